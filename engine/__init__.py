@@ -1,0 +1,30 @@
+"""engine: a rerank inference engine. ``from engine import LLM`` is the offline way in; ``engine serve`` the online one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "EngineError", "RerankResult", "ScoringOutput", "ScoringRequestOutput", "__version__"]
+
+if TYPE_CHECKING:
+    from engine.entrypoints.llm import LLM
+    from engine.errors import EngineError
+    from engine.outputs import RerankResult, ScoringOutput, ScoringRequestOutput
+
+_HOMES = {
+    "LLM": "engine.entrypoints.llm",
+    "EngineError": "engine.errors",
+    "RerankResult": "engine.outputs",
+    "ScoringOutput": "engine.outputs",
+    "ScoringRequestOutput": "engine.outputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the command line and the API process start without torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

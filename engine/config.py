@@ -1,0 +1,130 @@
+"""Every setting, frozen, with its default in one place. The command line is derived from these classes.
+
+``EngineConfig`` is what one engine needs (model, scheduler, device); ``ServerConfig`` is what only the HTTP server
+needs. ``resolve()`` methods return new objects; nothing is changed after that. Sizes are tokens, pairs or bytes as the
+name says; times end in ``_s``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceName = Literal["auto", "cpu", "cuda", "npu"]
+ExecutorName = Literal["uni", "mp", "ray"]
+LoadFormat = Literal["auto", "safetensors", "dummy"]
+PrefixCache = Literal["off", "template", "query"]
+Quantization = Literal["int16", "int8", "fp8", "w8a8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model, and how its files become a scorer."""
+
+    model: str = ""
+    """Local folder or hub id. Empty: the small reranker that the package carries."""
+    tokenizer: str | None = None
+    revision: str | None = None
+    tokenizer_revision: str | None = None
+    served_model_name: tuple[str, ...] = ()
+    hf_overrides: dict[str, Any] = field(default_factory=dict)
+    """Keys of config.json to replace; only the documented ones are allowed (``engine/model_spec.py``)."""
+    dtype: Dtype = "auto"
+    quantization: Quantization | None = None
+    load_format: LoadFormat = "auto"
+    max_model_len: int | None = None
+    """Longest pair in tokens, template included. None: what the model was made for."""
+    score_template: str = "auto"
+    """``auto`` (the model's own), ``none``, or the path of a template file."""
+    instruction: str | None = None
+    """Default instruction; None: the one of the model's template."""
+    seed: int = 0
+    lora_modules: dict[str, str] = field(default_factory=dict)
+    """Served name -> folder of a LoRA adapter on this model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of one step and of what is kept between steps."""
+
+    max_num_batched_tokens: int | None = None
+    """Token budget of one step. None: chosen by the backend."""
+    max_num_seqs: int = 1024
+    """Most segments in one step."""
+    max_segment_tokens: int | None = None
+    """Longer runs are cut into chunks of this length. None: the token budget."""
+    min_shared_tokens: int = 8
+    """A shared run shorter than this is computed per pair: a segment costs more than it saves."""
+    kv_cache_tokens: int | None = None
+    """Keys and values kept between steps, in tokens. None: enough for the longest pair and a few callers."""
+    prefix_cache: PrefixCache = "template"
+    """What outlives its call: nothing, the constant template, or also queries (shared between callers!)."""
+    prefix_store_tokens: int | None = None
+    """Byte budget of the store, expressed in tokens. None: a quarter of ``kv_cache_tokens``."""
+    ageing_tokens_per_s: float = 20_000.0
+    """How much remaining work one second of waiting outweighs."""
+    priority_tokens: float = 100_000.0
+    """How much remaining work one unit of priority outweighs."""
+    pipeline_depth: int = 2
+    """Steps planned ahead of the device, the running one included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """Where and with how many processes the model runs."""
+
+    device: DeviceName = "auto"
+    executor: ExecutorName = "uni"
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    cpu_threads: int | None = None
+    cpu_pin: bool = False
+    gpu_memory_utilization: float | None = None
+    gpu_memory_bytes: int | None = None
+    enforce_eager: bool = False
+    step_timeout_s: float = 300.0
+    max_worker_restarts: int = 3
+    profile: str | None = None
+    """Write a trace and a per-op table into this folder."""
+    faults: str | None = None
+    """Fault injection plan; inert unless the environment agrees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """One engine: one model on one set of devices."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+
+    def with_scheduler(self, **changes: Any) -> Self:
+        return replace(self, scheduler=replace(self.scheduler, **changes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: tuple[str, ...] = ()
+    insecure_no_auth: bool = False
+    """Allow a non-loopback address without a key."""
+    root_path: str = ""
+    dialect: str | None = None
+    """Answer in this dialect wherever request and route leave it open."""
+    strict: bool = False
+    """Refuse unknown fields instead of ignoring and counting them."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_documents: int = 10_000
+    max_queued_pairs: int = 100_000
+    max_queued_tokens: int = 50_000_000
+    overload_status: Literal[503, 429] = 503
+    drain_delay_s: float = 0.0
+    shutdown_timeout_s: float = 30.0
+    tokenizer_threads: int = 2
+    log_format: Literal["text", "json"] = "text"
+    log_level: str = "info"
+    disable_log_stats: bool = False

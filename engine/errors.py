@@ -1,0 +1,131 @@
+"""Every error this project raises on purpose, and what each one means to whom.
+
+::
+
+    EngineError
+    |-- RequestError            the caller's fault; an HTTP status and the path of the field
+    |   |-- InvalidRequestError     400  malformed or impossible value
+    |   |-- AuthenticationError     401  no key or a wrong one
+    |   |-- NotFoundError           404  unknown model or route
+    |   |-- TooLargeError           413  more bytes, documents or tokens than the limits allow
+    |   `-- UnsupportedMediaError   415  not JSON
+    |-- ServiceError            our fault or our limits; the call may be sent again
+    |   |-- OverloadedError         503  the queue is full; says when to come back
+    |   |-- ShuttingDownError       503  draining
+    |   |-- EngineDeadError         503  the core process is gone
+    |   |-- NonFiniteScoreError     500  the model produced NaN or infinity for one pair
+    |   |-- StepFailedError         500  a step failed twice for this pair
+    |   `-- DeadlineExceededError   504  the call's own deadline passed
+    `-- StartupError            nothing was served yet; the process ends
+        |-- ConfigError             exit 2  a flag or a config value is wrong
+        |-- ModelLoadError          exit 1  files missing, damaged or of the wrong shape
+        `-- DeviceError             exit 2  no such device, too little memory, unsupported dtype
+
+Errors that cross a process border travel as ``messages.WireError`` and are rebuilt by ``from_wire``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """Root of the tree. ``str(error)`` is a sentence meant for a person."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(EngineError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidRequestError(RequestError):
+    pass
+
+
+class AuthenticationError(RequestError):
+    status = 401
+    type = "authentication_error"
+
+
+class NotFoundError(RequestError):
+    status = 404
+    type = "not_found_error"
+
+
+class TooLargeError(RequestError):
+    status = 413
+    type = "request_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    status = 415
+    type = "unsupported_media_type"
+
+
+class ServiceError(EngineError):
+    pass
+
+
+class OverloadedError(ServiceError):
+    status = 503
+    type = "overloaded"
+
+
+class ShuttingDownError(ServiceError):
+    status = 503
+    type = "shutting_down"
+
+
+class EngineDeadError(ServiceError):
+    status = 503
+    type = "engine_dead"
+
+
+class NonFiniteScoreError(ServiceError):
+    type = "non_finite_score"
+
+
+class StepFailedError(ServiceError):
+    type = "step_failed"
+
+
+class DeadlineExceededError(ServiceError):
+    status = 504
+    type = "deadline_exceeded"
+
+
+class StartupError(EngineError):
+    exit_code: ClassVar[int] = 1
+    type = "startup_error"
+
+
+class ConfigError(StartupError):
+    exit_code = 2
+    type = "config_error"
+
+
+class ModelLoadError(StartupError):
+    type = "model_load_error"
+
+
+class DeviceError(StartupError):
+    exit_code = 2
+    type = "device_error"
+
+
+def _tree(root: type[EngineError]) -> list[type[EngineError]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in _tree(child))]
+
+
+def from_wire(type_: str, message: str, param: str | None = None) -> EngineError:
+    """The error that ``type_`` names, or a plain ``EngineError`` for a name this version does not know."""
+    classes = {cls.type: cls for cls in _tree(EngineError)}
+    return classes.get(type_, EngineError)(message, param=param)

@@ -1,0 +1,182 @@
+"""What crosses a process border: msgspec structs, MessagePack on the wire, nothing pickled.
+
+Front end -> core: ``EngineCoreRequest``, ``AbortRequest``, ``ShutdownRequest``. Core -> front end: ``CoreReady``,
+``EngineCoreOutputs``. Core -> worker: ``SchedulerOutput``; worker -> core: ``WorkerInfo``, ``ModelRunnerOutput``,
+``WorkerFailed``. A NumPy array travels as dtype code, rank, shape and bytes (``encode_array``).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+
+_DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64))
+
+
+class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """An ``EngineError`` on its way: ``errors.from_wire`` rebuilds it."""
+
+    type: str
+    message: str
+    param: str | None = None
+
+
+class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="call"):
+    """One call: all its pairs, as validated token ids."""
+
+    call_id: str
+    token_ids: np.ndarray
+    """(sum of lengths,) int32: the pairs' whole prompts, one after the other."""
+    pair_lens: np.ndarray
+    """(P,) int32."""
+    arrival_s: float
+    """``time.monotonic()`` of the host when the call came in."""
+    priority: int = 0
+    """Lower runs earlier."""
+    token_type_ids: np.ndarray | None = None
+    query_lens: np.ndarray | None = None
+    """(P,) hint: leading tokens that depend on template, instruction and query only. A place to cut, never trusted."""
+    deadline_s: float | None = None
+    """``time.monotonic()`` after which the call's waiting pairs are answered with an error."""
+    adapter: str | None = None
+    cache_scope: str = ""
+    """Prefixes kept between calls are shared only within one scope (the constant template excepted)."""
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.pair_lens)
+
+
+class AbortRequest(msgspec.Struct, array_like=True, gc=False, tag="abort"):
+    call_ids: list[str]
+
+
+class ShutdownRequest(msgspec.Struct, array_like=True, gc=False, tag="shutdown"):
+    """Finish what was accepted, then end."""
+
+
+class ResetPrefixCacheRequest(msgspec.Struct, array_like=True, gc=False, tag="reset_prefix_cache"):
+    pass
+
+
+class CallStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """Sent with a call's last output."""
+
+    logical_tokens: int
+    computed_tokens: int
+    queue_s: float
+    """Arrival until the first of its segments entered a step."""
+    compute_s: float
+    """First step until last score."""
+    num_steps: int
+
+
+class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """Some pairs of one call, finished in one step; every pair is answered exactly once."""
+
+    call_id: str
+    indices: list[int]
+    """Positions of the pairs in the call."""
+    values: np.ndarray
+    """(len(indices), O) float32."""
+    errors: dict[int, WireError] = {}
+    """Pairs that failed, by position; they are not in ``indices``."""
+    stats: CallStats | None = None
+    """Present when the call is complete."""
+
+
+class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """Running totals since start, and the present state; the difference of two is a rate."""
+
+    num_waiting_calls: int = 0
+    num_waiting_pairs: int = 0
+    num_waiting_tokens: int = 0
+    num_steps: int = 0
+    logical_tokens: int = 0
+    computed_tokens: int = 0
+    finished_pairs: int = 0
+    aborted_pairs: int = 0
+    replayed_pairs: int = 0
+    device_s: float = 0.0
+    step_fill: float = 0.0
+    """Mean share of the token budget used, so far."""
+    prefix_hits: int = 0
+    prefix_lookups: int = 0
+    prefix_store_tokens: int = 0
+    kv_used_tokens: int = 0
+    worker_restarts: int = 0
+
+
+class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="outputs"):
+    """Everything that one step finished, for all calls."""
+
+    outputs: list[EngineCoreOutput] = []
+    stats: SchedulerStats | None = None
+    step_tokens: int = 0
+    step_s: float = 0.0
+
+
+class CoreReady(msgspec.Struct, array_like=True, gc=False, tag="ready"):
+    info: WorkerInfo
+
+
+class CoreFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
+    """The core cannot go on (or could not start); the reason is an ``EngineError``."""
+
+    error: WireError
+
+
+class WorkerReady(msgspec.Struct, array_like=True, gc=False, tag="worker_ready"):
+    info: WorkerInfo
+
+
+class WorkerFailed(msgspec.Struct, array_like=True, gc=False, tag="worker_failed"):
+    """One step (or the start) failed in the worker, which itself goes on."""
+
+    step_id: int
+    error: WireError
+    out_of_memory: bool = False
+
+
+class StepRequest(msgspec.Struct, array_like=True, gc=False, tag="step"):
+    plan: SchedulerOutput
+
+
+class StepResult(msgspec.Struct, array_like=True, gc=False, tag="result"):
+    output: ModelRunnerOutput
+
+
+ToCore = EngineCoreRequest | AbortRequest | ShutdownRequest | ResetPrefixCacheRequest
+FromCore = CoreReady | CoreFailed | EngineCoreOutputs
+ToWorker = StepRequest | ShutdownRequest
+FromWorker = WorkerReady | WorkerFailed | StepResult
+
+
+def encode_array(array: Any) -> bytes:
+    """``enc_hook``: an array as dtype code, rank, shape and raw bytes."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"cannot send {type(array).__name__}")
+    head = struct.pack(f"<BB{array.ndim}I", _DTYPES.index(array.dtype), array.ndim, *array.shape)
+    return head + array.tobytes()
+
+
+def decode_array(type_: type, data: Any) -> np.ndarray:
+    """``dec_hook``: the inverse; the array is a read-only view of the message."""
+    if type_ is not np.ndarray:
+        raise TypeError(f"cannot receive {type_.__name__}")
+    code, ndim = struct.unpack_from("<BB", data)
+    shape = struct.unpack_from(f"<{ndim}I", data, 2)
+    return np.frombuffer(data, _DTYPES[code], offset=2 + 4 * ndim).reshape(shape)
+
+
+def encoder() -> msgspec.msgpack.Encoder:
+    return msgspec.msgpack.Encoder(enc_hook=encode_array)
+
+
+def decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(type_, dec_hook=decode_array)

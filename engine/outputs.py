@@ -1,0 +1,48 @@
+"""What the offline API returns: the names of vLLM's classes, so that scripts written for it run unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOutput:
+    """One pair's result. ``output.outputs.score`` and the older ``output.outputs[0].score`` both work."""
+
+    score: float
+    """After the head's activation."""
+    logit: float
+    """Before it; results are ordered by this."""
+
+    def __getitem__(self, index: int) -> ScoringOutput:
+        if index not in (0, -1):
+            raise IndexError("a pair has exactly one score: use outputs.score or outputs[0].score")
+        return self
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequestOutput:
+    """One pair's answer, in input order."""
+
+    request_id: str
+    outputs: ScoringOutput
+    prompt_token_ids: list[int] = field(repr=False)
+    truncated: bool = False
+    finished: bool = True
+    error: str | None = None
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """One document of ``LLM.rerank``, best first."""
+
+    index: int
+    score: float
+    logit: float
+    document: Any
+    truncated: bool = False

@@ -1,0 +1,68 @@
+"""What a caller asks for, whatever the dialect, and what the input processor makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairOptions:
+    """How the pairs of one call are built and cut."""
+
+    instruction: str | None = None
+    truncate: bool = True
+    """False: an over-long pair is an error instead of being cut."""
+    max_tokens_per_doc: int = 0
+    """0: no limit."""
+    max_tokens_per_query: int = 0
+    truncate_prompt_tokens: int | None = None
+    """Whole-pair limit below the model's; None or -1: the model's."""
+    truncation_side: Literal["right", "left"] = "right"
+    """Which end of the document is cut."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RerankCall:
+    """One API call. ``queries`` has one entry, or one a document (N:N)."""
+
+    queries: list[str]
+    documents: list[str]
+    model: str | None = None
+    options: PairOptions = field(default_factory=PairOptions)
+    instructions: list[str | None] | None = None
+    """Per-document instruction; overrides ``options.instruction``."""
+    priority: int = 0
+    timeout_s: float | None = None
+    top_n: int | None = None
+    """None: all."""
+    min_score: float | None = None
+    raw_scores: bool = False
+    """Logits instead of activated scores."""
+    return_documents: bool = True
+    stream: bool = False
+    caller: str = ""
+    """Who asks, for fair shares (hash of the API key, or address)."""
+
+    @property
+    def num_pairs(self) -> int:
+        return max(len(self.queries), len(self.documents))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A pair as validated token ids. After this no input can be illegal."""
+
+    token_ids: np.ndarray
+    """(n,) int32, the whole prompt."""
+    token_type_ids: np.ndarray | None = None
+    query_len: int = 0
+    """Leading tokens that depend on template, instruction and query only: a hint where to cut."""
+    truncated_document: bool = False
+    truncated_query: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        return self.truncated_document or self.truncated_query

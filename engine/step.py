@@ -1,0 +1,74 @@
+"""The two objects of one step: what the scheduler asks for, and what the model runner answers.
+
+Both hold flat arrays, so a step costs no Python work per document after planning. Letters: T tokens of the step,
+S segments, C distinct contexts, G context ranges, K keep ranges, R read segments, O outputs of the head.
+
+**Contexts.** A segment attends to the tokens of its ancestors and, causally, to its own. Siblings have the same
+ancestors, so contexts are stored once and segments point at them. A context is a list of ranges ``(start, length)``:
+``start < kv_capacity`` is a slot of the key/value pool (computed in an earlier step), otherwise ``start - kv_capacity``
+is a row of this very step.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+
+class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """The plan of one step. All arrays are int32."""
+
+    step_id: int
+    token_ids: np.ndarray
+    """(T,) tokens of all segments, one after the other; parents come before their children."""
+    segment_lens: np.ndarray
+    """(S,) lengths; they sum to T."""
+    context_ids: np.ndarray
+    """(S,) which context each segment sees; -1 is the empty one."""
+    context_indptr: np.ndarray
+    """(C + 1,) where each context's ranges begin in ``context_ranges``."""
+    context_ranges: np.ndarray
+    """(G, 2) start and length, in order from the root down."""
+    keep_ranges: np.ndarray
+    """(K, 3) first row, first slot, length: keys and values that must outlive the step."""
+    read_segments: np.ndarray
+    """(R,) segments whose last token is scored."""
+    token_type_ids: np.ndarray | None = None
+    """(T,) only for models that have them."""
+    adapter: str | None = None
+    """LoRA adapter of every segment of the step."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.segment_lens)
+
+
+class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """The answer to one step."""
+
+    step_id: int
+    values: np.ndarray
+    """(R, O) float32, in the order of ``read_segments``: logits (O = number of labels) or pooled vectors."""
+    device_s: float = 0.0
+    """Seconds the device was busy with the step."""
+
+
+class WorkerInfo(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """What a worker says about itself once its model is loaded."""
+
+    device: str
+    dtype: str
+    kv_capacity: int
+    """Slots of the key/value pool, in tokens; 0 for models without shared context."""
+    kv_bytes_per_token: int
+    max_num_batched_tokens: int
+    num_outputs: int
+    weight_bytes: int
+    load_s: float
+    peak_memory_bytes: int = 0
+    notes: tuple[str, ...] = ()
+    """Decisions worth one line at start: kernels chosen, slower paths taken and why."""
