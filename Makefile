@@ -1,0 +1,57 @@
+# The words of this project. Each does its own set-up: `make demo` and `make test` work on a fresh clone.
+#
+#   make demo    start the server, rerank real text over HTTP, watch the scores arrive, stop
+#   make test    lint, types and tests
+#   make bench   a short benchmark of the packaged model on this machine
+#   make lint    ruff and mypy only        make format   let ruff rewrite
+#   make setup   the virtual environment   make clean    remove what the others made
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.engine-setup
+# torch goes first and by itself: the project's build never needs it, and its CPU build is chosen here.
+TORCH ?= torch==2.13.0
+# Parallel test processes; two cores are enough for the whole suite.
+JOBS ?= 2
+PYTEST_ARGS ?=
+NATIVE := $(shell find kernels CMakeLists.txt \( -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' \) 2>/dev/null)
+
+# The checkout stays off sys.path, so that nothing can import the bare folder names (docs/architecture.md).
+export PYTHONSAFEPATH := 1
+
+.PHONY: setup demo test bench lint format clean
+.DEFAULT_GOAL := test
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(NATIVE)
+	@test -n "$(PYTHON)" || { echo "make: no python3 found; install Python 3.11 or later, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than Python 3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python -m engine.entrypoints.demo
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy -p tests
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/engine bench throughput --num-prompts 200 --random-input-len 200
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis site $(STAMP)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
