@@ -1,0 +1,98 @@
+"""What never appears in the product: ways to run data as code, and errors that vanish."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from tests.architecture.source_tree import ROOT, SourceFile, committed_files, dotted_names, product_files, python_files
+
+UNSAFE_MODULES = ("pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib")
+UNSAFE_CALLS = ("torch.load", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.hub.load")
+UNSAFE_KEYWORDS = ("shell", "trust_remote_code", "allow_pickle")
+# Absolute paths of somebody's machine; the pieces are joined here so that this file does not match itself.
+MACHINE_PATH = re.compile(r"(?<![\w.\-])/(?:" + "|".join(("work", "tmp", "root", "home")) + r")/[\w.]")
+TEXT_SUFFIXES = (".py", ".md", ".toml", ".cpp", ".h", ".hpp", ".txt", ".yml", ".yaml", ".json", ".sh", ".cfg", ".css")
+
+
+def test_no_module_that_runs_data_as_code() -> None:
+    wrong = [
+        f"{file.path}:{item.line} imports {item.module}"
+        for file in product_files()
+        for item in file.imports
+        if item.module.split(".")[0] in UNSAFE_MODULES
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def unsafe_calls(file: SourceFile) -> list[str]:
+    found = [f"{file.path}:{line} {name}" for name, line in dotted_names(file.tree) if name in UNSAFE_CALLS]
+    for node in ast.walk(file.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec", "compile", "__import__"):
+            found.append(f"{file.path}:{node.lineno} {node.func.id}()")
+        for keyword in node.keywords:
+            harmless = isinstance(keyword.value, ast.Constant) and not keyword.value.value
+            if keyword.arg in UNSAFE_KEYWORDS and not harmless:
+                found.append(f"{file.path}:{node.lineno} {keyword.arg}=")
+    return found
+
+
+def test_no_unsafe_call() -> None:
+    wrong = [line for file in product_files() for line in unsafe_calls(file)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import torch\ntorch.load('x')", "eval('1')", "run(c, shell=True)", "load(trust_remote_code=flag)"],
+)
+def test_the_check_itself_sees_unsafe_calls(text: str) -> None:
+    file = SourceFile("sample.py")
+    file.__dict__["tree"] = ast.parse(text)
+    assert unsafe_calls(file)
+
+
+def is_broad(handler: ast.ExceptHandler) -> bool:
+    return handler.type is None or (
+        isinstance(handler.type, ast.Name) and handler.type.id in ("Exception", "BaseException")
+    )
+
+
+def test_no_error_is_swallowed() -> None:
+    wrong = [
+        f"{file.path}:{node.lineno}"
+        for file in product_files()
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.ExceptHandler)
+        and is_broad(node)
+        and all(isinstance(step, ast.Pass | ast.Continue | ast.Break) for step in node.body)
+    ]
+    assert not wrong, "a broad except must end in a typed error or a logged reason:\n" + "\n".join(wrong)
+
+
+def test_no_unfinished_code() -> None:
+    pattern = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "Not" + "ImplementedError")))
+    wrong = [
+        f"{file.path}:{number} {line.strip()}"
+        for file in python_files()
+        for number, line in enumerate(file.text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_path_of_somebodys_machine() -> None:
+    wrong = []
+    for name in committed_files():
+        if name.endswith(TEXT_SUFFIXES) or name in ("Makefile", ".ci/run"):
+            text = (ROOT / name).read_text(encoding="utf-8")
+            wrong += [
+                f"{name}:{number} {line.strip()[:100]}"
+                for number, line in enumerate(text.splitlines(), 1)
+                if MACHINE_PATH.search(line)
+            ]
+    assert not wrong, "\n".join(wrong)
