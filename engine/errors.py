@@ -10,6 +10,7 @@
     |   |-- TooLargeError           413  more bytes, documents or tokens than the limits allow
     |   `-- UnsupportedMediaError   415  not JSON
     |-- ServiceError            our fault or our limits; the call may be sent again
+    |   |-- NotReadyError           503  the model is still loading
     |   |-- OverloadedError         503  the queue is full; says when to come back
     |   |-- ShuttingDownError       503  draining
     |   |-- EngineDeadError         503  the core process is gone
@@ -35,10 +36,14 @@ class EngineError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.retry_after_s = retry_after_s
+        self.code = code
+        """Narrower than ``type`` where a client can act on it, e.g. ``invalid_json``."""
 
 
 class RequestError(EngineError):
@@ -72,6 +77,11 @@ class UnsupportedMediaError(RequestError):
 
 class ServiceError(EngineError):
     pass
+
+
+class NotReadyError(ServiceError):
+    status = 503
+    type = "not_ready"
 
 
 class OverloadedError(ServiceError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class ScoringOutput:
@@ -30,11 +32,17 @@ class ScoringRequestOutput:
 
     request_id: str
     outputs: ScoringOutput
-    prompt_token_ids: list[int] = field(repr=False)
+    token_ids: np.ndarray = field(repr=False, compare=False)
+    """(n,) int32: the whole prompt, compact, because there may be a million of these."""
     truncated: bool = False
     finished: bool = True
     error: str | None = None
     num_cached_tokens: int = 0
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        ids: list[int] = self.token_ids.tolist()
+        return ids
 
 
 @dataclass(frozen=True, slots=True)
