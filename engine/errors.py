@@ -16,6 +16,7 @@
     |   |-- EngineDeadError         503  the core process is gone
     |   |-- NonFiniteScoreError     500  the model produced NaN or infinity for one pair
     |   |-- StepFailedError         500  a step failed twice for this pair
+    |   |-- OutOfMemoryError        503  the device's memory did not hold a step; a smaller one may
     |   `-- DeadlineExceededError   504  the call's own deadline passed
     `-- StartupError            nothing was served yet; the process ends
         |-- ConfigError             exit 2  a flag or a config value is wrong
@@ -105,6 +106,11 @@ class NonFiniteScoreError(ServiceError):
 
 class StepFailedError(ServiceError):
     type = "step_failed"
+
+
+class OutOfMemoryError(ServiceError):
+    status = 503
+    type = "out_of_memory"
 
 
 class DeadlineExceededError(ServiceError):
