@@ -1,4 +1,4 @@
-"""The checkout as data: its committed files, and what each Python file imports, read with ``ast`` and never executed."""
+"""The checkout as data: its committed files, and what each Python file imports, read with ``ast``, never executed."""
 
 from __future__ import annotations
 

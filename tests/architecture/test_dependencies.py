@@ -1,4 +1,4 @@
-"""Few dependencies, each of them used: at most sixteen in the base, every import declared, every declaration imported."""
+"""Few dependencies, each of them used: at most sixteen in the base; imports and declarations agree."""
 
 from __future__ import annotations
 

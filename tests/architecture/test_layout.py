@@ -1,4 +1,4 @@
-"""The namespace trick: three folders, three links, no ``__init__.py`` at their roots, and a command line without torch."""
+"""The namespace trick: three folders, three links, no ``__init__.py`` at their roots; a command line without torch."""
 
 from __future__ import annotations
 
