@@ -1,7 +1,7 @@
 """What a checkpoint is, decided once from its files and the overrides, without torch.
 
 ``ModelSpec`` is the only thing that prompt building, the loader and the server need to know about a model; the
-decisions behind it are in ``resolve_model``.
+decisions behind it are made by ``resolve_model`` of ``engine/model_resolver.py``.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class ModelSpec:
     """Left context only: prefixes can be shared and documents chunked."""
     template: str | None = None
     """Name of the built-in prompt template, ``file:PATH``, or None for plain pair encoding."""
+    use_sep_token: bool = False
+    """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int
     vocab_size: int
     decision: str = ""
