@@ -114,7 +114,7 @@ class Ops(Protocol):
     def add_rms_norm(
         self, delta: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[Activation, torch.Tensor]:
-        """(rms_norm(residual + delta), residual + delta); ``delta`` None counts as zero."""
+        """(rms_norm(residual + delta), residual + delta); ``delta`` None counts as zero. May add into ``residual``."""
         ...
 
     def layer_norm(
@@ -141,7 +141,7 @@ class Ops(Protocol):
         ``qkv`` (T, (N + 2M)H), or (T, 2MH) with ``num_heads`` 0 (keys and values only), or (T, NH) with
         ``num_kv_heads`` 0 (queries only). Weights (H,) or None for models without head norms. ``cos``, ``sin``
         (max_position, H/2) fp32; ``positions`` (T,) int64. Rotation in halves: (x1, x2) -> (x1 cos - x2 sin,
-        x2 cos + x1 sin). Returns q (T, N, H), k (T, M, H), v (T, M, H).
+        x2 cos + x1 sin). Returns q (T, N, H), k (T, M, H), v (T, M, H), which may be views of ``qkv``, overwritten.
         """
         ...
 
