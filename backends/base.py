@@ -1,0 +1,99 @@
+"""The contract of a backend: what a device family must say and do so that the rest never asks which one it is.
+
+A backend lives in ``backends/<name>/backend.py``, which holds a function ``backend()`` that returns its instance. Only
+that folder and ``kernels/`` know the device's own library. What is optional has a default here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from engine.config import DeviceConfig
+from engine.errors import OutOfMemoryError as OutOfMemory
+from engine.kernels.ops import Ops
+
+__all__ = ["Backend", "Capabilities", "MemoryFacts", "OutOfMemory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """Facts a backend states about itself."""
+
+    dtypes: tuple[str, ...]
+    """Dtypes it can compute in, the preferred one first."""
+    quantizations: tuple[str, ...] = ()
+    default_token_budget: int
+    max_segments: int | None = None
+    """Most segments that one step may hold."""
+    warm_up_tokens: tuple[int, ...] = (64,)
+    """Sizes of the steps that are run before the first real one."""
+    keeps_narrow_embedding: bool = False
+    """Rows are widened when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    total_bytes: int
+    """What this process may use at most: the device's memory, or the machine's under its limits."""
+    free_bytes: int
+
+
+class Backend(ABC):
+    name: ClassVar[str]
+    dist_backend: ClassVar[str]
+    """Name for torch.distributed."""
+    visible_devices_variable: ClassVar[str | None] = None
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abstractmethod
+    def why_unavailable(self) -> str | None:
+        """None if the device is really there; else why not and what to install, as a sentence."""
+
+    @abstractmethod
+    def device(self, rank: int) -> torch.device: ...
+
+    @abstractmethod
+    def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:
+        """Prepare this process (threads, current device); returns notes for the log."""
+
+    @abstractmethod
+    def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
+        """The ops and one line on which they are and why."""
+
+    @abstractmethod
+    def memory(self, device: torch.device) -> MemoryFacts: ...
+
+    @abstractmethod
+    def peak_memory_bytes(self, device: torch.device) -> int: ...
+
+    def synchronize(self, device: torch.device) -> None:
+        """Wait until the device has done all it was given."""
+        return None
+
+    def empty_cache(self, device: torch.device) -> None:
+        """Give back memory that the allocator keeps for later."""
+        return None
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+    def auto_dtype(self, checkpoint_dtype: str) -> str:
+        """What ``dtype="auto"`` means for a checkpoint whose config names ``checkpoint_dtype``."""
+        dtypes = self.capabilities.dtypes
+        return checkpoint_dtype if checkpoint_dtype in dtypes else dtypes[0]
+
+    def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
+        """How many slots the key/value pool gets when ``wanted`` would be best; asked once the weights are there."""
+        return wanted
+
+    def capture(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Graph capture of small steps, where the device has it; else the function as it is."""
+        return forward

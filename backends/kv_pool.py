@@ -1,0 +1,41 @@
+"""Keys and values that outlive a step: one pair of tensors a layer, addressed by slots that the scheduler hands out.
+
+There are no pages and no block tables: a segment's tokens lie in one run of slots. The tensors are made once and left
+unwritten, so on a CPU the slots that nobody used cost no memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.backends.packed_batch import PackedBatch
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What one token costs."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class KVPool:
+    """``keys[layer]`` and ``values[layer]`` are (capacity, M, H)."""
+
+    def __init__(self, shape: KVShape, capacity: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.capacity = capacity
+        size = (capacity, shape.num_kv_heads, shape.head_dim)
+        self.keys = [torch.empty(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
+        self.values = [torch.empty(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
+
+    def keep(self, layer: int, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> None:
+        """Store the rows that the plan keeps. Call it after the layer's attention: a slot may be read and reused."""
+        if len(batch.keep_rows):
+            self.keys[layer].index_copy_(0, batch.keep_slots, k.index_select(0, batch.keep_rows))
+            self.values[layer].index_copy_(0, batch.keep_slots, v.index_select(0, batch.keep_rows))

@@ -1,0 +1,57 @@
+"""One model family, one file, named by the ``model_type`` of config.json. There is no table to add a family to."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import re
+from typing import Protocol, cast
+
+import torch
+
+from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.packed_batch import PackedBatch
+from engine.backends.parameters import Parameters
+from engine.errors import ModelLoadError
+from engine.model_spec import ModelSpec
+
+
+class Model(Protocol):
+    """A network with its score head."""
+
+    kv_shape: KVShape | None
+    """None for models that attend both ways: nothing of them can be shared or kept."""
+    scale: float
+    """Of the attention scores."""
+    num_outputs: int
+
+    def finish(self) -> None:
+        """Called once after the last tensor was read."""
+        ...
+
+    def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+        """(R, num_outputs) fp32, in the order of the plan's ``read_segments``."""
+        ...
+
+
+class ModelFamily(Protocol):
+    """What a file of this folder holds."""
+
+    CHECKPOINT_PREFIX: str
+    """What stands before the body's tensor names when a head is saved with it, e.g. ``model.``"""
+
+    def build(self, spec: ModelSpec, params: Parameters) -> Model: ...
+
+
+def supported_families() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find_family(model_type: str) -> ModelFamily:
+    name = re.sub(r"\W", "_", model_type)
+    if name not in supported_families():
+        raise ModelLoadError(
+            f"models of the type {model_type!r} are not supported; supported are {', '.join(supported_families())}"
+        )
+    return cast(ModelFamily, importlib.import_module(f"{__name__}.{name}"))

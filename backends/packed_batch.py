@@ -1,0 +1,113 @@
+"""The plan of a step as tensors. This is the only place where the scheduler's arrays become tensors.
+
+Rows are the step's tokens, segment after segment, without padding. A token's position is the length of its segment's
+context plus its place in the segment, so a shared prefix is computed once and every pair keeps the positions it would
+have alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from engine.kernels.ops import AttentionMeta
+from engine.step import SchedulerOutput
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """Variable-length batch of one step. T tokens, R read tokens, K kept tokens."""
+
+    token_ids: torch.Tensor
+    """(T,) int64."""
+    positions: torch.Tensor
+    """(T,) int64."""
+    attention: AttentionMeta
+    """Queries are all tokens."""
+    read_attention: AttentionMeta
+    """Queries are the read tokens only, in the order of the plan's ``read_segments``."""
+    read_rows: torch.Tensor
+    """(R,) int64 rows whose hidden states are scored."""
+    read_positions: torch.Tensor
+    """(R,) int64."""
+    keep_rows: torch.Tensor
+    """(K,) int64 rows whose keys and values outlive the step ..."""
+    keep_slots: torch.Tensor
+    """(K,) int64 ... and the slots of the pool they go to."""
+    token_type_ids: torch.Tensor | None
+    """(T,) int64."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_reads(self) -> int:
+        return len(self.read_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingRules:
+    """What packing must know of the model and the pool; the same for every step."""
+
+    kv_capacity: int
+    scale: float
+    causal: bool
+    read_first: bool
+    """Read each segment's first token (CLS pooling), not its last."""
+    device: torch.device
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenation of ``arange(start, start + length)``."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
+    own_lens = plan.segment_lens.astype(np.int64)
+    own_starts = np.cumsum(own_lens) - own_lens
+    attention = AttentionMeta(
+        q_starts=own_starts,
+        q_lens=own_lens,
+        own_starts=own_starts,
+        own_lens=own_lens,
+        context_ids=plan.context_ids,
+        context_indptr=plan.context_indptr,
+        context_ranges=plan.context_ranges.reshape(-1, 2),
+        kv_capacity=rules.kv_capacity,
+        scale=rules.scale,
+        causal=rules.causal,
+        device=rules.device,
+    )
+    read = plan.read_segments
+    read_attention = replace(
+        attention,
+        q_starts=np.arange(len(read)),
+        q_lens=np.ones(len(read), np.int64),
+        own_starts=own_starts[read],
+        own_lens=own_lens[read],
+        context_ids=plan.context_ids[read],
+        cache={},
+    )
+    context_lens = np.append(attention.context_lens, 0)[plan.context_ids]  # the id -1 finds the appended zero
+    positions = _ranges(context_lens, own_lens)
+    read_rows = own_starts[read] if rules.read_first else own_starts[read] + own_lens[read] - 1
+    keep = plan.keep_ranges.reshape(-1, 3).astype(np.int64)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(rules.device)
+
+    return PackedBatch(
+        token_ids=tensor(plan.token_ids),
+        positions=tensor(positions),
+        attention=attention,
+        read_attention=read_attention,
+        read_rows=tensor(read_rows),
+        read_positions=tensor(positions[read_rows]),
+        keep_rows=tensor(_ranges(keep[:, 0], keep[:, 2])),
+        keep_slots=tensor(_ranges(keep[:, 1], keep[:, 2])),
+        token_type_ids=None if plan.token_type_ids is None else tensor(plan.token_type_ids),
+    )

@@ -1,0 +1,90 @@
+"""Rotary position tables, (positions, H/2) in fp32, with the scalings that published rerankers use.
+
+Su et al. 2021, arXiv 2104.09864. ``linear``: Chen et al. 2023, arXiv 2306.15595; ``yarn``: Peng et al. 2023, arXiv
+2309.00071; ``llama3``: as in the Llama 3.1 release. The formulas are evaluated in the order and precision in which
+transformers does it, so that positions in the tens of thousands agree too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from engine.errors import ModelLoadError
+
+
+def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (4), as one dictionary."""
+    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    settings["rope_type"] = settings.get("rope_type") or settings.pop("type", None) or "default"
+    settings.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    settings.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    return settings
+
+
+def rope_tables(
+    config: Mapping[str, Any], head_dim: int, num_positions: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    settings = rope_settings(config)
+    if settings.get("partial_rotary_factor", 1.0) != 1.0 or config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelLoadError(
+            "partial_rotary_factor other than 1 is not supported: this model rotates part of each head"
+        )
+    powers = settings["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+    kind = settings["rope_type"]
+    try:
+        frequencies, stretch = _SCALINGS[kind](powers, settings, head_dim)
+    except KeyError as error:
+        if kind in _SCALINGS:
+            raise ModelLoadError(f"rope scaling {kind!r} needs {error.args[0]!r} in config.json") from error
+        raise ModelLoadError(
+            f"rope scaling {kind!r} is not supported; supported are {', '.join(sorted(_SCALINGS))}"
+        ) from error
+    angles = torch.arange(num_positions).float()[:, None] * frequencies
+    return (angles.cos() * stretch).to(device), (angles.sin() * stretch).to(device)
+
+
+def _default(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    return 1.0 / powers, 1.0
+
+
+def _linear(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    return 1.0 / powers / settings["factor"], 1.0
+
+
+def _llama3(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    """Slow frequencies are divided by the factor, fast ones kept, those between are blended."""
+    factor, old_len = settings["factor"], settings["original_max_position_embeddings"]
+    low, high = settings["low_freq_factor"], settings["high_freq_factor"]
+    frequencies = 1.0 / powers
+    wave_len = 2 * math.pi / frequencies
+    blend = ((old_len / wave_len - low) / (high - low)).clamp(0, 1)
+    return (1 - blend) * frequencies / factor + blend * frequencies, 1.0
+
+
+def _yarn(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    factor, old_len = settings["factor"], settings["original_max_position_embeddings"]
+
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    stretch = settings.get("attention_factor")
+    if stretch is None:
+        numerator, denominator = settings.get("mscale"), settings.get("mscale_all_dim")
+        stretch = mscale(numerator) / mscale(denominator) if numerator and denominator else mscale(1)
+
+    def dimension(rotations: float) -> float:
+        return head_dim * math.log(old_len / (rotations * 2 * math.pi)) / (2 * math.log(settings["rope_theta"]))
+
+    low, high = dimension(settings.get("beta_fast") or 32), dimension(settings.get("beta_slow") or 1)
+    if settings.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = ((torch.arange(head_dim // 2).float() - low) / max(high - low, 0.001)).clamp(0, 1)
+    return 1.0 / (factor * powers) * ramp + 1.0 / powers * (1 - ramp), float(stretch)
+
+
+_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}

@@ -1,0 +1,122 @@
+"""Checkpoint -> parameters: every slot gets its tensor, and every tensor of the files has a place.
+
+Tensors are read once, in the order in which they lie in the files, and each run of rows goes straight into its final
+place; so beside the weights themselves only one small buffer exists.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from engine.backends.parameters import Slot
+from engine.backends.safetensors_file import TensorInfo, TensorReader, find_tensors
+from engine.errors import ModelLoadError
+
+HARMLESS_ENDINGS = ("rotary_emb.inv_freq", "position_ids", ".masked_bias", ".attn.bias")
+"""Constants that old versions of transformers saved and that are computed here."""
+HARMLESS_NAMES = ("lm_head.weight",)
+"""The copy of a tied embedding, or a language model head that a classifier has no use for."""
+NUM_NAMED = 5
+
+
+def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
+    """Tensors by their name in the body: ``*ForCausalLM`` files put ``prefix`` before it, ``*Model`` files do not."""
+    tensors: dict[str, TensorInfo] = {}
+    for full_name, info in find_tensors(Path(folder)).items():
+        name = full_name.removeprefix(prefix)
+        if name in tensors:
+            raise ModelLoadError(
+                f"{folder} holds the tensor {name!r} twice, with and without {prefix!r} before its name"
+            )
+        tensors[name] = info
+    return tensors
+
+
+def check_tensors(folder: str, slots: Sequence[Slot], tensors: Mapping[str, TensorInfo]) -> None:
+    """Every wanted tensor is there in the right shape, and nothing is left over."""
+    wanted = {slot.name: slot.shape for slot in slots}
+    missing = [f"{name} {_size(shape)}" for name, shape in wanted.items() if name not in tensors]
+    wrong = [
+        f"{name} {_size(tensors[name].shape)} instead of {_size(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    extra = [
+        f"{name} {_size(info.shape)}" for name, info in tensors.items() if name not in wanted and not _harmless(name)
+    ]
+    narrow = [
+        f"{name} {str(info.dtype).removeprefix('torch.')}"
+        for name, info in tensors.items()
+        if name in wanted and not (info.dtype.is_floating_point and info.dtype.itemsize >= 2)
+    ]
+    problems = [
+        f"{len(names)} {title}: {', '.join(names[:NUM_NAMED])}{', ...' if len(names) > NUM_NAMED else ''}"
+        for title, names in (
+            ("missing", missing),
+            ("of the wrong shape", wrong),
+            ("not part of this model", extra),
+            ("quantised, which this loader does not read; use the original checkpoint", narrow),
+        )
+        if names
+    ]
+    if problems:
+        raise ModelLoadError(f"the tensors of {folder} do not fit its config.json. " + ". ".join(problems))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _harmless(name: str) -> bool:
+    return name in HARMLESS_NAMES or name.endswith(HARMLESS_ENDINGS)
+
+
+def _by_name(slots: Iterable[Slot]) -> dict[str, list[Slot]]:
+    grouped: dict[str, list[Slot]] = defaultdict(list)
+    for slot in slots:
+        grouped[slot.name].append(slot)
+    return grouped
+
+
+def _wanted_rows(slots: Sequence[Slot]) -> tuple[int, ...] | None:
+    """The only rows that anybody wants of a tensor; None for all."""
+    if any(slot.only_rows is None for slot in slots):
+        return None
+    return tuple(sorted({row for slot in slots for row in slot.only_rows or ()}))
+
+
+def load_weights(slots: Sequence[Slot], tensors: Mapping[str, TensorInfo]) -> None:
+    """Fill every slot from the files; a progress bar in bytes when somebody watches."""
+    grouped = sorted(_by_name(slots).items(), key=lambda item: (tensors[item[0]].file, tensors[item[0]].offset))
+    total = sum(tensors[name].num_bytes for name, takers in grouped if _wanted_rows(takers) is None)
+    bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+    with TensorReader() as reader, bar:
+        for name, takers in grouped:
+            rows = _wanted_rows(takers)
+            spans = [(0, None)] if rows is None else [(row, row + 1) for row in rows]
+            for first, last in spans:
+                for start, run in reader.rows(tensors[name], first, last):
+                    for slot in takers:
+                        slot.take(start, run)
+                    if rows is None:
+                        bar.update(run.nbytes)
+
+
+def make_up_weights(slots: Sequence[Slot], seed: int) -> None:
+    """Random weights (``--load-format dummy``) that depend on the seed and the tensor's name alone."""
+    rows_at_once = 4096
+    for name, takers in _by_name(slots).items():
+        generator = torch.Generator().manual_seed(seed * 0x1_0000_0000 + zlib.crc32(name.encode()))
+        shape = takers[0].shape
+        for first in range(0, shape[0], rows_at_once):
+            run_shape = (min(rows_at_once, shape[0] - first), *shape[1:])
+            run = torch.randn(run_shape, generator=generator) * 0.02 + (1.0 if takers[0].is_scale else 0.0)
+            for slot in takers:
+                slot.take(first, run)

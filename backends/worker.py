@@ -1,0 +1,166 @@
+"""A worker: one device, one model on it. Loads it, says what it is, and runs the steps it is given.
+
+How plans reach it (a call in the same process, a socket) is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+
+from engine.backends.base import Backend, OutOfMemory
+from engine.backends.model_runner import ModelRunner
+from engine.backends.models import Model, find_family
+from engine.backends.parameters import Parameters
+from engine.backends.registry import choose_backend
+from engine.backends.safetensors_file import TensorInfo
+from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
+from engine.config import EngineConfig
+from engine.errors import ConfigError, DeviceError
+from engine.model_spec import ModelSpec
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+
+GB = 1e9
+
+
+class Worker:
+    """``load`` first, then ``execute`` any number of times, then ``close``."""
+
+    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0) -> None:
+        self.config, self.spec, self.rank = config, spec, rank
+        self.runner: ModelRunner | None = None
+
+    def load(self) -> WorkerInfo:
+        started = time.perf_counter()
+        _check_supported(self.config)
+        backend, reason = choose_backend(self.config.device.device)
+        notes = [reason, *backend.set_up(self.config.device, self.rank)]
+        device = backend.device(self.rank)
+        dtype_name = _choose_dtype(self.config, self.spec, backend)
+        dtype = getattr(torch, dtype_name)
+        try:
+            params, model, ops_note = self._load_model(backend, device, dtype)
+            budget = _token_budget(self.config, self.spec, backend)
+            bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
+            kv_capacity = self._kv_capacity(backend, device, budget, bytes_per_token)
+            self.runner = ModelRunner(
+                model, self.spec, backend=backend, device=device, dtype=dtype, kv_capacity=kv_capacity
+            )
+            for num_tokens in backend.capabilities.warm_up_tokens:
+                self.runner.warm_up(min(num_tokens, budget))
+        except (MemoryError, RuntimeError, OutOfMemory) as error:
+            if not (isinstance(error, OutOfMemory) or backend.is_out_of_memory(error)):
+                raise
+            raise DeviceError(f"{self.spec.name} does not fit into the memory of {device}: {error}") from error
+        return WorkerInfo(
+            device=str(device),
+            dtype=dtype_name,
+            kv_capacity=kv_capacity,
+            kv_bytes_per_token=bytes_per_token,
+            max_num_batched_tokens=budget,
+            num_outputs=model.num_outputs,
+            weight_bytes=params.num_bytes,
+            load_s=time.perf_counter() - started,
+            peak_memory_bytes=backend.peak_memory_bytes(device),
+            notes=(*notes, ops_note),
+        )
+
+    def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
+        assert self.runner is not None, "execute before load"
+        return self.runner.execute(plan)
+
+    def close(self) -> None:
+        """Give the device back. May be called twice."""
+        if self.runner is not None:
+            backend, device = self.runner.backend, self.runner.device
+            self.runner = None
+            backend.empty_cache(device)
+
+    def _load_model(self, backend: Backend, device: torch.device, dtype: torch.dtype) -> tuple[Parameters, Model, str]:
+        family = find_family(self.spec.model_type)
+        tensors = None
+        if self.config.model.load_format != "dummy":
+            tensors = open_checkpoint(self.spec.path, family.CHECKPOINT_PREFIX)
+            _check_memory(self.spec, tensors, backend, device, dtype)
+        ops, note = backend.make_ops(device, dtype, self.config.model.quantization)
+        params = Parameters(
+            ops,
+            device=device,
+            dtype=dtype,
+            tensors=tensors,
+            keep_narrow_tables=backend.capabilities.keeps_narrow_embedding,
+        )
+        model = family.build(self.spec, params)
+        if tensors is None:
+            make_up_weights(params.slots, self.config.model.seed)
+        else:
+            check_tensors(self.spec.path, params.slots, tensors)
+            load_weights(params.slots, tensors)
+        params.slots.clear()
+        model.finish()
+        return params, model, note
+
+    def _kv_capacity(self, backend: Backend, device: torch.device, budget: int, bytes_per_token: int) -> int:
+        if not bytes_per_token:
+            return 0
+        longest = self.spec.max_model_len
+        asked = self.config.scheduler.kv_cache_tokens
+        wanted = longest + 2 * budget if asked is None else asked
+        capacity = backend.kv_tokens(device, self.config.device, wanted, bytes_per_token)
+        if capacity < longest and budget < longest:
+            raise ConfigError(
+                f"kv_cache_tokens of {capacity} cannot hold the longest pair of {longest} tokens, which needs several "
+                f"steps of {budget}; raise it, or lower --max-model-len"
+            )
+        return capacity
+
+
+def _check_supported(config: EngineConfig) -> None:
+    if config.model.lora_modules:
+        raise ConfigError("LoRA adapters are not supported: merge the adapter into the model and serve that")
+    if config.device.tensor_parallel_size != 1:
+        raise ConfigError("tensor_parallel_size must be 1: splitting one model over devices is not supported")
+
+
+def _choose_dtype(config: EngineConfig, spec: ModelSpec, backend: Backend) -> str:
+    capabilities, quantization = backend.capabilities, config.model.quantization
+    if quantization is not None and quantization not in capabilities.quantizations:
+        known = ", ".join(capabilities.quantizations) or "none"
+        raise DeviceError(f"quantization {quantization!r} is not available on {backend.name}; available: {known}")
+    asked = config.model.dtype
+    if asked == "auto":
+        stored = spec.config.get("dtype") or spec.config.get("torch_dtype") or "float32"
+        return backend.auto_dtype(str(stored).removeprefix("torch."))
+    if asked not in capabilities.dtypes:
+        raise DeviceError(
+            f"dtype {asked} is not available on {backend.name}; available: {', '.join(capabilities.dtypes)}"
+        )
+    return asked
+
+
+def _token_budget(config: EngineConfig, spec: ModelSpec, backend: Backend) -> int:
+    asked = config.scheduler.max_num_batched_tokens
+    if spec.causal:
+        return asked or backend.capabilities.default_token_budget
+    if asked is not None and asked < spec.max_model_len:
+        raise ConfigError(
+            f"max_num_batched_tokens of {asked} is less than the {spec.max_model_len} tokens of the longest pair, and "
+            f"{spec.model_type} models cannot cut a pair; raise it, or lower --max-model-len"
+        )
+    return asked or max(backend.capabilities.default_token_budget, spec.max_model_len)
+
+
+def _check_memory(
+    spec: ModelSpec, tensors: Mapping[str, TensorInfo], backend: Backend, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Refuse what cannot fit before the first byte is read."""
+    needed = sum(math.prod(info.shape) for name, info in tensors.items() if name != "lm_head.weight") * dtype.itemsize
+    total = backend.memory(device).total_bytes
+    if needed > total:
+        raise DeviceError(
+            f"{spec.name} needs {needed / GB:.1f} GB for its weights in {str(dtype).removeprefix('torch.')}, but "
+            f"this process may use {total / GB:.1f} GB on {device}"
+        )
