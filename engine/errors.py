@@ -7,8 +7,10 @@
     |   |-- InvalidRequestError     400  malformed or impossible value
     |   |-- AuthenticationError     401  no key or a wrong one
     |   |-- NotFoundError           404  unknown model or route
+    |   |-- MethodNotAllowedError   405  the route exists, the method does not
     |   |-- TooLargeError           413  more bytes, documents or tokens than the limits allow
-    |   `-- UnsupportedMediaError   415  not JSON
+    |   |-- UnsupportedMediaError   415  not JSON
+    |   `-- HeadersTooLargeError    431  too many headers, or too many bytes of them
     |-- ServiceError            our fault or our limits; the call may be sent again
     |   |-- NotReadyError           503  the model is still loading
     |   |-- OverloadedError         503  the queue is full; says when to come back
@@ -66,6 +68,11 @@ class NotFoundError(RequestError):
     type = "not_found_error"
 
 
+class MethodNotAllowedError(RequestError):
+    status = 405
+    type = "method_not_allowed"
+
+
 class TooLargeError(RequestError):
     status = 413
     type = "request_too_large"
@@ -74,6 +81,11 @@ class TooLargeError(RequestError):
 class UnsupportedMediaError(RequestError):
     status = 415
     type = "unsupported_media_type"
+
+
+class HeadersTooLargeError(RequestError):
+    status = 431
+    type = "headers_too_large"
 
 
 class ServiceError(EngineError):
