@@ -1,4 +1,4 @@
-"""engine: a rerank inference engine. ``from engine import LLM`` is the offline way in; ``engine serve`` the online one."""
+"""engine: a rerank inference engine. ``from engine import LLM`` offline, ``engine serve`` online."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What crosses a process border: msgspec structs, MessagePack on the wire, nothing pickled.
 
-Front end -> core: ``EngineCoreRequest``, ``AbortRequest``, ``ShutdownRequest``. Core -> front end: ``CoreReady``,
-``EngineCoreOutputs``. Core -> worker: ``SchedulerOutput``; worker -> core: ``WorkerInfo``, ``ModelRunnerOutput``,
-``WorkerFailed``. A NumPy array travels as dtype code, rank, shape and bytes (``encode_array``).
+Front end -> core: ``EngineCoreRequest``, ``AbortRequest``, ``ResetPrefixCacheRequest``, ``ShutdownRequest``.
+Core -> front end: ``CoreReady``, ``CoreHealth``, ``CoreFailed``, ``EngineCoreOutputs``.
+Core -> worker: ``StepRequest``. Worker -> core: ``WorkerReady``, ``StepResult``, ``WorkerFailed``.
+A NumPy array travels as dtype code, rank, shape and bytes (``encode_array``).
 """
 
 from __future__ import annotations
@@ -131,6 +132,13 @@ class CoreFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
     error: WireError
 
 
+class CoreHealth(msgspec.Struct, array_like=True, gc=False, tag="health"):
+    """Whether steps can run at the moment; False while a lost worker is being replaced."""
+
+    ready: bool
+    reason: str
+
+
 class WorkerReady(msgspec.Struct, array_like=True, gc=False, tag="worker_ready"):
     info: WorkerInfo
 
@@ -152,7 +160,7 @@ class StepResult(msgspec.Struct, array_like=True, gc=False, tag="result"):
 
 
 ToCore = EngineCoreRequest | AbortRequest | ShutdownRequest | ResetPrefixCacheRequest
-FromCore = CoreReady | CoreFailed | EngineCoreOutputs
+FromCore = CoreReady | CoreFailed | CoreHealth | EngineCoreOutputs
 ToWorker = StepRequest | ShutdownRequest
 FromWorker = WorkerReady | WorkerFailed | StepResult
 

@@ -1,0 +1,188 @@
+"""The server's client: many calls at once on one event loop, one core process behind them.
+
+A thread reads the core's messages and hands them to the loop. Every call stays here until its last pair is answered,
+so when the core process is lost, a new one is started and gets the open calls again; answers that had already arrived
+are not passed on twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Self
+
+import numpy as np
+
+from engine.client import CLOSE_TIMEOUT_S, MPClient
+from engine.config import EngineConfig
+from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
+from engine.messages import CoreHealth, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
+from engine.model_spec import ModelSpec
+from engine.step import WorkerInfo
+
+logger = logging.getLogger(__name__)
+MAX_CORE_RESTARTS = 3
+
+
+class _OpenCall:
+    """A call that waits for answers."""
+
+    __slots__ = ("answered", "queue", "request")
+
+    def __init__(self, request: EngineCoreRequest) -> None:
+        self.request = request
+        self.queue: asyncio.Queue[EngineCoreOutput | EngineError] = asyncio.Queue()
+        self.answered: set[int] = set()
+
+    def fresh(self, output: EngineCoreOutput) -> EngineCoreOutput:
+        """``output`` without what was answered before (a replay scores whole calls)."""
+        keep = [k for k, index in enumerate(output.indices) if index not in self.answered]
+        errors = {index: error for index, error in output.errors.items() if index not in self.answered}
+        if len(keep) < len(output.indices):
+            output = EngineCoreOutput(
+                output.call_id, [output.indices[k] for k in keep], output.values[keep], errors, output.stats
+            )
+        self.answered.update(output.indices, errors)
+        return output
+
+
+class AsyncMPClient:
+    """Use ``start``; all methods belong to the loop that called it."""
+
+    info: WorkerInfo
+
+    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> None:
+        self._arguments = (config, spec, stem)
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[str, _OpenCall] = {}
+        self._num_restarts = 0
+        self._closing = False
+        self.stats = SchedulerStats()
+        self.step_tokens = 0
+        self.alive = False
+        """Whether the core is up at all."""
+        self.healthy = False
+        """Whether steps can run right now."""
+        self.last_sign_of_life_s = time.monotonic()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @classmethod
+    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> Self:
+        """Start the core and wait until its model is loaded; raises ``StartupError``."""
+        self = cls(config, spec, stem)
+        try:
+            await self._start_core()
+        except BaseException:
+            await self._stop_core()
+            raise
+        return self
+
+    async def _start_core(self) -> None:
+        # Here, not in a thread: the core is killed when the thread that started it ends.
+        self._client = MPClient(*self._arguments)
+        self.info = await asyncio.to_thread(self._client.wait_ready)
+        self.alive = self.healthy = True
+        self.last_sign_of_life_s = time.monotonic()
+        self._receiver = threading.Thread(target=self._receive, args=(self._client,), name="core-results", daemon=True)
+        self._receiver.start()
+
+    def _receive(self, client: MPClient) -> None:
+        while True:
+            try:
+                message = client.recv_any()
+            except EngineDeadError as error:
+                self._loop.call_soon_threadsafe(self._on_core_lost, client, error)
+                return
+            if message is not None:
+                self._loop.call_soon_threadsafe(self._dispatch, message)
+
+    def _dispatch(self, message: EngineCoreOutputs | CoreHealth) -> None:
+        self.last_sign_of_life_s = time.monotonic()
+        if isinstance(message, CoreHealth):
+            self.healthy = message.ready
+            return
+        self.stats = message.stats or self.stats
+        self.step_tokens = message.step_tokens or self.step_tokens
+        for output in message.outputs:
+            call = self._calls.get(output.call_id)
+            if call is not None:
+                call.queue.put_nowait(call.fresh(output))
+
+    async def run(self, request: EngineCoreRequest) -> AsyncIterator[EngineCoreOutput]:
+        """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest."""
+        if self._closing:
+            raise ShuttingDownError("the server is shutting down")
+        if not self.alive and self._num_restarts >= MAX_CORE_RESTARTS:
+            raise EngineDeadError("the engine core is gone and was restarted too often")
+        call = _OpenCall(request)
+        self._calls[request.call_id] = call
+        self.idle.clear()
+        finished = False
+        try:
+            if self.alive:
+                self._client.submit(request)
+            while not finished:
+                output = await call.queue.get()
+                if isinstance(output, EngineError):
+                    finished = True
+                    raise output
+                finished = output.stats is not None
+                yield output
+        finally:
+            del self._calls[request.call_id]
+            if not finished and self.alive:
+                self._client.abort(request.call_id)
+            if not self._calls:
+                self.idle.set()
+
+    def _on_core_lost(self, client: MPClient, error: EngineDeadError) -> None:
+        if client is not self._client or self._closing:
+            return
+        self.alive = self.healthy = False
+        if self._num_restarts >= MAX_CORE_RESTARTS:
+            self._fail_all(error)
+            return
+        self._num_restarts += 1
+        logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
+        self._restart = self._loop.create_task(self._restart_core())
+
+    async def _restart_core(self) -> None:
+        await self._stop_core()
+        try:
+            await self._start_core()
+        except StartupError as error:
+            self._num_restarts = MAX_CORE_RESTARTS
+            self._fail_all(EngineDeadError(f"the engine core could not be restarted: {error}"))
+            return
+        for call in self._calls.values():
+            self._client.submit(call.request)
+
+    def _fail_all(self, error: EngineError) -> None:
+        for call in self._calls.values():
+            call.queue.put_nowait(error)
+
+    async def _stop_core(self) -> None:
+        self.alive = self.healthy = False
+        client = getattr(self, "_client", None)
+        if client is None:
+            return
+        if client.child.alive:
+            client.request_shutdown()
+        await asyncio.to_thread(client.child.stop, CLOSE_TIMEOUT_S)
+        if hasattr(self, "_receiver"):
+            await asyncio.to_thread(self._receiver.join, CLOSE_TIMEOUT_S)
+        client.child.release()
+        client.channel.close()
+
+    async def shutdown(self, timeout_s: float) -> None:
+        """Refuse new calls, give open ones ``timeout_s``, answer the rest with an error, end the core."""
+        self._closing = True
+        try:
+            await asyncio.wait_for(self.idle.wait(), timeout_s)
+        except TimeoutError:
+            self._fail_all(ShuttingDownError("the server shut down before this call was finished"))
+        await self._stop_core()

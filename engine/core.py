@@ -1,0 +1,154 @@
+"""The engine's heart: schedule, execute, update.
+
+``EngineCore`` never blocks by itself. ``poll`` takes what the executor has finished, turns it into answers, and keeps
+the pipeline full: while a step runs, the next one is planned and queued. Who drives it decides how to wait: the
+in-process client waits on the running step, the core process on its inbox as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.config import EngineConfig
+from engine.errors import EngineError
+from engine.executor import Executor, StepError
+from engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
+from engine.model_spec import ModelSpec
+from engine.scheduler import Scheduler
+from engine.step import ModelRunnerOutput, WorkerInfo
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _RunningStep:
+    future: Future[ModelRunnerOutput]
+    num_tokens: int
+    submitted_s: float
+
+
+class EngineCore:
+    """One scheduler and one executor. Not thread-safe: one thread drives it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        spec: ModelSpec,
+        stem: np.ndarray,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+        on_health: Callable[[bool, str], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._executor = executor
+        self._clock = clock
+        self._on_health = on_health or (lambda ready, reason: None)
+        self.scheduler = Scheduler(config.scheduler, executor.info, stem, spec.causal, spec.max_model_len, clock)
+        self._running: deque[_RunningStep] = deque()
+        self._num_restarts = 0
+
+    @property
+    def info(self) -> WorkerInfo:
+        return self._executor.info
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, request: EngineCoreRequest) -> None:
+        self.scheduler.add(request)
+
+    def abort(self, call_id: str) -> None:
+        self.scheduler.abort(call_id)
+
+    def poll(self, on_done: Callable[[], None] | None = None) -> EngineCoreOutputs:
+        """Collect finished steps, refill the pipeline; ``on_done`` is called when a step submitted here ends."""
+        result = EngineCoreOutputs(outputs=self.scheduler.expire())
+        self._fill(on_done)
+        while self._running and self._running[0].future.done():
+            self._collect(self._running.popleft(), result)
+            self._fill(on_done)
+        self._check_progress()
+        if result.outputs:
+            result.stats = self.stats()
+        return result
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until the running step is done; returns at once when none runs."""
+        if self._running:
+            try:
+                self._running[0].future.exception(timeout_s)
+            except TimeoutError:
+                return
+
+    def _fill(self, on_done: Callable[[], None] | None) -> None:
+        while len(self._running) < self._config.scheduler.pipeline_depth:
+            plan = self.scheduler.schedule()
+            if plan is None:
+                return
+            future = self._executor.submit(plan)
+            self._running.append(_RunningStep(future, plan.num_tokens, self._clock()))
+            if on_done is not None:
+                future.add_done_callback(lambda _: on_done())
+
+    def _collect(self, step: _RunningStep, result: EngineCoreOutputs) -> None:
+        try:
+            output = step.future.result()
+        except StepError as failure:
+            result.outputs += self._recover(failure)
+            return
+        result.outputs += self.scheduler.update(output)
+        result.step_tokens += step.num_tokens
+        result.step_s += output.device_s
+
+    def _recover(self, failure: StepError) -> list[EngineCoreOutput]:
+        """Replace what broke, then replay. Later steps are lost with the failed one; their results are ignored."""
+        logger.warning("a step failed: %s", failure)
+        self._running.clear()
+        if failure.worker_lost:
+            self._on_health(False, str(failure))
+            self._num_restarts += 1
+        self._executor.recover(failure)
+        outputs = self.scheduler.replay(failure.error, out_of_memory=failure.out_of_memory)
+        if failure.worker_lost:
+            self._on_health(True, "the worker was restarted")
+        return outputs
+
+    def _check_progress(self) -> None:
+        if not self._running:
+            return
+        # A queued step starts when the one before it ends, so only the first one's age counts.
+        step, timeout_s = self._running[0], self._config.device.step_timeout_s
+        if self._clock() - step.submitted_s > timeout_s * self._config.scheduler.pipeline_depth:
+            self._executor.kill_hung()
+
+    def stats(self) -> SchedulerStats:
+        stats = self.scheduler.stats()
+        stats.worker_restarts = self._num_restarts
+        return stats
+
+    def abort_all(self, call_ids: list[str]) -> None:
+        for call_id in call_ids:
+            self.scheduler.abort(call_id)
+
+    def drain(self) -> None:
+        """Wait for the steps under way and forget their results; used after everything was aborted."""
+        while self._running:
+            step = self._running.popleft()
+            try:
+                self.scheduler.update(step.future.result())
+            except StepError as failure:
+                self._recover(failure)
+
+    def close(self) -> None:
+        try:
+            self._executor.close()
+        except EngineError:
+            logger.exception("the executor did not close cleanly")

@@ -1,0 +1,121 @@
+"""The scheduler as a process of its own. ``python -m engine.core_process``; the set-up comes on stdin.
+
+Two threads: one reads the inbox, the main one drives the core. Both wake the same event, so the core sleeps until
+there is a message or a finished step.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections import deque
+
+import msgspec
+import numpy as np
+
+from engine.config import EngineConfig
+from engine.core import EngineCore
+from engine.errors import EngineError
+from engine.executor import create_executor
+from engine.messages import (
+    AbortRequest,
+    CoreFailed,
+    CoreHealth,
+    CoreReady,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    ResetPrefixCacheRequest,
+    ShutdownRequest,
+    ToCore,
+    WireError,
+)
+from engine.model_spec import ModelSpec
+from engine.process import receive_setup
+from engine.transport import Channel
+
+logger = logging.getLogger(__name__)
+HEARTBEAT_S = 0.5
+"""Longest silence towards the front end, which takes it as a sign of life."""
+
+
+class CoreSetup(msgspec.Struct):
+    config: EngineConfig
+    spec: ModelSpec
+    stem: np.ndarray
+    folder: str
+    log_level: str
+
+
+class CoreProcess:
+    def __init__(self, core: EngineCore, channel: Channel[ToCore]) -> None:
+        self._core = core
+        self._channel = channel
+        self._inbox: deque[ToCore] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until a ``ShutdownRequest`` came; what was accepted before is finished first."""
+        threading.Thread(target=self._read_inbox, name="inbox", daemon=True).start()
+        while not (self._stopping and not self._core.has_work):
+            self._wake.wait(HEARTBEAT_S)
+            self._wake.clear()
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+            outputs = self._core.poll(on_done=self._wake.set)
+            if outputs.stats is None:
+                outputs = EngineCoreOutputs(outputs=outputs.outputs, stats=self._core.stats())
+            self._channel.send(outputs)
+
+    def _read_inbox(self) -> None:
+        while True:
+            message = self._channel.recv()
+            assert message is not None
+            self._inbox.append(message)
+            self._wake.set()
+
+    def _handle(self, message: ToCore) -> None:
+        match message:
+            case EngineCoreRequest():
+                self._core.add(message)
+            case AbortRequest(call_ids):
+                self._core.abort_all(call_ids)
+            case ResetPrefixCacheRequest():
+                self._core.scheduler.drop_queries()
+            case ShutdownRequest():
+                self._stopping = True
+
+
+def main() -> None:
+    setup = receive_setup(CoreSetup)
+    logging.basicConfig(level=setup.log_level, format="%(asctime)s core %(levelname)s %(message)s")
+    channel: Channel[ToCore] = Channel.connect(setup.folder, ToCore)
+    try:
+        _run(setup, channel)
+    except EngineError as error:
+        logger.error("%s", error)
+        channel.send(CoreFailed(WireError(error.type, str(error), error.param)))
+        raise SystemExit(1) from None
+    finally:
+        channel.close()
+
+
+def _run(setup: CoreSetup, channel: Channel[ToCore]) -> None:
+    def report(ready: bool, reason: str) -> None:
+        channel.send(CoreHealth(ready, reason))
+
+    executor = create_executor(setup.config, setup.spec)
+    try:
+        core = EngineCore(setup.config, setup.spec, setup.stem, executor, on_health=report)
+        channel.send(CoreReady(executor.info))
+        # What exists now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        CoreProcess(core, channel).run()
+    finally:
+        executor.close()
+
+
+if __name__ == "__main__":
+    main()

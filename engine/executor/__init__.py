@@ -1,0 +1,24 @@
+"""Executors run a step on one or more workers: in this process (``uni``), in worker processes (``mp``), under Ray."""
+
+from __future__ import annotations
+
+from engine.config import EngineConfig
+from engine.errors import ConfigError
+from engine.executor.base import Executor, StepError
+from engine.model_spec import ModelSpec
+
+__all__ = ["Executor", "StepError", "create_executor"]
+
+
+def create_executor(config: EngineConfig, spec: ModelSpec) -> Executor:
+    """The executor that ``config.device.executor`` names, its model loaded."""
+    name = config.device.executor
+    if name == "uni":
+        from engine.executor.uniproc import UniprocExecutor
+
+        return UniprocExecutor(config, spec)
+    if name == "mp":
+        from engine.executor.multiproc import MultiprocExecutor
+
+        return MultiprocExecutor(config, spec)
+    raise ConfigError(f"unknown executor {name!r}: choose uni or mp")

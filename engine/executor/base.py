@@ -1,0 +1,37 @@
+"""The contract of an executor. Steps run in the order in which they were submitted."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Protocol
+
+from engine.errors import EngineError
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+
+
+class StepError(Exception):
+    """A step, and every step submitted after it, is lost; keys and values kept so far are not to be trusted."""
+
+    def __init__(self, error: EngineError, *, out_of_memory: bool = False, worker_lost: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.out_of_memory = out_of_memory
+        self.worker_lost = worker_lost
+
+
+class Executor(Protocol):
+    info: WorkerInfo
+
+    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
+        """Queue a step. The future fails with ``StepError``."""
+        ...
+
+    def kill_hung(self) -> bool:
+        """The running step takes too long: end its worker, so that its future fails. False where that is impossible."""
+        ...
+
+    def recover(self, failure: StepError) -> None:
+        """Make the executor usable again after ``failure``; raises ``EngineError`` when it cannot."""
+        ...
+
+    def close(self) -> None: ...

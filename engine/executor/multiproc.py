@@ -1,0 +1,125 @@
+"""Workers as processes, one a device. A worker that ends or hangs is replaced within a budget of restarts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+
+from engine.config import EngineConfig
+from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
+from engine.executor.base import StepError
+from engine.executor.worker_process import WorkerSetup
+from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed, WorkerReady
+from engine.model_spec import ModelSpec
+from engine.process import Child
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.transport import Channel, ChannelClosedError
+
+logger = logging.getLogger(__name__)
+RESTART_WINDOW_S = 300.0
+STOP_TIMEOUT_S = 5.0
+
+
+class MultiprocExecutor:
+    def __init__(self, config: EngineConfig, spec: ModelSpec) -> None:
+        self._config = config
+        self._spec = spec
+        self._pending: deque[tuple[int, Future[ModelRunnerOutput]]] = deque()
+        self._lock = threading.Lock()
+        self._restarts: deque[float] = deque()
+        self.num_restarts = 0
+        self.info = self._start()
+
+    def _start(self) -> WorkerInfo:
+        self._channel: Channel[FromWorker] = Channel.listen(FromWorker)
+        level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
+        setup = WorkerSetup(self._config, self._spec, 0, self._channel.folder, level)
+        self._child = Child("engine.executor.worker_process", setup)
+        try:
+            message = self._channel.recv(watch_fd=self._child.handle)
+        except ChannelClosedError:
+            code = self._child.stop(1.0)
+            self._stop_child()
+            raise ModelLoadError(f"the worker process ended with code {code} while loading the model") from None
+        if isinstance(message, WorkerFailed):
+            self._stop_child()
+            raise from_wire(message.error.type, message.error.message)
+        assert isinstance(message, WorkerReady)
+        self._receiver = threading.Thread(target=self._receive, name="worker-results", daemon=True)
+        self._receiver.start()
+        return message.info
+
+    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
+        future: Future[ModelRunnerOutput] = Future()
+        with self._lock:
+            self._pending.append((plan.step_id, future))
+        self._channel.send(StepRequest(plan))
+        if not self._receiver.is_alive():
+            self._fail_pending(self._lost())
+        return future
+
+    def _receive(self) -> None:
+        channel, child = self._channel, self._child
+        while True:
+            try:
+                message = channel.recv(watch_fd=child.handle)
+            except ChannelClosedError:
+                self._fail_pending(self._lost())
+                return
+            if isinstance(message, StepResult):
+                with self._lock:
+                    step_id, future = self._pending.popleft()
+                assert step_id == message.output.step_id, "steps come back in order"
+                future.set_result(message.output)
+            elif isinstance(message, WorkerFailed):
+                error = from_wire(message.error.type, message.error.message)
+                with self._lock:
+                    _, future = self._pending.popleft()
+                future.set_exception(StepError(error, out_of_memory=message.out_of_memory))
+
+    def _lost(self) -> StepError:
+        code = self._child.exit_code
+        return StepError(EngineDeadError(f"the worker process ended (exit code {code})"), worker_lost=True)
+
+    def _fail_pending(self, failure: StepError) -> None:
+        with self._lock:
+            lost, self._pending = self._pending, deque()
+        for _, future in lost:
+            future.set_exception(failure)
+
+    def kill_hung(self) -> bool:
+        logger.error("the worker makes no progress: killing it (pid %d)", self._child.pid)
+        self._child.kill()
+        return True
+
+    def recover(self, failure: StepError) -> None:
+        if not failure.worker_lost:
+            return
+        now = time.monotonic()
+        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
+            self._restarts.popleft()
+        if len(self._restarts) >= self._config.device.max_worker_restarts:
+            raise EngineDeadError(f"the worker died {len(self._restarts) + 1} times in {RESTART_WINDOW_S:.0f} s")
+        self._restarts.append(now)
+        self.num_restarts += 1
+        self._stop_child()
+        logger.warning("restarting the worker (%s)", failure)
+        try:
+            self.info = self._start()
+        except EngineError as error:
+            raise EngineDeadError(f"the worker could not be restarted: {error}") from error
+
+    def _stop_child(self) -> None:
+        self._child.stop(STOP_TIMEOUT_S)
+        if hasattr(self, "_receiver"):
+            self._receiver.join(5.0)
+        self._child.release()
+        self._channel.close()
+
+    def close(self) -> None:
+        if self._child.alive:
+            self._channel.send(ShutdownRequest())
+        self._stop_child()

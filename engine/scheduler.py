@@ -1,0 +1,417 @@
+"""Which segments run in the next step: arithmetic on queues and counters, no torch, no I/O.
+
+**The idea of ``schedule``.** Calls stand in a heap. Its key is the work a call has left, plus what its arrival time
+and priority weigh in tokens: *least remaining work first, with ageing*. Since every call ages at the same rate, the
+order of two calls does not change while they wait, so the key is a constant until the call itself makes progress, and
+a call that came ``remaining / ageing_tokens_per_s`` seconds before all others is at the front whatever its size.
+From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not fit is
+looked past, so a short call shares the step with a long one. A parent and its children go into the same step where
+they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
+steps; slots are committed before a path starts, so that no two paths can wait for each other.
+
+**Results.** ``update`` turns a step's values into answers. Steps come back in the order in which they were planned, so
+the next one may be planned while one runs: a segment counts as available from the moment it is scheduled.
+
+**Failures.** Whatever happens to a step (worker died, out of memory), ``replay`` forgets the pool, plants the trees of
+all unanswered pairs again and halves the number of suspected pairs a step may hold, so that a pair that kills its
+worker ends up alone, fails alone, and costs nobody else an answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+
+from engine.call import Call
+from engine.config import SchedulerConfig
+from engine.errors import ConfigError, DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
+from engine.kv_slots import SlotPool
+from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.prefix_store import PrefixStore
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step_plan import StepPlan
+from engine.suspects import Suspects
+from engine.token_tree import Segment, SegmentState, TreeBuilder
+
+MIN_TOKEN_BUDGET = 64
+LOOK_PAST = 64
+"""Segments and calls that may be looked past in one step before it is called full."""
+
+
+class Scheduler:
+    """Owns every accepted call until it is answered. ``clock`` is ``time.monotonic`` outside tests."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        info: WorkerInfo,
+        stem: np.ndarray | None,
+        causal: bool,
+        max_model_len: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._token_budget = config.max_num_batched_tokens or info.max_num_batched_tokens
+        self._max_segments = config.max_num_seqs
+        self._pool = SlotPool(info.kv_capacity if causal else 0)
+        stem_len = 0 if stem is None else len(stem)
+        keeps_stem = causal and config.prefix_cache != "off" and 0 < stem_len <= self._token_budget // 2
+        query_budget = self._query_budget(stem_len, max_model_len) if causal else 0
+        self._store = PrefixStore(self._pool, stem if keeps_stem else None, query_budget)
+        self._builder = TreeBuilder(
+            max_segment_tokens=min(config.max_segment_tokens or self._token_budget, self._token_budget),
+            min_shared_tokens=config.min_shared_tokens,
+            share=causal,
+            cut_at_query=self._store.keeps_queries,
+        )
+        self._check_limits(causal, max_model_len)
+        self._calls: dict[str, Call] = {}
+        self._waiting: list[tuple[float, int, Call]] = []
+        self._order = count()
+        self._step_ids = count()
+        self._in_flight: dict[int, StepPlan] = {}
+        self._suspects = Suspects()
+        self._stats = SchedulerStats()
+        self._fill_sum = 0.0
+
+    def _query_budget(self, stem_len: int, max_model_len: int) -> int:
+        if self._config.prefix_cache != "query":
+            return 0
+        spare = max(0, self._pool.capacity - stem_len - max_model_len)
+        wanted = self._config.prefix_store_tokens
+        return min(spare, self._pool.capacity // 4 if wanted is None else wanted)
+
+    def _check_limits(self, causal: bool, max_model_len: int) -> None:
+        """Whatever is accepted later must fit: a step for encoders, the pool for chunked documents."""
+        if not causal and max_model_len > self._token_budget:
+            raise ConfigError(
+                f"this model reads a pair in one piece, so --max-num-batched-tokens ({self._token_budget}) must be at "
+                f"least --max-model-len ({max_model_len})"
+            )
+        spare = self._pool.capacity - self._pool.committed
+        if causal and max_model_len > spare:
+            raise ConfigError(
+                f"the key/value pool has {spare} free tokens, less than the longest pair ({max_model_len}): raise "
+                f"--kv-cache-tokens or lower --max-model-len"
+            )
+
+    # -- calls come and go ---------------------------------------------------------------------------------------
+
+    def add(self, request: EngineCoreRequest) -> None:
+        """Accept a call; from now on each of its pairs gets exactly one answer."""
+        assert request.call_id not in self._calls, "call ids must be unique"
+        call = Call(request)
+        self._calls[call.call_id] = call
+        self._stats.logical_tokens += int(request.pair_lens.sum())
+        self._plant(call)
+
+    def _plant(self, call: Call) -> None:
+        request = call.request
+        lens = request.query_lens
+        roots = self._builder.build(
+            call.pairs,
+            stem=self._store.stem if request.adapter is None else None,
+            token_types=call.token_types,
+            query_lens=None if lens is None else lens.tolist(),
+            members=call.unanswered(),
+        )
+        if self._store.keeps_queries:
+            roots = [node for root in roots for node in self._graft(root, _scope(request))]
+        call.plant(roots)
+        self._push(call)
+
+    def _graft(self, root: Segment, scope: str) -> list[Segment]:
+        """Replace a query segment by its kept twin; then its children are the roots."""
+        kept = self._store.lookup(root, scope) if root.is_query_end and root.children else None
+        if kept is None:
+            return [root]
+        kept.num_unfinished_children += len(root.children)
+        for child in root.children:
+            child.parent = kept
+        return root.children
+
+    def _push(self, call: Call) -> None:
+        config, request = self._config, call.request
+        key = (
+            call.remaining_tokens
+            + request.arrival_s * config.ageing_tokens_per_s
+            + request.priority * config.priority_tokens
+        )
+        heapq.heappush(self._waiting, (key, next(self._order), call))
+
+    def abort(self, call_id: str) -> None:
+        """Forget a call: what has not entered a step never will, what is in one comes back to nobody."""
+        call = self._calls.get(call_id)
+        if call is None or call.aborted:
+            return
+        call.aborted = True
+        self._stats.aborted_pairs += len(call.pairs) - len(call.answered)
+        call.frontier = []
+        self._retire_if_done(call)
+
+    def expire(self) -> list[EngineCoreOutput]:
+        """Answer the waiting pairs of calls whose deadline has passed; pairs already in a step are still scored."""
+        now = self._clock()
+        outputs = []
+        for call in list(self._calls.values()):
+            deadline = call.request.deadline_s
+            if deadline is None or now < deadline or call.aborted or not call.frontier:
+                continue
+            late = sorted(pair for root in call.frontier for segment in root.descend() for pair in segment.pairs)
+            call.frontier = []
+            error = DeadlineExceededError(f"the deadline passed with {len(late)} of {len(call.pairs)} pairs waiting")
+            outputs.append(self._answer(call, [], [], dict.fromkeys(late, _wire(error))))
+            self._retire_if_done(call)
+        return outputs
+
+    # -- schedule -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> SchedulerOutput | None:
+        """Plan one step; None when nothing can run. The idea is told at the head of this module."""
+        plan = StepPlan(next(self._step_ids), self._token_budget, self._max_segments)
+        touched: list[Call] = []
+        memory_free = True
+        while self._waiting and not plan.full and len(touched) < LOOK_PAST + len(plan.segments):
+            _, _, call = heapq.heappop(self._waiting)
+            if not call.frontier:
+                continue
+            touched.append(call)
+            if plan.adapter != call.request.adapter and plan.segments:
+                continue
+            memory_free = self._take_from(call, plan, memory_free)
+        for call in touched:
+            if call.frontier:
+                self._push(call)
+        if not plan.segments:
+            return None
+        self._keep_open_parents(plan)
+        self._in_flight[plan.step_id] = plan
+        self._count_step(plan)
+        return plan.to_output(self._pool.capacity)
+
+    def _take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
+        """Move segments from the call's frontier into the plan; returns whether commitments may still be made.
+
+        Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
+        """
+        skipped: list[Segment] = []
+        before = plan.num_tokens
+        while call.frontier and not plan.full and len(skipped) < LOOK_PAST:
+            segment = call.frontier.pop()
+            needed = [segment] if self._stem_ready(segment, plan) else [self._stem_of(segment), segment]
+            if not plan.fits(*needed) or self._suspects.crowded(call, segment, plan):
+                skipped.append(segment)
+                continue
+            if segment.children and not self._commit(segment, memory_free):
+                memory_free = False
+                skipped.append(segment)
+                continue
+            plan.adapter = call.request.adapter
+            for part in needed:
+                part.state = SegmentState.SCHEDULED
+                plan.add(part, None if part.pinned else call)
+            call.num_in_flight += 1
+            call.remaining_tokens -= len(segment)
+            call.computed_tokens += sum(len(part) for part in needed)
+            call.frontier.extend(reversed(segment.children))
+        call.frontier.extend(reversed(skipped))
+        if plan.num_tokens > before:
+            call.num_steps += 1
+            call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
+        return memory_free
+
+    def _stem_of(self, segment: Segment) -> Segment:
+        assert segment.parent is not None
+        return segment.parent
+
+    def _stem_ready(self, segment: Segment, plan: StepPlan) -> bool:
+        """False only for a segment on the stem while the stem has never been in a step."""
+        parent = segment.parent
+        return parent is None or not parent.pinned or parent.state is not SegmentState.WAITING or parent in plan
+
+    def _commit(self, segment: Segment, memory_free: bool) -> bool:
+        """Reserve the slots that the segment and its longest path below can need.
+
+        One child at a time lives in its parent's own commitment; further ones, and roots, take new slots.
+        """
+        parent = segment.parent
+        if parent is not None and not parent.pinned and not parent.slack_used:
+            parent.slack_used = True
+            return True
+        if not memory_free or not self._pool.commit(segment.path_tokens):
+            return False
+        segment.reserved = segment.path_tokens
+        return True
+
+    def _keep_open_parents(self, plan: StepPlan) -> None:
+        """Slots for segments some of whose children are not in this step, and for their context; and for queries that
+        the prefix store will be offered."""
+        for segment in plan.segments:
+            if segment.is_query_end or not all(child in plan for child in segment.children):
+                node: Segment | None = segment
+                while node is not None and node in plan and not node.slots:
+                    node.slots = self._pool.allocate(len(node))
+                    node = node.parent
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def update(self, output: ModelRunnerOutput) -> list[EngineCoreOutput]:
+        """Take a step's values; returns the answers it completes."""
+        plan = self._in_flight.pop(output.step_id, None)
+        if plan is None:  # lost and replayed meanwhile
+            return []
+        self._stats.device_s += output.device_s
+        found: dict[Call, tuple[list[int], list[np.ndarray], dict[int, WireError]]] = {}
+        for row, position in enumerate(plan.reads):
+            call = plan.calls[position]
+            assert call is not None
+            indices, values, errors = found.setdefault(call, ([], [], {}))
+            for pair in plan.segments[position].pairs:
+                if np.isfinite(output.values[row]).all():
+                    indices.append(pair)
+                    values.append(output.values[row])
+                else:
+                    errors[pair] = _wire(NonFiniteScoreError(f"the model's score for document {pair} is not finite"))
+        self._settle(plan)
+        outputs = [self._answer(call, *parts) for call, parts in found.items() if not call.aborted]
+        for owner in set(plan.calls):
+            if owner is not None:
+                self._retire_if_done(owner)
+        return outputs
+
+    def _settle(self, plan: StepPlan) -> None:
+        for segment, call in zip(plan.segments, plan.calls, strict=True):
+            segment.state = SegmentState.COMPUTED
+            if call is not None:
+                call.num_in_flight -= 1
+        for segment, call in zip(plan.segments, plan.calls, strict=True):
+            if call is not None and not segment.children:
+                self._finish(segment, call)
+
+    def _finish(self, leaf: Segment, call: Call) -> None:
+        """A leaf is done; so is every ancestor that has no other unfinished child."""
+        segment: Segment | None = leaf
+        while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
+            parent = segment.parent
+            self._release(segment, call)
+            self._leave(parent)
+            if parent is not None and segment.children and not segment.reserved:
+                parent.slack_used = False
+            segment = parent
+
+    def _leave(self, parent: Segment | None) -> None:
+        """One child of ``parent`` needs it no more. The stem does not count: it is never released."""
+        if parent is not None and parent is not self._store.stem:
+            parent.num_unfinished_children -= 1
+
+    def _release(self, segment: Segment, call: Call) -> None:
+        segment.state = SegmentState.FINISHED
+        if segment.reserved:
+            self._pool.uncommit(segment.reserved)
+        if segment.slots and not (
+            segment.is_query_end and not call.aborted and self._store.offer(segment, _scope(call.request))
+        ):
+            self._pool.release(segment.slots)
+            segment.slots = []
+
+    def _answer(
+        self, call: Call, indices: list[int], values: list[np.ndarray], errors: dict[int, WireError]
+    ) -> EngineCoreOutput:
+        call.answered.update(indices, errors)
+        self._stats.finished_pairs += len(indices) + len(errors)
+        self._suspects.clear(call.call_id, [*indices, *errors])
+        return EngineCoreOutput(
+            call_id=call.call_id,
+            indices=indices,
+            values=np.array(values, np.float32) if values else np.zeros((0, 1), np.float32),
+            errors=errors,
+            stats=call.stats(self._clock()) if call.finished else None,
+        )
+
+    def _retire_if_done(self, call: Call) -> None:
+        """Drop a call that is answered or aborted and has nothing in flight, with all it holds."""
+        if call.num_in_flight or not (call.finished or call.aborted) or call.call_id not in self._calls:
+            return
+        del self._calls[call.call_id]
+        for root in call.roots:
+            for segment in root.descend():
+                if segment.state in (SegmentState.SCHEDULED, SegmentState.COMPUTED) and not segment.pinned:
+                    self._release(segment, call)
+            if root.state is not SegmentState.FINISHED:
+                self._leave(root.parent)
+
+    # -- failures -------------------------------------------------------------------------------------------------
+
+    def replay(self, error: EngineError, *, out_of_memory: bool = False) -> list[EngineCoreOutput]:
+        """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up."""
+        plans = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._pool.clear()
+        self._store.reset()
+        outputs = []
+        if plans:
+            # Steps run in order, so the first one lost is the one that failed.
+            failed = plans[0]
+            self._stats.replayed_pairs += sum(len(segment.pairs) for plan in plans for segment in plan.segments)
+            outputs = self._give_up(failed, error)
+            if out_of_memory:
+                halved = max(MIN_TOKEN_BUDGET, failed.num_tokens // 2)
+                self._token_budget = min(self._token_budget, halved)
+                self._builder.limit(self._token_budget)
+        self._waiting.clear()
+        for call in list(self._calls.values()):
+            if call.aborted or call.finished:
+                del self._calls[call.call_id]
+            else:
+                self._plant(call)
+        return outputs
+
+    def _give_up(self, plan: StepPlan, error: EngineError) -> list[EngineCoreOutput]:
+        outputs = []
+        for call, pairs in self._suspects.blame(plan).items():
+            failure = _wire(StepFailedError(f"the step with this document failed repeatedly: {error}"))
+            outputs.append(self._answer(call, [], [], dict.fromkeys(pairs, failure)))
+        return outputs
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._calls)
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def drop_queries(self) -> None:
+        self._store.drop_queries()
+
+    def _count_step(self, plan: StepPlan) -> None:
+        stats = self._stats
+        stats.num_steps += 1
+        stats.computed_tokens += plan.num_tokens
+        self._fill_sum += plan.num_tokens / self._token_budget
+
+    def stats(self) -> SchedulerStats:
+        stats = self._stats
+        stats.num_waiting_calls = sum(1 for call in self._calls.values() if call.frontier)
+        stats.num_waiting_pairs = sum(len(call.pairs) - len(call.answered) for call in self._calls.values())
+        stats.num_waiting_tokens = sum(call.remaining_tokens for call in self._calls.values())
+        stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0
+        stats.prefix_hits, stats.prefix_lookups = self._store.hits, self._store.lookups
+        stats.prefix_store_tokens = self._store.num_tokens
+        stats.kv_used_tokens = self._pool.used
+        return stats
+
+
+def _scope(request: EngineCoreRequest) -> str:
+    """Adapters change keys and values, so they never share a prefix."""
+    return f"{request.adapter or ''}\0{request.cache_scope}"
+
+
+def _wire(error: EngineError) -> WireError:
+    return WireError(type=error.type, message=str(error), param=error.param)

@@ -1,0 +1,117 @@
+"""A worker without a model: it keeps token ids where a real one keeps keys and values.
+
+The "logit" of a pair is a hash of every token the segment can see, read through the plan's own context ranges and keep
+ranges. So a plan that loses, duplicates or misplaces a single token gives a wrong score, and scheduler, core, clients
+and server are tested to the last index without torch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from engine.executor import StepError
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+
+
+def fake_logit(token_ids: Sequence[int] | np.ndarray) -> float:
+    """What the fake worker answers for a pair with these tokens."""
+    return float(zlib.crc32(np.asarray(token_ids, np.int32).tobytes()) % 20011 - 10005) / 1000.0
+
+
+def fake_info(kv_capacity: int = 512, budget: int = 64) -> WorkerInfo:
+    return WorkerInfo(
+        device="fake",
+        dtype="float32",
+        kv_capacity=kv_capacity,
+        kv_bytes_per_token=4,
+        max_num_batched_tokens=budget,
+        num_outputs=1,
+        weight_bytes=0,
+        load_s=0.0,
+    )
+
+
+class FakeRunner:
+    """Executes plans on token ids. ``poison`` tokens make a step fail."""
+
+    def __init__(self, kv_capacity: int = 512, poison: int | None = None) -> None:
+        self.pool = np.full(kv_capacity, -1, np.int32)
+        self.poison = poison
+        self.plans: list[SchedulerOutput] = []
+
+    def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
+        self.plans.append(plan)
+        if self.poison is not None and self.poison in plan.token_ids:
+            raise RuntimeError("poisoned step")
+        ends = np.cumsum(plan.segment_lens)
+        values = []
+        for position in plan.read_segments:
+            own = plan.token_ids[ends[position] - plan.segment_lens[position] : ends[position]]
+            context = self.context(plan, int(plan.context_ids[position]))
+            assert -1 not in context, "a slot is read that nobody wrote"
+            values.append(fake_logit(np.concatenate([context, own])))
+        for row, slot, length in plan.keep_ranges:
+            self.pool[slot : slot + length] = plan.token_ids[row : row + length]
+        return ModelRunnerOutput(plan.step_id, np.array(values, np.float32).reshape(-1, 1), 0.001)
+
+    def context(self, plan: SchedulerOutput, context_id: int) -> np.ndarray:
+        parts = [np.zeros(0, np.int32)]
+        if context_id >= 0:
+            lo, hi = plan.context_indptr[context_id : context_id + 2]
+            for start, length in plan.context_ranges[lo:hi]:
+                source, start = (
+                    (self.pool, start)
+                    if start < len(self.pool)
+                    else (
+                        plan.token_ids,
+                        start - len(self.pool),
+                    )
+                )
+                parts.append(source[start : start + length])
+        return np.concatenate(parts)
+
+
+class FakeExecutor:
+    """Runs steps at once, or when ``release`` is called (``hold=True``)."""
+
+    def __init__(self, info: WorkerInfo, *, hold: bool = False, poison: int | None = None) -> None:
+        self.info = info
+        self.runner = FakeRunner(info.kv_capacity, poison)
+        self.hold = hold
+        self.queue: list[tuple[SchedulerOutput, Future[ModelRunnerOutput]]] = []
+        self.num_recoveries = 0
+        self.closed = False
+
+    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
+        future: Future[ModelRunnerOutput] = Future()
+        self.queue.append((plan, future))
+        if not self.hold:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        while self.queue:
+            plan, future = self.queue.pop(0)
+            try:
+                future.set_result(self.runner.execute(plan))
+            except RuntimeError as error:
+                from engine.errors import StepFailedError
+
+                future.set_exception(StepError(StepFailedError(str(error)), worker_lost=True))
+                for _, lost in self.queue:
+                    lost.set_exception(StepError(StepFailedError(str(error)), worker_lost=True))
+                self.queue.clear()
+
+    def kill_hung(self) -> bool:
+        return False
+
+    def recover(self, failure: StepError) -> None:
+        self.num_recoveries += 1
+        self.runner.pool[:] = -1
+
+    def close(self) -> None:
+        self.closed = True
