@@ -7,15 +7,16 @@ that folder and ``kernels/`` know the device's own library. What is optional has
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from engine.config import DeviceConfig
 from engine.errors import OutOfMemoryError as OutOfMemory
-from engine.kernels.ops import Ops
+from engine.kernels.ops import AttentionMeta, Ops
 
 __all__ = ["Backend", "Capabilities", "MemoryFacts", "OutOfMemory"]
 
@@ -97,3 +98,22 @@ class Backend(ABC):
     def capture(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Graph capture of small steps, where the device has it; else the function as it is."""
         return forward
+
+    def upload(
+        self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
+    ) -> list[torch.Tensor]:
+        """The arrays of one step on the device. Also the place to prepare the step's ``metas`` for attention."""
+        return [torch.from_numpy(array).to(device) for array in arrays]
+
+    def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
+        """A function that waits for a step's ``values``. A device that works on its own starts the copy here."""
+        array = values.cpu().numpy()
+        return lambda: array
+
+    def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
+        """Last act of loading: choose kernels and the token budget (at most ``largest``) by measurement, with notes.
+
+        ``time_step`` runs a step of segments with these lengths, the first being the context of all others, and
+        returns its seconds.
+        """
+        return largest, ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,41 +37,58 @@ class ModelRunner:
             causal=spec.causal,
             read_first=spec.head.pooling == "cls",
             device=device,
+            upload=backend.upload,
         )
+        self.forward = backend.capture(model.forward)
+        self._last_done_s = 0.0
 
     def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
-        """Raises ``OutOfMemory`` if the step was too large; the device is then as it was before."""
+        return self.launch(plan)()
+
+    def launch(self, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+        """Hand a step to the device; the returned function waits for its values, so the next can be packed meanwhile.
+
+        Raises ``OutOfMemory`` if the step was too large; the device is then as it was before.
+        """
         started = time.perf_counter()
         try:
-            values = self._run(plan)
+            fetch = self._launch(plan)
         except (MemoryError, RuntimeError) as error:
             if not self.backend.is_out_of_memory(error):
                 raise
         else:
-            return ModelRunnerOutput(plan.step_id, values, time.perf_counter() - started)
+            return lambda: self._finish(plan.step_id, started, fetch)
         # Only here, where the exception and with it the frames that hold tensors are gone, can the memory be returned.
         self.backend.empty_cache(self.device)
         raise OutOfMemory(f"a step of {plan.num_tokens} tokens did not fit into the memory of {self.device}")
 
     @torch.inference_mode()
-    def _run(self, plan: SchedulerOutput) -> np.ndarray:
-        values = self.model.forward(pack(plan, self.rules), self.pool)
-        return values.float().cpu().numpy()
+    def _launch(self, plan: SchedulerOutput) -> Callable[[], np.ndarray]:
+        return self.backend.fetch(self.forward(pack(plan, self.rules), self.pool).float())
+
+    def _finish(self, step_id: int, started_s: float, fetch: Callable[[], np.ndarray]) -> ModelRunnerOutput:
+        values = fetch()
+        done_s = time.perf_counter()
+        busy_s, self._last_done_s = done_s - max(started_s, self._last_done_s), done_s
+        return ModelRunnerOutput(step_id, values, busy_s)
 
     def warm_up(self, num_tokens: int) -> None:
         """A step of the usual form, one parent and two children, so that libraries and kernels are ready."""
-        parent = max(1, num_tokens // 2)
-        lens = np.array([parent, max(1, num_tokens // 4), max(1, num_tokens // 4)], np.int32)
+        self.time_step([max(1, num_tokens // 2), max(1, num_tokens // 4), max(1, num_tokens // 4)])
+
+    def time_step(self, lengths: Sequence[int]) -> float:
+        """Seconds of a step whose first segment is the context of all others (of none in an encoder); all are read."""
+        children = len(lengths) - 1 if self.rules.causal else 0
         plan = SchedulerOutput(
             step_id=-1,
-            token_ids=np.zeros(int(lens.sum()), np.int32),
-            segment_lens=lens,
-            context_ids=np.array([-1, 0, 0], np.int32),
+            token_ids=np.zeros(sum(lengths), np.int32),
+            segment_lens=np.array(lengths, np.int32),
+            context_ids=np.array([-1] * (len(lengths) - children) + [0] * children, np.int32),
             context_indptr=np.array([0, 1], np.int32),
-            context_ranges=np.array([[self.rules.kv_capacity, parent]], np.int32),
+            context_ranges=np.array([[self.rules.kv_capacity, lengths[0]]], np.int32),
             keep_ranges=np.zeros((0, 3), np.int32),
-            read_segments=np.array([1, 2], np.int32),
+            read_segments=np.arange(len(lengths), dtype=np.int32),
         )
-        if not self.rules.causal:  # every pair is a segment of its own
-            plan.context_ids = np.full(3, -1, np.int32)
+        started = time.perf_counter()
         self.execute(plan)
+        return time.perf_counter() - started

@@ -7,6 +7,7 @@ have alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,6 +59,8 @@ class PackingRules:
     read_first: bool
     """Read each segment's first token (CLS pooling), not its last."""
     device: torch.device
+    upload: Callable[[Sequence[np.ndarray], Sequence[AttentionMeta], torch.device], list[torch.Tensor]]
+    """``Backend.upload``."""
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -97,17 +100,26 @@ def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
     read_rows = own_starts[read] if rules.read_first else own_starts[read] + own_lens[read] - 1
     keep = plan.keep_ranges.reshape(-1, 3).astype(np.int64)
 
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(rules.device)
-
+    arrays = [
+        plan.token_ids,
+        positions,
+        read_rows,
+        positions[read_rows],
+        _ranges(keep[:, 0], keep[:, 2]),
+        _ranges(keep[:, 1], keep[:, 2]),
+        *([] if plan.token_type_ids is None else [plan.token_type_ids]),
+    ]
+    wide = [np.ascontiguousarray(array, dtype=np.int64) for array in arrays]
+    tensors = rules.upload(wide, (attention, read_attention), rules.device)
+    token_ids, position_ids, rows, row_positions, keep_rows, keep_slots, *token_types = tensors
     return PackedBatch(
-        token_ids=tensor(plan.token_ids),
-        positions=tensor(positions),
+        token_ids=token_ids,
+        positions=position_ids,
         attention=attention,
         read_attention=read_attention,
-        read_rows=tensor(read_rows),
-        read_positions=tensor(positions[read_rows]),
-        keep_rows=tensor(_ranges(keep[:, 0], keep[:, 2])),
-        keep_slots=tensor(_ranges(keep[:, 1], keep[:, 2])),
-        token_type_ids=None if plan.token_type_ids is None else tensor(plan.token_type_ids),
+        read_rows=rows,
+        read_positions=row_positions,
+        keep_rows=keep_rows,
+        keep_slots=keep_slots,
+        token_type_ids=token_types[0] if token_types else None,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -51,6 +51,9 @@ class Worker:
             )
             for num_tokens in backend.capabilities.warm_up_tokens:
                 self.runner.warm_up(min(num_tokens, budget))
+            best, tuning_notes = backend.tune(self.runner.time_step, budget)
+            if self.spec.causal and self.config.scheduler.max_num_batched_tokens is None:
+                budget = best
         except (MemoryError, RuntimeError, OutOfMemory) as error:
             if not (isinstance(error, OutOfMemory) or backend.is_out_of_memory(error)):
                 raise
@@ -65,12 +68,16 @@ class Worker:
             weight_bytes=params.num_bytes,
             load_s=time.perf_counter() - started,
             peak_memory_bytes=backend.peak_memory_bytes(device),
-            notes=(*notes, ops_note),
+            notes=(*notes, ops_note, *tuning_notes),
         )
 
     def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
-        assert self.runner is not None, "execute before load"
-        return self.runner.execute(plan)
+        return self.launch(plan)()
+
+    def launch(self, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+        """Start a step; the returned function waits for its result. Steps are launched in order by one thread."""
+        assert self.runner is not None, "launch before load"
+        return self.runner.launch(plan)
 
     def close(self) -> None:
         """Give the device back. May be called twice."""

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: cuBLAS for the products, Triton for everything between them."""

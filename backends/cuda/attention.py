@@ -1,0 +1,207 @@
+"""Two forms of the same attention: torch's own kernel on gathered keys, and the Triton kernel that gathers nothing.
+
+The plain form puts each segment's context rows in front of its own keys and calls the variable-length FlashAttention
+inside torch; the range form reads ranges where they are. Which one a model uses is measured at warm-up
+(``choose_form``); the other one is what it is checked against.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from engine.kernels.ops import AttentionMeta
+from engine.kernels.triton.attention import (
+    AttentionConfig,
+    AttentionTables,
+    plan_tables,
+    range_attention,
+    tokens_per_tile,
+)
+
+AGREEMENT = 2e-2
+"""Largest difference of two forms in half precision on values of about 1."""
+
+
+class AttentionForm(Protocol):
+    """``tables`` runs on the host once a step and meta; ``attend`` once a layer, with its arrays on the device."""
+
+    @property
+    def name(self) -> str: ...
+
+    def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]: ...
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
+        meta: AttentionMeta, tables: Sequence[torch.Tensor],
+    ) -> torch.Tensor: ...  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RangeForm:
+    """The Triton kernel."""
+
+    config: AttentionConfig
+
+    @property
+    def name(self) -> str:
+        return f"triton-{self.config.block_m}x{self.config.block_n}"
+
+    def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
+        return list(plan_tables(meta, tokens_per_tile(self.config, group)))
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
+        meta: AttentionMeta, tables: Sequence[torch.Tensor],
+    ) -> torch.Tensor:  # fmt: skip
+        return range_attention(
+            q,
+            k,
+            v,
+            pool_k,
+            pool_v,
+            AttentionTables(*tables),
+            kv_capacity=meta.kv_capacity,
+            scale=meta.scale,
+            causal=meta.causal,
+            config=self.config,
+        )
+
+
+@dataclass(frozen=True)
+class GatherForm:
+    """FlashAttention on copies. The aten op is called directly: its Python wrapper differs between torch versions."""
+
+    name: str = "flash-gather"
+    flash: Callable[..., Any] = field(default=torch.ops.aten._flash_attention_forward, repr=False)
+
+    def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
+        """cu_seqlens of queries and keys; then the source and target rows of keys, from the pool and from the step."""
+        segments, starts, lengths = _key_parts(meta)
+        k_lens = np.bincount(segments, lengths, minlength=len(meta.q_lens)).astype(np.int64)
+        meta.cache["max_lens"] = int(meta.q_lens.max()), int(k_lens.max())
+        ends = np.cumsum(lengths)
+        target = np.arange(ends[-1])
+        source = np.repeat(starts - (ends - lengths), lengths) + target
+        in_pool = source < meta.kv_capacity
+        return [
+            np.append(0, np.cumsum(meta.q_lens)).astype(np.int32),
+            np.append(0, np.cumsum(k_lens)).astype(np.int32),
+            source[in_pool].astype(np.int32),
+            target[in_pool].astype(np.int32),
+            (source[~in_pool] - meta.kv_capacity).astype(np.int32),
+            target[~in_pool].astype(np.int32),
+        ]
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
+        meta: AttentionMeta, tables: Sequence[torch.Tensor],
+    ) -> torch.Tensor:  # fmt: skip
+        cu_q, cu_k, *gather = tables
+        max_q, max_k = meta.cache["max_lens"]
+        keys, values = _gather(k, pool_k, *gather), _gather(v, pool_v, *gather)
+        out = self.flash(
+            q.contiguous(), keys, values, cu_q, cu_k, max_q, max_k, 0.0, meta.causal, False, scale=meta.scale
+        )[0]
+        return out.flatten(1)
+
+
+def _key_parts(meta: AttentionMeta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(segment, start, length) of every range that a segment sees, its own last; starts count from the pool's end."""
+    num_ranges = np.diff(meta.context_indptr)
+    has_context = meta.context_ids >= 0
+    context = np.where(has_context, meta.context_ids, 0)
+    counts = np.append(num_ranges, 0)[context] * has_context
+    first = np.append(meta.context_indptr, 0)[context]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    ranges = meta.context_ranges.reshape(-1, 2)[np.repeat(first, counts) + within]
+    segments = np.concatenate([np.repeat(np.arange(len(counts)), counts), np.arange(len(counts))])
+    starts = np.concatenate([ranges[:, 0], meta.own_starts + meta.kv_capacity]).astype(np.int64)
+    lengths = np.concatenate([ranges[:, 1], meta.own_lens]).astype(np.int64)
+    order = np.argsort(segments, kind="stable")
+    return segments[order], starts[order], lengths[order]
+
+
+def _gather(
+    step: torch.Tensor, pool: torch.Tensor, from_pool: torch.Tensor, to_pool: torch.Tensor,
+    from_step: torch.Tensor, to_step: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """Rows in front of each other as the plain form wants them."""
+    if not len(from_pool):
+        return step.index_select(0, from_step)
+    rows = step.new_empty(len(from_pool) + len(from_step), *step.shape[1:])
+    rows.index_copy_(0, to_pool.long(), pool.index_select(0, from_pool))
+    rows.index_copy_(0, to_step.long(), step.index_select(0, from_step))
+    return rows
+
+
+def sample_step(prefix: int, lengths: Sequence[int], device: torch.device, scale: float) -> AttentionMeta:
+    """A step like a real one: one shared parent, then children of these lengths."""
+    own_lens = np.array([prefix, *lengths])
+    starts = np.cumsum(own_lens) - own_lens
+    return AttentionMeta(
+        q_starts=starts,
+        q_lens=own_lens,
+        own_starts=starts,
+        own_lens=own_lens,
+        context_ids=np.array([-1, *np.zeros(len(lengths), np.int64)]),
+        context_indptr=np.array([0, 1]),
+        context_ranges=np.array([[0, prefix]]),
+        kv_capacity=0,
+        scale=scale,
+        causal=True,
+        device=device,
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    form: AttentionForm
+    seconds: float
+    difference: float
+    """From the first form of the list, at most."""
+
+
+def measure_forms(
+    forms: Sequence[AttentionForm],
+    metas: Sequence[AttentionMeta],
+    shape: tuple[int, int, int],
+    *,
+    dtype: torch.dtype,
+    synchronize: Callable[[], None],
+    repeats: int = 10,
+) -> list[Measured]:
+    """Each form on random tensors; ``shape`` is (query heads, key heads, head size). Compared with the first form."""
+    heads, kv_heads, head_dim = shape
+    seconds, difference = [0.0] * len(forms), [0.0] * len(forms)
+    for meta in metas:
+        qkv = torch.randn(int(meta.own_lens.sum()), heads + 2 * kv_heads, head_dim, dtype=dtype, device=meta.device)
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        pool = qkv.new_empty(0, kv_heads, head_dim)
+        expected = None
+        for index, form in enumerate(forms):
+            tables = [torch.from_numpy(table).to(meta.device) for table in form.tables(meta, heads // kv_heads)]
+            out = form.attend(q, k, v, pool, pool, meta, tables)
+            expected = out.float() if expected is None else expected
+            difference[index] = max(difference[index], (out.float() - expected).abs().max().item())
+            synchronize()
+            started = time.perf_counter()
+            for _ in range(repeats):
+                form.attend(q, k, v, pool, pool, meta, tables)
+            synchronize()
+            seconds[index] += (time.perf_counter() - started) / repeats
+    return [Measured(*row) for row in zip(forms, seconds, difference, strict=True)]
+
+
+def choose_form(measured: Sequence[Measured]) -> tuple[AttentionForm, str]:
+    """The fastest form that agrees with the first one (the plain one), and why, for the log."""
+    agreeing = [row for row in measured if row.difference <= AGREEMENT]
+    best = min(agreeing, key=lambda row: row.seconds)
+    listed = ", ".join(f"{row.form.name} {row.seconds * 1e6:.0f} us" for row in measured)
+    refused = [f"{row.form.name} is off by {row.difference:.2g}: not used" for row in measured if row not in agreeing]
+    return best.form, "; ".join([f"attention {best.form.name}, measured per layer: {listed}", *refused])

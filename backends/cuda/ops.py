@@ -1,0 +1,118 @@
+"""The op set on an NVIDIA GPU. In fp8, norms and gated activations hand quantised rows straight to the next product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from engine.backends.cuda.attention import AttentionForm, RangeForm
+from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
+from engine.kernels.ops import Activation, AttentionMeta, LinearWeight
+from engine.kernels.triton.add_rms_norm import add_rms_norm
+from engine.kernels.triton.attention import default_config
+from engine.kernels.triton.gated_activation import Gate, gated_activation
+from engine.kernels.triton.qk_norm_rope import qk_norm_rope
+from engine.kernels.triton.score import score
+
+CACHE = "cuda"
+"""Key of a step's attention tables in ``AttentionMeta.cache``."""
+
+
+def _activation(values: torch.Tensor, scales: torch.Tensor | None) -> Activation:
+    return values if scales is None else Fp8Activation(values, scales)
+
+
+class CudaOps:
+    """Implements ``kernels.ops.Ops``. ``attention_form`` may be replaced between steps."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, fp8: bool = False) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.fp8 = fp8
+        self.attention_form: AttentionForm | None = None
+        self.head_shape: tuple[int, int, int] | None = None
+        """(query heads, key heads, head size), known after the first step."""
+
+    def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
+        kind = Fp8Linear if self.fp8 else CudaLinear
+        return kind(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
+
+    def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
+        assert isinstance(weight, CudaLinear | Fp8Linear)
+        return weight.product(x)
+
+    def linear_residual(
+        self, x: Activation, weight: LinearWeight, residual: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        assert isinstance(weight, CudaLinear | Fp8Linear)
+        return weight.product_onto(x, residual), residual
+
+    def linear_swiglu(self, x: Activation, gate_up: LinearWeight) -> Activation:
+        return self._gated(x, gate_up, "silu")
+
+    def linear_geglu(self, x: Activation, gate_up: LinearWeight, *, tanh: bool) -> Activation:
+        return self._gated(x, gate_up, "gelu_tanh" if tanh else "gelu")
+
+    def _gated(self, x: Activation, gate_up: LinearWeight, gate: Gate) -> Activation:
+        return _activation(*gated_activation(self.linear(x, gate_up), gate, quantize=self.fp8))
+
+    def linear_gelu(self, x: Activation, weight: LinearWeight, *, tanh: bool = False) -> Activation:
+        return F.gelu(self.linear(x, weight), approximate="tanh" if tanh else "none")
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
+        return _activation(*add_rms_norm(None, x, weight, eps, quantize=self.fp8))
+
+    def add_rms_norm(
+        self, delta: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[Activation, torch.Tensor]:
+        return _activation(*add_rms_norm(delta, residual, weight, eps, quantize=self.fp8)), residual
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+    def qk_norm_rope(
+        self,
+        qkv: torch.Tensor,
+        q_weight: torch.Tensor | None,
+        k_weight: torch.Tensor | None,
+        eps: float,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        positions: torch.Tensor,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, positions, num_heads, num_kv_heads, head_dim)
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        pool_k: torch.Tensor,
+        pool_v: torch.Tensor,
+        meta: AttentionMeta,
+    ) -> Activation:
+        if self.head_shape is None:
+            self.head_shape = (q.shape[1], k.shape[1], q.shape[2])
+        if self.attention_form is None:
+            self.attention_form = RangeForm(default_config(q.dtype, q.shape[2]))
+        tables: Sequence[torch.Tensor] | None = meta.cache.get(CACHE)
+        if tables is None:
+            arrays = self.attention_form.tables(meta, q.shape[1] // k.shape[1])
+            tables = meta.cache[CACHE] = [torch.from_numpy(array).to(self.device) for array in arrays]
+        return self.attention_form.attend(q, k, v, pool_k, pool_v, meta, tables)
+
+    def score(
+        self,
+        delta: torch.Tensor | None,
+        residual: torch.Tensor,
+        norm_weight: torch.Tensor,
+        eps: float,
+        head: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return score(delta, residual, norm_weight, eps, head, bias)
