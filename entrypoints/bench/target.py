@@ -1,0 +1,281 @@
+"""One server under measurement: its address, dialect and model, and the sending of one call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.entrypoints.bench.dataset import BenchCall
+from engine.entrypoints.bench.dialects import Answer, BadAnswerError, Dialect, dialect_named, first_model
+from engine.entrypoints.bench.options import ServeOptions
+from engine.entrypoints.bench.samples import Sample
+from engine.errors import ConfigError, StartupError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+KEY_VARIABLES = ("ENGINE_API_KEY", "OPENAI_API_KEY", "CO_API_KEY")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where calls go."""
+
+    dialect: Dialect
+    base_url: str
+    endpoint: str
+    model: str | None
+    headers: dict[str, str]
+    extra_body: dict[str, Any]
+    stream: bool
+    verify_tls: bool
+    timeout_s: float
+
+    @property
+    def url(self) -> str:
+        return self.base_url + self.endpoint
+
+
+def target_of(options: ServeOptions) -> Target:
+    """The server that the options name, checked as far as that goes without asking it."""
+    dialect = dialect_named(options.backend)
+    if options.stream and not dialect.streams:
+        raise ConfigError(f"--stream: the dialect {dialect.name} has no streamed answers; use --backend rerank.")
+    return Target(
+        dialect=dialect,
+        base_url=_checked_url(options.base_url or f"http://{options.host}:{options.port}"),
+        endpoint=_checked_endpoint(options.endpoint, dialect),
+        model=options.served_model_name or options.model,
+        headers={**_key_header(), **named_values("--header", options.header)},
+        extra_body=_json_object(options.extra_body),
+        stream=options.stream,
+        verify_tls=not options.insecure,
+        timeout_s=options.request_timeout_s,
+    )
+
+
+def named_values(flag: str, words: tuple[str, ...]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words]
+    wrong = [name for name, sign, _ in pairs if not sign or not name]
+    if wrong:
+        raise ConfigError(f"{flag} {wrong[0]!r}: write NAME=VALUE.")
+    return {name: value for name, _, value in pairs}
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigError(f"{url!r} is not an address of a server: write http://HOST:PORT.")
+    return url.rstrip("/")
+
+
+def _checked_endpoint(endpoint: str | None, dialect: Dialect) -> str:
+    path = endpoint or dialect.endpoint
+    if not path.startswith("/") or not path.rstrip("/").endswith(("rerank", "reranking", "invocations")):
+        raise ConfigError(f"--endpoint {path!r} must be the path of a rerank route, such as {dialect.endpoint}.")
+    return path
+
+
+def _key_header() -> dict[str, str]:
+    key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--extra-body is not a JSON object: {error}.") from None
+
+
+def new_session(target: Target) -> aiohttp.ClientSession:
+    """No limit on connections: the load is decided by the arrival times alone."""
+    try:
+        import aiohttp
+    except ModuleNotFoundError:
+        raise ConfigError("The bench needs aiohttp: pip install 'rerank-engine[bench]'.") from None
+    context: ssl.SSLContext | bool = True
+    if not target.verify_tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=60),
+        timeout=aiohttp.ClientTimeout(total=target.timeout_s),
+        headers=target.headers,
+    )
+
+
+async def find_model(session: aiohttp.ClientSession, target: Target) -> tuple[str, str | None]:
+    """(name for the calls, folder or hub id of its files), from the options or from the server."""
+    if target.dialect.models_path is not None:
+        async with session.get(target.base_url + target.dialect.models_path) as response:
+            payload = _decoded(await response.read()) if response.status == 200 else None
+        listed = first_model(payload)
+        if listed is not None:
+            return target.model or listed[0], listed[1]
+    if target.model is None:
+        asked = target.dialect.models_path or "nothing, as this dialect has no list of models"
+        raise ConfigError(f"Which model? The server was asked ({asked}) and named none: give --model NAME.")
+    return target.model, target.model
+
+
+async def await_model(session: aiohttp.ClientSession, target: Target, wait_s: float) -> tuple[str, str | None]:
+    """``find_model``, patient for ``wait_s`` with a server that does not answer yet."""
+    import aiohttp
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        try:
+            return await find_model(session, target)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if loop.time() >= deadline:
+                raise StartupError(
+                    f"No server answers at {target.base_url} ({error}). Start it first, or check --base-url, "
+                    "--host and --port; --ready-check-timeout-sec waits for a server that is still loading."
+                ) from None
+        await asyncio.sleep(min(0.5, max(0.05, deadline - loop.time())))
+
+
+class Sender:
+    """Sends calls to one target and times them with the clock that it is given."""
+
+    def __init__(self, session: aiohttp.ClientSession, target: Target, model: str, id_prefix: str) -> None:
+        self._session = session
+        self._target = target
+        self._model = model
+        self._id_prefix = id_prefix
+        self._headers = {"Content-Type": "application/json"}
+        if target.stream:
+            self._headers["Accept"] = "application/x-ndjson"
+
+    def encode(self, call: BenchCall) -> bytes:
+        body = self._target.dialect.build(call, self._model)
+        if self._target.stream:
+            body["stream"] = True
+        return msgspec.json.encode({**body, **self._target.extra_body})
+
+    async def send(self, index: int, call: BenchCall, planned_s: float, clock: Callable[[], float]) -> Sample:
+        """One call; whatever goes wrong is in the sample's ``error``."""
+        import aiohttp
+
+        body = self.encode(call)
+        status, first_score_s, error, answer = None, None, None, None
+        sent_s = clock()
+        try:
+            headers = {**self._headers, "X-Request-Id": f"{self._id_prefix}{index}"}
+            async with self._session.post(self._target.url, data=body, headers=headers) as response:
+                status = response.status
+                if status == 200 and self._target.stream:
+                    raw, first_score_s = await _last_line(response, clock)
+                else:
+                    raw = await response.read()
+                done_s = clock()
+            if status == 200:
+                answer = self._target.dialect.read(_decoded(raw), response.headers, len(call.documents))
+            else:
+                error = f"HTTP {status}: {error_text(raw)}"
+        except BadAnswerError as problem:
+            error = f"bad answer: {problem}"
+        except TimeoutError:
+            done_s, error = clock(), f"no answer within {self._target.timeout_s:g} s"
+        except (aiohttp.ClientError, OSError) as problem:
+            done_s, error = clock(), f"{type(problem).__name__}: {problem}"
+        return _sample(index, call, planned_s, sent_s, done_s, first_score_s, status, error, answer)
+
+
+def _sample(
+    index: int,
+    call: BenchCall,
+    planned_s: float,
+    sent_s: float,
+    done_s: float,
+    first_score_s: float | None,
+    status: int | None,
+    error: str | None,
+    answer: Answer | None,
+) -> Sample:
+    told = answer.num_tokens if answer is not None else None
+    return Sample(
+        index=index,
+        planned_s=planned_s,
+        sent_s=sent_s,
+        done_s=done_s,
+        num_documents=len(call.documents),
+        num_tokens=call.num_tokens if told is None else told,
+        tokens_counted_here=told is None,
+        first_score_s=first_score_s,
+        status=status,
+        error=error,
+    )
+
+
+async def _last_line(response: aiohttp.ClientResponse, clock: Callable[[], float]) -> tuple[bytes, float | None]:
+    """The final object of a stream of JSON lines, and when its first line was here."""
+    first_s, last = None, b""
+    buffer = b""
+    async for chunk in response.content.iter_any():
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                first_s = clock() if first_s is None else first_s
+                last = line
+    return (buffer if buffer.strip() else last), first_s
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadAnswerError(f"not JSON: {raw[:100]!r}") from None
+
+
+def error_text(raw: bytes) -> str:
+    """The message of an error answer in any of the usual shapes, shortened."""
+    try:
+        payload = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return raw.decode(errors="replace")[:200] or "no body"
+    for key in ("error", "message", "detail"):
+        found = payload.get(key) if isinstance(payload, dict) else None
+        if isinstance(found, dict) and "message" in found:
+            found = found["message"]
+        if isinstance(found, str):
+            return found[:200]
+    return str(payload)[:200]
+
+
+async def first_call(sender: Sender, target: Target, call: BenchCall, wait_s: float) -> None:
+    """One call before the run, repeated until ``wait_s`` is over; what is wrong is said in a sentence."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        sample = await sender.send(0, call, loop.time(), loop.time)
+        if sample.ok:
+            return
+        if loop.time() >= deadline or sample.status in (400, 401, 403, 404, 405, 413, 415, 422):
+            raise StartupError(_first_call_failed(target, sample, wait_s))
+        await asyncio.sleep(min(1.0, max(0.05, deadline - loop.time())))
+
+
+def _first_call_failed(target: Target, sample: Sample, wait_s: float) -> str:
+    what = f"The first call to {target.url} failed: {sample.error}."
+    waited = f" (waited {wait_s:g} s)" if wait_s else ""
+    if sample.status is None:
+        return f"{what} Is the server running there{waited}? See --base-url, --host, --port, --ready-check-timeout-sec."
+    if sample.status in (401, 403):
+        return f"{what} Put the key into {KEY_VARIABLES[0]} or give --header Authorization='Bearer KEY'."
+    if sample.status in (404, 405):
+        return f"{what} Check --endpoint, --model and --backend ({target.dialect.name})."
+    if sample.status == 503:
+        return f"{what} The server is not ready{waited}; --ready-check-timeout-sec waits for it."
+    return f"{what} Check that the server speaks the dialect {target.dialect.name} (--backend)."

@@ -1,0 +1,165 @@
+"""Command-line flags from the option table: a function whose signature is every setting of the given sections.
+
+Commands that load a model share their flags this way: ``flags(("model", "scheduler", "device"))`` decorates a function
+that takes the collected values as one dictionary.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter, Token
+
+from engine.entrypoints.options import IGNORED, OPTIONS, SECTIONS, Option, check_ignored
+
+GROUPS = {
+    "model": Group("Model", sort_key=1),
+    "scheduler": Group("Steps and memory between them", sort_key=2),
+    "device": Group("Device and processes", sort_key=3),
+    "server": Group("HTTP server", sort_key=4),
+}
+COMPATIBILITY = Group("Accepted from other engines, without effect", show=False, sort_key=9)
+SHORT = {
+    "tensor_parallel_size": ("-tp",),
+    "data_parallel_size": ("-dp",),
+    "optimization_level": ("-O",),
+}
+Command = Callable[..., int | None]
+
+
+def flags(sections: Sequence[str], *, compatibility: bool = True) -> Callable[[Command], Command]:
+    """Gives ``command(values, **own)`` the flags of these sections; ``values`` has what the user set, by field name."""
+    options = [option for option in OPTIONS.values() if option.section in sections]
+
+    def decorate(command: Command) -> Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        def run(*args: Any, **given: Any) -> int | None:
+            bound = signature.bind(*args, **given).arguments
+            ours = {name: bound[name] for name in (p.name for p in own) if name in bound}
+            values = {option.name: bound[option.name] for option in options if bound.get(option.name) is not None}
+            if compatibility:
+                _notices({name: bound[name] for name in IGNORED if bound.get(name) is not None})
+            return command(values, **ours)
+
+        parameters = [_model_parameter()] if "model" in sections else []
+        parameters += [_parameter(option) for option in options if option.name != "model"]
+        parameters += own
+        parameters += [_ignored_parameter(name) for name in IGNORED] if compatibility else []
+        parameters.append(_config_parameter())
+        signature = inspect.Signature(parameters)
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+        return run
+
+    return decorate
+
+
+def _spellings(name: str, aliases: Iterable[str] = ()) -> list[str]:
+    flags = [f"--{word.replace('_', '-')}" for word in (name, *aliases)]
+    return [*dict.fromkeys(flags), *SHORT.get(name, ())]
+
+
+def _model_parameter() -> inspect.Parameter:
+    option = OPTIONS["model"]
+    annotation = Annotated[
+        str | None,
+        Parameter(
+            name=_spellings("model", option.aliases), group=GROUPS["model"], help=_help(option), show_default=False
+        ),
+    ]
+    return inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """Values stay None unless given: defaults live in the dataclass, and are only shown here."""
+    settings: dict[str, Any] = {
+        "name": _spellings(option.name, option.aliases),
+        "group": GROUPS[option.section],
+        "help": _help(option),
+        "show_default": False,
+        "negative_iterable": (),
+    }
+    kind = option.type
+    if kind is bool:
+        annotation: Any = bool | None
+    elif typing.get_origin(kind) is dict:
+        annotation, settings["converter"], settings["n_tokens"] = dict[str, Any] | None, _json_object, 1
+        settings["accepts_keys"], settings["metavar"] = False, "JSON"
+    elif typing.get_origin(kind) is tuple:
+        # A key or two are repeated flags: `--api-key KEY MODEL` must not take the model for a second key.
+        annotation, settings["consume_multiple"] = tuple[str, ...] | None, option.name != "api_key"
+    elif option.name == "dtype":
+        annotation, settings["metavar"] = str | None, "DTYPE"  # "half" and "bf16" too: options.convert
+    elif int in (kind, *typing.get_args(kind)):
+        annotation, settings["metavar"] = str | None, "INT"  # "16k" and "auto" too: options.convert
+        settings["allow_leading_hyphen"] = True
+    else:
+        annotation = kind | None
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[annotation, Parameter(**settings)],
+    )
+
+
+def _ignored_parameter(name: str) -> inspect.Parameter:
+    ignored = IGNORED[name]
+    settings = Parameter(
+        name=_spellings(name), group=COMPATIBILITY, help=ignored.because, show=False, allow_leading_hyphen=True
+    )
+    annotation = Annotated[str | None if ignored.takes_value else bool | None, settings]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _config_parameter() -> inspect.Parameter:
+    annotation = Annotated[
+        Path | None, Parameter(name="--config", help="YAML file with the same names; flags and ENGINE_* win over it.")
+    ]
+    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _json_object(type_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
+    from engine.entrypoints.cli.arguments import parse_json
+
+    return parse_json(tokens[0].value, tokens[0].keyword or "")
+
+
+def _notices(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        notice = check_ignored(name, value, f"--{name.replace('_', '-')}")
+        if notice:
+            print(f"engine: {notice}", file=sys.stderr)
+
+
+def _help(option: Option) -> str:
+    text = field_docs(SECTIONS[option.section]).get(option.name, "")
+    default = option.default
+    if default not in (None, "", (), {}, False):
+        text += f" Default: {json.dumps(default) if isinstance(default, bool) else default}."
+    return text.strip().replace("``", "`")
+
+
+@cache
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """The strings below the fields of a dataclass: the one place where a setting is explained."""
+    assert is_dataclass(cls)
+    (definition,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(definition, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs

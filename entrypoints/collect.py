@@ -1,0 +1,99 @@
+"""The two ends of a trip through the core, shared by the server and the offline API: encoded pairs become one
+``EngineCoreRequest``, and its outputs become scores again, in whatever order the steps finish them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.activation import activate, logits_of, ranking
+from engine.errors import EngineError, NonFiniteScoreError, from_wire
+from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest
+from engine.model_spec import HeadSpec
+from engine.request import EncodedPair
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """One scored pair. ``score`` is what the caller asked to see: activated, or the logit itself."""
+
+    index: int
+    logit: float
+    score: float
+    truncated: bool
+
+
+def core_request(
+    call_id: str,
+    pairs: Sequence[EncodedPair],
+    *,
+    arrival_s: float,
+    priority: int = 0,
+    deadline_s: float | None = None,
+    adapter: str | None = None,
+    cache_scope: str = "",
+) -> EngineCoreRequest:
+    """All pairs of a call as one message of flat arrays."""
+    types = [pair.token_type_ids for pair in pairs if pair.token_type_ids is not None]
+    return EngineCoreRequest(
+        call_id=call_id,
+        token_ids=np.concatenate([pair.token_ids for pair in pairs]).astype(np.int32, copy=False),
+        pair_lens=np.fromiter((len(pair.token_ids) for pair in pairs), np.int32, len(pairs)),
+        arrival_s=arrival_s,
+        priority=priority,
+        token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,
+        query_lens=np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs)),
+        deadline_s=deadline_s,
+        adapter=adapter,
+        cache_scope=cache_scope,
+    )
+
+
+class PairCollector:
+    """Gathers the outputs of one call. Every pair ends as a score or as an error."""
+
+    def __init__(self, head: HeadSpec, pairs: Sequence[EncodedPair], *, raw_scores: bool = False) -> None:
+        self._head = head
+        self._raw_scores = raw_scores
+        self._truncated = [pair.truncated for pair in pairs]
+        self._scores: list[PairScore | None] = [None] * len(pairs)
+        self.errors: dict[int, EngineError] = {}
+        self.stats: CallStats | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.stats is not None
+
+    def add(self, output: EngineCoreOutput) -> list[PairScore]:
+        """The pairs that this output scored."""
+        self.stats = output.stats or self.stats
+        for index, error in output.errors.items():
+            self.errors[index] = from_wire(error.type, error.message, error.param)
+        if not output.indices:
+            return []
+        logits = logits_of(output.values, self._head)
+        scores = logits if self._raw_scores else activate(logits, self._head)
+        scored = []
+        for index, logit, score in zip(output.indices, logits.tolist(), scores.tolist(), strict=True):
+            if not np.isfinite(logit):
+                self.errors[index] = NonFiniteScoreError(f"The model produced {logit} for pair {index}.")
+                continue
+            pair = PairScore(index, logit, score, self._truncated[index])
+            self._scores[index] = pair
+            scored.append(pair)
+        return scored
+
+    def in_order(self) -> list[PairScore]:
+        return [pair for pair in self._scores if pair is not None]
+
+    def get(self, index: int) -> PairScore | None:
+        return self._scores[index]
+
+
+def ranked(pairs: Sequence[PairScore], *, top_n: int | None = None, min_score: float | None = None) -> list[PairScore]:
+    """Best first by the logit, ties by index, without those below ``min_score``, cut to ``top_n``."""
+    order = ranking(np.fromiter((pair.logit for pair in pairs), np.float32, len(pairs)))
+    kept = (pairs[i] for i in order.tolist())
+    return [pair for pair in kept if min_score is None or pair.score >= min_score][:top_n]

@@ -1,0 +1,82 @@
+"""Who may call. Deny by default: with keys set, everything needs one but the three health routes, whatever the spelling.
+
+The decision is made on the very path that the router matches, by equality with the open routes: a spelling that is not
+exactly one of them needs a key, and so does a path that exists nowhere. The Host header plays no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.routing import get_route_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.config import ServerConfig
+from engine.entrypoints.serve.errors import error_response
+from engine.errors import AuthenticationError, ConfigError
+
+OPEN_ROUTES = frozenset(("/live", "/ready", "/health"))
+
+
+def check_exposure(config: ServerConfig) -> None:
+    """An address that others can reach needs a key, or a flag that says it is meant."""
+    if any(not key.strip() for key in config.api_key):
+        raise ConfigError("--api-key must not be empty: an empty key would let everyone in.", param="api_key")
+    if config.api_key or config.insecure_no_auth or _is_loopback(config.host):
+        return
+    raise ConfigError(
+        f"--host {config.host} can be reached from other machines, and no key is set: everyone there could use this "
+        "server. Set --api-key KEY (or ENGINE_API_KEY), bind 127.0.0.1, or say --insecure-no-auth if that is meant.",
+        param="host",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Authentication:
+    """ASGI middleware: 401 without a known key. A known key's digest is left in ``scope["state"]`` as the caller."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or not self._digests:
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # there are no websockets here, and nothing else may pass
+        presented = _presented_key(Headers(scope=scope))
+        caller = self._known(presented) if presented else None
+        if caller is not None:
+            scope.setdefault("state", {})["caller"] = caller
+        elif get_route_path(scope) not in OPEN_ROUTES:
+            reason = "The API key is wrong." if presented else "An API key is needed: Authorization: Bearer KEY."
+            response = error_response(AuthenticationError(reason), scope["state"]["request_id"])
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _known(self, key: str) -> str | None:
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        # Every digest is compared, so that the time says nothing about which one was close.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return digest.hex()[:16] if any(matches) else None
+
+
+def _presented_key(headers: Headers) -> str | None:
+    """``Authorization: Bearer KEY``, the bare key there, or Pinecone's ``Api-Key``."""
+    value = headers.get("authorization") or headers.get("api-key") or headers.get("x-api-key")
+    if not value:
+        return None
+    scheme, _, rest = value.partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" and rest else value.strip()

@@ -1,0 +1,55 @@
+"""Errors as HTTP answers: one shape that the clients of all object dialects can read.
+
+``error`` is OpenAI's and vLLM's object; the top-level ``message`` is what the Cohere SDK reads, ``detail`` what Jina's
+clients read. Clients never see a traceback or a path of this machine: details go to the log, under the request id.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from engine.errors import EngineError
+
+RERANK_ROUTES = ("/v1/rerank", "/rerank", "/v2/rerank", "/v1/score", "/score")
+
+
+def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
+    message = str(error)
+    return {
+        "error": {
+            "message": message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code or error.status,
+            "request_id": request_id,
+        },
+        "message": message,
+        "detail": message,
+    }
+
+
+def error_headers(error: EngineError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+def error_response(error: EngineError, request_id: str, content: Any = None, status: int | None = None) -> Response:
+    """``content``: the error in the shape of a dialect; by default the shared one."""
+    body = error_object(error, request_id) if content is None else content
+    return json_response(body, status or error.status, error_headers(error))
+
+
+def not_found_message(path: str) -> str:
+    return f"There is no route {path}. Rerank and score here: POST {', '.join(RERANK_ROUTES)}; all routes: GET /docs."

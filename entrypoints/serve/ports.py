@@ -1,0 +1,63 @@
+"""The listening socket, taken before anything heavy is loaded, and who has it if it is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+from engine.errors import ConfigError, StartupError
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket; port 0 lets the system choose."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror}.", param="host") from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if isinstance(error, PermissionError):
+            raise ConfigError(f"Port {port} needs more rights than this user has.", param="port") from error
+        holder = port_holder(port)
+        whose = f" by process {holder[0]} ({holder[1]})" if holder else ""
+        raise StartupError(
+            f"Cannot listen on {host}:{port}: {error.strerror}{whose}. Stop it, or choose another --port.", param="port"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def port_holder(port: int) -> tuple[int, str] | None:
+    """Process id and name behind a listening port, as far as this user may see (Linux)."""
+    inodes = _listening_inodes(port)
+    if not inodes:
+        return None
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(descriptor) in inodes:
+                        return int(process.name), (process / "comm").read_text().strip()
+    return None
+
+
+def _listening_inodes(port: int) -> set[str]:
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for row in Path(table).read_text().splitlines()[1:]:
+                columns = row.split()
+                if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{columns[9]}]")
+    return inodes

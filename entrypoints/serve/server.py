@@ -1,0 +1,148 @@
+"""``engine serve``: the life of the API process.
+
+The port is taken first, so that a wrong one costs no loading time. HTTP answers /live and /ready from the start, while
+the model loads behind it. The first SIGTERM or SIGINT drains: not ready at once, what was accepted is finished until
+the deadline, exit 0. A second one stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from engine.async_client import AsyncMPClient
+from engine.config import EngineConfig, ServerConfig
+from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.auth import check_exposure
+from engine.entrypoints.serve.dialects.detect import by_name
+from engine.entrypoints.serve.metrics import ServerMetrics
+from engine.entrypoints.serve.ports import listen
+from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.errors import ConfigError, RequestError, StartupError
+from engine.inputs import InputProcessor
+from engine.model_resolver import resolve_model
+
+logger = logging.getLogger(__name__)
+KEEP_ALIVE_S = 75
+HARD_STOP_S = 2.0
+"""Added to the drain deadline for answers that are still being written."""
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its signal handlers: stopping is decided here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
+    """Serve until a signal; returns the exit code. Raises ``StartupError``."""
+    check_exposure(server_config)
+    if server_config.dialect:
+        try:
+            by_name(server_config.dialect)
+        except RequestError as error:
+            raise ConfigError(f"--dialect: {error}", param="dialect") from error
+    listener = listen(server_config.host, server_config.port)
+    try:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            return runner.run(_Server(engine_config, server_config, listener).run())
+    finally:
+        listener.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+class _Server:
+    def __init__(self, engine_config: EngineConfig, server_config: ServerConfig, listener: socket.socket) -> None:
+        self._engine_config = engine_config
+        self._config = server_config
+        self._listener = listener
+        self._service = RerankService(server_config, ServerMetrics())
+        self._num_signals = 0
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        self._http = http = self._make_http()
+        serving = asyncio.create_task(http.serve(sockets=[self._listener]))
+        loading = asyncio.create_task(self._load())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait((serving, loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if loading in done:
+                loading.result()  # raises what stopped the start
+                done, _ = await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if stopping not in done:
+                serving.result()
+                raise StartupError("The HTTP server ended by itself.")
+            await self._service.drain()
+            return 0
+        finally:
+            loading.cancel()
+            stopping.cancel()
+            await asyncio.wait((loading,))
+            http.should_exit = True
+            await self._service.stop()
+            await serving
+
+    def _make_http(self) -> _Http:
+        config = uvicorn.Config(
+            create_app(self._service),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(self._config.shutdown_timeout_s + HARD_STOP_S),
+            root_path=self._config.root_path,
+            proxy_headers=False,
+        )
+        return _Http(config)
+
+    async def _load(self) -> None:
+        host, port = self._listener.getsockname()[:2]
+        logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
+        spec = await asyncio.to_thread(resolve_model, self._engine_config.model)
+        logger.info("%s", spec.decision)
+        processor = await asyncio.to_thread(InputProcessor, spec, self._engine_config.model)
+        client = await AsyncMPClient.start(self._engine_config, spec, processor.stem)
+        self._service.attach(LoadedEngine(spec, processor, client, self._engine_config.model.served_model_name))
+        info = client.info
+        logger.info(
+            "ready on http://%s:%d: %s on %s in %s, loaded in %.1f s",
+            host,
+            port,
+            spec.name,
+            info.device,
+            info.dtype,
+            info.load_s,
+        )
+
+    def _on_signal(self) -> None:
+        self._num_signals += 1
+        if self._num_signals == 1:
+            logger.info("stopping: finishing what was accepted, at most %.0f s", self._config.shutdown_timeout_s)
+            self._service.state = "draining"
+            self._stop.set()
+        else:
+            logger.warning("second signal: stopping at once")
+            self._service.stop_now()
+            self._http.force_exit = True

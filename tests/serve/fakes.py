@@ -1,0 +1,138 @@
+"""A core and a tokenizer without a model: a pair's logit is a hash of its token ids, so every score can be foretold."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, Sequence
+
+import numpy as np
+
+from engine.errors import EngineDeadError, InvalidRequestError
+from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.model_spec import HeadSpec, ModelSpec
+from engine.request import EncodedPair, PairOptions
+from engine.step import WorkerInfo
+
+SPEC = ModelSpec(
+    name="org/fake-reranker",
+    path="",
+    tokenizer_path="",
+    model_type="qwen3",
+    architecture="Qwen3ForSequenceClassification",
+    head=HeadSpec(kind="classifier"),
+    causal=True,
+    max_model_len=4096,
+    vocab_size=60_000,
+)
+INFO = WorkerInfo(
+    device="cpu",
+    dtype="float32",
+    kv_capacity=0,
+    kv_bytes_per_token=0,
+    max_num_batched_tokens=1024,
+    num_outputs=1,
+    weight_bytes=0,
+    load_s=0.0,
+)
+
+
+def token_of(word: str) -> int:
+    return zlib.crc32(word.encode()) % SPEC.vocab_size
+
+
+def expected_logit(query: str, document: str, instruction: str = "") -> float:
+    return float(logit_of(np.array(_ids(instruction, query, document), np.int32)))
+
+
+def expected_score(query: str, document: str, instruction: str = "") -> float:
+    return float(1 / (1 + np.exp(-np.float64(expected_logit(query, document, instruction)))))
+
+
+def logit_of(ids: np.ndarray) -> np.float32:
+    return np.float32(zlib.crc32(ids.tobytes()) % 20_001 / 1000 - 10)
+
+
+def _ids(*texts: str) -> list[int]:
+    return [1, *(token for text in texts for token in (*map(token_of, text.split()), 2))]
+
+
+class FakeProcessor:
+    """Words are tokens. A document longer than ``max_tokens_per_doc`` words is cut."""
+
+    def __init__(self) -> None:
+        self.num_encoded = 0
+        self.stem = np.array([1], np.int32)
+
+    def encode(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        options: PairOptions,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[EncodedPair]:
+        self.num_encoded += len(documents)
+        return [
+            self._pair(queries[i if len(queries) > 1 else 0], document, options, i)
+            for i, document in enumerate(documents)
+        ]
+
+    def _pair(self, query: str, document: str, options: PairOptions, index: int) -> EncodedPair:
+        limit = options.max_tokens_per_doc or SPEC.max_model_len
+        words = document.split()
+        if len(words) > limit and not options.truncate:
+            raise InvalidRequestError(f"documents[{index}] is too long", param=f"documents[{index}]")
+        ids = _ids(options.instruction or "", query, " ".join(words[:limit]))
+        return EncodedPair(np.array(ids, np.int32), query_len=2, truncated_document=len(words) > limit)
+
+    def tokenize(self, text: str) -> list[int]:
+        return [token_of(word) for word in text.split()]
+
+    def detokenize(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+class FakeCore:
+    """Answers ``pairs_per_step`` pairs after ``step_s``, last pair first, so that order cannot be right by accident."""
+
+    def __init__(self, *, pairs_per_step: int = 4, step_s: float = 0.0) -> None:
+        self.info = INFO
+        self.healthy = True
+        self.stats = SchedulerStats()
+        self.requests: list[EngineCoreRequest] = []
+        self.aborted: list[str] = []
+        self.nan_pairs: set[int] = set()
+        self.failing: dict[int, WireError] = {}
+        self.dead = False
+        self._pairs_per_step = pairs_per_step
+        self._step_s = step_s
+
+    async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
+        self.requests.append(request)
+        order = list(range(request.num_pairs))[::-1]
+        ends = np.cumsum(request.pair_lens)
+        finished = False
+        try:
+            for start in range(0, len(order), self._pairs_per_step):
+                await asyncio.sleep(self._step_s)
+                if self.dead:
+                    raise EngineDeadError("the engine died")
+                step = order[start : start + self._pairs_per_step]
+                good = [i for i in step if i not in self.failing]
+                values = np.array(
+                    [[np.nan if i in self.nan_pairs else self._logit(request, ends, i)] for i in good], np.float32
+                ).reshape(len(good), 1)
+                finished = start + self._pairs_per_step >= len(order)
+                stats = CallStats(int(ends[-1]), int(ends[-1]) // 2, 0.001, 0.002, 3) if finished else None
+                errors = {i: self.failing[i] for i in step if i in self.failing}
+                yield EngineCoreOutput(request.call_id, good, values, errors, stats)
+        finally:
+            if not finished:
+                self.aborted.append(request.call_id)
+
+    @staticmethod
+    def _logit(request: EngineCoreRequest, ends: np.ndarray, i: int) -> np.float32:
+        return logit_of(request.token_ids[ends[i] - request.pair_lens[i] : ends[i]])
+
+    async def shutdown(self, timeout_s: float) -> None:
+        self.dead = True
