@@ -6,6 +6,7 @@ travels as a pair (delta, residual), see ``kernels/ops.py``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,7 @@ class Rotary:
     sin: torch.Tensor
 
 
-class _Layer:
+class _Layer(ABC):
     """What a whole layer and the last one have in common: norms, output projection, MLP."""
 
     def __init__(self, params: Parameters, shape: DecoderShape, index: int) -> None:
@@ -78,8 +79,8 @@ class _Layer:
         )
         self.down_proj = params.linear([(f"{mlp}.down_proj", shape.hidden)], shape.intermediate, bias=shape.mlp_bias)
 
-    def make_qkv(self, params: Parameters, attention: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def make_qkv(self, params: Parameters, attention: str) -> None: ...
 
     def rotate(
         self, qkv: torch.Tensor, num_heads: int, num_kv_heads: int, rotary: Rotary, positions: torch.Tensor
