@@ -8,10 +8,11 @@ are not passed on twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 import numpy as np
@@ -22,6 +23,7 @@ from engine.errors import EngineDeadError, EngineError, ShuttingDownError, Start
 from engine.messages import CoreHealth, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
+from engine.transport import ChannelClosedError
 
 logger = logging.getLogger(__name__)
 MAX_CORE_RESTARTS = 3
@@ -123,8 +125,7 @@ class AsyncMPClient:
         self.idle.clear()
         finished = False
         try:
-            if self.alive:
-                self._client.submit(request)
+            self._send(lambda client: client.submit(request))
             while not finished:
                 output = await call.queue.get()
                 if isinstance(output, EngineError):
@@ -134,10 +135,16 @@ class AsyncMPClient:
                 yield output
         finally:
             del self._calls[request.call_id]
-            if not finished and self.alive:
-                self._client.abort(request.call_id)
+            if not finished:
+                self._send(lambda client: client.abort(request.call_id))
             if not self._calls:
                 self.idle.set()
+
+    def _send(self, send: Callable[[MPClient], None]) -> None:
+        """A core that is gone, or not yet back, gets its open calls when it is restarted."""
+        if self.alive:
+            with contextlib.suppress(ChannelClosedError):
+                send(self._client)
 
     def _on_core_lost(self, client: MPClient, error: EngineDeadError) -> None:
         if client is not self._client or self._closing:
@@ -171,7 +178,8 @@ class AsyncMPClient:
         if client is None:
             return
         if client.child.alive:
-            client.request_shutdown()
+            with contextlib.suppress(ChannelClosedError):
+                client.request_shutdown()
         await asyncio.to_thread(client.child.stop, CLOSE_TIMEOUT_S)
         if hasattr(self, "_receiver"):
             await asyncio.to_thread(self._receiver.join, CLOSE_TIMEOUT_S)

@@ -6,6 +6,7 @@ thread. The asyncio client of the server stands in ``async_client.py``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Protocol
 
@@ -151,7 +152,8 @@ class MPClient:
     def close(self) -> None:
         """Let the core finish its step, then end it, and with it its workers."""
         if self.child.alive:
-            self.request_shutdown()
+            with contextlib.suppress(ChannelClosedError):
+                self.request_shutdown()
         self.child.stop(CLOSE_TIMEOUT_S)
         self.child.release()
         self.channel.close()

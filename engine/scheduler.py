@@ -28,9 +28,8 @@ import numpy as np
 from engine.call import Call
 from engine.config import SchedulerConfig
 from engine.errors import ConfigError, DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
-from engine.kv_slots import SlotPool
+from engine.kv_memory import KVMemory
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
-from engine.prefix_store import PrefixStore
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 from engine.step_plan import StepPlan
 from engine.suspects import Suspects
@@ -57,16 +56,12 @@ class Scheduler:
         self._clock = clock
         self._token_budget = config.max_num_batched_tokens or info.max_num_batched_tokens
         self._max_segments = config.max_num_seqs
-        self._pool = SlotPool(info.kv_capacity if causal else 0)
-        stem_len = 0 if stem is None else len(stem)
-        keeps_stem = causal and config.prefix_cache != "off" and 0 < stem_len <= self._token_budget // 2
-        query_budget = self._query_budget(stem_len, max_model_len) if causal else 0
-        self._store = PrefixStore(self._pool, stem if keeps_stem else None, query_budget)
+        self._memory = KVMemory(config, info.kv_capacity if causal else 0, stem, self._token_budget, max_model_len)
         self._builder = TreeBuilder(
             max_segment_tokens=min(config.max_segment_tokens or self._token_budget, self._token_budget),
             min_shared_tokens=config.min_shared_tokens,
             share=causal,
-            cut_at_query=self._store.keeps_queries,
+            cut_at_query=self._memory.store.keeps_queries,
         )
         self._check_limits(causal, max_model_len)
         self._calls: dict[str, Call] = {}
@@ -78,13 +73,6 @@ class Scheduler:
         self._stats = SchedulerStats()
         self._fill_sum = 0.0
 
-    def _query_budget(self, stem_len: int, max_model_len: int) -> int:
-        if self._config.prefix_cache != "query":
-            return 0
-        spare = max(0, self._pool.capacity - stem_len - max_model_len)
-        wanted = self._config.prefix_store_tokens
-        return min(spare, self._pool.capacity // 4 if wanted is None else wanted)
-
     def _check_limits(self, causal: bool, max_model_len: int) -> None:
         """Whatever is accepted later must fit: a step for encoders, the pool for chunked documents."""
         if not causal and max_model_len > self._token_budget:
@@ -92,11 +80,10 @@ class Scheduler:
                 f"this model reads a pair in one piece, so --max-num-batched-tokens ({self._token_budget}) must be at "
                 f"least --max-model-len ({max_model_len})"
             )
-        spare = self._pool.capacity - self._pool.committed
-        if causal and max_model_len > spare:
+        if causal and max_model_len > self._memory.free_tokens:
             raise ConfigError(
-                f"the key/value pool has {spare} free tokens, less than the longest pair ({max_model_len}): raise "
-                f"--kv-cache-tokens or lower --max-model-len"
+                f"the key/value pool has {self._memory.free_tokens} free tokens, less than the longest pair "
+                f"({max_model_len}): raise --kv-cache-tokens or lower --max-model-len"
             )
 
     # -- calls come and go ---------------------------------------------------------------------------------------
@@ -114,25 +101,13 @@ class Scheduler:
         lens = request.query_lens
         roots = self._builder.build(
             call.pairs,
-            stem=self._store.stem if request.adapter is None else None,
+            stem=self._memory.stem if request.adapter is None else None,
             token_types=call.token_types,
             query_lens=None if lens is None else lens.tolist(),
             members=call.unanswered(),
         )
-        if self._store.keeps_queries:
-            roots = [node for root in roots for node in self._graft(root, _scope(request))]
-        call.plant(roots)
+        call.plant(self._memory.graft(roots, call))
         self._push(call)
-
-    def _graft(self, root: Segment, scope: str) -> list[Segment]:
-        """Replace a query segment by its kept twin; then its children are the roots."""
-        kept = self._store.lookup(root, scope) if root.is_query_end and root.children else None
-        if kept is None:
-            return [root]
-        kept.num_unfinished_children += len(root.children)
-        for child in root.children:
-            child.parent = kept
-        return root.children
 
     def _push(self, call: Call) -> None:
         config, request = self._config, call.request
@@ -188,10 +163,10 @@ class Scheduler:
                 self._push(call)
         if not plan.segments:
             return None
-        self._keep_open_parents(plan)
+        self._memory.keep(plan)
         self._in_flight[plan.step_id] = plan
         self._count_step(plan)
-        return plan.to_output(self._pool.capacity)
+        return plan.to_output(self._memory.capacity)
 
     def _take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
         """Move segments from the call's frontier into the plan; returns whether commitments may still be made.
@@ -202,21 +177,21 @@ class Scheduler:
         before = plan.num_tokens
         while call.frontier and not plan.full and len(skipped) < LOOK_PAST:
             segment = call.frontier.pop()
-            needed = [segment] if self._stem_ready(segment, plan) else [self._stem_of(segment), segment]
-            if not plan.fits(*needed) or self._suspects.crowded(call, segment, plan):
+            if segment.parent is not None and segment.parent is self._memory.stem:
+                self._take_stem(call, plan)
+            if not plan.fits(segment) or not _context_ready(segment) or self._suspects.crowded(call, segment, plan):
                 skipped.append(segment)
                 continue
-            if segment.children and not self._commit(segment, memory_free):
+            if segment.children and not self._memory.commit(segment, memory_free):
                 memory_free = False
                 skipped.append(segment)
                 continue
             plan.adapter = call.request.adapter
-            for part in needed:
-                part.state = SegmentState.SCHEDULED
-                plan.add(part, None if part.pinned else call)
+            segment.state = SegmentState.SCHEDULED
+            plan.add(segment, call)
             call.num_in_flight += 1
             call.remaining_tokens -= len(segment)
-            call.computed_tokens += sum(len(part) for part in needed)
+            call.computed_tokens += len(segment)
             call.frontier.extend(reversed(segment.children))
         call.frontier.extend(reversed(skipped))
         if plan.num_tokens > before:
@@ -224,38 +199,13 @@ class Scheduler:
             call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
         return memory_free
 
-    def _stem_of(self, segment: Segment) -> Segment:
-        assert segment.parent is not None
-        return segment.parent
-
-    def _stem_ready(self, segment: Segment, plan: StepPlan) -> bool:
-        """False only for a segment on the stem while the stem has never been in a step."""
-        parent = segment.parent
-        return parent is None or not parent.pinned or parent.state is not SegmentState.WAITING or parent in plan
-
-    def _commit(self, segment: Segment, memory_free: bool) -> bool:
-        """Reserve the slots that the segment and its longest path below can need.
-
-        One child at a time lives in its parent's own commitment; further ones, and roots, take new slots.
-        """
-        parent = segment.parent
-        if parent is not None and not parent.pinned and not parent.slack_used:
-            parent.slack_used = True
-            return True
-        if not memory_free or not self._pool.commit(segment.path_tokens):
-            return False
-        segment.reserved = segment.path_tokens
-        return True
-
-    def _keep_open_parents(self, plan: StepPlan) -> None:
-        """Slots for segments some of whose children are not in this step, and for their context; and for queries that
-        the prefix store will be offered."""
-        for segment in plan.segments:
-            if segment.is_query_end or not all(child in plan for child in segment.children):
-                node: Segment | None = segment
-                while node is not None and node in plan and not node.slots:
-                    node.slots = self._pool.allocate(len(node))
-                    node = node.parent
+    def _take_stem(self, call: Call, plan: StepPlan) -> None:
+        """The first step that needs the stem computes it, for everybody."""
+        stem = self._memory.stem
+        if stem is not None and stem.state is SegmentState.WAITING and plan.fits(stem):
+            stem.state = SegmentState.SCHEDULED
+            plan.add(stem, None)
+            call.computed_tokens += len(stem)
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -290,33 +240,7 @@ class Scheduler:
                 call.num_in_flight -= 1
         for segment, call in zip(plan.segments, plan.calls, strict=True):
             if call is not None and not segment.children:
-                self._finish(segment, call)
-
-    def _finish(self, leaf: Segment, call: Call) -> None:
-        """A leaf is done; so is every ancestor that has no other unfinished child."""
-        segment: Segment | None = leaf
-        while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
-            parent = segment.parent
-            self._release(segment, call)
-            self._leave(parent)
-            if parent is not None and segment.children and not segment.reserved:
-                parent.slack_used = False
-            segment = parent
-
-    def _leave(self, parent: Segment | None) -> None:
-        """One child of ``parent`` needs it no more. The stem does not count: it is never released."""
-        if parent is not None and parent is not self._store.stem:
-            parent.num_unfinished_children -= 1
-
-    def _release(self, segment: Segment, call: Call) -> None:
-        segment.state = SegmentState.FINISHED
-        if segment.reserved:
-            self._pool.uncommit(segment.reserved)
-        if segment.slots and not (
-            segment.is_query_end and not call.aborted and self._store.offer(segment, _scope(call.request))
-        ):
-            self._pool.release(segment.slots)
-            segment.slots = []
+                self._memory.finish(segment, call)
 
     def _answer(
         self, call: Call, indices: list[int], values: list[np.ndarray], errors: dict[int, WireError]
@@ -337,12 +261,7 @@ class Scheduler:
         if call.num_in_flight or not (call.finished or call.aborted) or call.call_id not in self._calls:
             return
         del self._calls[call.call_id]
-        for root in call.roots:
-            for segment in root.descend():
-                if segment.state in (SegmentState.SCHEDULED, SegmentState.COMPUTED) and not segment.pinned:
-                    self._release(segment, call)
-            if root.state is not SegmentState.FINISHED:
-                self._leave(root.parent)
+        self._memory.retire(call)
 
     # -- failures -------------------------------------------------------------------------------------------------
 
@@ -350,8 +269,7 @@ class Scheduler:
         """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up."""
         plans = list(self._in_flight.values())
         self._in_flight.clear()
-        self._pool.clear()
-        self._store.reset()
+        self._memory.reset()
         outputs = []
         if plans:
             # Steps run in order, so the first one lost is the one that failed.
@@ -388,7 +306,7 @@ class Scheduler:
         return len(self._in_flight)
 
     def drop_queries(self) -> None:
-        self._store.drop_queries()
+        self._memory.store.drop_queries()
 
     def _count_step(self, plan: StepPlan) -> None:
         stats = self._stats
@@ -402,15 +320,16 @@ class Scheduler:
         stats.num_waiting_pairs = sum(len(call.pairs) - len(call.answered) for call in self._calls.values())
         stats.num_waiting_tokens = sum(call.remaining_tokens for call in self._calls.values())
         stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0
-        stats.prefix_hits, stats.prefix_lookups = self._store.hits, self._store.lookups
-        stats.prefix_store_tokens = self._store.num_tokens
-        stats.kv_used_tokens = self._pool.used
+        store = self._memory.store
+        stats.prefix_hits, stats.prefix_lookups = store.hits, store.lookups
+        stats.prefix_store_tokens = store.num_tokens
+        stats.kv_used_tokens = self._memory.used_tokens
         return stats
 
 
-def _scope(request: EngineCoreRequest) -> str:
-    """Adapters change keys and values, so they never share a prefix."""
-    return f"{request.adapter or ''}\0{request.cache_scope}"
+def _context_ready(segment: Segment) -> bool:
+    parent = segment.parent
+    return parent is None or parent.state is not SegmentState.WAITING
 
 
 def _wire(error: EngineError) -> WireError:

@@ -18,6 +18,7 @@ import zmq
 from engine import messages
 
 Incoming = TypeVar("Incoming")
+SEND_TIMEOUT_MS = 1000
 
 
 class ChannelClosedError(Exception):
@@ -53,6 +54,8 @@ class Channel(Generic[Incoming]):
     def _open(self, kind: int, name: str, bind: bool) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 1000)
+        # Only a peer that is not there (yet, or any more) makes a send wait: queues are unbounded.
+        socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         address = f"ipc://{self._folder}/{name}"
@@ -64,7 +67,7 @@ class Channel(Generic[Incoming]):
 
     def send(self, message: Any) -> None:
         try:
-            self._out.send(self._encoder.encode(message), zmq.NOBLOCK, copy=False)
+            self._out.send(self._encoder.encode(message), copy=False)
         except zmq.ZMQError as error:
             raise ChannelClosedError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -56,7 +57,8 @@ class MultiprocExecutor:
         future: Future[ModelRunnerOutput] = Future()
         with self._lock:
             self._pending.append((plan.step_id, future))
-        self._channel.send(StepRequest(plan))
+        with contextlib.suppress(ChannelClosedError):  # the receiver notices, and fails what is pending
+            self._channel.send(StepRequest(plan))
         if not self._receiver.is_alive():
             self._fail_pending(self._lost())
         return future
@@ -121,5 +123,6 @@ class MultiprocExecutor:
 
     def close(self) -> None:
         if self._child.alive:
-            self._channel.send(ShutdownRequest())
+            with contextlib.suppress(ChannelClosedError):
+                self._channel.send(ShutdownRequest())
         self._stop_child()

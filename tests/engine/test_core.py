@@ -1,0 +1,106 @@
+"""Schedule, execute, update: the pipeline stays full, and what breaks is replayed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.config import EngineConfig, SchedulerConfig
+from engine.core import EngineCore
+from engine.messages import EngineCoreOutput, EngineCoreRequest
+from engine.model_spec import HeadSpec, ModelSpec
+from tests.support.fake_worker import FakeExecutor, fake_info, fake_logit
+
+SPEC = ModelSpec(
+    name="fake",
+    path="",
+    tokenizer_path="",
+    model_type="qwen3",
+    architecture="Qwen3ForSequenceClassification",
+    head=HeadSpec(kind="from_2_way_softmax"),
+    causal=True,
+    max_model_len=100,
+    vocab_size=1000,
+)
+CONFIG = EngineConfig(scheduler=SchedulerConfig(min_shared_tokens=2))
+NO_STEM = np.zeros(0, np.int32)
+
+
+def call(call_id: str, pairs: list[list[int]]) -> EngineCoreRequest:
+    flat = np.array([token for pair in pairs for token in pair], np.int32)
+    return EngineCoreRequest(call_id, flat, np.array([len(pair) for pair in pairs], np.int32), arrival_s=0.0)
+
+
+def collect(core: EngineCore) -> list[EngineCoreOutput]:
+    outputs: list[EngineCoreOutput] = []
+    while core.has_work:
+        core.wait(1.0)
+        outputs += core.poll().outputs
+    return outputs
+
+
+def scores(outputs: list[EngineCoreOutput]) -> dict[int, float]:
+    return {
+        i: round(float(v[0]), 3) for output in outputs for i, v in zip(output.indices, output.values, strict=True)
+    }
+
+
+def test_the_next_step_is_planned_while_one_runs() -> None:
+    executor = FakeExecutor(fake_info(budget=16), hold=True)
+    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core.add(call("c", [[i, i + 1, *range(10)] for i in range(6)]))
+    core.poll()
+    assert len(executor.queue) == 2, "one runs, one waits behind it"
+    executor.release()
+    executor.hold = False
+    assert scores(collect(core)) == {i: round(fake_logit([i, i + 1, *range(10)]), 3) for i in range(6)}
+
+
+def test_a_chunk_of_a_long_document_is_queued_before_the_last_one_came_back() -> None:
+    executor = FakeExecutor(fake_info(kv_capacity=256, budget=16), hold=True)
+    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core.add(call("c", [list(range(60))]))
+    core.poll()
+    assert [plan.num_tokens for plan, _ in executor.queue] == [16, 16]
+    executor.release()
+    executor.hold = False
+    assert scores(collect(core)) == {0: round(fake_logit(list(range(60))), 3)}
+
+
+def test_a_lost_worker_costs_a_replay_and_no_answer() -> None:
+    executor = FakeExecutor(fake_info(budget=64), poison=666)
+    health: list[bool] = []
+    core = EngineCore(CONFIG, SPEC, NO_STEM, executor, on_health=lambda ready, reason: health.append(ready))
+    pairs = [[*range(20), i] for i in range(5)] + [[*range(20), 666, 1]]
+    core.add(call("c", pairs))
+    outputs = collect(core)
+    assert scores(outputs) == {i: round(fake_logit(pair), 3) for i, pair in enumerate(pairs[:5])}
+    assert [list(output.errors) for output in outputs if output.errors] == [[5]]
+    assert executor.num_recoveries == health.count(False) == health.count(True) >= 2
+    assert core.stats().replayed_pairs >= 6
+
+
+def test_an_aborted_call_answers_nothing_and_leaves_the_rest_alone() -> None:
+    executor = FakeExecutor(fake_info(budget=16), hold=True)
+    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core.add(call("gone", [[i, *range(10)] for i in range(6)]))
+    core.poll()
+    core.add(call("stays", [[5, 5, 5]]))
+    core.abort("gone")
+    executor.release()
+    executor.hold = False
+    outputs = collect(core)
+    assert {output.call_id for output in outputs} == {"stays"}
+    assert sum(plan.num_tokens for plan in executor.runner.plans) <= 32 + 3, "nothing was computed after the abort"
+
+
+@pytest.mark.parametrize("num_pairs", [1, 300])
+def test_answers_carry_the_totals_of_their_call(num_pairs: int) -> None:
+    core = EngineCore(CONFIG, SPEC, NO_STEM, FakeExecutor(fake_info(kv_capacity=512, budget=64)))
+    core.add(call("c", [[*range(20), i, i] for i in range(num_pairs)]))
+    outputs = collect(core)
+    stats = outputs[-1].stats
+    assert stats is not None
+    assert [output.stats for output in outputs[:-1]] == [None] * (len(outputs) - 1)
+    assert stats.logical_tokens == 22 * num_pairs
+    assert stats.computed_tokens == 22 if num_pairs == 1 else stats.computed_tokens == 20 + 2 * num_pairs
