@@ -1,0 +1,313 @@
+"""Texts to validated token ids: the door. After it no input can be illegal.
+
+A text is checked (a string, no lone surrogates, no blank query), freed of a prompt that its sender already put around
+it, cut where the caller limits it, tokenised with special tokens switched off, and cut again where the whole pair is
+too long: first the document, then the query, never the template. Errors name the field. One ``InputProcessor`` serves
+any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.checkpoint_files import load_tokenizer
+from engine.config import ModelConfig
+from engine.errors import ConfigError, InvalidRequestError
+from engine.model_spec import ModelSpec
+from engine.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, common_prefix
+from engine.preformatted import Preformatted
+from engine.prompt import QWEN3_RERANKER, Template, load_template
+from engine.prompt_encoder import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain
+from engine.request import EncodedPair, PairOptions
+from engine.truncation import Role, cut_texts, fit, may_exceed
+
+_DEFAULTS = PairOptions()
+_LEAST_ROOM = 8
+"""Tokens that must be left for query and document beside the template."""
+
+
+class InputProcessor:
+    """Builds the prompts of one model."""
+
+    def __init__(self, spec: ModelSpec, config: ModelConfig) -> None:
+        # Stated, because the library otherwise switches its threads off, with a warning, when a process is forked.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        self.max_model_len = spec.max_model_len
+        self._vocab_size = spec.vocab_size
+        self._tokenizer = load_tokenizer(Path(spec.tokenizer_path))
+        self._preformatted: Preformatted | None = None
+        self._compiled: dict[Template, CompiledPrompt] = {}
+        self._prompt: CompiledPrompt | None = None
+        if spec.template is not None or (spec.causal and not spec.use_sep_token):
+            self._compile_prompts(spec)
+        make_plain(self._tokenizer, list(self._compiled.values()))
+        guard = SpecialIdGuard(self._tokenizer)
+        self._templates = TemplatePairs(self._tokenizer, guard)
+        self._pairs = TokenizerPairs(
+            self._tokenizer, guard, type_ids=int(spec.config.get("type_vocab_size") or 0) > 1, causal=spec.causal
+        )
+        self.default_instruction = self._default_instruction(config)
+        self._check_room()
+        self.stem = self._find_stem() if spec.causal else EMPTY
+        """(n,) int32: the leading ids of every prompt with the default instruction."""
+
+    def _check_room(self) -> None:
+        num_fixed = self._prompt.num_fixed if self._prompt is not None else 0
+        if num_fixed + _LEAST_ROOM > self.max_model_len:
+            raise ConfigError(
+                f"--max-model-len {self.max_model_len} leaves no room: the template alone has {num_fixed} tokens, and "
+                f"query and document need at least {_LEAST_ROOM}.",
+                param="max_model_len",
+            )
+
+    def _compile_prompts(self, spec: ModelSpec) -> None:
+        template = load_template(spec.template, official=_official(spec))
+        known = [template]
+        if all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
+            self._preformatted = Preformatted(QWEN3_RERANKER)
+            known += self._preformatted.templates
+        self._compiled = {known: compile_prompt(known, self._tokenizer) for known in dict.fromkeys(known)}
+        self._prompt = self._compiled[template]
+
+    def _default_instruction(self, config: ModelConfig) -> str:
+        if config.instruction and not self._takes_instruction:
+            raise ConfigError("This model's prompt has no place for an instruction.", param="instruction")
+        return config.instruction or (self._prompt.template.default_instruction if self._prompt else "")
+
+    @property
+    def _takes_instruction(self) -> bool:
+        return self._prompt is not None and self._prompt.takes_instruction
+
+    def _find_stem(self) -> np.ndarray:
+        """Over queries that begin differently: a letter, another script, a digit, a bracket."""
+        samples = self.encode(["a", "中", "7", "(", "\u0301x"], ["b", "文", "8", ")", "-"])
+        stem = samples[0].token_ids
+        for sample in samples[1:]:
+            stem = stem[: common_prefix(stem, sample.token_ids)]
+        return stem.copy()
+
+    def encode(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        options: PairOptions = _DEFAULTS,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[EncodedPair]:
+        """The pairs of one call, in the order of ``documents``; ``queries`` has one entry or one a document."""
+        limit = self._limit(options)
+        pairs = self._checked_pairs(queries, documents, options, instructions)
+        pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
+        encoder: PairEncoder = self._templates if self._prompt is not None else self._pairs
+        drafts = encoder.encode(pairs)
+        done = []
+        for i, (pair, draft) in enumerate(zip(pairs, drafts, strict=True)):
+            if len(draft.ids) <= limit:
+                done.append(
+                    EncodedPair(draft.ids, draft.type_ids, draft.query_len, i in cut_documents, i in cut_queries)
+                )
+            else:
+                encoded = _fitted(draft, encoder.roles(pair, draft), limit, options, i)
+                done.append(
+                    replace(
+                        encoded,
+                        truncated_document=encoded.truncated_document or i in cut_documents,
+                        truncated_query=encoded.truncated_query or i in cut_queries,
+                    )
+                )
+        return done
+
+    def encode_ids(
+        self, query_ids: Sequence[Sequence[int]], document_ids: Sequence[Sequence[int]]
+    ) -> list[EncodedPair]:
+        """Prompts given as ids: a pair is the query's followed by the document's, and no template is added."""
+        if len(query_ids) not in (1, len(document_ids)):
+            raise _wrong_lengths(len(query_ids), len(document_ids))
+        heads = [self._checked_ids(ids, _name("queries", i, len(query_ids))) for i, ids in enumerate(query_ids)]
+        encoded = []
+        for i, ids in enumerate(document_ids):
+            head = heads[i if len(heads) > 1 else 0]
+            whole = np.concatenate([head, self._checked_ids(ids, f"documents[{i}]")])
+            if not 1 <= len(whole) <= self.max_model_len:
+                raise InvalidRequestError(
+                    f"documents[{i}]: the pair has {len(whole)} token ids, and 1 to {self.max_model_len} are possible. "
+                    "Pairs of ids are never cut, since only their sender knows what may go.",
+                    param=f"documents[{i}]",
+                )
+            encoded.append(EncodedPair(whole, query_len=min(len(head), len(whole) - 1)))
+        return encoded
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        _check_text(text, "prompt")
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        checked = self._checked_ids(ids, "tokens")
+        return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=False))
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token by itself, as the vocabulary spells it."""
+        return [self._tokenizer.id_to_token(i) or "" for i in self._checked_ids(ids, "tokens").tolist()]
+
+    def _limit(self, options: PairOptions) -> int:
+        for name in ("max_tokens_per_doc", "max_tokens_per_query"):
+            if getattr(options, name) < 0:
+                raise InvalidRequestError(f"{name} must be 0 (no limit) or more.", param=name)
+        asked = options.truncate_prompt_tokens
+        if asked is None or asked == -1:
+            return self.max_model_len
+        if not 1 <= asked <= self.max_model_len:
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens is {asked}; possible are -1 (the model's length) and 1 to "
+                f"{self.max_model_len}.",
+                param="truncate_prompt_tokens",
+            )
+        return asked
+
+    def _checked_pairs(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        options: PairOptions,
+        instructions: Sequence[str | None] | None,
+    ) -> list[Pair]:
+        count = len(documents)
+        if not count:
+            raise InvalidRequestError("There is no document to score.", param="documents")
+        if len(queries) not in (1, count):
+            raise _wrong_lengths(len(queries), count)
+        if instructions is not None and len(instructions) != count:
+            raise InvalidRequestError(
+                f"There are {len(instructions)} instructions for {count} documents.", param="instructions"
+            )
+        for i, query in enumerate(queries):
+            _check_query(query, _name("queries", i, len(queries)))
+        for i, document in enumerate(documents):
+            _check_text(document, f"documents[{i}]")
+        common = self._instruction(options.instruction, "instruction")
+        formatted = [self._preformatted is not None and self._preformatted.claims(query) for query in queries]
+        pairs = []
+        for i, document in enumerate(documents):
+            q = i if len(queries) > 1 else 0
+            if formatted[q]:
+                pairs.append(self._unwrapped(queries[q], document, i, _name("queries", q, len(queries))))
+                continue
+            own = instructions[i] if instructions is not None else None
+            instruction = self._instruction(own, f"instructions[{i}]") if own else common
+            pairs.append(Pair(queries[q], document, instruction, self._prompt))
+        return pairs
+
+    def _unwrapped(self, query: str, document: str, index: int, where: str) -> Pair:
+        assert self._preformatted is not None
+        found = self._preformatted.unwrap(query, document, f"documents[{index}]")
+        _check_query(found.query, where)
+        return Pair(found.query, found.document, found.instruction, self._compiled[found.template])
+
+    def _instruction(self, given: str | None, where: str) -> str:
+        if given is None or given == "":
+            return self.default_instruction
+        _check_text(given, where)
+        if not given.strip():
+            return self.default_instruction
+        if not self._takes_instruction:
+            raise InvalidRequestError("This model's prompt has no place for an instruction.", param=where)
+        return given
+
+    def _cut_parts(self, pairs: list[Pair], options: PairOptions) -> tuple[list[Pair], set[int], set[int]]:
+        """The callers' own limits on query and document, before anything is put around them."""
+        pairs = list(pairs)
+        cut: dict[str, set[int]] = {"query": set(), "document": set()}
+        for name, limit in (("query", options.max_tokens_per_query), ("document", options.max_tokens_per_doc)):
+            if not limit:
+                continue
+            long = [i for i, pair in enumerate(pairs) if may_exceed(getattr(pair, name), limit)]
+            texts = list(dict.fromkeys(getattr(pairs[i], name) for i in long))
+            side = options.truncation_side if name == "document" else "right"
+            short = dict(zip(texts, cut_texts(self._tokenizer, texts, limit, side), strict=True)) if texts else {}
+            for i in long:
+                before = getattr(pairs[i], name)
+                if short[before] != before:
+                    pairs[i] = replace(pairs[i], **{name: short[before]})
+                    cut[name].add(i)
+        return pairs, cut["query"], cut["document"]
+
+    def _checked_ids(self, ids: Sequence[int], where: str) -> np.ndarray:
+        try:
+            array = np.array(ids, dtype=np.int64) if len(ids) else np.zeros(0, np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidRequestError(f"{where} must be a list of token ids (integers).", param=where) from error
+        if array.ndim != 1 or any(isinstance(i, bool | float | str) for i in ids):
+            raise InvalidRequestError(f"{where} must be a list of token ids (integers).", param=where)
+        wrong = np.flatnonzero((array < 0) | (array >= self._vocab_size))
+        if len(wrong):
+            raise InvalidRequestError(
+                f"{where} holds the token id {array[wrong[0]]} at position {wrong[0]}, "
+                f"and the vocabulary has ids from 0 to {self._vocab_size - 1}.",
+                param=where,
+            )
+        return array.astype(np.int32)
+
+
+def _official(spec: ModelSpec) -> str | None:
+    """The built-in template that a template file for this model is compared with."""
+    return QWEN3_RERANKER.name if spec.model_type == "qwen3" else None
+
+
+def _fitted(draft: Draft, roles: np.ndarray, limit: int, options: PairOptions, index: int) -> EncodedPair:
+    where = f"documents[{index}]"
+    num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
+    lengths = (
+        f"{len(roles)} tokens (query {num_query}, document {num_document}, "
+        f"template and instruction {len(roles) - num_query - num_document}), and the limit is {limit}"
+    )
+    if not options.truncate:
+        raise InvalidRequestError(f"{where}: the pair has {lengths}. Shorten it, or let it be truncated.", param=where)
+    cut = fit(roles, limit, options.truncation_side)
+    if cut is None:
+        raise InvalidRequestError(
+            f"{where}: the pair has {lengths}, which leaves no room for query and document.", param=where
+        )
+    return EncodedPair(
+        draft.ids[cut.keep],
+        None if draft.type_ids is None else draft.type_ids[cut.keep],
+        max(0, draft.query_len - cut.num_query_cut),
+        cut.num_document_cut > 0,
+        cut.num_query_cut > 0,
+    )
+
+
+def _name(field: str, index: int, count: int) -> str:
+    """A single query is called that, as in most callers' bodies."""
+    return "query" if field == "queries" and count == 1 else f"{field}[{index}]"
+
+
+def _wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"There are {num_queries} queries for {num_documents} documents: input lengths must be either 1:1, 1:N or N:N.",
+        param="queries",
+    )
+
+
+def _check_query(query: Any, where: str) -> None:
+    _check_text(query, where)
+    if not query.strip():
+        raise InvalidRequestError(f"{where} is empty.", param=where)
+
+
+def _check_text(text: Any, where: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{where} must be a string, not {type(text).__name__}.", param=where)
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"{where} is not valid Unicode: half of a surrogate pair stands alone at character {error.start}.",
+            param=where,
+        ) from error

@@ -1,0 +1,78 @@
+"""Cuts over-long pairs: first the document, then the query, never the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+Side = Literal["right", "left"]
+
+MIN_DOCUMENT_TOKENS = 32
+"""A document is not cut below this while there is a query token left to cut."""
+
+
+_MOST_GROWTH = 3
+"""Bytes of a text's NFC form over its own: the bound of Unicode's FAQ on normalisation, and a token has a byte."""
+
+
+class Role(IntEnum):
+    """Whose text a token of a prompt is."""
+
+    TEMPLATE = 0
+    QUERY = 1
+    DOCUMENT = 2
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which tokens of a prompt stay."""
+
+    keep: np.ndarray
+    """Positions, ascending."""
+    num_document_cut: int
+    num_query_cut: int
+
+
+def fit(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+    """What to keep of a prompt with these roles; None where the template leaves no room for query and document."""
+    excess = len(roles) - limit
+    document, query = np.flatnonzero(roles == Role.DOCUMENT), np.flatnonzero(roles == Role.QUERY)
+    room = limit - (len(roles) - len(document) - len(query))
+    kept_at_least = min(len(document), MIN_DOCUMENT_TOKENS, max(room // 2, 1))
+    cut_document = max(0, min(excess, len(document) - kept_at_least))
+    cut_query = max(0, excess - cut_document)
+    if cut_query and cut_query >= len(query):
+        return None
+    gone = np.concatenate([_end_of(document, cut_document, side), _end_of(query, cut_query, "right")])
+    return Cut(np.setdiff1d(np.arange(len(roles)), gone, assume_unique=True), cut_document, cut_query)
+
+
+def _end_of(positions: np.ndarray, count: int, side: Side) -> np.ndarray:
+    return positions[:count] if side == "left" else positions[len(positions) - count :]
+
+
+def may_exceed(text: str, limit: int) -> bool:
+    """Cheap test: False only when the text certainly has at most ``limit`` tokens."""
+    return (len(text.encode()) + 1) * _MOST_GROWTH > limit
+
+
+def cut_texts(tokenizer: Tokenizer, texts: list[str], limit: int, side: Side) -> list[str]:
+    """Every text cut to at most ``limit`` tokens on a character border; one that fits comes back as it is."""
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [
+        text if len(encoding) <= limit else _cut(tokenizer, text, encoding.offsets, limit, side)
+        for text, encoding in zip(texts, encodings, strict=True)
+    ]
+
+
+def _cut(tokenizer: Tokenizer, text: str, offsets: list[tuple[int, int]], limit: int, side: Side) -> str:
+    """The border after ``limit`` tokens may move once the rest is gone, or lie inside a character: look again."""
+    for count in range(limit, 0, -1):
+        part = text[: offsets[count - 1][1]] if side == "right" else text[offsets[-count][0] :]
+        if len(tokenizer.encode(part, add_special_tokens=False)) <= limit:
+            return part
+    return ""
