@@ -54,8 +54,8 @@ class RequestError(EngineError):
     type = "invalid_request_error"
 
 
-class InvalidRequestError(RequestError):
-    pass
+class InvalidRequestError(RequestError, ValueError):
+    """Also a ``ValueError``, which is what callers of the offline API expect for a bad argument."""
 
 
 class AuthenticationError(RequestError):
