@@ -182,7 +182,8 @@ def _token_head(checkpoint: _Checkpoint, method: HeadKind, tokens: Sequence[str]
         num_labels=num_labels,
         pooling=checkpoint.family.pooling,
         activation=_activation(checkpoint, num_labels),
-        **_calibration(checkpoint.config),
+        logit_mean=float(checkpoint.config.get("logit_mean") or 0.0),
+        logit_sigma=float(checkpoint.config.get("logit_sigma") or 1.0),
     )
 
 
@@ -199,9 +200,13 @@ def _token_id(tokenizer: Tokenizer, token: str, where: str) -> int:
 
 
 def _logit_score_head(checkpoint: _Checkpoint, ids: tuple[int | None, int]) -> HeadSpec:
-    tokens = [checkpoint.tokenizer.id_to_token(token_id) for token_id in ids if token_id is not None]
-    if None in tokens:
-        raise ModelLoadError(f"1_LogitScore/config.json names token ids {ids} that the tokenizer does not have.")
+    tokens = []
+    for token_id in ids:
+        token = None if token_id is None else checkpoint.tokenizer.id_to_token(token_id)
+        if token is not None:
+            tokens.append(token)
+        elif token_id is not None:
+            raise ModelLoadError(f"1_LogitScore/config.json names the token id {token_id}, which is no token here.")
     return _token_head(checkpoint, "no_post_processing" if ids[0] is None else "from_2_way_softmax", tokens)
 
 
@@ -212,7 +217,8 @@ def _classifier_head(checkpoint: _Checkpoint) -> HeadSpec:
         num_labels=num_labels,
         pooling=checkpoint.family.pooling,
         activation=_activation(checkpoint, num_labels),
-        **_calibration(checkpoint.config),
+        logit_mean=float(checkpoint.config.get("logit_mean") or 0.0),
+        logit_sigma=float(checkpoint.config.get("logit_sigma") or 1.0),
     )
 
 
@@ -238,10 +244,6 @@ def _num_labels(checkpoint: _Checkpoint) -> int:
             f"Correct it with --hf_overrides '{{\"num_labels\": {stored}}}'."
         )
     return stored or declared or 1
-
-
-def _calibration(config: dict[str, Any]) -> dict[str, float]:
-    return {key: float(config[key]) for key in ("logit_mean", "logit_sigma") if config.get(key) is not None}
 
 
 def _activation(checkpoint: _Checkpoint, num_labels: int) -> Activation:

@@ -54,9 +54,8 @@ class PairEncoder(Protocol):
 def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool) -> Iterator[Any]:
     """Encodings in order, made in parallel, without offsets."""
     for start in range(0, len(texts), _TEXTS_PER_BATCH):
-        yield from tokenizer.encode_batch_fast(
-            list(texts[start : start + _TEXTS_PER_BATCH]), add_special_tokens=special
-        )
+        batch = list(texts[start : start + _TEXTS_PER_BATCH])
+        yield from tokenizer.encode_batch_fast(batch, add_special_tokens=special)
 
 
 class TemplatePairs:

@@ -37,10 +37,10 @@ class Preformatted:
         assert isinstance(body[-2], str)
         self._prefix = "".join(prefix)
         self._before_document: str = body[-2]
-        groups = {Slot.INSTRUCTION: "(?P<instruction>.*?)", Slot.QUERY: "(?P<query>.*)"}
-        self._head = re.compile("".join(groups.get(p) or re.escape(p) for p in body[:-2]), re.DOTALL)  # type: ignore[call-overload]
+        lazy = {Slot.INSTRUCTION: "?", Slot.QUERY: ""}
+        head = [f"(?P<{p}>.*{lazy[p]})" if isinstance(p, Slot) else re.escape(p) for p in body[:-2]]
+        self._head = re.compile("".join(head), re.DOTALL)
         official = "".join(suffix)
-        # Longest first: the official ending also ends like no other, but a shorter one may end like it.
         self._endings = sorted({official, *_OTHER_ENDINGS}, key=len, reverse=True)
         self._wrapped = {e: Template(template.name, (prefix, body, (e,))) for e in self._endings}
         raw = split_slots("{query}{document}")

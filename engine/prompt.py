@@ -1,9 +1,9 @@
 """Prompt templates: the text around a pair, as data, and templates read from a file.
 
 A template is a list of parts. A part without a slot is **fixed**: it is tokenised once, and only there special tokens
-count. A part with slots is **text**: what a caller wrote and the words between it, tokenised together with special tokens
-switched off. The built-in ones are code, not files, because a template engine drops a trailing newline and with it the
-score. A file is rendered once, at start, with marks where a caller's text will stand; never for a request.
+count. A part with slots is **text**: what a caller wrote and the words between it, tokenised together with special
+tokens switched off. The built-in ones are code, not files, because a template engine drops a trailing newline and with
+it the score. A file is rendered once, at start, with marks where a caller's text will stand; never for a request.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Template:
 
 QWEN3_RERANKER = Template.of(
     "qwen3-reranker",
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
     "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}",
     "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
     default_instruction="Given a web search query, retrieve relevant passages that answer the query",
@@ -141,9 +141,10 @@ def _from_file(path: Path) -> Template:
     else:
         pieces = split_slots(source)
     for slot in (Slot.QUERY, Slot.DOCUMENT):
-        if pieces.count(slot) != 1:
+        count = pieces.count(slot)
+        if count != 1:
             raise ConfigError(
-                f"The score template {path} must show the {slot} exactly once, and shows it {pieces.count(slot)} times.",
+                f"The score template {path} must show the {slot} exactly once, and shows it {count} times.",
                 param="score_template",
             )
     return Template(f"file:{path}", (pieces,), instruction)

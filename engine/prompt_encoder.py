@@ -22,7 +22,8 @@ _SAFE_SPLITS = frozenset(
     {
         # Qwen2, Qwen2.5, Qwen3. A token of this pattern that holds a character other than white space holds no space
         # behind it, and the pattern never looks back: "X" + " document" are split as "X document" is.
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
 EMPTY = np.zeros(0, np.int32)
