@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.activation import activate, logits_of, ranking
-from engine.errors import EngineError, NonFiniteScoreError, from_wire
+from engine.errors import EngineError, NonFiniteScoreError, RequestError, from_wire
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest
 from engine.model_spec import HeadSpec
 from engine.request import EncodedPair
+
+_INDEX = re.compile(r"\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +100,12 @@ def ranked(pairs: Sequence[PairScore], *, top_n: int | None = None, min_score: f
     order = ranking(np.fromiter((pair.logit for pair in pairs), np.float32, len(pairs)))
     kept = (pairs[i] for i in order.tolist())
     return [pair for pair in kept if min_score is None or pair.score >= min_score][:top_n]
+
+
+def shifted(error: RequestError, start: int) -> RequestError:
+    """An error about document i of a slice, as the caller counts documents."""
+    if start == 0 or not error.param:
+        return error
+    param = _INDEX.sub(lambda match: f"[{int(match[1]) + start}]", error.param, count=1)
+    message = str(error).replace(error.param, param)
+    return type(error)(message, param=param, retry_after_s=error.retry_after_s, code=error.code)

@@ -242,11 +242,13 @@ def build_configs(values: Mapping[str, Any]) -> tuple[EngineConfig, ServerConfig
     return engine, ServerConfig(**chosen["server"])
 
 
-_POSITIVE = (
-    "max_model_len max_num_batched_tokens max_num_seqs max_segment_tokens kv_cache_tokens tensor_parallel_size "
-    "data_parallel_size cpu_threads step_timeout_s max_body_bytes max_documents max_queued_pairs max_queued_tokens "
-    "tokenizer_threads pipeline_depth"
-).split()
+_POSITIVE = frozenset(
+    (
+        *("max_model_len", "max_num_batched_tokens", "max_num_seqs", "max_segment_tokens", "kv_cache_tokens"),
+        *("tensor_parallel_size", "data_parallel_size", "cpu_threads", "step_timeout_s", "pipeline_depth"),
+        *("max_body_bytes", "max_documents", "max_queued_pairs", "max_queued_tokens", "tokenizer_threads"),
+    )
+)
 
 
 def _check_ranges(values: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The routes. Handlers read bytes, let a codec make sense of them, and hand a ``RerankCall`` to the service.
 
-FastAPI is used for routing and for /openapi.json; bodies are decoded by msgspec, whose structs also describe the routes
-there. Everything around a handler (request ids, keys, limits) is plain ASGI middleware, so that it holds for every path.
+FastAPI is used for routing and for /openapi.json; bodies are decoded by msgspec, whose structs also describe the
+routes there. Everything around a handler (request ids, keys, limits) is plain ASGI middleware: it holds for every path.
 """
 
 from __future__ import annotations

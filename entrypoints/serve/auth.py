@@ -1,4 +1,4 @@
-"""Who may call. Deny by default: with keys set, everything needs one but the three health routes, whatever the spelling.
+"""Who may call. Deny by default: with keys set, everything needs one but the three health routes.
 
 The decision is made on the very path that the router matches, by equality with the open routes: a spelling that is not
 exactly one of them needs a key, and so does a path that exists nowhere. The Host header plays no part.

@@ -8,7 +8,6 @@ stream use ``score``, which waits for the end.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from engine.config import ServerConfig
-from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked
+from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked, shifted
 from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -45,9 +44,11 @@ class Processor(Protocol):
         instructions: Sequence[str | None] | None = None,
     ) -> list[EncodedPair]: ...
 
-    def tokenize(self, text: str) -> list[int]: ...
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
-    def detokenize(self, ids: list[int]) -> str: ...
+    def detokenize(self, ids: Sequence[int]) -> str: ...
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
 
 
 class CoreClient(Protocol):
@@ -91,7 +92,6 @@ class LoadedEngine:
 
 Progress = Accepted | list[PairScore] | CallResult
 T = TypeVar("T")
-_INDEX = re.compile(r"\[(\d+)\]")
 
 
 class RerankService:
@@ -243,12 +243,3 @@ class RerankService:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._engine:
             await self._engine.client.shutdown(timeout_s=2.0)
-
-
-def shifted(error: RequestError, start: int) -> RequestError:
-    """An error about document i of a slice, as the caller counts documents."""
-    if start == 0 or not error.param:
-        return error
-    param = _INDEX.sub(lambda match: f"[{int(match[1]) + start}]", error.param, count=1)
-    message = str(error).replace(error.param, param)
-    return type(error)(message, param=param, retry_after_s=error.retry_after_s, code=error.code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,25 +42,22 @@ class TokenRoutes:
         if text is None:
             fail("A text is needed", "prompt")
         engine = self._service.engine
-        ids = await self._service.in_thread(engine.processor.tokenize, text)
+        special = as_bool(fields.add_special_tokens, "add_special_tokens", default=True)
+        ids = await self._service.in_thread(partial(engine.processor.tokenize, text, add_special_tokens=special))
         strings = None
         if as_bool(fields.return_token_strs, "return_token_strs", default=False):
-            strings = await self._service.in_thread(lambda: [engine.processor.detokenize([i]) for i in ids])
+            strings = await self._service.in_thread(engine.processor.token_strings, ids)
         return json_response(
             {"count": len(ids), "max_model_len": engine.spec.max_model_len, "tokens": ids, "token_strs": strings}
         )
 
     async def detokenize(self, request: Request) -> Response:
         fields = await self._body(request, DetokenizeBody)
-        name = "tokens" if fields.tokens is not None else "ids"
-        ids = getattr(fields, name)
+        ids = fields.tokens if fields.tokens is not None else fields.ids
         if ids is None:
             fail("Token ids are needed", "tokens")
-        engine = self._service.engine
-        for i, token in enumerate(ids):
-            if not 0 <= token < engine.spec.vocab_size:
-                fail(f"There is no token {token}; ids go from 0 to {engine.spec.vocab_size - 1}", f"{name}[{i}]")
-        return json_response({"prompt": await self._service.in_thread(engine.processor.detokenize, ids)})
+        text = await self._service.in_thread(self._service.engine.processor.detokenize, ids)
+        return json_response({"prompt": text})
 
     async def _body(self, request: Request, type_: type[Any]) -> Any:
         check_media_type(request.headers)

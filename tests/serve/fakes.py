@@ -85,11 +85,14 @@ class FakeProcessor:
         ids = _ids(options.instruction or "", query, " ".join(words[:limit]))
         return EncodedPair(np.array(ids, np.int32), query_len=2, truncated_document=len(words) > limit)
 
-    def tokenize(self, text: str) -> list[int]:
-        return [token_of(word) for word in text.split()]
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [*([1] if add_special_tokens else []), *(token_of(word) for word in text.split())]
 
-    def detokenize(self, ids: list[int]) -> str:
+    def detokenize(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [str(i) for i in ids]
 
 
 class FakeCore:
