@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Self
 
 import numpy as np
@@ -114,7 +114,7 @@ class AsyncMPClient:
             if call is not None:
                 call.queue.put_nowait(call.fresh(output))
 
-    async def run(self, request: EngineCoreRequest) -> AsyncIterator[EngineCoreOutput]:
+    async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
         """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest."""
         if self._closing:
             raise ShuttingDownError("the server is shutting down")
