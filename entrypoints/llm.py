@@ -275,7 +275,8 @@ def ranked_positions(outputs: Sequence[ScoringRequestOutput]) -> list[int]:
     for position, output in enumerate(outputs):
         if output.error is not None:
             raise ValueError(f"documents[{position}] has no score: {output.error}")
-    return ranking(np.array([output.outputs.logit for output in outputs], np.float32)).tolist()
+    order: list[int] = ranking(np.array([output.outputs.logit for output in outputs], np.float32)).tolist()
+    return order
 
 
 def _progress_bar(use_tqdm: bool | Callable[..., Any], total: int | None) -> Any:

@@ -12,6 +12,7 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
@@ -149,11 +150,10 @@ def human_int(text: str) -> int:
     base = 1000 if suffix.islower() else 1024
     if "." in number and base == 1024:
         raise ConfigError(f"{text!r}: a fraction needs a decimal suffix, as in 25.6k (25600).")
-    value = float(number) * base ** _POWERS[suffix.lower()] if "." in number else None
-    exact = int(number) * base ** _POWERS[suffix.lower()] if value is None else round(value)
-    if value is not None and abs(value - exact) > 1e-6 * max(1.0, abs(value)):
+    exact = Fraction(number) * base ** _POWERS[suffix.lower()]
+    if exact.denominator != 1:
         raise ConfigError(f"{text!r} is not a whole number.")
-    return exact
+    return exact.numerator
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

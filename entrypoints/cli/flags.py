@@ -12,7 +12,6 @@ import json
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +104,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         annotation, settings["metavar"] = str | None, "INT"  # "16k" and "auto" too: options.convert
         settings["allow_leading_hyphen"] = True
     else:
-        annotation = kind | None
+        annotation = typing.Union[kind, None]  # noqa: UP007
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -119,7 +118,7 @@ def _ignored_parameter(name: str) -> inspect.Parameter:
     settings = Parameter(
         name=_spellings(name), group=COMPATIBILITY, help=ignored.because, show=False, allow_leading_hyphen=True
     )
-    annotation = Annotated[str | None if ignored.takes_value else bool | None, settings]
+    annotation: Any = Annotated[(str | None) if ignored.takes_value else (bool | None), settings]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -144,7 +143,7 @@ def _notices(given: Mapping[str, Any]) -> None:
 
 
 def _help(option: Option) -> str:
-    text = field_docs(SECTIONS[option.section]).get(option.name, "")
+    text = field_docs(option.section).get(option.name, "")
     default = option.default
     if default not in (None, "", (), {}, False):
         text += f" Default: {json.dumps(default) if isinstance(default, bool) else default}."
@@ -152,10 +151,9 @@ def _help(option: Option) -> str:
 
 
 @cache
-def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The strings below the fields of a dataclass: the one place where a setting is explained."""
-    assert is_dataclass(cls)
-    (definition,) = ast.parse(inspect.getsource(cls)).body
+def field_docs(section: str) -> dict[str, str]:
+    """The strings below the fields of a config class: the one place where a setting is explained."""
+    (definition,) = ast.parse(inspect.getsource(SECTIONS[section])).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}
     for statement, following in zip(definition.body, definition.body[1:], strict=False):

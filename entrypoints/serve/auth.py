@@ -11,8 +11,8 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
-from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.config import ServerConfig

@@ -77,8 +77,8 @@ class CallHandler:
         except Exception:
             # Whatever escapes is our bug: the log gets it all, the client only a number to quote.
             logger.exception("call %s failed", request_id)
-            error = EngineError(f"Internal error; the log of the server has it under request id {request_id}.")
-            return self._failure(request, error, dialect)
+            hidden = EngineError(f"Internal error; the log of the server has it under request id {request_id}.")
+            return self._failure(request, hidden, dialect)
 
     def _view(self, request: Request) -> RequestView:
         caller = getattr(request.state, "caller", "") or (request.client.host if request.client else "")
@@ -122,7 +122,7 @@ class CallHandler:
         progress = self._service.run(call, request.state.request_id)
         # Texts are checked before the status line goes out: a wrong call still gets its 400.
         try:
-            await while_connected(anext(progress), request.receive, self._service.cut_off)  # type: ignore[arg-type]
+            await while_connected(anext(progress), request.receive, self._service.cut_off)
         except BaseException:
             await progress.aclose()
             raise

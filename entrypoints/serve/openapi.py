@@ -28,7 +28,7 @@ def describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = original()
-            _, components = msgspec.json.schema_components(_DESCRIBED.values(), REF_TEMPLATE)
+            _, components = msgspec.json.schema_components(_DESCRIBED.values(), ref_template=REF_TEMPLATE)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(components)
             schemas["Error"] = _ERROR

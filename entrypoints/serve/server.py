@@ -121,7 +121,6 @@ class _Server:
         host, port = self._listener.getsockname()[:2]
         logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
         spec = await asyncio.to_thread(resolve_model, self._engine_config.model)
-        logger.info("%s", spec.decision)
         processor = await asyncio.to_thread(InputProcessor, spec, self._engine_config.model)
         client = await AsyncMPClient.start(self._engine_config, spec, processor.stem)
         self._service.attach(LoadedEngine(spec, processor, client, self._engine_config.model.served_model_name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Request
 from starlette.responses import Response
 
@@ -27,7 +29,7 @@ class StatusRoutes:
 
     async def models(self, request: Request) -> Response:
         engine = self._service.engine
-        cards = [
+        cards: list[dict[str, Any]] = [
             {
                 "id": name,
                 "object": "model",
