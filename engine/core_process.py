@@ -54,10 +54,20 @@ class CoreProcess:
         self._inbox: deque[ToCore] = deque()
         self._wake = threading.Event()
         self._stopping = False
+        self._closed = False
 
     def run(self) -> None:
         """Until a ``ShutdownRequest`` came; what was accepted before is finished first."""
-        threading.Thread(target=self._read_inbox, name="inbox", daemon=True).start()
+        reader = threading.Thread(target=self._read_inbox, name="inbox", daemon=True)
+        reader.start()
+        try:
+            self._drive()
+        finally:
+            # A socket is closed by nobody while another thread reads from it.
+            self._closed = True
+            reader.join()
+
+    def _drive(self) -> None:
         while not (self._stopping and not self._core.has_work):
             self._wake.wait(HEARTBEAT_S)
             self._wake.clear()
@@ -69,11 +79,11 @@ class CoreProcess:
             self._channel.send(outputs)
 
     def _read_inbox(self) -> None:
-        while True:
-            message = self._channel.recv()
-            assert message is not None
-            self._inbox.append(message)
-            self._wake.set()
+        while not self._closed:
+            message = self._channel.recv(HEARTBEAT_S)
+            if message is not None:
+                self._inbox.append(message)
+                self._wake.set()
 
     def _handle(self, message: ToCore) -> None:
         match message:
