@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from engine.backends.packed_batch import upload_each
 from engine.config import DeviceConfig
 from engine.errors import OutOfMemoryError as OutOfMemory
 from engine.kernels.ops import AttentionMeta, Ops
@@ -103,7 +104,7 @@ class Backend(ABC):
         self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
     ) -> list[torch.Tensor]:
         """The arrays of one step on the device. Also the place to prepare the step's ``metas`` for attention."""
-        return [torch.from_numpy(array).to(device) for array in arrays]
+        return upload_each(arrays, metas, device)
 
     def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
         """A function that waits for a step's ``values``. A device that works on its own starts the copy here."""

@@ -49,6 +49,13 @@ class PackedBatch:
         return len(self.read_rows)
 
 
+def upload_each(
+    arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
+) -> list[torch.Tensor]:
+    """One array after the other, for devices where a copy costs nothing."""
+    return [torch.from_numpy(array).to(device) for array in arrays]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackingRules:
     """What packing must know of the model and the pool; the same for every step."""
@@ -59,7 +66,7 @@ class PackingRules:
     read_first: bool
     """Read each segment's first token (CLS pooling), not its last."""
     device: torch.device
-    upload: Callable[[Sequence[np.ndarray], Sequence[AttentionMeta], torch.device], list[torch.Tensor]]
+    upload: Callable[[Sequence[np.ndarray], Sequence[AttentionMeta], torch.device], list[torch.Tensor]] = upload_each
     """``Backend.upload``."""
 
 
