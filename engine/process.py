@@ -61,14 +61,13 @@ class Child:
     def kill(self) -> int:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        code = self._process.wait()
+        return self._process.wait()
+
+    def release(self) -> None:
+        """Close the life line and the process handle; call it when nobody waits on them any more."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        return code
-
-    def release(self) -> None:
-        """Close the process handle; call it when nobody waits on it any more."""
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
