@@ -12,13 +12,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engine.checkpoint_files import load_tokenizer
 from engine.config import ModelConfig
 from engine.errors import ConfigError, InvalidRequestError
+from engine.input_checks import check_query, check_text, checked_ids, name_of, wrong_lengths
 from engine.model_spec import ModelSpec
 from engine.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, common_prefix
 from engine.preformatted import Preformatted
@@ -41,16 +41,14 @@ class InputProcessor:
         self.max_model_len = spec.max_model_len
         self._vocab_size = spec.vocab_size
         self._tokenizer = load_tokenizer(Path(spec.tokenizer_path))
-        self._preformatted: Preformatted | None = None
-        self._compiled: dict[Template, CompiledPrompt] = {}
-        self._prompt: CompiledPrompt | None = None
-        if spec.template is not None or (spec.causal and not spec.use_sep_token):
-            self._compile_prompts(spec)
+        self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
         make_plain(self._tokenizer, list(self._compiled.values()))
         guard = SpecialIdGuard(self._tokenizer)
-        self._templates = TemplatePairs(self._tokenizer, guard)
-        self._pairs = TokenizerPairs(
-            self._tokenizer, guard, type_ids=int(spec.config.get("type_vocab_size") or 0) > 1, causal=spec.causal
+        has_types = int(spec.config.get("type_vocab_size") or 0) > 1
+        self._encoder: PairEncoder = (
+            TemplatePairs(self._tokenizer, guard)
+            if self._prompt is not None
+            else TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
         )
         self.default_instruction = self._default_instruction(config)
         self._check_room()
@@ -58,22 +56,28 @@ class InputProcessor:
         """(n,) int32: the leading ids of every prompt with the default instruction."""
 
     def _check_room(self) -> None:
-        num_fixed = self._prompt.num_fixed if self._prompt is not None else 0
-        if num_fixed + _LEAST_ROOM > self.max_model_len:
+        """The shortest prompt fits, so that truncation can always keep the template."""
+        shortest = Pair("a", "b", self.default_instruction, self._prompt)
+        length = len(self._encoder.encode([shortest])[0].ids)
+        if length + _LEAST_ROOM > self.max_model_len:
             raise ConfigError(
-                f"--max-model-len {self.max_model_len} leaves no room: the template alone has {num_fixed} tokens, and "
-                f"query and document need at least {_LEAST_ROOM}.",
+                f"A model length of {self.max_model_len} tokens leaves no room: a pair of two letters already has "
+                f"{length} with template and instruction. Raise --max-model-len to {length + _LEAST_ROOM} or more.",
                 param="max_model_len",
             )
 
-    def _compile_prompts(self, spec: ModelSpec) -> None:
+    def _compile_prompts(
+        self, spec: ModelSpec
+    ) -> tuple[CompiledPrompt | None, Preformatted | None, dict[Template, CompiledPrompt]]:
+        """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
+        if spec.template is None and spec.use_sep_token:
+            return None, None, {}
         template = load_template(spec.template, official=_official(spec))
-        known = [template]
-        if all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
-            self._preformatted = Preformatted(QWEN3_RERANKER)
-            known += self._preformatted.templates
-        self._compiled = {known: compile_prompt(known, self._tokenizer) for known in dict.fromkeys(known)}
-        self._prompt = self._compiled[template]
+        chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
+        preformatted = Preformatted(QWEN3_RERANKER) if chat else None
+        known = [template, *(preformatted.templates if preformatted else [])]
+        compiled = {one: compile_prompt(one, self._tokenizer) for one in dict.fromkeys(known)}
+        return compiled[template], preformatted, compiled
 
     def _default_instruction(self, config: ModelConfig) -> str:
         if config.instruction and not self._takes_instruction:
@@ -103,23 +107,17 @@ class InputProcessor:
         limit = self._limit(options)
         pairs = self._checked_pairs(queries, documents, options, instructions)
         pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
-        encoder: PairEncoder = self._templates if self._prompt is not None else self._pairs
-        drafts = encoder.encode(pairs)
-        done = []
-        for i, (pair, draft) in enumerate(zip(pairs, drafts, strict=True)):
-            if len(draft.ids) <= limit:
-                done.append(
-                    EncodedPair(draft.ids, draft.type_ids, draft.query_len, i in cut_documents, i in cut_queries)
-                )
-            else:
-                encoded = _fitted(draft, encoder.roles(pair, draft), limit, options, i)
-                done.append(
-                    replace(
-                        encoded,
-                        truncated_document=encoded.truncated_document or i in cut_documents,
-                        truncated_query=encoded.truncated_query or i in cut_queries,
-                    )
-                )
+        drafts = self._encoder.encode(pairs)
+        done = [
+            EncodedPair(draft.ids, draft.type_ids, draft.query_len)
+            if len(draft.ids) <= limit
+            else _fitted(draft, self._encoder.roles(pair, draft), limit, options, f"documents[{i}]")
+            for i, (pair, draft) in enumerate(zip(pairs, drafts, strict=True))
+        ]
+        for i in cut_queries:
+            done[i] = replace(done[i], truncated_query=True)
+        for i in cut_documents:
+            done[i] = replace(done[i], truncated_document=True)
         return done
 
     def encode_ids(
@@ -127,12 +125,14 @@ class InputProcessor:
     ) -> list[EncodedPair]:
         """Prompts given as ids: a pair is the query's followed by the document's, and no template is added."""
         if len(query_ids) not in (1, len(document_ids)):
-            raise _wrong_lengths(len(query_ids), len(document_ids))
-        heads = [self._checked_ids(ids, _name("queries", i, len(query_ids))) for i, ids in enumerate(query_ids)]
+            raise wrong_lengths(len(query_ids), len(document_ids))
+        heads = [
+            checked_ids(ids, name_of("queries", i, len(query_ids)), self._vocab_size) for i, ids in enumerate(query_ids)
+        ]
         encoded = []
         for i, ids in enumerate(document_ids):
             head = heads[i if len(heads) > 1 else 0]
-            whole = np.concatenate([head, self._checked_ids(ids, f"documents[{i}]")])
+            whole = np.concatenate([head, checked_ids(ids, f"documents[{i}]", self._vocab_size)])
             if not 1 <= len(whole) <= self.max_model_len:
                 raise InvalidRequestError(
                     f"documents[{i}]: the pair has {len(whole)} token ids, and 1 to {self.max_model_len} are possible. "
@@ -143,16 +143,16 @@ class InputProcessor:
         return encoded
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        _check_text(text, "prompt")
+        check_text(text, "prompt")
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        checked = self._checked_ids(ids, "tokens")
+        checked = checked_ids(ids, "tokens", self._vocab_size)
         return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=False))
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Each token by itself, as the vocabulary spells it."""
-        return [self._tokenizer.id_to_token(i) or "" for i in self._checked_ids(ids, "tokens").tolist()]
+        return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, "tokens", self._vocab_size).tolist()]
 
     def _limit(self, options: PairOptions) -> int:
         for name in ("max_tokens_per_doc", "max_tokens_per_query"):
@@ -180,22 +180,22 @@ class InputProcessor:
         if not count:
             raise InvalidRequestError("There is no document to score.", param="documents")
         if len(queries) not in (1, count):
-            raise _wrong_lengths(len(queries), count)
+            raise wrong_lengths(len(queries), count)
         if instructions is not None and len(instructions) != count:
             raise InvalidRequestError(
                 f"There are {len(instructions)} instructions for {count} documents.", param="instructions"
             )
         for i, query in enumerate(queries):
-            _check_query(query, _name("queries", i, len(queries)))
+            check_query(query, name_of("queries", i, len(queries)))
         for i, document in enumerate(documents):
-            _check_text(document, f"documents[{i}]")
+            check_text(document, f"documents[{i}]")
         common = self._instruction(options.instruction, "instruction")
         formatted = [self._preformatted is not None and self._preformatted.claims(query) for query in queries]
         pairs = []
         for i, document in enumerate(documents):
             q = i if len(queries) > 1 else 0
             if formatted[q]:
-                pairs.append(self._unwrapped(queries[q], document, i, _name("queries", q, len(queries))))
+                pairs.append(self._unwrapped(queries[q], document, i, name_of("queries", q, len(queries))))
                 continue
             own = instructions[i] if instructions is not None else None
             instruction = self._instruction(own, f"instructions[{i}]") if own else common
@@ -205,13 +205,13 @@ class InputProcessor:
     def _unwrapped(self, query: str, document: str, index: int, where: str) -> Pair:
         assert self._preformatted is not None
         found = self._preformatted.unwrap(query, document, f"documents[{index}]")
-        _check_query(found.query, where)
+        check_query(found.query, where)
         return Pair(found.query, found.document, found.instruction, self._compiled[found.template])
 
     def _instruction(self, given: str | None, where: str) -> str:
         if given is None or given == "":
             return self.default_instruction
-        _check_text(given, where)
+        check_text(given, where)
         if not given.strip():
             return self.default_instruction
         if not self._takes_instruction:
@@ -236,30 +236,13 @@ class InputProcessor:
                     cut[name].add(i)
         return pairs, cut["query"], cut["document"]
 
-    def _checked_ids(self, ids: Sequence[int], where: str) -> np.ndarray:
-        try:
-            array = np.array(ids, dtype=np.int64) if len(ids) else np.zeros(0, np.int64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidRequestError(f"{where} must be a list of token ids (integers).", param=where) from error
-        if array.ndim != 1 or any(isinstance(i, bool | float | str) for i in ids):
-            raise InvalidRequestError(f"{where} must be a list of token ids (integers).", param=where)
-        wrong = np.flatnonzero((array < 0) | (array >= self._vocab_size))
-        if len(wrong):
-            raise InvalidRequestError(
-                f"{where} holds the token id {array[wrong[0]]} at position {wrong[0]}, "
-                f"and the vocabulary has ids from 0 to {self._vocab_size - 1}.",
-                param=where,
-            )
-        return array.astype(np.int32)
-
 
 def _official(spec: ModelSpec) -> str | None:
     """The built-in template that a template file for this model is compared with."""
     return QWEN3_RERANKER.name if spec.model_type == "qwen3" else None
 
 
-def _fitted(draft: Draft, roles: np.ndarray, limit: int, options: PairOptions, index: int) -> EncodedPair:
-    where = f"documents[{index}]"
+def _fitted(draft: Draft, roles: np.ndarray, limit: int, options: PairOptions, where: str) -> EncodedPair:
     num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
     lengths = (
         f"{len(roles)} tokens (query {num_query}, document {num_document}, "
@@ -279,35 +262,3 @@ def _fitted(draft: Draft, roles: np.ndarray, limit: int, options: PairOptions, i
         cut.num_document_cut > 0,
         cut.num_query_cut > 0,
     )
-
-
-def _name(field: str, index: int, count: int) -> str:
-    """A single query is called that, as in most callers' bodies."""
-    return "query" if field == "queries" and count == 1 else f"{field}[{index}]"
-
-
-def _wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"There are {num_queries} queries for {num_documents} documents: input lengths must be either 1:1, 1:N or N:N.",
-        param="queries",
-    )
-
-
-def _check_query(query: Any, where: str) -> None:
-    _check_text(query, where)
-    if not query.strip():
-        raise InvalidRequestError(f"{where} is empty.", param=where)
-
-
-def _check_text(text: Any, where: str) -> None:
-    if not isinstance(text, str):
-        raise InvalidRequestError(f"{where} must be a string, not {type(text).__name__}.", param=where)
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError(
-            f"{where} is not valid Unicode: half of a surrogate pair stands alone at character {error.start}.",
-            param=where,
-        ) from error

@@ -72,10 +72,6 @@ class CompiledPrompt:
     def takes_instruction(self) -> bool:
         return any(isinstance(part, TextPart) and Slot.INSTRUCTION in part.pieces for part in self.parts)
 
-    @property
-    def num_fixed(self) -> int:
-        return sum(len(part) for part in self.parts if isinstance(part, np.ndarray))
-
 
 def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
     """Must see the tokenizer before ``make_plain``: the template's own special tokens count."""

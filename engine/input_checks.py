@@ -1,0 +1,62 @@
+"""What a caller's texts and ids must be. Every error names the field, and the place inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InvalidRequestError
+
+
+def name_of(field: str, index: int, count: int) -> str:
+    """``documents[3]``; a single query is called ``query``, as in most callers' bodies."""
+    return "query" if field == "queries" and count == 1 else f"{field}[{index}]"
+
+
+def check_text(text: Any, where: str) -> None:
+    """A string that has a UTF-8 form."""
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{where} must be a string, not {type(text).__name__}.", param=where)
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"{where} is not valid Unicode: half of a surrogate pair stands alone at character {error.start}.",
+            param=where,
+        ) from error
+
+
+def check_query(query: Any, where: str) -> None:
+    check_text(query, where)
+    if not query.strip():
+        raise InvalidRequestError(f"{where} is empty.", param=where)
+
+
+def wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"There are {num_queries} queries for {num_documents} documents: input lengths must be either 1:1, 1:N or N:N.",
+        param="queries",
+    )
+
+
+def checked_ids(ids: Sequence[int], where: str, vocab_size: int) -> np.ndarray:
+    """(n,) int32 of ids that the vocabulary has."""
+    try:
+        whole = all(int(i) == i and not isinstance(i, bool | str) for i in ids)
+        array = np.array(ids, dtype=np.int64).reshape(-1) if whole else None
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    if array is None or len(array) != len(ids):
+        raise InvalidRequestError(f"{where} must be a list of token ids (integers).", param=where)
+    wrong = np.flatnonzero((array < 0) | (array >= vocab_size))
+    if len(wrong):
+        raise InvalidRequestError(
+            f"{where} holds the token id {array[wrong[0]]} at position {wrong[0]}, "
+            f"and the vocabulary has ids from 0 to {vocab_size - 1}.",
+            param=where,
+        )
+    return array.astype(np.int32)
