@@ -52,7 +52,7 @@ class Child:
         return self._process.poll()
 
     def stop(self, timeout_s: float) -> int:
-        """Wait for a child that was asked to end; cut the life line and kill it if it does not. Returns the exit code."""
+        """Wait for a child that was asked to end, kill it if it does not; returns the exit code."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
