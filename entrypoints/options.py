@@ -150,7 +150,8 @@ def human_int(text: str) -> int:
     base = 1000 if suffix.islower() else 1024
     if "." in number and base == 1024:
         raise ConfigError(f"{text!r}: a fraction needs a decimal suffix, as in 25.6k (25600).")
-    exact = Fraction(number) * base ** _POWERS[suffix.lower()]
+    scale: int = base ** _POWERS[suffix.lower()]
+    exact = Fraction(number) * scale
     if exact.denominator != 1:
         raise ConfigError(f"{text!r} is not a whole number.")
     return exact.numerator

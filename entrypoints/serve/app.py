@@ -27,7 +27,7 @@ from engine.errors import EngineError, MethodNotAllowedError, NotFoundError
 
 def create_app(service: RerankService) -> FastAPI:
     config = service.config
-    app = FastAPI(title="engine", version=__version__, docs_url=None, redoc_url=None, root_path=config.root_path)
+    app = FastAPI(title="engine", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_routes(app, service)
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(EngineError, _engine_error)

@@ -11,7 +11,6 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -59,7 +58,7 @@ class Authentication:
         caller = self._known(presented) if presented else None
         if caller is not None:
             scope.setdefault("state", {})["caller"] = caller
-        elif get_route_path(scope) not in OPEN_ROUTES:
+        elif _route_path(scope) not in OPEN_ROUTES:
             reason = "The API key is wrong." if presented else "An API key is needed: Authorization: Bearer KEY."
             response = error_response(AuthenticationError(reason), scope["state"]["request_id"])
             await response(scope, receive, send)
@@ -71,6 +70,12 @@ class Authentication:
         # Every digest is compared, so that the time says nothing about which one was close.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return digest.hex()[:16] if any(matches) else None
+
+
+def _route_path(scope: Scope) -> str:
+    """What the router matches: the path without the prefix that a proxy put before it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def _presented_key(headers: Headers) -> str | None:

@@ -1,0 +1,142 @@
+"""Scores as their steps finish, the ordered answer at the end, and clients that do not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.messages import WireError
+from tests.serve.conftest import running_server
+from tests.serve.fakes import FakeCore, expected_score
+from tests.serve.raw_client import RawClient
+
+DOCUMENTS = [f"document number {i}" for i in range(10)]
+BODY = {"query": "q", "documents": DOCUMENTS, "top_n": 3}
+
+
+def read_sse(text: str) -> list[tuple[str, Any]]:
+    events = []
+    for block in text.strip().split("\n\n"):
+        event, data = block.split("\n")
+        events.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return events
+
+
+def read_ndjson(text: str) -> list[tuple[str, Any]]:
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [("result" if "results" in line else "score", line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "media_type", "read"),
+    [
+        ({**BODY, "stream": True}, {}, "text/event-stream", read_sse),
+        (BODY, {"Accept": "application/x-ndjson"}, "application/x-ndjson", read_ndjson),
+    ],
+    ids=["sse", "ndjson"],
+)
+async def test_stream(body: dict[str, Any], headers: dict[str, str], media_type: str, read: Callable[..., Any]) -> None:
+    async with running_server(FakeCore(pairs_per_step=3)) as server:
+        plain = (await server.client.post("/v1/rerank", json=BODY)).json()
+        answer = await server.client.post("/v1/rerank", json=body, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith(media_type)
+    events = read(answer.text)
+    assert [name for name, _ in events] == ["score"] * 10 + ["result"]
+    # The fake core answers the last pair first, in steps of three.
+    assert [entry["index"] for _, entry in events[:-1]] == [*range(9, -1, -1)]
+    for _, entry in events[:-1]:
+        assert entry["relevance_score"] == pytest.approx(expected_score("q", DOCUMENTS[entry["index"]]))
+        assert entry["document"]["text"] == DOCUMENTS[entry["index"]]
+    final = events[-1][1]
+    assert final["results"] == plain["results"]
+    assert final["usage"] == plain["usage"]
+    assert final["id"].removeprefix("rerank-") == answer.headers["x-request-id"]
+
+
+async def test_scores_leave_before_the_call_ends() -> None:
+    async with running_server(FakeCore(pairs_per_step=1, step_s=0.05)) as server:
+        client = RawClient(server, {**BODY, "stream": True})
+        assert (await client.next())["status"] == 200
+        first = await client.next()
+        assert read_sse(first["body"].decode())[0][1]["index"] == 9
+        assert not client.task.done()
+        while (await client.next())["more_body"]:
+            pass
+        await client.task
+    assert server.core.aborted == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_cancels(stream: bool) -> None:
+    async with running_server(FakeCore(pairs_per_step=1, step_s=0.02)) as server:
+        client = RawClient(server, {**BODY, "stream": stream})
+        while not server.core.requests:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        client.leave()
+        await asyncio.wait_for(client.task, 1)
+        assert len(server.core.aborted) == 1
+        assert server.service.admission.num_pairs == server.service.admission.num_tokens == 0
+        assert server.service.admission.idle.is_set()
+        metrics = (await server.client.get("/metrics")).text
+        assert "engine_cancelled_total 1.0" in metrics
+        assert (await server.client.post("/v1/rerank", json=BODY)).status_code == 200
+
+
+async def test_wrong_calls_keep_their_status() -> None:
+    async with running_server() as server:
+        for change in ({"documents": []}, {"truncate": False, "max_tokens_per_doc": 1}):
+            answer = await server.client.post("/v1/rerank", json={**BODY, **change, "stream": True})
+            assert answer.status_code == 400
+            assert answer.headers["content-type"] == "application/json"
+
+
+async def test_an_engine_that_dies_in_the_middle() -> None:
+    core = FakeCore(pairs_per_step=1, step_s=0.02)
+    async with running_server(core) as server:
+        client = RawClient(server, {**BODY, "stream": True})
+        await client.next()
+        await client.next()
+        core.dead = True
+        last = b""
+        while (message := await client.next())["more_body"]:
+            last = message["body"]
+        (event,) = read_sse(last.decode())
+        assert event[0] == "error"
+        assert event[1]["error"]["type"] == "engine_dead"
+
+
+async def test_one_bad_pair_fails_alone() -> None:
+    core = FakeCore()
+    core.nan_pairs = {4}
+    async with running_server(core) as server:
+        stream = await server.client.post("/v1/rerank", json={**BODY, "top_n": 0, "stream": True})
+        plain = await server.client.post("/v1/rerank", json={**BODY, "top_n": 0})
+        other = await server.client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
+    events = read_sse(stream.text)
+    (failed,) = [data for name, data in events if name == "error"]
+    assert (failed["index"], failed["error"]["type"]) == (4, "non_finite_score")
+    assert len(events[-1][1]["results"]) == 9
+    body = plain.json()
+    assert plain.status_code == 500
+    assert (body["error"]["type"], body["error"]["param"]) == ("non_finite_score", "documents[4]")
+    assert (len(body["results"]), body["failed"]) == (9, [4])
+    assert "null" not in plain.text.replace('"multi_modal":null', "").replace('"param":null', "")
+    assert other.status_code == 200
+
+
+async def test_deadline() -> None:
+    core = FakeCore()
+    core.failing = {0: WireError("deadline_exceeded", "the deadline passed")}
+    async with running_server(core) as server:
+        answer = await server.client.post("/v1/rerank", json={**BODY, "timeout_ms": 50})
+    (request,) = core.requests
+    assert request.deadline_s is not None
+    assert request.deadline_s - request.arrival_s == pytest.approx(0.05)
+    assert answer.status_code == 504
+    assert len(answer.json()["results"]) == 3
