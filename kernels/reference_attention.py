@@ -17,8 +17,8 @@ import torch
 
 from engine.kernels.ops import AttentionMeta
 
-MAX_BLOCK_ELEMENTS = 1 << 21
-"""Scores computed at once (8 MiB in fp32), so that a block stays near the cores and long inputs need no more memory."""
+MAX_BLOCK_ELEMENTS = 1 << 19
+"""Scores computed at once (2 MiB in fp32), so that a block stays near the cores and long inputs need no more memory."""
 MIN_BLOCK_ROWS = 32
 
 
