@@ -197,7 +197,7 @@ def make_xlm_roberta(
         folder / "tokenizer_config.json",
         names
         | {"cls_token": "<s>", "mask_token": "<mask>", "model_max_length": max_position_embeddings - 2}
-        | {"tokenizer_class": "XLMRobertaTokenizer"},
+        | {"tokenizer_class": "PreTrainedTokenizerFast"},
     )
     rng = _Random(seed)
     _add_bert_body(
