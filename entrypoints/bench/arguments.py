@@ -33,6 +33,21 @@ def flag(
     return dataclasses.field(default=default, metadata=details)
 
 
+def ignored(default: Any, because: str, *, group: str = "run") -> Any:
+    """A flag of other benches that has no effect here; whoever gives it is told so."""
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": f"Accepted for other benches' command lines; {because}.",
+            "group": group,
+            "aliases": (),
+            "choices": None,
+            "metavar": None,
+            "ignored": because,
+        },
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """Wrong usage is a ``ConfigError`` with the nearest flag, like everywhere else in this project."""
 
@@ -50,7 +65,7 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, description: str) -> T:
 
 def parse_known(cls: type[T], argv: Sequence[str], prog: str, description: str) -> tuple[T, list[str]]:
     """``cls`` and the arguments that are not its own, in order."""
-    parser = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=prog, usage=f"{prog} [options]", description=description)
     hints = typing.get_type_hints(cls)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -60,6 +75,9 @@ def parse_known(cls: type[T], argv: Sequence[str], prog: str, description: str) 
         group.add_argument(*_spellings(field), dest=field.name, **_details(field, hints[field.name]))
     values, rest = parser.parse_known_args([_with_hyphens(word) for word in argv])
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(values).items()}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if "ignored" in field.metadata and given[field.name] != field.default:
+            print(f"{_spellings(field)[0]} is accepted and has no effect: {field.metadata['ignored']}.")
     return cls(**given), rest
 
 

@@ -119,7 +119,6 @@ def _tokenizer_file(name: str, asked: bool) -> Path:
 
 def random_calls(options: DataOptions, num_documents: int, texts: TextMaker) -> Iterator[BenchCall]:
     """The ``random-rerank`` set: lengths and texts depend on the seed alone."""
-    check_random_options(options)
     rng = np.random.default_rng(options.seed)
     query_len = options.random_input_len if options.no_reranker else options.random_input_len // 2 - 1
     document_len = options.random_input_len if options.no_reranker else options.random_input_len - query_len - 1
@@ -143,29 +142,26 @@ def random_calls(options: DataOptions, num_documents: int, texts: TextMaker) -> 
         yield BenchCall(query, documents, count)
 
 
-def check_random_options(options: DataOptions) -> None:
-    if options.dataset_path is not None:
-        raise ConfigError("--dataset-path belongs to --dataset-name jsonl or beir; random-rerank makes its own texts.")
-    if options.random_input_len < 4:
-        raise ConfigError(f"--random-input-len {options.random_input_len} is too short: query and document need 4.")
-    if not 0 <= options.random_range_ratio < 1:
-        raise ConfigError(f"--random-range-ratio {options.random_range_ratio} must be in [0, 1).")
-
-
 def check_data_options(options: DataOptions, num_documents: int) -> None:
+    """Everything that can be wrong without reading or making a text."""
     if num_documents < 1:
         raise ConfigError("--num-prompts must be at least 1.")
     if options.random_batch_size < 1:
         raise ConfigError("--random-batch-size must be at least 1 document a call.")
     if not 0 <= options.shared_query_ratio <= 1:
         raise ConfigError(f"--shared-query-ratio {options.shared_query_ratio} must be in [0, 1].")
+    if options.random_input_len < 4:
+        raise ConfigError(f"--random-input-len {options.random_input_len} is too short: query and document need 4.")
+    if not 0 <= options.random_range_ratio < 1:
+        raise ConfigError(f"--random-range-ratio {options.random_range_ratio} must be in [0, 1).")
+    if options.dataset_name == "random-rerank" and options.dataset_path is not None:
+        raise ConfigError("--dataset-path belongs to --dataset-name jsonl or beir; random-rerank makes its own texts.")
     if options.dataset_name != "random-rerank" and options.dataset_path is None:
         raise ConfigError(f"--dataset-name {options.dataset_name} needs --dataset-path.")
 
 
 def load_calls(options: DataOptions, num_documents: int, model_root: str | None) -> list[BenchCall]:
-    """The calls of a run, in the order of sending."""
-    check_data_options(options, num_documents)
+    """The calls of a run, in the order of sending; the options were checked."""
     if options.dataset_name == "random-rerank":
         return list(random_calls(options, num_documents, text_maker(options, model_root)))
     from engine.entrypoints.bench import dataset_files

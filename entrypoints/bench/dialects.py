@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from engine.entrypoints.bench.dataset import BenchCall
 from engine.errors import ConfigError
 
@@ -120,8 +122,12 @@ def dialect_named(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def first_model(payload: Any) -> tuple[str, str | None] | None:
-    """(name, folder or hub id) of the first model in what ``models_path`` answers."""
+def first_model(raw: bytes) -> tuple[str, str | None] | None:
+    """(name, folder or hub id) of the first model in what ``models_path`` answers; None for anything else."""
+    try:
+        payload = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
     if not isinstance(payload, dict):
         return None
     if isinstance(payload.get("model_id"), str):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.entrypoints.bench.arguments import flag
+from engine.entrypoints.bench.arguments import flag, ignored
 
 SERVER, DATA, LOAD, RESULT, COMPARE = "server", "data", "load", "results", "comparison"
 DATASETS = ("random-rerank", "jsonl", "beir")
-IGNORED = "Accepted for other benches' command lines; "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,8 @@ class DataOptions:
     skip_broken_lines: bool = flag(False, "Leave out dataset lines that cannot be used, and say how many.", group=DATA)
     tokenizer: str | None = flag(None, "Folder or hub id of the tokenizer that measures lengths.", group=DATA)
     skip_tokenizer_init: bool = flag(False, "No tokenizer: texts are plain words, one counted as a token.", group=DATA)
-    tokenizer_mode: str = flag("auto", IGNORED + "there is one tokenizer, the fast one.", group=DATA)
-    trust_remote_code: bool = flag(False, IGNORED + "code from a checkpoint is never run.", group=DATA)
+    tokenizer_mode: str = ignored("auto", "there is one tokenizer, the fast one", group=DATA)
+    trust_remote_code: bool = ignored(False, "code from a checkpoint is never run", group=DATA)
     seed: int = flag(0, "Same seed, same texts and arrival times.", group=DATA)
 
 
@@ -78,7 +77,7 @@ class ServeOptions(DataOptions):
     metadata: tuple[str, ...] = flag((), "Extra keys of the JSON file.", group=RESULT, metavar="NAME=VALUE")
     plot: bool = flag(False, "Write one self-contained HTML page and a PNG.", group=RESULT)
     disable_tqdm: bool = flag(False, "No progress bar.", group=RESULT)
-    profile: bool = flag(False, IGNORED + "start the server with --profile DIR instead.", group=RESULT)
+    profile: bool = ignored(False, "start the server with --profile DIR instead", group=RESULT)
 
     compare: str | None = flag(None, "Address of a second server, measured in turn.", group=COMPARE, metavar="URL")
     compare_backend: str | None = flag(None, "Its dialect; by default the same.", group=COMPARE)

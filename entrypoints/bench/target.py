@@ -116,15 +116,18 @@ def new_session(target: Target) -> aiohttp.ClientSession:
 
 async def find_model(session: aiohttp.ClientSession, target: Target) -> tuple[str, str | None]:
     """(name for the calls, folder or hub id of its files), from the options or from the server."""
-    if target.dialect.models_path is not None:
-        async with session.get(target.base_url + target.dialect.models_path) as response:
-            payload = _decoded(await response.read()) if response.status == 200 else None
-        listed = first_model(payload)
-        if listed is not None:
-            return target.model or listed[0], listed[1]
+    path, status, listed = target.dialect.models_path, None, None
+    if path is not None:
+        async with session.get(target.base_url + path) as response:
+            status = response.status
+            if status >= 500:
+                response.raise_for_status()  # not ready: the caller may wait
+            listed = first_model(await response.read()) if status == 200 else None
+    if listed is not None:
+        return target.model or listed[0], listed[1]
     if target.model is None:
-        asked = target.dialect.models_path or "nothing, as this dialect has no list of models"
-        raise ConfigError(f"Which model? The server was asked ({asked}) and named none: give --model NAME.")
+        said = "this dialect has no list of models" if path is None else f"{path} answered {status} and named none"
+        raise ConfigError(f"Which model is to be measured at {target.base_url}? {said}: give --model NAME.")
     return target.model, target.model
 
 

@@ -1,0 +1,55 @@
+"""``engine bench latency``: how long one call takes when the engine has nothing else to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from engine.entrypoints.bench.arguments import parse_known
+from engine.entrypoints.bench.dataset import check_data_options, load_calls
+from engine.entrypoints.bench.offline import check_output, loaded_engine, save
+from engine.entrypoints.bench.options import LatencyOptions
+from engine.errors import ConfigError
+
+DESCRIPTION = "Times single calls in process. Options that are not listed here are the engine's own."
+PERCENTILES = (10, 25, 50, 75, 90, 99)
+
+
+def main(argv: Sequence[str]) -> int:
+    options, rest = parse_known(LatencyOptions, argv, "engine bench latency", DESCRIPTION)
+    if options.num_iters < 1 or options.num_iters_warmup < 0:
+        raise ConfigError("--num-iters must be at least 1, --num-iters-warmup at least 0.")
+    num_calls = options.num_iters + options.num_iters_warmup
+    check_data_options(options, num_calls * options.random_batch_size)
+    path = check_output(options.output_json)
+    seconds: list[float] = []
+    interrupted = False
+    with loaded_engine(options.model, rest) as llm:
+        calls = load_calls(options, num_calls * options.random_batch_size, llm.spec.tokenizer_path)
+        try:
+            for index, call in enumerate(tqdm(calls[:num_calls], disable=True if options.disable_tqdm else None)):
+                start = time.perf_counter()
+                llm.score(call.query, call.documents, use_tqdm=False)
+                if index >= options.num_iters_warmup:
+                    seconds.append(time.perf_counter() - start)
+        except KeyboardInterrupt:
+            interrupted = True
+        model = llm.spec.name
+    if seconds:
+        _show(seconds, options)
+        percentiles = {str(p): float(np.percentile(seconds, p)) for p in PERCENTILES}
+        result = {"avg_latency": float(np.mean(seconds)), "latencies": seconds, "percentiles": percentiles}
+        save(path, {**result, "interrupted": interrupted}, options, model)
+    if interrupted:
+        print(f"Interrupted after {len(seconds)} measured calls.")
+    return 130 if interrupted else 0
+
+
+def _show(seconds: list[float], options: LatencyOptions) -> None:
+    print(f"{len(seconds)} calls of {options.random_batch_size} documents")
+    print(f"Avg latency: {np.mean(seconds)} seconds")
+    for percentile in PERCENTILES:
+        print(f"{percentile}% percentile latency: {np.percentile(seconds, percentile)} seconds")

@@ -1,0 +1,83 @@
+"""``engine bench plot``: one page from saved results, side by side, against load, or over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.entrypoints.bench.arguments import flag, parse
+from engine.entrypoints.bench.plots import write_plots
+from engine.entrypoints.bench.result_charts import Result, load_charts, regression_charts, run_charts
+from engine.entrypoints.bench.results import check_writable
+from engine.errors import ConfigError
+
+NEEDED = ("latencies", "start_times", "document_throughput", "date")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """``engine bench plot``."""
+
+    results: tuple[str, ...] = flag((), "Result files, or folders of them.", metavar="PATH")
+    view: str = flag("runs", "What is drawn.", choices=("runs", "load", "regression"))
+    against: str = flag("request_rate", "The setting on the axis of --view load.")
+    output: str = flag("bench", "Name of the page and the picture, without suffix.", metavar="NAME")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(PlotOptions, argv, "engine bench plot", "Draws saved results as one page.")
+    results = load_results([Path(name) for name in options.results])
+    stem = Path(options.output)
+    check_writable(stem.parent)
+    if options.view == "regression":
+        charts = regression_charts(results)
+    elif options.view == "load":
+        charts = load_charts(results, options.against)
+    else:
+        charts = run_charts(results)
+    for path in write_plots(results, stem, charts):
+        print(f"Plot: {path}")
+    return 0
+
+
+def load_results(paths: list[Path]) -> list[Result]:
+    """All results in these files (one, or one a line) and folders; other JSON files of a folder are left out."""
+    if not paths:
+        raise ConfigError("engine bench plot: which results? Give --results FILE or FOLDER.")
+    results = []
+    for path in paths:
+        if path.is_dir():
+            results += [result for file in sorted(path.rglob("*.json")) for result in _read(file) if _is_result(result)]
+            continue
+        found = _read(path)
+        if not found or not all(_is_result(result) for result in found):
+            raise ConfigError(f"{path} is not a result of engine bench serve: it lacks one of {', '.join(NEEDED)}.")
+        results += found
+    if not results:
+        raise ConfigError(f"No result of engine bench serve in {', '.join(map(str, paths))}.")
+    return results
+
+
+def _read(path: Path) -> list[Result]:
+    try:
+        content = path.read_bytes()
+        return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _read_whole(path)
+
+
+def _read_whole(path: Path) -> list[Result]:
+    """A file that was formatted over several lines by hand."""
+    try:
+        return [msgspec.json.decode(path.read_bytes())]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}.") from None
+
+
+def _is_result(value: object) -> bool:
+    return isinstance(value, dict) and all(key in value for key in NEEDED)
