@@ -32,6 +32,7 @@ from engine.entrypoints.llm_arguments import (
     pair_stream,
     resolve_callable_overrides,
 )
+from engine.entrypoints.self_test import SelfTest, run_self_test
 from engine.errors import InvalidRequestError, RequestError
 from engine.inputs import InputProcessor
 from engine.messages import EngineCoreRequest
@@ -84,6 +85,13 @@ class LLM:
         self._processor = InputProcessor(self.spec, config.model)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._client: EngineClient = create_client(config, self.spec, self._processor.stem)
+        try:
+            trained = config.model.load_format != "dummy"
+            test = SelfTest(self._processor, self.spec, self._client.info.dtype, trained=trained)
+            run_self_test(self._client, test)
+        except BaseException:
+            self.close()
+            raise
         self._lock = threading.Lock()
         self._request_ids = count()
         self._call_ids = count()

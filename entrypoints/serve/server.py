@@ -20,6 +20,7 @@ import uvicorn
 
 from engine.async_client import AsyncMPClient
 from engine.config import EngineConfig, ServerConfig
+from engine.entrypoints.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialects.detect import by_name
@@ -123,6 +124,12 @@ class _Server:
         spec = await asyncio.to_thread(resolve_model, self._engine_config.model)
         processor = await asyncio.to_thread(InputProcessor, spec, self._engine_config.model)
         client = await AsyncMPClient.start(self._engine_config, spec, processor.stem)
+        try:
+            trained = self._engine_config.model.load_format != "dummy"
+            await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))
+        except BaseException:
+            await client.shutdown(0.0)
+            raise
         self._service.attach(LoadedEngine(spec, processor, client, self._engine_config.model.served_model_name))
         info = client.info
         logger.info(

@@ -1,0 +1,72 @@
+"""The self-test finds weights that give NaN, scores that depend on company, and a head the wrong way round."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import numpy as np
+import pytest
+
+from engine.entrypoints.self_test import SelfTest
+from engine.errors import ModelLoadError
+from engine.inputs import InputProcessor
+from engine.messages import CallStats, EngineCoreOutput, WireError
+from engine.model_spec import HeadSpec, ModelSpec
+from engine.request import EncodedPair, PairOptions
+
+SPEC = ModelSpec(
+    name="model",
+    path="",
+    tokenizer_path="",
+    model_type="qwen3",
+    architecture="Qwen3ForSequenceClassification",
+    head=HeadSpec(kind="from_2_way_softmax"),
+    causal=True,
+    max_model_len=100,
+    vocab_size=100,
+)
+DONE = CallStats(0, 0, 0.0, 0.0, 1)
+
+
+class Inputs:
+    def encode(self, queries: list[str], documents: list[str], options: PairOptions) -> list[EncodedPair]:
+        return [EncodedPair(np.arange(3, dtype=np.int32)) for _ in documents]
+
+
+def run(alone: tuple[float, float], together: tuple[float, float], *, trained: bool = True) -> None:
+    test = SelfTest(cast(InputProcessor, Inputs()), SPEC, "float32", trained=trained)
+    answers = {"self-test-relevant": alone[:1], "self-test-irrelevant": alone[1:], "self-test-both": together}
+    for call in test.calls:
+        values = np.array(answers[call.call_id], np.float32).reshape(-1, 1)
+        test.take([EngineCoreOutput(call.call_id, list(range(len(values))), values, stats=DONE)])
+    assert test.finished
+    test.judge()
+
+
+def test_a_good_model_passes_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    run((2.0, -3.0), (2.0, -3.0))
+    assert not caplog.records
+
+
+def test_the_wrong_order_is_a_loud_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        run((-3.0, 2.0), (-3.0, 2.0))
+    assert "classifier_from_token" in caplog.text
+
+
+def test_random_weights_have_no_wrong_order(caplog: pytest.LogCaptureFixture) -> None:
+    run((-3.0, 2.0), (-3.0, 2.0), trained=False)
+    assert not caplog.records
+
+
+def test_a_score_that_depends_on_its_company_stops_the_start() -> None:
+    with pytest.raises(ModelLoadError, match="in company"):
+        run((2.0, -3.0), (2.0, -2.9))
+
+
+@pytest.mark.parametrize("error", [WireError("non_finite_score", "the score of document 0 is not finite")])
+def test_a_score_that_is_not_finite_stops_the_start(error: WireError) -> None:
+    test = SelfTest(cast(InputProcessor, Inputs()), SPEC, "float32", trained=True)
+    with pytest.raises(ModelLoadError, match="damaged"):
+        test.take([EngineCoreOutput("self-test-both", [], np.zeros((0, 1), np.float32), {0: error}, DONE)])
