@@ -1,0 +1,177 @@
+// What one instruction set offers: plain structs and one table of functions, filled once per instruction set by
+// kernels_isa.cpp. Nothing here may emit code: this header is compiled with many different -m flags, and a function
+// that the linker merges between them would run AVX-512 on a processor that has none.
+//
+// The 32-bit word is the unit of all matrix layouts: one float, two int16 or four int8 along K. A matrix product is
+// the same loop over words whatever they hold; only the multiply-add instruction differs.
+//
+//   Activation  [block][row][words of a block]   a row's words of one K block are contiguous; stride is a constant
+//   Weight      [panel][block][word][panel_width] panel_width output rows side by side, ready for vector loads
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace engine_cpu {
+
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2 };                          // arithmetic of a linear layer
+enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4 };    // how its weights lie in memory
+enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                       // of rows that are loaded
+enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
+
+// Words of one K block. A block is what stays in the first-level cache and, for integers, what shares one scale.
+constexpr int kBlockWords[3] = {256, 256, 128};
+constexpr int kWordElems[3] = {1, 2, 4};
+constexpr int kStorageBytes[5] = {4, 2, 2, 2, 1};
+
+// int16: activations are rounded to +-kI16Activation; kI16WeightSum bounds the sum of |weight| over one row's block,
+// so that |sum a_k w_k| <= max|a| * sum|w| <= 8191 * 262176 = 2147483616 < 2^31, for every partial sum in every order.
+constexpr int kI16Activation = 8191;
+constexpr int kI16WeightSum = 262176;
+
+struct Activation {
+    Kind kind;
+    int64_t rows;
+    int cols;
+    int blocks;
+    uint32_t* data;
+    float* scales;  // [blocks][rows], null for f32
+};
+
+struct Weight {
+    Kind kind;
+    Storage storage;
+    int out;
+    int in;
+    int blocks;
+    int panels;
+    int64_t panel_bytes;
+    unsigned char* data;
+    float* scales;      // [blocks][panels * panel_width], null for f32
+    int32_t* offsets;   // same shape, int8 only: what the unsigned form of the activations adds, negated
+    float* bias;        // [panels * panel_width]
+};
+
+struct GemmTask {  // c[rows][run of panels ...] = a[row0 : row0 + rows] x weight panels
+    const Activation* a;
+    const Weight* w;
+    int64_t row0;
+    int rows;
+    int num_runs;
+    int panel0[2];
+    int num_panels[2];
+    float* c;       // runs side by side
+    int c_stride;
+    float* expanded;  // room for one block of one panel in fp32
+};
+
+struct StoreTask {  // out = c + bias, or out += c + bias
+    const float* c;
+    const float* bias;
+    int c_stride;
+    int rows;
+    int cols;
+    float* out;
+    int64_t out_stride;
+    bool add;
+};
+
+struct GateTask {  // out[row0 + r][col0 + j] = gate(c_gate + bias_gate) * (c_up + bias_up); without c_up: no product
+    Gate gate;
+    const float* c_gate;
+    const float* c_up;
+    const float* bias_gate;
+    const float* bias_up;
+    int c_stride;
+    int rows;
+    int cols;
+    Activation out;
+    int64_t row0;
+    int col0;
+};
+
+struct NormTask {
+    const float* x;
+    int64_t x_stride;
+    const float* weight;
+    const float* bias;   // layer_norm only, may be null
+    float eps;
+    Activation out;      // rms_norm
+    float* plain;        // layer_norm: contiguous rows
+    float* row_buffer;   // room for one row
+    int64_t row0;
+    int rows;
+    int cols;
+};
+
+struct RopeTask {
+    const float* qkv;
+    int64_t qkv_stride;
+    const float* q_weight;  // null: no norm
+    const float* k_weight;
+    float eps;
+    const float* cos;       // [position][head_dim / 2]
+    const float* sin;
+    const int64_t* positions;
+    int num_heads;
+    int num_kv_heads;
+    int head_dim;
+    float* q;               // element (t, n, h) at t * row_stride + n * head_stride + h
+    float* k;
+    float* v;
+    int64_t q_row_stride, q_head_stride, kv_row_stride, kv_head_stride;
+    int64_t row0;
+    int rows;
+};
+
+struct KeyRun {  // keys and values that lie together: n rows of one head
+    const float* k;
+    const float* v;
+    int64_t k_stride;
+    int64_t v_stride;
+    int n;
+};
+
+struct AttentionTile {  // up to `lanes` query rows of one key/value head of one segment
+    const float* const* q_rows;   // [rows]
+    const int* limits;            // [rows] own keys each row sees
+    int rows;
+    int head_dim;
+    float scale;
+    const KeyRun* runs;           // context first; the last one holds the own keys
+    int num_runs;
+    float* scratch;               // attention_scratch_floats(head_dim)
+    const int64_t* out_rows;      // [rows] where the results go: row and first column; columns come in pieces
+    const int* out_cols;          // (the blocks of an activation) of out_piece columns, out_piece_stride apart
+    float* out;
+    int64_t out_row_stride;
+    int64_t out_piece_stride;
+    int out_piece;
+};
+
+struct KernelTable {
+    const char* name;
+    int lanes;        // query rows of an attention tile
+    int panel_width;  // output rows of a weight panel
+    int tile_rows;    // activation rows of a full register tile
+    int i8_offset;    // int8 activations are stored as value + offset; they are rounded to +-(offset - 1)
+    void (*gemm)(const GemmTask&);
+    void (*store)(const StoreTask&);
+    void (*gate)(const GateTask&);
+    void (*pack_activation)(const float* x, int64_t x_stride, const Activation& out, int64_t row0, int rows,
+                            float* row_buffer);
+    void (*pack_weight)(const Weight& w, int panel, int first, int rows, const void* src, int64_t src_stride,
+                        Dtype dtype, float* row_buffer);
+    void (*widen)(const uint16_t* from, Dtype dtype, int64_t count, float* to);  // count: whole vectors
+    void (*unpack)(const Activation& a, int64_t row0, int rows, float* out);     // as fp32, contiguous rows
+    void (*rms_norm)(const NormTask&);
+    void (*layer_norm)(const NormTask&);
+    void (*qk_norm_rope)(const RopeTask&);
+    void (*attention)(const AttentionTile&);
+    // Loops of multiply-adds on registers alone: the ceiling that the other kernels are measured against.
+    double (*ceiling)(Kind kind, int64_t iterations);
+};
+
+constexpr int kKeyBlock = 256;  // keys whose scores are in the cache at once
+
+}  // namespace engine_cpu

@@ -1,0 +1,168 @@
+// Getting numbers into the layouts of kernel_table.h: weights once at load, activations where an op writes its result.
+#pragma once
+
+INLINE int min_int(int a, int b) { return a < b ? a : b; }
+
+
+// One row's values of one K block, rounded to integers. `y` has room for whole vectors beyond n, which are zeroed.
+// The largest magnitude is found on the bit patterns, where NaN and infinity are the largest: such a row gets the
+// scale NaN, so that the damage stays visible in everything computed from it.
+template <class Narrow>
+static float quantize_row_block(float* y, int n, Narrow* out, int limit, int offset) {
+    for (int i = n; i < (n + W - 1) / W * W; i++) y[i] = 0;
+    Vi best = splati(0);
+    for (int i = 0; i < n; i += W) best = maxi(best, (Vi)loadf(y + i) & splati(0x7fffffff));
+    const int32_t bits = maximum(best);
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
+    const bool finite = bits < 0x7f800000;
+    // Below 2^-100 the inverse would overflow; such a block counts as zero.
+    const float inverse = finite && largest > 7.9e-31f ? (float)limit / largest : 0.0f;
+    for (int i = 0; i < n; i += W) {
+        const Vi q = inverse > 0 ? to_int(loadf(y + i) * splat(inverse)) : splati(0);
+        typedef Narrow Out __attribute__((vector_size(W * sizeof(Narrow))));
+        store(out + i, __builtin_convertvector(q + splati(offset), Out));
+    }
+    return finite ? largest / (float)limit : __builtin_nanf("");
+}
+
+// Columns [col0, col0 + n) of one row; y is read (and its tail overwritten). Integers share a scale in each block, so
+// for them col0 begins one.
+static void write_activation(const Activation& a, int64_t row, int col0, float* y, int n) {
+    const int kind = (int)a.kind, words = kBlockWords[kind], elems = words * kWordElems[kind];
+    while (n > 0) {
+        const int block = col0 / elems, inside = col0 % elems, part = min_int(n, elems - inside);
+        uint32_t* out = a.data + ((int64_t)block * a.rows + row) * words;
+        float* scale = a.scales + (int64_t)block * a.rows + row;
+        if (a.kind == Kind::f32)
+            __builtin_memcpy(out + inside, y, part * sizeof(float));
+        else if (a.kind == Kind::i16)
+            *scale = quantize_row_block<int16_t>(y, part, (int16_t*)out, kI16Activation, 0);
+        else
+            *scale = quantize_row_block<uint8_t>(y, part, (uint8_t*)out, kI8Offset - 1, kI8Offset);
+        col0 += part, y += part, n -= part;
+    }
+}
+
+static void pack_activation(const float* x, int64_t x_stride, const Activation& a, int64_t row0, int rows, float* row) {
+    for (int r = 0; r < rows; r++) {
+        __builtin_memcpy(row, x + r * x_stride, a.cols * sizeof(float));
+        write_activation(a, row0 + r, 0, row, a.cols);
+    }
+}
+
+static void unpack(const Activation& a, int64_t row0, int rows, float* out) {
+    const int kind = (int)a.kind, words = kBlockWords[kind], elems = words * kWordElems[kind];
+    for (int64_t r = row0; r < row0 + rows; r++)
+        for (int i = 0; i < a.cols; i++, out++) {
+            const uint32_t* row = a.data + (i / elems * a.rows + r) * words;
+            const float scale = a.kind == Kind::f32 ? 1.0f : a.scales[i / elems * a.rows + r];
+            if (a.kind == Kind::f32)
+                *out = ((const float*)row)[i % elems];
+            else if (a.kind == Kind::i16)
+                *out = (float)((const int16_t*)row)[i % elems] * scale;
+            else
+                *out = (float)(((const uint8_t*)row)[i % elems] - kI8Offset) * scale;
+        }
+}
+
+// ------------------------------------------------------------------------------------------------------------ weights
+
+static void widen(const uint16_t* from, Dtype dtype, int64_t count, float* to) {
+    if (dtype == Dtype::bf16)
+        for (int64_t i = 0; i < count; i += W) store(to + i, widen_bf16(from + i));
+    else
+        for (int64_t i = 0; i < count; i += W) store(to + i, widen_f16(from + i));
+}
+
+static void widen_row(const void* src, Dtype dtype, int n, float* out) {
+    if (dtype == Dtype::f32)
+        __builtin_memcpy(out, src, n * sizeof(float));
+    else
+        for (int i = 0; i < n; i++)
+            out[i] = dtype == Dtype::bf16 ? bf16_to_float(((const uint16_t*)src)[i]) : f16_to_float(((const uint16_t*)src)[i]);
+}
+
+// The scale is the smallest that keeps both |q| <= 32767 and sum |q| <= kI16WeightSum. Rounding adds at most 1/2 to each
+// |w / scale|, hence the n / 2; the last line is the proof's premise, checked on the integers themselves.
+static float quantize_i16(const float* w, int n, int16_t* q) {
+    double total = 0, largest = 0;
+    for (int i = 0; i < n; i++) {
+        const double magnitude = __builtin_fabs((double)w[i]);
+        total += magnitude;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    if (!__builtin_isfinite(total)) return __builtin_nanf("");  // q stays zero, the result becomes NaN
+    double scale = total / (kI16WeightSum - n / 2 - 1);
+    scale = largest / 32767 > scale ? largest / 32767 : scale;
+    const double inverse = scale > 0 ? 1 / scale : 0;
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        q[i] = (int16_t)__builtin_nearbyint(w[i] * inverse);
+        sum += q[i] < 0 ? -q[i] : q[i];
+    }
+    if (sum > kI16WeightSum) __builtin_trap();
+    return (float)scale;
+}
+
+static float quantize_i8(const float* w, int n, int8_t* q, int32_t* offset) {
+    float largest = 0, total = 0;
+    for (int i = 0; i < n; i++) {
+        largest = __builtin_fabsf(w[i]) > largest ? __builtin_fabsf(w[i]) : largest;
+        total += w[i];
+    }
+    *offset = 0;
+    if (!__builtin_isfinite(total)) return __builtin_nanf("");
+    const float inverse = largest > 0 ? 127 / largest : 0;
+    int32_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        q[i] = (int8_t)__builtin_nearbyintf(w[i] * inverse);
+        sum += q[i];
+    }
+    *offset = -sum * kI8Offset;
+    return largest / 127;
+}
+
+// One block of one row, as words, to its place in the panel: a column of the (words x NR) matrix.
+template <class Word>
+static void scatter(const void* row, int words, Word* panel_block, int column) {
+    for (int k = 0; k < words; k++) {
+        Word word;
+        __builtin_memcpy(&word, (const char*)row + k * sizeof(Word), sizeof(Word));
+        panel_block[k * NR + column] = word;
+    }
+}
+
+static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int column, const float* row,
+                       const void* src, int n) {
+    alignas(64) int16_t q[512] = {};
+    const int words = (n + kWordElems[(int)w.kind] - 1) / kWordElems[(int)w.kind];
+    if (w.storage == Storage::f32)
+        scatter(row, words, (uint32_t*)to, column);
+    else if (w.kind == Kind::f32)
+        scatter(src, words, (uint16_t*)to, column);
+    else if (w.kind == Kind::i16) {
+        w.scales[scale_at] = quantize_i16(row, n, q);
+        scatter(q, words, (uint32_t*)to, column);
+    } else {
+        w.scales[scale_at] = quantize_i8(row, n, (int8_t*)q, w.offsets + scale_at);
+        scatter(q, words, (uint32_t*)to, column);
+    }
+}
+
+// Rows [first, first + rows) of one panel. When the weight is stored in 16 bits for fp32 arithmetic, `dtype` is that.
+static void pack_weight(const Weight& w, int panel, int first, int rows, const void* src, int64_t src_stride,
+                        Dtype dtype, float* row) {
+    const int elems = kBlockWords[(int)w.kind] * kWordElems[(int)w.kind];
+    const int bytes = kStorageBytes[(int)w.storage], src_bytes = dtype == Dtype::f32 ? 4 : 2;
+    for (int r = 0; r < rows; r++) {
+        const char* from = (const char*)src + r * src_stride * src_bytes;
+        widen_row(from, dtype, w.in, row);
+        for (int block = 0; block < w.blocks; block++) {
+            const int64_t at = ((int64_t)block * w.panels + panel) * NR + first + r;
+            unsigned char* to = w.data + panel * w.panel_bytes + (int64_t)block * elems * NR * bytes;
+            pack_block(w, to, at, first + r, row + block * elems, from + (int64_t)block * elems * src_bytes,
+                       min_int(elems, w.in - block * elems));
+        }
+    }
+}

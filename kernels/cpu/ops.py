@@ -1,0 +1,214 @@
+"""``Ops`` on the compiled kernels. An ``Activation`` is a ``_C.Activation``: K blocks of rows, quantised where asked.
+
+Everything is fp32 outside the linear layers; ``quantization`` says what happens inside them:
+
+* None: fp32 arithmetic. Weights that come in 16 bits stay in 16 bits and are widened block by block, which is exact.
+* ``int16``: 14-bit activations and up to 16-bit weights, a scale for every 512 values of a row of either.
+* ``int8``: 8-bit activations (7 without VNNI) and weights, scales as above.
+
+A row's result has the same bits whatever other rows are in the product and however many threads there are.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from engine.kernels.cpu import _C
+from engine.kernels.cpu.threads import check_num_threads, default_num_threads
+from engine.kernels.ops import Activation, AttentionMeta
+from engine.kernels.reference import ReferenceOps
+
+ISA_VARIABLE = "ENGINE_CPU_ISA"
+_KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8}
+_DTYPES = {torch.float32: _C.Dtype.F32, torch.bfloat16: _C.Dtype.BF16, torch.float16: _C.Dtype.F16}
+
+_Rows = tuple[int, int, int, int]
+
+
+def _rows(x: torch.Tensor) -> _Rows:
+    """Address, row stride, rows and columns of a matrix that the kernels can read."""
+    if x.dtype is not torch.float32 or x.dim() != 2 or x.device.type != "cpu":
+        raise ValueError(f"the CPU kernels take fp32 matrices on the CPU, not {x.dtype} {tuple(x.shape)} on {x.device}")
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    return x.data_ptr(), x.stride(0), x.shape[0], x.shape[1]
+
+
+def _heads(x: torch.Tensor) -> tuple[int, int, int]:
+    """Address, row stride and head stride of (T, heads, H)."""
+    assert x.dtype is torch.float32, f"keys and values are fp32 on the CPU, not {x.dtype}"
+    assert x.stride(2) == 1
+    return x.data_ptr(), x.stride(0), x.stride(1)
+
+
+def _vector(x: torch.Tensor | None) -> int:
+    if x is None:
+        return 0
+    if x.dtype is not torch.float32 or not x.is_contiguous():
+        raise ValueError(f"the CPU kernels take contiguous fp32 vectors, not {x.dtype}")
+    return x.data_ptr()
+
+
+class CpuLinear:
+    """A packed weight; see ``kernels.ops.LinearWeight``."""
+
+    def __init__(self, packed: _C.LinearWeight) -> None:
+        self.packed = packed
+        self.out_features = packed.out_features
+        self.in_features = packed.in_features
+
+    def load_rows(self, start: int, rows: torch.Tensor) -> None:
+        if rows.dtype not in _DTYPES:
+            rows = rows.float()
+        if rows.shape[1] != self.in_features:
+            raise ValueError(f"rows of {rows.shape[1]} values do not fit a weight of {self.in_features} columns")
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        self.packed.load_rows(start, len(rows), rows.data_ptr(), rows.stride(0), _DTYPES[rows.dtype])
+
+    def load_bias(self, start: int, bias: torch.Tensor) -> None:
+        values = bias.float().contiguous()
+        self.packed.load_bias(start, len(values), values.data_ptr())
+
+    @property
+    def num_bytes(self) -> int:
+        return self.packed.num_bytes
+
+
+class CpuOps(ReferenceOps):
+    """Implements ``kernels.ops.Ops``; what is not here is inherited from the reference.
+
+    torch is left with one thread: what remains to it is small, and its threads and ours would take turns on the cores.
+    """
+
+    def __init__(
+        self,
+        num_threads: int | None = None,
+        quantization: str | None = None,
+        *,
+        pin: bool = False,
+        isa: str | None = None,
+    ) -> None:
+        super().__init__("cpu", torch.float32)
+        if quantization not in _KINDS:
+            raise ValueError(f"quantization {quantization!r} is not known on the CPU; use int16 or int8")
+        count = default_num_threads() if num_threads is None else check_num_threads(num_threads)
+        self.kind = _KINDS[quantization]
+        self.quantization = quantization
+        self.runtime = _C.Runtime(count, isa or os.environ.get(ISA_VARIABLE, ""), pin)
+        torch.set_num_threads(1)
+
+    @property
+    def isa(self) -> str:
+        return self.runtime.isa
+
+    @property
+    def description(self) -> str:
+        """One line for the log."""
+        arithmetic = self.quantization or "fp32"
+        if self.quantization == "int8" and self.runtime.i8_bits < 8:
+            arithmetic = f"int8 ({self.runtime.i8_bits}-bit activations: no VNNI)"
+        return f"compiled kernels, {self.isa}, {arithmetic}, {self.runtime.num_threads} threads"
+
+    def _activation(self, x: Activation) -> _C.Activation:
+        return self.runtime.pack(self.kind, _rows(x)) if isinstance(x, torch.Tensor) else x
+
+    def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> CpuLinear:  # type: ignore[override]
+        return CpuLinear(_C.LinearWeight(self.runtime, out_features, in_features, self.kind))
+
+    def linear(self, x: Activation, weight: CpuLinear) -> torch.Tensor:  # type: ignore[override]
+        return self.runtime.linear(self._activation(x), weight.packed)
+
+    def linear_residual(  # type: ignore[override]
+        self, x: Activation, weight: CpuLinear, residual: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        a = self._activation(x)
+        address, stride, rows, cols = _rows(residual)
+        if address != residual.data_ptr() or (rows, cols) != (a.rows, weight.out_features):
+            raise ValueError(f"the residual {tuple(residual.shape)} does not fit ({a.rows}, {weight.out_features})")
+        self.runtime.linear_add(a, weight.packed, address, stride)
+        return None, residual
+
+    def linear_swiglu(self, x: Activation, gate_up: CpuLinear) -> Activation:  # type: ignore[override]
+        return self._gated(x, gate_up, _C.Gate.SILU, True)
+
+    def linear_geglu(self, x: Activation, gate_up: CpuLinear, *, tanh: bool) -> Activation:  # type: ignore[override]
+        return self._gated(x, gate_up, _C.Gate.GELU_TANH if tanh else _C.Gate.GELU, True)
+
+    def linear_gelu(self, x: Activation, weight: CpuLinear, *, tanh: bool = False) -> Activation:  # type: ignore[override]
+        return self._gated(x, weight, _C.Gate.GELU_TANH if tanh else _C.Gate.GELU, False)
+
+    def _gated(self, x: Activation, weight: CpuLinear, gate: _C.Gate, has_up: bool) -> _C.Activation:
+        return self.runtime.linear_gate(self._activation(x), weight.packed, gate, has_up, self.kind)
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
+        rows = _rows(x)
+        assert len(weight) == rows[3]
+        return self.runtime.rms_norm(self.kind, rows, _vector(weight), eps)
+
+    def add_rms_norm(
+        self, delta: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[Activation, torch.Tensor]:
+        summed = residual if delta is None else residual + delta
+        return self.rms_norm(summed, weight, eps), summed
+
+    def layer_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+    ) -> torch.Tensor:
+        return self.runtime.layer_norm(_rows(x), _vector(weight), _vector(bias), eps)
+
+    def qk_norm_rope(
+        self,
+        qkv: torch.Tensor,
+        q_weight: torch.Tensor | None,
+        k_weight: torch.Tensor | None,
+        eps: float,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        positions: torch.Tensor,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows = _rows(qkv)
+        assert rows[3] == (num_heads + 2 * num_kv_heads) * head_dim
+        assert positions.dtype is torch.int64
+        assert positions.is_contiguous()
+        return self.runtime.qk_norm_rope(
+            rows, _vector(q_weight), _vector(k_weight), eps, _vector(cos), _vector(sin), positions.data_ptr(),
+            num_heads, num_kv_heads, head_dim,
+        )  # fmt: skip
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        pool_k: torch.Tensor,
+        pool_v: torch.Tensor,
+        meta: AttentionMeta,
+    ) -> Activation:
+        plan = meta.cache.get("cpu")
+        if plan is None:
+            plan = meta.cache["cpu"] = _plan(meta, len(q))
+        return self.runtime.attention(
+            self.kind, _heads(q), _heads(k), _heads(v), _heads(pool_k), _heads(pool_v),
+            q.shape[1], k.shape[1], q.shape[2], meta.scale, plan,
+        )  # fmt: skip
+
+    def unpack(self, x: Activation) -> torch.Tensor:
+        """An activation as a plain fp32 tensor."""
+        return x if isinstance(x, torch.Tensor) else self.runtime.unpack(x)
+
+
+def _plan(meta: AttentionMeta, num_queries: int) -> _C.AttentionPlan:
+    def array(x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(x, dtype=np.int64).reshape(-1)
+
+    return _C.attention_plan(
+        array(meta.q_starts), array(meta.q_lens), array(meta.own_starts), array(meta.own_lens), array(meta.context_ids),
+        array(meta.context_indptr), array(meta.context_ranges), meta.kv_capacity, num_queries, meta.causal,
+    )  # fmt: skip
