@@ -113,7 +113,7 @@ class LLM:
         self._check_open()
         first, second = options.pop("text_1", data_1), options.pop("text_2", data_2)
         pairs, total = pair_stream(options.pop("data_1", first), options.pop("data_2", second))
-        return self._run(pairs, total, pair_options(self.config.model, options), use_tqdm)
+        return self._run(pairs, total, pair_options(options), use_tqdm)
 
     def rerank(
         self,

@@ -66,7 +66,7 @@ def resolve_callable_overrides(model: ModelConfig, change: Callable[[Any], Any])
     return replace(model, hf_overrides=changed)
 
 
-def pair_options(model: ModelConfig, given: dict[str, Any]) -> PairOptions:
+def pair_options(given: dict[str, Any]) -> PairOptions:
     """``instruction=...`` and friends, plainly or inside ``pooling_params`` and ``tokenization_kwargs``."""
     if given.get("lora_request") is not None:
         raise ValueError("lora_request: name the adapter with lora_modules when the LLM is made")

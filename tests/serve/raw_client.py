@@ -29,10 +29,7 @@ class RawClient:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [
-                (k.lower().encode(), v.encode())
-                for k, v in {"content-type": "application/json", **(headers or {})}.items()
-            ],
+            "headers": [(k.lower().encode(), v.encode()) for k, v in sent.items()],
             "client": ("127.0.0.1", 1),
             "server": ("test", 80),
             "state": {},

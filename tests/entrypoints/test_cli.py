@@ -1,0 +1,196 @@
+"""The command line: what it accepts, how it refuses, and that it starts without anything heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import __version__
+from engine.config import EngineConfig, ServerConfig
+from engine.entrypoints.cli import run
+from engine.entrypoints.cli.app import build_app
+from engine.entrypoints.options import IGNORED
+
+FLAGS_FILE = Path(__file__).with_name("serve_flags.txt")
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What ``engine serve`` would have started."""
+    seen: dict[str, Any] = {}
+
+    def remember(engine: EngineConfig, server: ServerConfig) -> int:
+        seen.update(engine=engine, server=server)
+        return 0
+
+    monkeypatch.setattr("engine.entrypoints.serve.server.run_server", remember)
+    monkeypatch.setattr("engine.entrypoints.log_setup.set_up_logging", lambda *_: None)
+    return seen
+
+
+def test_the_tutorials_command(served: dict[str, Any]) -> None:
+    overrides = {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "classifier_from_token": ["no", "yes"],
+        "is_original_qwen3_reranker": True,
+    }
+    command = "serve Qwen/Qwen3-Reranker-8B --host 127.0.0.1 --port 8888 --task score --hf_overrides"
+    assert run([*command.split(), json.dumps(overrides)]) == 0
+    assert served["engine"].model.model == "Qwen/Qwen3-Reranker-8B"
+    assert served["engine"].model.hf_overrides == overrides
+    assert (served["server"].host, served["server"].port) == ("127.0.0.1", 8888)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "serve --model-path BAAI/bge-reranker-v2-m3 --host 0.0.0.0 --disable-radix-cache --chunked-prefill-size -1 "
+        "--attention-backend triton --is-embedding --port 30000",
+        "serve --model-path Qwen/Qwen3-Reranker-0.6B --served-model-name Qwen3-Reranker-0.6B --trust-remote-code "
+        "--disable-radix-cache --host 0.0.0.0 --port 8001 --chat-template examples/chat_template/qwen3_reranker.jinja",
+    ],
+)
+def test_the_guides_commands(command: str, served: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command.split()) == 0
+    assert served["server"].host == "0.0.0.0"
+    notices = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("engine: --disable-radix-cache is accepted and has no effect: ") for line in notices)
+    assert len(notices) == sum(flag in command for flag in ("radix", "chunked", "attention", "embedding", "remote"))
+
+
+def test_names_numbers_and_short_forms(served: dict[str, Any]) -> None:
+    command = (
+        "serve m --max_num_batched_tokens 16k --max-num-seqs 1K --max-model-len -1 -tp 2 --api-key a --api-key b "
+        "--served-model-name x y --dtype half --enforce_eager --shutdown-timeout 5 --drain_delay_s 1.5 -O3 "
+        "--distributed-executor-backend mp --strict --gpu-memory-utilization 0.5"
+    )
+    assert run(command.split()) == 0
+    engine, server = served["engine"], served["server"]
+    assert (engine.scheduler.max_num_batched_tokens, engine.scheduler.max_num_seqs) == (16_000, 1024)
+    assert (engine.model.max_model_len, engine.model.dtype) == (None, "float16")
+    assert (engine.device.tensor_parallel_size, engine.device.executor) == (2, "mp")
+    assert (engine.device.enforce_eager, engine.device.gpu_memory_utilization) == (True, 0.5)
+    assert (server.api_key, engine.model.served_model_name) == (("a", "b"), ("x", "y"))
+    assert (server.shutdown_timeout_s, server.drain_delay_s, server.strict) == (5.0, 1.5, True)
+
+
+def test_dotted_overrides(served: dict[str, Any]) -> None:
+    command = "serve --hf_overrides.head_dtype model --hf-overrides.id2label.0=yes --hf_overrides.num_labels 1 "
+    command += "--hf-overrides.classifier_from_token+ no --hf_overrides.classifier_from_token+=yes"
+    assert run([*command.split(), "--hf-overrides", '{"use_sep_token": false}']) == 0
+    assert served["engine"].model.hf_overrides == {
+        "head_dtype": "model",
+        "id2label": {"0": "yes"},
+        "num_labels": 1,
+        "classifier_from_token": ["no", "yes"],
+        "use_sep_token": False,
+    }
+    assert served["engine"].model.model == ""
+
+
+def test_flag_beats_environment_beats_file(
+    served: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "model: from-file\nport: 1\nmax_documents: 7\nlog-level: debug\nstrict: true\n"
+        "served_model_name: [a, b]\nhf_overrides: {num_labels: 1}\n"
+    )
+    monkeypatch.setenv("ENGINE_PORT", "2")
+    monkeypatch.setenv("ENGINE_MAX_DOCUMENTS", "8")
+    assert run(["serve", "--config", str(file), "--port", "3"]) == 0
+    engine, server = served["engine"], served["server"]
+    assert (server.port, server.max_documents, server.log_level, server.strict) == (3, 8, "debug", True)
+    assert (engine.model.model, engine.model.served_model_name) == ("from-file", ("a", "b"))
+    assert engine.model.hf_overrides == {"num_labels": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("serve --max-num-sqs 3", "Did you mean --max-num-seqs"),
+        ("srve", 'Did you mean "serve"'),
+        ("serve m --port seven", "'seven' is not a whole number"),
+        ("serve m --port 70000", "0 to 65535"),
+        ("serve m --dtype float8", "choose one of auto, float32"),
+        ("serve m --device tpu", 'Did you mean "npu"'),
+        ("serve m --max-num-batched-tokens 1.5K", "decimal suffix"),
+        ("serve m --max-documents 0", "positive"),
+        ("serve m --gpu-memory-utilization 1.5", "up to 1"),
+        ("serve m --runner generate", "only scores pairs"),
+        ("serve m --task embed", "only scores pairs"),
+        ("serve m --hf-overrides {", "\n  {\n   ^"),
+        ("serve m --hf-overrides [1]", "JSON object"),
+        ("serve m --hf-overrides", "needs a value"),
+        ("serve m --config nothing.yaml", "No such file"),
+        ("serve m --config", "needs a file"),
+        ("serve m --log-level loud", "debug, info"),
+        ("serve m --host 0.0.0.0", "--api-key"),
+        ("serve m --dialect sglan", "Did you mean 'sglang'"),
+        ("serve m n", "Unused Tokens"),
+    ],
+)
+def test_refusals(command: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("engine: ")
+    assert says in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("content", ["- a", "port: [", "prot: 1", "port: {a: 1}"])
+def test_bad_files(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_text(content)
+    assert run(["serve", "m", "--config", str(file)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"engine {__version__}"
+    assert run(["serve", "--help"]) == 0
+    text = capsys.readouterr().out
+    for group in ("Model", "Steps and memory", "Device and processes", "HTTP server"):
+        assert group in text
+    assert "--task" not in text
+
+
+def test_the_flags_are_frozen() -> None:
+    """A changed command line is a decision: change the file too (``python -m tests.entrypoints.test_cli``)."""
+    assert serve_flags() == FLAGS_FILE.read_text().split()
+
+
+def serve_flags() -> list[str]:
+    arguments = build_app(["serve"])["serve"].assemble_argument_collection()
+    return sorted({name for argument in arguments for name in argument.names})
+
+
+def test_ignored_flags_and_options_do_not_collide() -> None:
+    flags = serve_flags()
+    for name in IGNORED:
+        assert f"--{name.replace('_', '-')}" in flags
+
+
+def test_starts_without_heavy_imports() -> None:
+    code = (
+        "import sys; from engine.entrypoints.cli import run; code = run(['serve', '--help']);"
+        "heavy = [m for m in ('torch', 'transformers', 'zmq', 'fastapi', 'uvicorn', 'tokenizers') if m in sys.modules];"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_server_itself_needs_no_torch() -> None:
+    code = "import sys, engine.entrypoints.serve.server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], timeout=60).returncode == 0
+
+
+if __name__ == "__main__":
+    FLAGS_FILE.write_text("\n".join(serve_flags()) + "\n")
