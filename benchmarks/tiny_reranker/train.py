@@ -1,0 +1,196 @@
+"""Listwise training of the small reranker, one thread, with checkpoints a loader can read.
+
+The queries of a step are of equal length, and their prompts up to the document are computed once. Documents are sorted
+by length and run in a few chunks, so that padding costs little; the loss is taken over all chunks together.
+"""
+
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from benchmarks.tiny_reranker.mining import Example
+from benchmarks.tiny_reranker.model import TinyConfig, TinyReranker
+from benchmarks.tiny_reranker.prompt import Encoded, PromptEncoder, vary_prompt
+from benchmarks.tiny_reranker.tokenizer import save_tokenizer
+
+
+LONG_LIMIT = 256
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 600
+    queries_per_step: int = 20
+    negatives: int = 5
+    chunks: int = 4
+    rate: float = 1e-3
+    embedding_rate: float = 5e-4
+    warmup: int = 40
+    weight_decay: float = 0.01
+    binary_weight: float = 0.1
+    # Document lengths in tokens and how often a step uses each as its limit.
+    limits: tuple[int, ...] = (64, 128, 256)
+    limit_shares: tuple[float, ...] = (0.5, 0.35, 0.15)
+    save_every: int = 100
+    seed: int = 0
+
+
+def collate(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and lengths."""
+    lengths = torch.tensor([len(row) for row in rows])
+    out = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = torch.tensor(row)
+    return out, lengths
+
+
+def score_queries(model: TinyReranker, queries: Sequence[Sequence[Encoded]], chunks: int) -> Tensor:
+    """Logits of all rows, query after query. The heads of the queries must be of one length."""
+    heads = model.heads(torch.tensor([rows[0].head for rows in queries]))
+    owners = torch.tensor([owner for owner, rows in enumerate(queries) for _ in rows])
+    tails = [row.tail for rows in queries for row in rows]
+    order = sorted(range(len(tails)), key=lambda i: len(tails[i]))
+    size = math.ceil(len(order) / chunks)
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    logits = torch.cat([model.tails(heads, owners[part], *collate([tails[i] for i in part])) for part in parts])
+    return logits[torch.argsort(torch.tensor(order))]
+
+
+def ranking_loss(logits: Tensor, binary_weight: float) -> Tensor:
+    """Cross-entropy of the first column against the row, plus a little binary loss that calibrates the logits."""
+    listwise = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+    binary = F.softplus(-logits[:, 0]).mean() + F.softplus(logits[:, 1:]).mean()
+    return listwise + binary_weight * binary
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Factor of the base rate: linear warm-up, then a cosine down to a twentieth."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Batches:
+    """Draws steps of queries of equal length; the share of hard negatives grows from a third to three quarters."""
+
+    def __init__(self, examples: Sequence[Example], encoder: PromptEncoder, config: TrainConfig) -> None:
+        self.examples, self.encoder, self.config = examples, encoder, config
+        self.rng = random.Random(config.seed)
+        self.groups: list[list[int]] = []
+        # With the line break, which may merge with a last punctuation mark.
+        lengths = [len(ids) for ids in encoder.text_ids([f" {example.query}\n" for example in examples])]
+        self.by_length: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            self.by_length.setdefault(length, []).append(index)
+
+    def _shuffle(self) -> None:
+        """Deals every example once, in groups of equal query length; what is left over waits for the next deal."""
+        size = self.config.queries_per_step
+        for members in self.by_length.values():
+            self.rng.shuffle(members)
+            self.groups += [members[at : at + size] for at in range(0, len(members) - size + 1, size)]
+        if not self.groups:  # very few examples, as in a test
+            self.groups = [members[:size] for members in self.by_length.values()]
+        self.rng.shuffle(self.groups)
+
+    def negatives(self, example: Example, hard_share: float) -> list[str]:
+        chosen = []
+        for _ in range(self.config.negatives):
+            if self.rng.random() < hard_share:
+                chosen.append(self.rng.choice(example.negatives))
+            else:
+                other = self.rng.choice(self.examples)
+                chosen.append(other.positive if other.positive != example.positive else example.negatives[0])
+        return chosen
+
+    def draw(self, step: int) -> list[list[Encoded]]:
+        if not self.groups:
+            self._shuffle()
+        members = self.groups.pop()
+        hard_share = 0.33 + 0.42 * min(1.0, 2 * step / self.config.steps)
+        limit = self.rng.choices(self.config.limits, self.config.limit_shares)[0]
+        self.encoder.max_document = limit
+        # Long documents in fewer lists, so that steps take about the same time.
+        if limit >= LONG_LIMIT:
+            members = members[: max(1, len(members) // 2)]
+        instruction, short = vary_prompt(self.rng)
+        queries = []
+        for example in (self.examples[index] for index in members):
+            documents = [example.positive, *self.negatives(example, hard_share)]
+            queries.append(self.encoder.encode(example.query, documents, instruction=instruction, short=short))
+        return queries
+
+
+def save_checkpoint(model: TinyReranker, tokenizer: Tokenizer, folder: Path) -> None:
+    """The folder of an original Qwen3-Reranker: tied embeddings, so no ``lm_head`` is stored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_hf()
+    ids = {name: tokenizer.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>")}
+    config |= {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_tokenizer(tokenizer, folder, model.config.max_position_embeddings)
+
+
+def load_checkpoint(folder: Path) -> tuple[TinyReranker, Tokenizer]:
+    settings = json.loads((folder / "config.json").read_text())
+    config = TinyConfig(**{name: settings[name] for name in TinyConfig.__dataclass_fields__})
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model = TinyReranker(config, tokenizer.token_to_id("yes"), tokenizer.token_to_id("no"))
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
+    return model, tokenizer
+
+
+def make_optimizer(model: TinyReranker, config: TrainConfig) -> torch.optim.Optimizer:
+    groups = {"embedding": (config.embedding_rate, 0.0), "matrix": (config.rate, config.weight_decay), "norm": (config.rate, 0.0)}  # fmt: skip
+    members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in groups}
+    for name, parameter in model.named_parameters():
+        kind = "embedding" if "embed" in name else "matrix" if parameter.dim() == 2 else "norm"
+        members[kind].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members[kind], "lr": rate, "base": rate, "weight_decay": decay}
+            for kind, (rate, decay) in groups.items()
+        ],
+        betas=(0.9, 0.98),
+    )
+
+
+def train(
+    model: TinyReranker, tokenizer: Tokenizer, examples: Sequence[Example], config: TrainConfig, output: Path
+) -> list[float]:
+    """Trains in place, writes a checkpoint to ``output`` now and then, returns the loss of every step."""
+    torch.manual_seed(config.seed)
+    optimizer = make_optimizer(model, config)
+    batches = Batches(examples, PromptEncoder(Tokenizer.from_str(tokenizer.to_str())), config)
+    losses: list[float] = []
+    right, begin = 0.0, time.perf_counter()
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * learning_rate(step, config)
+        logits = score_queries(model, batches.draw(step), config.chunks).view(-1, 1 + config.negatives)
+        loss = ranking_loss(logits, config.binary_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        right = 0.97 * right + 0.03 * float((logits.argmax(1) == 0).float().mean())
+        if step % 20 == 0 or step + 1 == config.steps:
+            pace = (time.perf_counter() - begin) / (step + 1)
+            print(f"step {step} loss {sum(losses[-20:]) / len(losses[-20:]):.3f} first {right:.3f} {pace:.2f} s/step", flush=True)  # fmt: skip
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            save_checkpoint(model, tokenizer, output)
+    return losses
