@@ -60,8 +60,12 @@ class TokenTexts:
         return len(self._ids)
 
     def make(self, start: int, length: int) -> str:
-        ids = [self._ids[(start + k) % len(self._ids)] for k in range(length)]
-        again = self._tokenizer.encode(self._tokenizer.decode(ids), add_special_tokens=False).ids
+        # Neighbouring tokens may merge when their text is read again, so a few more are needed than are wanted.
+        num_taken, again = length, list[int]()
+        while len(again) < length and num_taken <= 4 * length:
+            ids = [self._ids[(start + k) % len(self._ids)] for k in range(num_taken)]
+            again = self._tokenizer.encode(self._tokenizer.decode(ids), add_special_tokens=False).ids
+            num_taken += max(1, length - len(again))
         return str(self._tokenizer.decode(again[:length]))
 
     def count(self, text: str) -> int:
