@@ -1,0 +1,165 @@
+"""Ascend NPUs as a backend: devices, dtypes, memory and waiting through ``torch_npu.npu``; its ops are ``kernels/npu``.
+
+Nothing here imports torch_npu until it is asked for, so ``--device auto`` costs a machine without an NPU nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.backends.base import Backend, Capabilities, MemoryFacts
+from engine.backends.npu import memory
+from engine.backends.npu.environment import VISIBLE_DEVICES, why_unavailable
+from engine.config import DeviceConfig
+from engine.errors import DeviceError
+from engine.kernels.ops import AttentionMeta, Ops
+
+if TYPE_CHECKING:
+    from engine.backends.npu.graphs import StepGraphs
+    from engine.backends.npu.transfer import Uploader
+    from engine.kernels.npu.soc import Soc
+
+DEFAULT_TOKEN_BUDGET = 8192
+DEFAULT_TOKEN_BUDGET_310P = 2048
+"""Its attention mask is quadratic in the length."""
+
+
+class NpuBackend(Backend):
+    name = "npu"
+    dist_backend = "hccl"
+    visible_devices_variable = VISIBLE_DEVICES
+
+    def __init__(self) -> None:
+        self._config = DeviceConfig()
+        self._graphs: StepGraphs | None = None
+
+    @cached_property
+    def _npu(self) -> Any:
+        import torch_npu  # late: without CANN the import fails, and asking about the backend must not
+
+        return torch_npu.npu
+
+    @cached_property
+    def _uploader(self) -> Uploader:
+        from engine.backends.npu.transfer import Uploader
+
+        return Uploader()
+
+    @cached_property
+    def _soc(self) -> Soc:
+        from engine.kernels.npu.soc import Soc
+
+        return Soc(self._npu.get_device_name())
+
+    @property
+    def capabilities(self) -> Capabilities:
+        narrow = self._soc.is_inference_series
+        return Capabilities(
+            dtypes=self._soc.dtypes,
+            quantizations=self._soc.quantizations,
+            default_token_budget=DEFAULT_TOKEN_BUDGET_310P if narrow else DEFAULT_TOKEN_BUDGET,
+        )
+
+    def auto_dtype(self, checkpoint_dtype: str) -> str:
+        """float32 is for comparisons: it is computed only when asked for."""
+        dtypes = [dtype for dtype in self.capabilities.dtypes if dtype != "float32"]
+        return checkpoint_dtype if checkpoint_dtype in dtypes else dtypes[0]
+
+    def why_unavailable(self) -> str | None:
+        return why_unavailable()
+
+    def device(self, rank: int) -> torch.device:
+        return torch.device("npu", rank)
+
+    def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:
+        count = self._npu.device_count()
+        if rank >= count:
+            raise DeviceError(
+                f"worker {rank} needs an NPU of its own, but {count} are visible; lower the number of workers or "
+                f"extend {VISIBLE_DEVICES}"
+            )
+        self._npu.set_device(rank)
+        self._npu.set_compile_mode(jit_compile=False)  # compiled per shape, every new step length would stall
+        self._npu.config.allow_internal_format = True  # FRACTAL_NZ weights
+        self._npu.matmul.allow_hf32 = False  # the score head is fp32 and must stay it
+        self._config = config
+        limit = self.memory(self.device(rank)).total_bytes
+        return (f"{self._soc.name}, {count} visible, may use {limit / memory.GIB:.1f} GiB", *self._why_no_graphs())
+
+    def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
+        from engine.kernels.npu.ops import NpuOps
+
+        if quantization == "w8a8" and dtype == torch.float32:
+            raise DeviceError("quantization w8a8 computes in bfloat16 or float16; leave --dtype on auto")
+        ops = NpuOps(device, dtype, self._soc, int8=quantization == "w8a8")
+        if self._soc.is_inference_series:
+            return ops, "ops: torch_npu; attention npu_prompt_flash_attention on padded groups (310P has no packed one)"
+        weights = "int8 weights in FRACTAL_NZ" if ops.int8 else f"{str(dtype).removeprefix('torch.')} weights"
+        return ops, (
+            f"ops: torch_npu, {weights}; attention npu_fused_infer_attention_score for causal models with heads of 128 "
+            "in float16 or bfloat16, else npu_fusion_attention"
+        )
+
+    def memory(self, device: torch.device) -> MemoryFacts:
+        free, total = self._npu.mem_get_info(device)
+        return memory.facts(memory.memory_limit(self._config, total), free, self._npu.memory_allocated(device))
+
+    def peak_memory_bytes(self, device: torch.device) -> int:
+        return int(self._npu.max_memory_allocated(device))
+
+    def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
+        return memory.pool_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
+
+    def synchronize(self, device: torch.device) -> None:
+        self._npu.synchronize(device)
+
+    def empty_cache(self, device: torch.device) -> None:
+        self._npu.empty_cache()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return super().is_out_of_memory(error) or "out of memory" in str(error)
+
+    def upload(
+        self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
+    ) -> list[torch.Tensor]:
+        if self._soc.is_inference_series:  # its attention makes tables of another kind
+            return self._uploader.upload(arrays, device)
+        from engine.backends.npu.transfer import upload_step
+
+        return upload_step(self._uploader, arrays, metas, device)
+
+    def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
+        from engine.backends.npu.transfer import fetch
+
+        return fetch(values)
+
+    def capture(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        if self._why_no_graphs():
+            return forward
+        from engine.backends.npu.graphs import StepGraphs
+
+        self._graphs = StepGraphs(forward)
+        return self._graphs
+
+    def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
+        from engine.backends.npu.tuning import tune
+
+        return tune(time_step, largest, self._graphs)
+
+    def _why_no_graphs(self) -> tuple[str, ...]:
+        if self._config.enforce_eager:
+            return ("no ACL graphs, as asked",)
+        if self._soc.is_inference_series:
+            return ("no ACL graphs: the attention of 310P takes a mask that is made anew for each step",)
+        if self._config.tensor_parallel_size > 1:
+            return ("no ACL graphs: a collective inside a captured graph is not documented",)
+        return ()
+
+
+def backend() -> Backend:
+    return NpuBackend()

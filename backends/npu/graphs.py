@@ -1,0 +1,211 @@
+"""ACL graphs: a small step as one launch instead of a few hundred.
+
+A graph is bound to shapes and addresses, so a step is laid into the buffers of the smallest graph that holds it. Its
+unused slots become dummy segments of at least one token each: lists keep their length, no sequence is empty, and the
+cumulative lengths end exactly at the tensors' sizes, as the attention operator wants. Dummies see only padding rows, so
+real rows cannot notice them.
+
+The attention's **host lengths are baked in** at capture; ``NPUGraph.update`` replaces them before each replay. It works
+on a stream of its own, so it must not run while an earlier replay still has to read the old ones. Steps that keep keys
+run as they are (their writes have no fixed shape), and so does a shape when it is met for the first time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch_npu
+
+from engine.backends.kv_pool import KVPool
+from engine.backends.packed_batch import PackedBatch
+from engine.kernels.npu.attention import FIA_MAX_TOKENS, PLAN, NotCapturableError
+from engine.kernels.npu.plan import AttentionPlan, Call, HostPlan, make_plan
+from engine.kernels.ops import AttentionMeta
+
+TOKEN_BUCKETS = (128, 256, 512, 1024, 2048)
+"""Above about two thousand tokens a step is bound by its products, not by launches."""
+MIN_SEGMENTS = 8
+MIN_POOL_ROWS = 64
+MAX_GRAPHS = 24
+MEETINGS_BEFORE_CAPTURE = 2
+
+Forward = Callable[[PackedBatch, KVPool], torch.Tensor]
+
+
+def _power_of_two(at_least: int, smallest: int) -> int:
+    return max(smallest, 1 << (at_least - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """What a graph can hold."""
+
+    tokens: int
+    keys: int
+    """Gathered keys of all segments."""
+    pool_rows: int
+    segments: int
+
+    @staticmethod
+    def for_step(host: HostPlan) -> GraphShape | None:
+        """The smallest shape that holds the step and its padding; None if it is too large for any."""
+        num_segments, num_tokens = len(host.q_lens), int(host.q_lens.sum())
+        segments = _power_of_two(num_segments + 1, MIN_SEGMENTS)
+        needed = num_tokens + segments - num_segments
+        tokens = next((bucket for bucket in TOKEN_BUCKETS if bucket >= needed), None)
+        if tokens is None:
+            return None
+        keys = tokens
+        while keys < len(host.kv_rows) + tokens - num_tokens:
+            keys *= 2
+        pool_rows = _power_of_two(len(host.pool_rows), MIN_POOL_ROWS) if len(host.pool_rows) else 0
+        return GraphShape(tokens, keys, pool_rows, segments) if keys <= FIA_MAX_TOKENS else None
+
+
+def host_plan(meta: AttentionMeta) -> HostPlan:
+    """Usually made when the step was uploaded."""
+    if PLAN not in meta.cache:
+        meta.cache[PLAN] = make_plan(meta)
+    host: HostPlan = meta.cache[PLAN].host
+    return host
+
+
+def pad_lengths(lengths: np.ndarray, num_slots: int, total: int) -> list[int]:
+    """Cumulative lengths of the real segments and of dummies that fill ``num_slots`` and ``total``."""
+    spare = num_slots - len(lengths)
+    dummies = [1] * (spare - 1) + [total - int(lengths.sum()) - (spare - 1)]
+    return np.cumsum([*lengths.tolist(), *dummies]).tolist()
+
+
+class CapturedStep:
+    """One graph with its buffers. ``replay`` may be called any number of times."""
+
+    def __init__(self, shape: GraphShape, forward: Forward, batch: PackedBatch, pool: KVPool, memory: object) -> None:
+        self.shape = shape
+        device = batch.token_ids.device
+        longs = 2 * (shape.tokens + shape.segments)
+        self._buffer = torch.zeros(longs + shape.pool_rows + 2 * shape.keys, dtype=torch.int64, device=device)
+        self._tokens, self._positions, self._reads, self._read_positions, self._rows = self._buffer.split(
+            [shape.tokens, shape.tokens, shape.segments, shape.segments, len(self._buffer) - longs]
+        )
+        pool_rows, *kv_rows = self._rows.split([shape.pool_rows, shape.keys, shape.keys])
+        self._order: list[AttentionPlan] = []
+        self._plans = [
+            AttentionPlan(
+                host_plan(meta), pool_rows if shape.pool_rows else None, rows, for_graph=True, layers=self._order
+            )
+            for meta, rows in zip((batch.attention, batch.read_attention), kv_rows, strict=True)
+        ]
+        self._done = torch_npu.npu.Event()
+        self._graph = torch_npu.npu.NPUGraph()
+        self._capture(forward, batch, pool, memory)
+
+    def _capture(self, forward: Forward, batch: PackedBatch, pool: KVPool, memory: object) -> None:
+        self._fill(batch)
+        forward(self._static(batch), pool)  # libraries choose kernels and workspaces outside of the capture
+        self._order.clear()
+        torch_npu.npu.synchronize()
+        with torch_npu.npu.graph(self._graph, pool=memory, auto_dispatch_capture=True):
+            self._output = forward(self._static(batch), pool)
+        self._done.record()
+
+    def replay(self, batch: PackedBatch) -> torch.Tensor:
+        self._done.synchronize()  # the replay before may still have to read its lengths
+        self._fill(batch)
+        lengths = {
+            id(plan): {"actual_seq_lengths": plan.calls[0].q_ends, "actual_seq_lengths_kv": plan.calls[0].kv_ends}
+            for plan in self._plans
+        }
+        self._graph.update(cpu_update_input=[lengths[id(plan)] for plan in self._order])
+        self._graph.replay()
+        self._done.record()
+        return self._output[: batch.num_reads].clone()  # the next replay overwrites it
+
+    def _fill(self, batch: PackedBatch) -> None:
+        """Lay the step into the buffers; what is left of an earlier step behind it is as good as any padding."""
+        self._tokens[: batch.num_tokens].copy_(batch.token_ids)
+        self._positions[: batch.num_tokens].copy_(batch.positions)
+        self._reads[: batch.num_reads].copy_(batch.read_rows)
+        self._read_positions[: batch.num_reads].copy_(batch.read_positions)
+        shape, hosts = self.shape, [host_plan(batch.attention), host_plan(batch.read_attention)]
+        rows = np.full(len(self._rows), shape.pool_rows, np.int64)  # dummies look at the step's first row
+        rows[: shape.pool_rows] = 0
+        rows[: len(hosts[0].pool_rows)] = hosts[0].pool_rows
+        first = shape.pool_rows
+        for plan, host, num_queries in zip(self._plans, hosts, (shape.tokens, shape.segments), strict=True):
+            moved = (shape.pool_rows - len(host.pool_rows)) * (host.kv_rows >= len(host.pool_rows))
+            rows[first : first + len(host.kv_rows)] = host.kv_rows + moved
+            first += shape.keys
+            plan.calls = [
+                Call(
+                    q=slice(0, num_queries),
+                    kv=slice(0, shape.keys),
+                    q_ends=pad_lengths(host.q_lens, shape.segments, num_queries),
+                    kv_ends=pad_lengths(host.kv_lens, shape.segments, shape.keys),
+                )
+            ]
+        self._rows.copy_(torch.from_numpy(rows))
+
+    def _static(self, batch: PackedBatch) -> PackedBatch:
+        """A batch on the buffers. Its tensors are new objects, by which the ops know a new step."""
+        nothing = self._buffer[:0]
+        return PackedBatch(
+            token_ids=self._tokens,
+            positions=self._positions[:],
+            attention=replace(batch.attention, cache={PLAN: self._plans[0]}),
+            read_attention=replace(batch.read_attention, cache={PLAN: self._plans[1]}),
+            read_rows=self._reads,
+            read_positions=self._read_positions[:],
+            keep_rows=nothing,
+            keep_slots=nothing,
+            token_type_ids=None,
+        )
+
+
+class StepGraphs:
+    """A model's forward function with graphs for the small steps that come often."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+        self.graphs: OrderedDict[GraphShape, CapturedStep] = OrderedDict()
+        self._met: Counter[GraphShape] = Counter()
+        self._memory = torch_npu.npu.graph_pool_handle()
+        self._why_disabled: str | None = None
+        self.num_replays = 0
+
+    def __call__(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+        shape = self._shape(batch)
+        if shape is None:
+            return self.forward(batch, pool)
+        if shape not in self.graphs:
+            self._met[shape] += 1
+            if self._met[shape] < MEETINGS_BEFORE_CAPTURE or not self._capture(shape, batch, pool):
+                return self.forward(batch, pool)
+        self.graphs.move_to_end(shape)
+        self.num_replays += 1
+        return self.graphs[shape].replay(batch)
+
+    def note(self) -> str:
+        if self._why_disabled is not None:
+            return f"no ACL graphs: {self._why_disabled}"
+        return f"ACL graphs for steps up to {TOKEN_BUCKETS[-1]} tokens, {len(self.graphs)} made at start"
+
+    def _shape(self, batch: PackedBatch) -> GraphShape | None:
+        plain = batch.attention.causal and len(batch.keep_rows) == 0 and batch.token_type_ids is None
+        if not (self._why_disabled is None and plain and batch.num_reads and batch.num_tokens <= TOKEN_BUCKETS[-1]):
+            return None
+        return GraphShape.for_step(host_plan(batch.attention))
+
+    def _capture(self, shape: GraphShape, batch: PackedBatch, pool: KVPool) -> bool:
+        try:
+            self.graphs[shape] = CapturedStep(shape, self.forward, batch, pool, self._memory)
+        except NotCapturableError as reason:
+            self._why_disabled = str(reason)
+            return False
+        if len(self.graphs) > MAX_GRAPHS:
+            self.graphs.popitem(last=False)
+        return True

@@ -1,0 +1,35 @@
+"""How much of a card this process may use, and what of it the key/value pool gets. Arithmetic only."""
+
+from __future__ import annotations
+
+from engine.backends.base import MemoryFacts
+from engine.config import DeviceConfig
+from engine.errors import ConfigError, DeviceError
+
+GIB = 2**30
+DEFAULT_UTILIZATION = 0.9
+POOL_SHARE = 0.5
+"""Of what is free once the weights are there; the rest is for a step's activations and graphs."""
+
+
+def memory_limit(config: DeviceConfig, total: int) -> int:
+    """Bytes that this process may use."""
+    share = DEFAULT_UTILIZATION if config.gpu_memory_utilization is None else config.gpu_memory_utilization
+    if not 0.0 < share <= 1.0:
+        raise ConfigError(f"gpu_memory_utilization must be above 0 and at most 1, not {share}")
+    if config.gpu_memory_bytes is None:
+        return int(total * share)
+    if config.gpu_memory_bytes > total:
+        raise DeviceError(
+            f"a limit of {config.gpu_memory_bytes / GIB:.1f} GiB was asked for, but the NPU has {total / GIB:.1f} GiB"
+        )
+    return config.gpu_memory_bytes
+
+
+def facts(limit: int, free: int, allocated: int) -> MemoryFacts:
+    """``free``: what the driver says; ``allocated``: what this process holds already."""
+    return MemoryFacts(total_bytes=limit, free_bytes=max(0, min(free, limit - allocated)))
+
+
+def pool_tokens(free: int, wanted: int, bytes_per_token: int) -> int:
+    return max(0, min(wanted, int(free * POOL_SHARE) // bytes_per_token))

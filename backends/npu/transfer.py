@@ -1,0 +1,86 @@
+"""Between host and device: everything a step needs goes up in one copy, and its values come back without a stop.
+
+All arrays of a step, the rows that attention gathers included, are laid end to end as int64 in one pinned buffer. There
+are a few such buffers in turn, because one may be rewritten only when its copy has been made, which an event tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch_npu
+
+from engine.kernels.npu.attention import PLAN
+from engine.kernels.npu.plan import AttentionPlan, plan_on_host
+from engine.kernels.ops import AttentionMeta
+
+NUM_BUFFERS = 3
+SMALLEST_BUFFER = 4096
+
+
+@dataclass
+class _Buffer:
+    host: torch.Tensor
+    copied: torch_npu.npu.Event | None = None
+
+
+class Uploader:
+    def __init__(self) -> None:
+        self._buffers = [_Buffer(torch.empty(0, dtype=torch.int64)) for _ in range(NUM_BUFFERS)]
+        self._next = 0
+
+    def upload(self, arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+        """Views of one new device tensor, in the lengths of ``arrays``."""
+        sizes = [len(array) for array in arrays]
+        total = sum(sizes)
+        buffer = self._take(total)
+        np.concatenate(arrays, out=buffer.host[:total].numpy(), casting="same_kind")
+        on_device = torch.empty(total, dtype=torch.int64, device=device)
+        on_device.copy_(buffer.host[:total], non_blocking=True)
+        buffer.copied = torch_npu.npu.Event()
+        buffer.copied.record()
+        return list(on_device.split(sizes))
+
+    def _take(self, num_items: int) -> _Buffer:
+        """The next buffer in turn, once its last copy is made, grown when it is too small."""
+        buffer = self._buffers[self._next]
+        self._next = (self._next + 1) % len(self._buffers)
+        if buffer.copied is not None:
+            buffer.copied.synchronize()
+        if len(buffer.host) < num_items:
+            size = max(SMALLEST_BUFFER, 1 << (num_items - 1).bit_length())
+            buffer.host = torch.empty(size, dtype=torch.int64).pin_memory()
+        return buffer
+
+
+def upload_step(
+    uploader: Uploader, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
+) -> list[torch.Tensor]:
+    """The arrays on the device, and the attention plans of ``metas`` in their caches."""
+    hosts = [plan_on_host(meta) for meta in metas]
+    rows = [part for host in hosts for part in (host.pool_rows, host.kv_rows)]
+    tensors = uploader.upload([*arrays, *rows], device)
+    rest = iter(tensors[len(arrays) :])
+    for meta, host in zip(metas, hosts, strict=True):
+        pool_rows, kv_rows = next(rest), next(rest)
+        meta.cache[PLAN] = AttentionPlan(
+            host, pool_rows if len(host.pool_rows) else None, None if host.as_they_lie else kv_rows
+        )
+    return tensors[: len(arrays)]
+
+
+def fetch(values: torch.Tensor) -> Callable[[], np.ndarray]:
+    """Starts the copy of a step's values; the returned function waits for this copy only, not for the device."""
+    host = torch.empty(values.shape, dtype=values.dtype).pin_memory()
+    host.copy_(values, non_blocking=True)
+    done = torch_npu.npu.Event()
+    done.record()
+
+    def wait() -> np.ndarray:
+        done.synchronize()
+        return host.numpy().copy()
+
+    return wait

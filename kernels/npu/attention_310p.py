@@ -1,0 +1,138 @@
+"""Attention on 310P, which has no packed operator: ``npu_prompt_flash_attention`` on padded rectangles.
+
+There the operator takes float16 in BNSD, at most 128 sequences, no lengths, no grouped queries and no compressed mask.
+So segments of about the same length form a rectangle, heads are repeated, and a full mask says what each query row
+sees. The mask is quadratic in the length: keep ``--max-model-len`` small on these cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch_npu
+
+from engine.kernels.npu.plan import HostPlan, plan_on_host, to_device
+from engine.kernels.ops import AttentionMeta
+
+MAX_SEGMENTS = 128
+MAX_MASK_ELEMENTS = 1 << 27
+ALIGNMENT = 32
+"""Lengths are rounded up to this: the documentation recommends mask rows of whole 32-byte blocks."""
+ALL_TOKENS = 2147483647
+PLAN = "npu_310p"
+
+
+@dataclass(frozen=True, eq=False)
+class Rectangle:
+    """n segments padded to Q queries and K keys; padding repeats a row of the same segment."""
+
+    q_rows: torch.Tensor
+    """(n * Q,)"""
+    kv_rows: torch.Tensor
+    """(n * K,)"""
+    num_segments: int
+    mask: torch.Tensor
+    """(n, 1, Q, K) bool, True is hidden."""
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedPlan:
+    rectangles: list[Rectangle]
+    pool_rows: torch.Tensor | None
+    picks: torch.Tensor
+    """(Tq,) where each query's row is in the rectangles laid one after the other."""
+
+
+def _round_up(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def _members(host: HostPlan) -> Iterator[np.ndarray]:
+    """Segments by key length, in runs whose mask stays small."""
+    order = np.argsort(host.kv_lens, kind="stable")
+    first = 0
+    while first < len(order):
+        last = first + 1
+        while last < min(len(order), first + MAX_SEGMENTS):
+            run = order[first : last + 1]
+            area = _round_up(int(host.q_lens[run].max())) * _round_up(int(host.kv_lens[run].max()))
+            if len(run) * area > MAX_MASK_ELEMENTS or host.kv_lens[run[-1]] > 2 * host.kv_lens[run[0]] + ALIGNMENT:
+                break
+            last += 1
+        yield order[first:last]
+        first = last
+
+
+def make_plan(meta: AttentionMeta) -> PaddedPlan:
+    host = plan_on_host(meta)
+    q_firsts, kv_firsts = np.cumsum(host.q_lens) - host.q_lens, np.cumsum(host.kv_lens) - host.kv_lens
+    rectangles = []
+    picks = np.empty(int(host.q_lens.sum()), np.int64)
+    above = 0
+    for run in _members(host):
+        q_lens, kv_lens = host.q_lens[run, None], host.kv_lens[run, None]
+        columns = np.arange(_round_up(int(q_lens.max())))
+        keys = np.arange(_round_up(int(kv_lens.max())))
+        seen = np.minimum(kv_lens - q_lens + 1 + columns, kv_lens) if meta.causal else kv_lens + 0 * columns
+        limits = to_device(seen, meta.device).view(len(run), 1, len(columns), 1)
+        rectangles.append(
+            Rectangle(
+                q_rows=to_device((q_firsts[run, None] + np.minimum(columns, q_lens - 1)).ravel(), meta.device),
+                kv_rows=to_device(
+                    host.kv_rows[(kv_firsts[run, None] + np.minimum(keys, kv_lens - 1)).ravel()], meta.device
+                ),
+                num_segments=len(run),
+                mask=to_device(keys, meta.device) >= limits,
+            )
+        )
+        real = columns < q_lens
+        picks[(q_firsts[run, None] + columns)[real]] = above + np.flatnonzero(real)
+        above += real.size
+    return PaddedPlan(
+        rectangles=rectangles,
+        pool_rows=to_device(host.pool_rows, meta.device) if len(host.pool_rows) else None,
+        picks=to_device(picks, meta.device),
+    )
+
+
+def _heads_first(rows: torch.Tensor, num_segments: int, num_heads: int) -> torch.Tensor:
+    """(n * S, M, H) -> (n, N, S, H), each key head repeated for its queries."""
+    _, num_kv_heads, head_dim = rows.shape
+    split = rows.view(num_segments, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
+    repeated = split.expand(-1, -1, num_heads // num_kv_heads, -1, -1)
+    return repeated.reshape(num_segments, num_heads, -1, head_dim).contiguous()
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    pool_k: torch.Tensor,
+    pool_v: torch.Tensor,
+    meta: AttentionMeta,
+) -> torch.Tensor:
+    """See ``Ops.attention``."""
+    plan: PaddedPlan | None = meta.cache.get(PLAN)
+    if plan is None:
+        plan = meta.cache[PLAN] = make_plan(meta)
+    num_heads = q.shape[1]
+    if plan.pool_rows is not None:
+        k = torch.cat([pool_k.index_select(0, plan.pool_rows), k])
+        v = torch.cat([pool_v.index_select(0, plan.pool_rows), v])
+    outs = []
+    for block in plan.rectangles:
+        out = torch_npu.npu_prompt_flash_attention(
+            _heads_first(q.index_select(0, block.q_rows), block.num_segments, num_heads),
+            _heads_first(k.index_select(0, block.kv_rows), block.num_segments, num_heads),
+            _heads_first(v.index_select(0, block.kv_rows), block.num_segments, num_heads),
+            atten_mask=block.mask,
+            num_heads=num_heads,
+            scale_value=meta.scale,
+            next_tokens=ALL_TOKENS,  # the default 0 would cut everything right of the diagonal
+            input_layout="BNSD",
+        )
+        outs.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(outs).index_select(0, plan.picks)

@@ -1,0 +1,25 @@
+"""What the operators can do on which chip. Facts from the "product support" tables of torch_npu's operator pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Soc:
+    """One chip family, as ``torch.npu.get_device_name()`` names it, e.g. Ascend910B3, Ascend910_9391, Ascend310P3."""
+
+    name: str
+
+    @property
+    def is_inference_series(self) -> bool:
+        """310P (Atlas 300I Duo and kin): float16 only, no packed attention, no dynamic quantisation."""
+        return self.name.startswith("Ascend310P")
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return ("float16",) if self.is_inference_series else ("bfloat16", "float16", "float32")
+
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        return () if self.is_inference_series else ("w8a8",)

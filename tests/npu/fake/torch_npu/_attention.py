@@ -1,0 +1,192 @@
+"""The attention operators: packed (TND) for A2 and A3, padded (BNSD) for 310P."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from torch_npu._library import kernel
+from torch_npu._state import require, state
+
+HALVES = (torch.float16, torch.bfloat16)
+_known_masks: set[int] = set()
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, masked: torch.Tensor | None) -> Any:
+    """(Sq, N, D), (Sk, M, D) -> (Sq, N, D) and the log-sum-exp (Sq, N); no keys give zeros."""
+    group = q.shape[1] // k.shape[1]
+    keys, values = k.float().repeat_interleave(group, 1), v.float().repeat_interleave(group, 1)
+    scores = torch.einsum("qnd,knd->nqk", q.float(), keys) * scale
+    if masked is not None:
+        scores = scores.masked_fill(masked, float("-inf"))
+    weights = torch.nan_to_num(torch.softmax(scores, -1)) if k.shape[0] else scores
+    return torch.einsum("nqk,knd->qnd", weights, values).to(q.dtype), torch.logsumexp(scores, -1).T
+
+
+def _check_lengths(op: str, cumulative: Any, num_tokens: int, most: int) -> list[int]:
+    require(cumulative is not None and len(cumulative) > 0, op, "TND needs the cumulative lengths")
+    require(len(cumulative) <= most, op, f"{len(cumulative)} sequences, at most {most} are supported")
+    require(cumulative[0] > 0, op, "cumulative lengths have no leading zero")
+    require(all(a <= b for a, b in itertools.pairwise(cumulative)), op, "lengths must not decrease")
+    require(cumulative[-1] == num_tokens, op, f"the last cumulative length is {cumulative[-1]}, T is {num_tokens}")
+    return [b - a for a, b in zip([0, *cumulative[:-1]], cumulative, strict=True)]
+
+
+def _check_tensors(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    require(q.dim() == k.dim() == v.dim() == 3, op, "TND needs 3 dimensions")
+    require(q.dtype == k.dtype == v.dtype and q.dtype in dtypes, op, f"dtypes {q.dtype}, {k.dtype}, {v.dtype}")
+    require(k.shape == v.shape, op, "key and value must have one shape")
+    require(all(t.is_contiguous() for t in (q, k, v)), op, "non-contiguous tensors are not supported")
+    require(q.shape[1] <= 256 and q.shape[1] % k.shape[1] == 0, op, f"{q.shape[1]} query heads on {k.shape[1]}")
+
+
+def _check_compressed_mask(op: str, mask: torch.Tensor | None, dtypes: tuple[torch.dtype, ...]) -> None:
+    require(mask is not None, op, "sparse_mode 3 needs atten_mask")
+    assert mask is not None
+    require(tuple(mask.shape) == (2048, 2048), op, f"the compressed mask is 2048 x 2048, not {tuple(mask.shape)}")
+    require(mask.dtype in dtypes, op, f"mask dtype {mask.dtype}")
+    require(mask.is_contiguous(), op, "non-contiguous mask")
+    if mask.data_ptr() not in _known_masks:
+        upper = torch.ones(2048, 2048, dtype=torch.bool).triu(1)
+        require(torch.equal(mask.bool(), upper), op, "the mask must be 1 above the diagonal and 0 elsewhere")
+        _known_masks.add(mask.data_ptr())
+
+
+def _run_packed(q: Any, k: Any, v: Any, q_lens: list[int], kv_lens: list[int], scale: float, causal: bool) -> Any:
+    outs, sums, q_at, kv_at = [], [], 0, 0
+    for q_len, kv_len in zip(q_lens, kv_lens, strict=True):
+        masked = torch.ones(q_len, kv_len, dtype=torch.bool).triu(kv_len - q_len + 1) if causal else None
+        rows, keys = slice(q_at, q_at + q_len), slice(kv_at, kv_at + kv_len)
+        out, lse = _attend(q[rows], k[keys], v[keys], scale, masked)
+        outs.append(out)
+        sums.append(lse)
+        q_at, kv_at = q_at + q_len, kv_at + kv_len
+    return torch.cat(outs), torch.cat(sums)
+
+
+@kernel
+def npu_fused_infer_attention_score(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    atten_mask: torch.Tensor | None = None,
+    actual_seq_lengths: list[int] | None = None,
+    actual_seq_lengths_kv: list[int] | None = None,
+    num_heads: int = 1,
+    scale: float = 1.0,
+    pre_tokens: int = 2147483647,
+    next_tokens: int = 2147483647,
+    input_layout: str = "BSH",
+    num_key_value_heads: int = 0,
+    sparse_mode: int = 0,
+    inner_precise: int = 0,
+    softmax_lse_flag: bool = False,
+    **optional: Any,
+) -> Any:
+    op = "npu_fused_infer_attention_score"
+    require(not state.is_310p, op, "TND is listed for A2 and A3 only")
+    require(input_layout == "TND", op, f"only the layout TND is simulated, not {input_layout}")
+    require(
+        not any(isinstance(v, torch.Tensor) or v for v in optional.values()),
+        op,
+        "not supported with TND, or not simulated",
+    )
+    _check_tensors(op, query, key, value, HALVES)
+    require(query.shape[2] == 128, op, f"TND without rope needs D = 128, not {query.shape[2]}")
+    require(query.shape[1] == num_heads, op, f"num_heads is {num_heads}, query has {query.shape[1]}")
+    require(key.shape[1] == (num_key_value_heads or num_heads), op, f"num_key_value_heads {num_key_value_heads}")
+    require(query.shape[1] // key.shape[1] <= 64, op, "at most 64 query heads share a key head")
+    require(max(query.shape[0], key.shape[0]) <= 65536, op, "T is limited to 65536")
+    q_lens = _check_lengths(op, actual_seq_lengths, query.shape[0], 4096)
+    kv_lens = _check_lengths(op, actual_seq_lengths_kv, key.shape[0], 4096)
+    require(len(q_lens) == len(kv_lens), op, "one query length for each key length")
+    require(sparse_mode in (0, 3), op, f"sparse_mode {sparse_mode} is not simulated")
+    if sparse_mode == 3:
+        _check_compressed_mask(op, atten_mask, (torch.bool, torch.int8, torch.uint8))
+    else:
+        require(atten_mask is None, op, "full masks are not simulated")
+    out, lse = _run_packed(query, key, value, q_lens, kv_lens, scale, sparse_mode == 3)
+    return out, lse[..., None].contiguous() if softmax_lse_flag else torch.zeros(1)
+
+
+@kernel
+def npu_fusion_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    head_num: int,
+    input_layout: str,
+    pse: Any = None,
+    padding_mask: Any = None,
+    atten_mask: torch.Tensor | None = None,
+    scale: float = 1.0,
+    keep_prob: float = 1.0,
+    pre_tockens: int = 2147483647,
+    next_tockens: int = 2147483647,
+    inner_precise: int = 0,
+    prefix: Any = None,
+    actual_seq_qlen: list[int] | None = None,
+    actual_seq_kvlen: list[int] | None = None,
+    sparse_mode: int = 0,
+    *rest: Any,
+    **optional: Any,
+) -> Any:
+    op = "npu_fusion_attention"
+    require(not state.is_310p, op, "not listed for this product")
+    require(input_layout == "TND", op, f"only the layout TND is simulated, not {input_layout}")
+    require(pse is None and padding_mask is None and prefix is None and keep_prob == 1.0, op, "not simulated")
+    _check_tensors(op, query, key, value, (*HALVES, torch.float32))
+    require(query.shape[2] == key.shape[2] <= 768, op, "D is limited to 768")
+    require(query.shape[1] == head_num, op, f"head_num is {head_num}, query has {query.shape[1]}")
+    require(max(query.shape[0], key.shape[0]) <= 1 << 20, op, "T is limited to 1M")
+    q_lens = _check_lengths(op, actual_seq_qlen, query.shape[0], 1024)
+    kv_lens = _check_lengths(op, actual_seq_kvlen, key.shape[0], 1024)
+    require(len(q_lens) == len(kv_lens), op, "one query length for each key length")
+    require((sparse_mode, atten_mask is None) in {(0, True), (3, False)}, op, "only mode 0 without and 3 with a mask")
+    if sparse_mode == 3:
+        _check_compressed_mask(op, atten_mask, (torch.bool, torch.uint8))
+    out, _ = _run_packed(query, key, value, q_lens, kv_lens, scale, sparse_mode == 3)
+    aside = torch.full((*query.shape[:2], 8), float("nan"))
+    return out, aside, aside.clone(), torch.empty(0), 0, 0, 0
+
+
+@kernel
+def npu_prompt_flash_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    atten_mask: torch.Tensor | None = None,
+    num_heads: int = 1,
+    scale_value: float = 1.0,
+    pre_tokens: int = 2147483647,
+    next_tokens: int = 0,
+    input_layout: str = "BSH",
+    num_key_value_heads: int = 0,
+    sparse_mode: int = 0,
+    **optional: Any,
+) -> torch.Tensor:
+    """As on 310P, the narrowest product."""
+    op = "npu_prompt_flash_attention"
+    require(input_layout == "BNSD", op, f"only the layout BNSD is simulated, not {input_layout}")
+    require(not any(isinstance(v, torch.Tensor) or v for v in optional.values()), op, "not supported on this product")
+    require(query.dtype == key.dtype == value.dtype == torch.float16, op, "float16 only on this product")
+    require(all(t.is_contiguous() for t in (query, key, value)), op, "non-contiguous tensors are not supported")
+    require(num_key_value_heads == 0 and sparse_mode == 0, op, "num_key_value_heads and sparse_mode must be 0 here")
+    require(next_tokens in (0, 2147483647) and pre_tokens == 2147483647, op, "pre_tokens or next_tokens")
+    require(query.shape[0] <= 128, op, f"{query.shape[0]} sequences, at most 128 on this product")
+    require(max(query.shape[2], key.shape[2]) <= 65535, op, "S is limited to 65535")
+    require(query.shape[1] == key.shape[1] == num_heads <= 256, op, "heads")
+    b, _, q_len, kv_len = *query.shape[:3], key.shape[2]
+    require(atten_mask is not None, op, "a padded batch needs a mask")
+    assert atten_mask is not None
+    require(tuple(atten_mask.shape) == (b, 1, q_len, kv_len), op, f"mask of shape {tuple(atten_mask.shape)}")
+    require(atten_mask.dtype == torch.bool and atten_mask.is_contiguous(), op, "mask must be contiguous bool")
+    require(next_tokens == 2147483647, op, "with a full mask next_tokens must not cut")
+    require(not bool(atten_mask.all(-1).any()), op, "a row of the mask is 1 everywhere")
+    scores = (query.float() @ key.float().transpose(-1, -2)) * scale_value
+    weights = torch.softmax(scores.masked_fill(atten_mask, float("-inf")), -1)
+    return (weights @ value.float()).to(query.dtype)

@@ -1,0 +1,120 @@
+"""ACL graphs: calls recorded once and run again on the same memory, with host lists replaced by ``update``.
+
+Strict where a real graph would hang, read stale memory or silently use old lengths; after torch_npu/npu/graphs.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten
+
+from torch_npu._state import state
+
+_UPDATABLE = {
+    "npu::npu_fused_infer_attention_score": ("actual_seq_lengths", "actual_seq_lengths_kv"),
+    "npu::npu_fused_infer_attention_score_v2": ("actual_seq_qlen", "actual_seq_kvlen"),
+}
+_NO_GRAPH = ("npu::npu_fusion_attention",)
+
+
+class NPUGraph:
+    def __init__(self) -> None:
+        self.auto_dispatch_capture = False
+        self.calls: list[list[Any]] = []
+        self.updatable: list[list[Any]] = []
+        self.captured = False
+        self.updated = False
+        self.in_flight = False
+
+    def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        name = func.name().partition(".")[0]
+        if name in _NO_GRAPH:
+            raise RuntimeError(f"{name} is documented as unsupported in graphs")
+        call = [func, args, dict(kwargs), result]
+        self.calls.append(call)
+        if name in _UPDATABLE and self.auto_dispatch_capture:
+            self.updatable.append(call)
+
+    def update(self, cpu_update_input: list[dict[str, Any]]) -> None:
+        if not self.auto_dispatch_capture:
+            raise RuntimeError(
+                "The current graph configuration does not support update,"
+                "Try to capture by setting auto_dispatch_capture=True during capture"
+            )
+        if self.in_flight:
+            raise RuntimeError("update while an earlier replay may still read the old lengths: synchronise first")
+        if len(cpu_update_input) == 1:
+            cpu_update_input = cpu_update_input * len(self.updatable)
+        if len(cpu_update_input) != len(self.updatable):
+            raise RuntimeError(f"{len(self.updatable)} operators to update, {len(cpu_update_input)} inputs given")
+        for call, update in zip(self.updatable, cpu_update_input, strict=True):
+            unknown = set(update) - set(_UPDATABLE[call[0].name().partition(".")[0]])
+            if unknown:
+                raise RuntimeError(f"update would ignore {sorted(unknown)}")
+            call[2].update(update)
+        self.updated = True
+
+    def replay(self) -> None:
+        if not self.captured:
+            raise RuntimeError("replay of a graph that was never captured")
+        if self.updatable and not self.updated:
+            raise RuntimeError("replay would wait for ever: every replay needs one update of the attention lengths")
+        self.updated, self.in_flight = False, True
+        with state.kernel():
+            for func, args, kwargs, result in self.calls:
+                _overwrite(result, func(*args, **kwargs))
+        state.enqueue(self._finished)
+
+    def _finished(self) -> None:
+        self.in_flight = False
+
+    def poison(self) -> None:
+        """Capturing computes nothing on a device: what the calls returned is undefined until the first replay."""
+        for _, args, kwargs, result in self.calls:
+            inputs = {leaf.untyped_storage().data_ptr() for leaf in _tensors((args, kwargs))}
+            for leaf in _tensors(result):
+                if leaf.untyped_storage().data_ptr() not in inputs and leaf.is_floating_point():
+                    leaf.fill_(float("nan"))
+
+    def reset(self) -> None:
+        self.calls, self.updatable, self.captured = [], [], False
+
+    def pool(self) -> tuple[int, int]:
+        return (0, id(self))
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+
+
+def _overwrite(old: Any, new: Any) -> None:
+    for target, value in zip(_tensors(old), _tensors(new), strict=True):
+        if target.untyped_storage().data_ptr() != value.untyped_storage().data_ptr():
+            target.copy_(value)
+
+
+@contextmanager
+def graph(
+    npu_graph: NPUGraph,
+    pool: Any = None,
+    stream: Any = None,
+    auto_dispatch_capture: bool = False,
+    capture_error_mode: str = "global",
+) -> Iterator[None]:
+    state.finish()
+    npu_graph.auto_dispatch_capture = auto_dispatch_capture
+    state.graph = npu_graph
+    try:
+        yield
+    finally:
+        state.graph = None
+    npu_graph.poison()
+    npu_graph.captured = True
+
+
+def graph_pool_handle() -> tuple[int, int]:
+    return (0, 1)

@@ -1,0 +1,101 @@
+"""What the simulated device knows: its model, its memory, its queue, and what ran on it."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+def require(condition: bool, op: str, message: str) -> None:
+    """Fail as a device does when a documented constraint is broken."""
+    if not condition:
+        raise RuntimeError(f"{op}: {message}")
+
+
+@dataclass
+class State:
+    """One device per process, whichever number it has."""
+
+    soc: str = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_SOC", "Ascend910B3"))
+    memory_bytes: int = field(default_factory=lambda: int(os.environ.get("NPU_SIMULATOR_MEMORY", 4 << 30)))
+    current_device: int = 0
+    allow_internal_format: bool = False
+    allocated_bytes: int = 0
+    peak_bytes: int = 0
+    inside_device: bool = False
+    """True while a kernel runs: an operator called on CPU tensors from outside must fail."""
+    log: list[str] | None = None
+    graph: Any = None
+    """The graph under capture."""
+    queue: deque[tuple[int, Callable[[], object]]] = field(default_factory=deque)
+    """Work that the host may not rely on before it synchronises, in order."""
+    sequence: int = 0
+    pinned: weakref.WeakValueDictionary[int, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
+
+    @property
+    def is_310p(self) -> bool:
+        return self.soc.startswith("Ascend310P")
+
+    def device_count(self) -> int:
+        visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+        installed = int(os.environ.get("NPU_SIMULATOR_DEVICES", "8"))
+        if visible is None:
+            return installed
+        return len([number for number in visible.split(",") if number.strip() and int(number) < installed])
+
+    def enqueue(self, work: Callable[[], object]) -> None:
+        self.sequence += 1
+        self.queue.append((self.sequence, work))
+
+    def finish(self, until: int | None = None) -> None:
+        """Everything queued up to sequence number ``until`` is done; what was promised for then happens now."""
+        if self.graph is not None:
+            raise RuntimeError("the host waited for the device during graph capture")
+        while self.queue and (until is None or self.queue[0][0] <= until):
+            self.queue.popleft()[1]()
+
+    @contextmanager
+    def kernel(self) -> Iterator[None]:
+        before, self.inside_device = self.inside_device, True
+        try:
+            yield
+        finally:
+            self.inside_device = before
+
+    @contextmanager
+    def recording(self) -> Iterator[list[str]]:
+        """The names of all operators that reach the device meanwhile."""
+        before, self.log = self.log, []
+        try:
+            yield self.log
+        finally:
+            self.log = before
+
+
+state = State()
+
+
+class Allocation:
+    """Bytes of one storage; shared by a tensor and its views, given back with the last of them."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = 0
+        if state.allocated_bytes + num_bytes > state.memory_bytes:
+            raise torch.OutOfMemoryError(
+                f"NPU out of memory. Tried to allocate {num_bytes / 2**20:.2f} MiB (NPU {state.current_device}; "
+                f"{state.memory_bytes / 2**30:.2f} GiB total capacity; {state.allocated_bytes / 2**30:.2f} GiB already "
+                "allocated)"
+            )
+        self.num_bytes = num_bytes
+        state.allocated_bytes += num_bytes
+        state.peak_bytes = max(state.peak_bytes, state.allocated_bytes)
+
+    def __del__(self) -> None:
+        state.allocated_bytes -= self.num_bytes

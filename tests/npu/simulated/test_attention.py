@@ -1,0 +1,122 @@
+"""Attention through the packed operators equals the reference, whichever operator runs and however steps are split."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch_npu
+
+from engine.kernels.npu import attention
+from engine.kernels.npu.ops import NpuOps
+from engine.kernels.npu.plan import plan_on_host, split
+from engine.kernels.npu.soc import Soc
+from engine.kernels.ops import AttentionMeta
+from engine.kernels.reference import ReferenceOps
+from tests.npu.simulated.attention_cases import CASES, Case, make_case, random_inputs
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+FIA, FUSION, PADDED = (
+    "npu::npu_fused_infer_attention_score",
+    "npu::npu_fusion_attention",
+    "npu::npu_prompt_flash_attention",
+)
+
+
+def make_ops(dtype: torch.dtype) -> NpuOps:
+    return NpuOps(torch.device("npu", 0), dtype, Soc(torch_npu.npu.get_device_name()))
+
+
+def fresh(meta: AttentionMeta, device: str = "cpu") -> AttentionMeta:
+    return dataclasses.replace(meta, device=torch.device(device), cache={})
+
+
+def run_both(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[str]:
+    """Compares with the reference; returns the operators that ran."""
+    inputs = random_inputs(case, heads, kv_heads, head_dim, dtype)
+    expected = ReferenceOps(dtype=dtype).attention(*inputs, fresh(case.meta))
+    on_device = [tensor.to("npu") for tensor in inputs]
+    with torch_npu.simulator.recording() as log, torch.inference_mode():
+        result = make_ops(dtype).attention(*on_device, fresh(case.meta, "npu"))
+    torch.testing.assert_close(result.cpu(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    return log
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_equals_reference(name: str, dtype: torch.dtype) -> None:
+    log = run_both(CASES[name], 4, 2, 128, dtype)
+    expected = FIA if CASES[name].meta.causal and dtype != torch.float32 else FUSION
+    assert [op for op in log if op in (FIA, FUSION, PADDED)] == [expected]
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_equals_reference_on_310p(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+    log = run_both(CASES[name], 4, 2, 32, torch.float16)
+    assert PADDED in log
+    assert FIA not in log
+
+
+def test_heads_that_fia_does_not_document_go_to_fusion_attention() -> None:
+    log = run_both(CASES["siblings"], 4, 4, 64, torch.bfloat16)
+    assert FUSION in log
+    assert FIA not in log
+
+
+def test_a_step_without_contexts_copies_no_keys() -> None:
+    log = run_both(CASES["packed"], 4, 2, 128, torch.bfloat16)
+    assert "aten::index_select" not in log
+
+
+def test_a_step_without_pool_rows_does_not_touch_the_pool() -> None:
+    log = run_both(CASES["siblings"], 4, 2, 128, torch.bfloat16)
+    assert log.count("aten::index_select") == 2
+    assert "aten::cat" not in log
+
+
+def test_fusion_attention_is_split_at_1024_segments() -> None:
+    case = make_case([1] * 1500, causal=False, head_dim=16)
+    log = run_both(case, 1, 1, 16, torch.float32)
+    assert log.count(FUSION) == 2
+
+
+def test_fia_is_split_at_4096_segments() -> None:
+    case = make_case([1] * 4100)
+    log = run_both(case, 1, 1, 128, torch.float16)
+    assert log.count(FIA) == 2
+
+
+def test_fia_is_split_at_its_token_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "FIA_MAX_TOKENS", 12)
+    case = make_case([4, 3, 2, 5], [[("row", 0, 4)]], [-1, 0, 0, 0])
+    log = run_both(case, 2, 1, 128, torch.float16)
+    assert log.count(FIA) == 3  # keys: 4 + 7, 6, 9
+
+
+def test_a_pair_beyond_the_token_limit_goes_to_fusion_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "FIA_MAX_TOKENS", 6)
+    log = run_both(make_case([4, 9, 2]), 2, 1, 128, torch.float16)
+    assert [op for op in log if op in (FIA, FUSION)] == [FIA, FUSION, FIA]
+
+
+def test_split_keeps_order_and_limits() -> None:
+    rng = np.random.default_rng(0)
+    q_lens = rng.integers(1, 9, 200)
+    kv_lens = q_lens + rng.integers(0, 9, 200)
+    calls = list(split(q_lens, kv_lens, max_segments=16, max_tokens=100))
+    assert all(len(call.q_ends) <= 16 and call.q_ends[-1] <= 100 and call.kv_ends[-1] <= 100 for call in calls)
+    assert calls[0].q.start == 0
+    assert all(a.q.stop == b.q.start and a.kv.stop == b.kv.start for a, b in itertools.pairwise(calls))
+    lens = [np.diff([0, *call.q_ends]) for call in calls]
+    assert np.array_equal(np.concatenate(lens), q_lens)
+
+
+def test_pool_rows_are_gathered_once_however_many_share_them() -> None:
+    case = make_case([2] * 10, [[("slot", 0, 30)], [("slot", 0, 30), ("slot", 40, 5)]], [0, 1] * 5)
+    host = plan_on_host(case.meta)
+    assert len(host.pool_rows) == 35
+    assert len(host.kv_rows) == 10 * 2 + 5 * 30 + 5 * 35

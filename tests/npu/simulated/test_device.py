@@ -1,0 +1,224 @@
+"""The simulated device is strict: what a real one refuses, hangs on or silently gets wrong, fails here."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+import torch_npu
+
+
+def test_tensors_do_not_mix_with_the_host() -> None:
+    x, y = torch.ones(3), torch.ones(3).to("npu")
+    with pytest.raises(RuntimeError, match="same device"):
+        y + x
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.nn.functional.linear(torch.ones(2, 3).to("npu"), torch.ones(4, 3))
+    with pytest.raises(RuntimeError, match="same device"):
+        y.index_select(0, torch.tensor([1]))
+    assert torch.equal((y + torch.tensor(1.0)).cpu(), x + 1)  # a number is a number
+
+
+def test_factories_views_and_writes_through_views() -> None:
+    base = torch.zeros(4, 3, device="npu")
+    base[1:3].copy_(torch.ones(2, 3))
+    base.t()[0].add_(1)
+    expected = torch.zeros(4, 3)
+    expected[1:3] = 1
+    expected[:, 0] += 1
+    assert torch.equal(base.cpu(), expected)
+    assert torch.equal(torch.arange(2, 8, 2, device="npu").cpu(), torch.arange(2, 8, 2))
+    with torch.inference_mode():
+        assert torch.equal(base[1:].flatten(1).cpu(), expected[1:])
+
+
+def test_host_functions_do_not_see_device_memory() -> None:
+    x = torch.ones(2, device="npu")
+    for read in (x.numpy, x.tolist):
+        with pytest.raises((RuntimeError, TypeError)):
+            read()
+    assert "npu" in repr(x)
+
+
+def test_no_double_and_no_bfloat16_on_310p(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="double"):
+        torch.ones(2, dtype=torch.float64).to("npu")
+    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+    with pytest.raises(RuntimeError, match="bfloat16"):
+        torch.ones(2, dtype=torch.bfloat16).to("npu")
+
+
+def test_operators_want_device_tensors() -> None:
+    with pytest.raises(RuntimeError, match="CPU"):
+        torch_npu.npu_rms_norm(torch.ones(2, 4), torch.ones(4))
+    with pytest.raises(AttributeError, match="npu_no_such_operator"):
+        torch_npu.npu_no_such_operator(torch.ones(2))
+
+
+def test_a_fetch_without_blocking_is_nonsense_until_the_host_waits() -> None:
+    x = torch.ones(3, device="npu")
+    early = x.to("cpu", non_blocking=True)
+    event = torch_npu.npu.Event()
+    event.record()
+    assert early.isnan().all()
+    assert not event.query()
+    event.synchronize()
+    assert torch.equal(early, torch.ones(3))
+
+
+def test_an_event_does_not_wait_for_later_work() -> None:
+    x = torch.ones(3, device="npu")
+    event = torch_npu.npu.Event()
+    event.record()
+    late = x.to("cpu", non_blocking=True)
+    event.synchronize()
+    assert late.isnan().all()
+    torch_npu.npu.current_stream().synchronize()
+    assert torch.equal(late, torch.ones(3))
+
+
+def test_a_pinned_buffer_in_flight_must_not_change() -> None:
+    buffer = torch.ones(3).pin_memory()
+    assert buffer.is_pinned()
+    target = torch.empty(3, device="npu")
+    target.copy_(buffer, non_blocking=True)
+    buffer.zero_()
+    with pytest.raises(RuntimeError, match="pinned buffer"):
+        torch_npu.npu.synchronize()
+    buffer.fill_(2)
+    target.copy_(buffer, non_blocking=True)
+    torch_npu.npu.synchronize()
+    buffer.zero_()
+    assert torch.equal(target.cpu(), torch.full((3,), 2.0))
+
+
+def test_memory_is_counted_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    before = torch_npu.npu.memory_allocated()
+    x = torch.empty(1000, device="npu")
+    view = x[10:]
+    assert torch_npu.npu.memory_allocated() == before + 4000
+    del x
+    gc.collect()
+    assert torch_npu.npu.memory_allocated() == before + 4000  # a view keeps the storage
+    del view
+    gc.collect()
+    assert torch_npu.npu.memory_allocated() == before
+    monkeypatch.setattr(torch_npu.simulator, "memory_bytes", before + 100)
+    with pytest.raises(torch.OutOfMemoryError, match="NPU out of memory"):
+        torch.empty(26, device="npu")
+    assert torch_npu.npu.mem_get_info() == (100, before + 100)
+
+
+def test_internal_formats() -> None:
+    weight = torch.randn(8, 4, device="npu")
+    tiled = torch_npu.npu_format_cast(weight, 29)
+    assert (torch_npu.get_npu_format(weight), torch_npu.get_npu_format(tiled)) == (2, 29)
+    x = torch.randn(3, 4, device="npu")
+    assert torch.equal(torch.nn.functional.linear(x, tiled).cpu(), torch.nn.functional.linear(x, weight).cpu())
+    with pytest.raises(RuntimeError, match="internal format"):
+        tiled + 1
+    with pytest.raises(RuntimeError, match="ND"):
+        tiled.cpu()
+    assert torch.equal(torch_npu.npu_format_cast(tiled, 2).cpu(), weight.cpu())
+
+
+def test_devices_are_counted_as_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "2,3")
+    assert torch_npu.npu.device_count() == 2
+    torch_npu.npu.set_device(1)
+    assert torch.ones(1, device="npu").device == torch.device("npu", 1)
+    with pytest.raises(RuntimeError, match="Invalid device"):
+        torch_npu.npu.set_device(2)
+
+
+def test_a_stream_does_not_wait_for_an_event_that_nobody_records() -> None:
+    with pytest.raises(RuntimeError, match="never recorded"):
+        torch_npu.npu.current_stream().wait_event(torch_npu.npu.Event())
+
+
+class TestGraph:
+    def capture(self, x: torch.Tensor, **options: bool) -> tuple[torch_npu.npu.NPUGraph, torch.Tensor]:
+        graph = torch_npu.npu.NPUGraph()
+        with torch_npu.npu.graph(graph, **options):
+            y = x * 2 + 1
+        return graph, y
+
+    def test_replay_reads_the_memory_of_the_capture(self) -> None:
+        x = torch.ones(3, device="npu")
+        graph, y = self.capture(x)
+        assert y.cpu().isnan().all()  # nothing was computed yet
+        x.fill_(5)
+        graph.replay()
+        assert torch.equal(y.cpu(), torch.full((3,), 11.0))
+
+    def test_the_host_cannot_wait_or_copy_during_capture(self) -> None:
+        x = torch.ones(3, device="npu")
+        for forbidden in (x.sum().item, x.cpu, torch_npu.npu.synchronize, lambda: x.copy_(torch.ones(3))):
+            graph = torch_npu.npu.NPUGraph()
+            with pytest.raises(RuntimeError, match="captur"), torch_npu.npu.graph(graph):
+                forbidden()
+
+    def test_update_needs_dispatch_capture(self) -> None:
+        graph, _ = self.capture(torch.ones(3, device="npu"))
+        with pytest.raises(RuntimeError, match="auto_dispatch_capture"):
+            graph.update(cpu_update_input=[{}])
+
+    def test_replay_before_capture(self) -> None:
+        with pytest.raises(RuntimeError, match="never captured"):
+            torch_npu.npu.NPUGraph().replay()
+
+
+class TestAttentionInGraphs:
+    LENGTHS = ("actual_seq_lengths", "actual_seq_lengths_kv")
+
+    @pytest.fixture
+    def captured(self) -> tuple[torch_npu.npu.NPUGraph, torch.Tensor, torch.Tensor]:
+        x = torch.randn(6, 1, 128, device="npu").half()
+        mask = torch.ones(2048, 2048, dtype=torch.bool).triu(1).to("npu")
+        graph = torch_npu.npu.NPUGraph()
+        with torch_npu.npu.graph(graph, auto_dispatch_capture=True):
+            out = self.attend(x, mask, [3, 6])
+        return graph, x, out
+
+    def attend(self, x: torch.Tensor, mask: torch.Tensor, ends: list[int]) -> torch.Tensor:
+        return torch_npu.npu_fused_infer_attention_score(
+            x, x, x, atten_mask=mask, actual_seq_lengths=ends, actual_seq_lengths_kv=ends,
+            num_heads=1, num_key_value_heads=1, scale=0.1, input_layout="TND", sparse_mode=3,
+        )[0]  # fmt: skip
+
+    def test_update_changes_the_lengths(self, captured: tuple) -> None:
+        graph, x, out = captured
+        graph.update(cpu_update_input=[{key: [1, 6] for key in self.LENGTHS}])
+        graph.replay()
+        mask = torch.ones(2048, 2048, dtype=torch.bool).triu(1).to("npu")
+        assert torch.equal(out.cpu(), self.attend(x, mask, [1, 6]).cpu())
+
+    def test_each_replay_needs_an_update(self, captured: tuple) -> None:
+        graph = captured[0]
+        with pytest.raises(RuntimeError, match="wait for ever"):
+            graph.replay()
+
+    def test_an_update_waits_for_the_replay_before(self, captured: tuple) -> None:
+        graph = captured[0]
+        update = [{key: [2, 6] for key in self.LENGTHS}]
+        graph.update(cpu_update_input=update)
+        graph.replay()
+        with pytest.raises(RuntimeError, match="synchronise first"):
+            graph.update(cpu_update_input=update)
+        torch_npu.npu.current_stream().synchronize()
+        graph.update(cpu_update_input=update)
+
+    def test_wrong_updates(self, captured: tuple) -> None:
+        graph = captured[0]
+        with pytest.raises(RuntimeError, match="2 inputs"):
+            graph.update(cpu_update_input=[{}, {}])
+        with pytest.raises(RuntimeError, match="ignore"):
+            graph.update(cpu_update_input=[{"actual_seq_qlen": [6]}])
+
+    def test_lengths_must_still_end_at_the_tensor(self, captured: tuple) -> None:
+        graph = captured[0]
+        graph.update(cpu_update_input=[{key: [2, 5] for key in self.LENGTHS}])
+        with pytest.raises(RuntimeError, match="last cumulative length"):
+            graph.replay()
