@@ -28,6 +28,10 @@ AGREEMENT = 2e-2
 """Largest difference of two forms in half precision on values of about 1."""
 
 
+CACHE = "cuda"
+"""Key of the step's ``PreparedAttention`` in ``AttentionMeta.cache``."""
+
+
 class AttentionForm(Protocol):
     """``tables`` runs on the host once a step and meta; ``attend`` once a layer, with its arrays on the device."""
 
@@ -40,6 +44,14 @@ class AttentionForm(Protocol):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
         meta: AttentionMeta, tables: Sequence[torch.Tensor],
     ) -> torch.Tensor: ...  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedAttention:
+    """A form and its tables for one step, on the device."""
+
+    form: AttentionForm
+    tables: list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,8 @@ class GatherForm:
 
     def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
         """cu_seqlens of queries and keys; then the source and target rows of keys, from the pool and from the step."""
+        if not len(meta.q_lens):  # a step that scores nothing yet
+            return []
         segments, starts, lengths = _key_parts(meta)
         k_lens = np.bincount(segments, lengths, minlength=len(meta.q_lens)).astype(np.int64)
         meta.cache["max_lens"] = int(meta.q_lens.max()), int(k_lens.max())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
-from engine.backends.cuda.attention import AttentionForm, RangeForm
+from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.kernels.ops import Activation, AttentionMeta, LinearWeight
 from engine.kernels.triton.add_rms_norm import add_rms_norm
@@ -16,22 +14,22 @@ from engine.kernels.triton.gated_activation import Gate, gated_activation
 from engine.kernels.triton.qk_norm_rope import qk_norm_rope
 from engine.kernels.triton.score import score
 
-CACHE = "cuda"
-"""Key of a step's attention tables in ``AttentionMeta.cache``."""
-
 
 def _activation(values: torch.Tensor, scales: torch.Tensor | None) -> Activation:
     return values if scales is None else Fp8Activation(values, scales)
 
 
 class CudaOps:
-    """Implements ``kernels.ops.Ops``. ``attention_form`` may be replaced between steps."""
+    """Implements ``kernels.ops.Ops``."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, *, fp8: bool = False) -> None:
         self.device = device
         self.dtype = dtype
         self.fp8 = fp8
-        self.attention_form: AttentionForm | None = None
+        self.small_form: AttentionForm | None = None
+        self.large_form: AttentionForm | None = None
+        """Of steps up to ``small_tokens`` and above; the backend measures which, until then a default runs."""
+        self.small_tokens = 0
         self.head_shape: tuple[int, int, int] | None = None
         """(query heads, key heads, head size), known after the first step."""
 
@@ -98,13 +96,20 @@ class CudaOps:
     ) -> Activation:
         if self.head_shape is None:
             self.head_shape = (q.shape[1], k.shape[1], q.shape[2])
-        if self.attention_form is None:
-            self.attention_form = RangeForm(default_config(q.dtype, q.shape[2]))
-        tables: Sequence[torch.Tensor] | None = meta.cache.get(CACHE)
-        if tables is None:
-            arrays = self.attention_form.tables(meta, q.shape[1] // k.shape[1])
-            tables = meta.cache[CACHE] = [torch.from_numpy(array).to(self.device) for array in arrays]
-        return self.attention_form.attend(q, k, v, pool_k, pool_v, meta, tables)
+        prepared: PreparedAttention | None = meta.cache.get(CACHE)
+        if prepared is None:
+            form = self.form_for(meta)
+            arrays = form.tables(meta, q.shape[1] // k.shape[1])
+            prepared = PreparedAttention(form, [torch.from_numpy(array).to(self.device) for array in arrays])
+            meta.cache[CACHE] = prepared
+        return prepared.form.attend(q, k, v, pool_k, pool_v, meta, prepared.tables)
+
+    def form_for(self, meta: AttentionMeta) -> AttentionForm:
+        form = self.small_form if meta.own_lens.sum() <= self.small_tokens else self.large_form
+        if form is None:
+            head_dim = 0 if self.head_shape is None else self.head_shape[2]
+            form = RangeForm(default_config(self.dtype, head_dim))
+        return form
 
     def score(
         self,

@@ -22,7 +22,7 @@ class StepSample:
 
     num_tokens: int
     sum_squares: int
-    """Sum over segments of length times keys seen."""
+    """Sum over segments of length times the keys that a token of it sees on average."""
     seconds: float
 
 
@@ -51,7 +51,7 @@ def fit_step_time(samples: Sequence[StepSample]) -> StepTime:
     for size in (1, 2, 3):
         for columns in combinations(range(3), size):
             used = weighted[:, columns]
-            norms = np.linalg.norm(used, axis=0)
+            norms = np.maximum(np.linalg.norm(used, axis=0), 1e-300)
             solution = np.linalg.lstsq(used / norms, np.ones(len(seconds)), rcond=None)[0] / norms
             error = float(np.square(used @ solution - 1.0).sum())
             if (solution >= 0).all() and error < best_error * (1 - 1e-9):
@@ -64,7 +64,7 @@ def choose_token_budget(law: StepTime, sizes: Sequence[int], segment_len: int, t
     """Smallest of ``sizes`` whose rate is within ``tolerance`` of the best, for segments of ``segment_len`` tokens."""
 
     def rate(size: int) -> float:
-        return size / law.seconds(size, size * min(segment_len, size))
+        return size / law.seconds(size, size * min(segment_len, size) // 2)
 
     best = max(map(rate, sizes))
     return min(size for size in sizes if rate(size) >= (1.0 - tolerance) * best)

@@ -1,0 +1,176 @@
+"""NVIDIA GPUs as a backend: what is there, what fits, and the choices that are made by measuring at load.
+
+Nothing here imports Triton until the device is known to be usable, so ``--device auto`` costs a machine without a GPU
+nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.backends.base import Backend, Capabilities, MemoryFacts
+from engine.backends.cuda.memory import memory_limit, pool_tokens
+from engine.backends.cuda.transfer import Uploader, fetch
+from engine.config import DeviceConfig
+from engine.errors import DeviceError
+from engine.kernels.ops import AttentionMeta, Ops
+
+if TYPE_CHECKING:
+    from engine.backends.cuda.graphs import GraphedForward
+    from engine.backends.cuda.ops import CudaOps
+
+OLDEST = (8, 0)
+"""Compute capability: Ampere is the first with bf16 and FlashAttention."""
+OLDEST_FP8 = (8, 9)
+LARGEST_STEP = 16_384
+
+
+class CudaBackend(Backend):
+    name = "cuda"
+    dist_backend = "nccl"
+    visible_devices_variable = "CUDA_VISIBLE_DEVICES"
+
+    def __init__(self) -> None:
+        self.config = DeviceConfig()
+        self.ops: CudaOps | None = None
+        self.graphed: GraphedForward | None = None
+        self._limit: int | None = None
+        self._uploader: Uploader | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            dtypes=("bfloat16", "float16", "float32"),
+            quantizations=("fp8",),
+            default_token_budget=LARGEST_STEP,
+            warm_up_tokens=(64, 1024),
+        )
+
+    def auto_dtype(self, checkpoint_dtype: str) -> str:
+        return "float16" if checkpoint_dtype == "float16" else "bfloat16"
+
+    def why_unavailable(self) -> str | None:
+        if torch.version.cuda is None:
+            return "this torch is built without CUDA; install a CUDA build of torch"
+        if not torch.cuda.is_available():
+            return "torch finds no NVIDIA GPU or driver (does nvidia-smi work? is CUDA_VISIBLE_DEVICES empty?)"
+        capability = self.compute_capability(torch.device("cuda", 0))
+        if capability < OLDEST:
+            return (
+                f"{torch.cuda.get_device_name(0)} has compute capability {_dotted(capability)}, but "
+                f"{_dotted(OLDEST)} (Ampere) or newer is needed"
+            )
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton is missing; install rerank-engine[cuda]"
+        return None
+
+    def device(self, rank: int) -> torch.device:
+        num_devices = torch.cuda.device_count()
+        if rank >= num_devices:
+            raise DeviceError(f"worker {rank} needs a GPU of its own, but torch sees {num_devices}")
+        return torch.device("cuda", rank)
+
+    def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:
+        self.config = config
+        device = self.device(rank)
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("highest")
+        free, total = torch.cuda.mem_get_info(device)
+        self._limit, note = memory_limit(config, free, total)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, self._limit / total), device)
+        capability = _dotted(self.compute_capability(device))
+        return f"{torch.cuda.get_device_name(device)}, compute capability {capability}", note
+
+    def compute_capability(self, device: torch.device) -> tuple[int, int]:
+        return torch.cuda.get_device_capability(device)
+
+    def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
+        if quantization == "fp8":
+            capability = self.compute_capability(device)
+            if capability < OLDEST_FP8:
+                raise DeviceError(
+                    f"fp8 needs compute capability {_dotted(OLDEST_FP8)} (Ada, Hopper or newer), this GPU has "
+                    f"{_dotted(capability)}; run without --quantization fp8"
+                )
+            if dtype != torch.bfloat16:
+                raise DeviceError(f"fp8 products give bfloat16, not {str(dtype)[6:]}: use --dtype bfloat16 with fp8")
+        from engine.backends.cuda.ops import CudaOps
+
+        self.ops = CudaOps(device, dtype, fp8=quantization == "fp8")
+        products = (
+            "cuBLAS products in fp8 with row-wise scales" if self.ops.fp8 else f"cuBLAS products in {str(dtype)[6:]}"
+        )
+        return self.ops, f"{products}, Triton kernels"
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def memory(self, device: torch.device) -> MemoryFacts:
+        free, total = torch.cuda.mem_get_info(device)
+        limit = total if self._limit is None else self._limit
+        reserved = torch.cuda.memory_reserved(device)
+        return MemoryFacts(limit, max(0, min(free + reserved, limit) - torch.cuda.memory_allocated(device)))
+
+    def peak_memory_bytes(self, device: torch.device) -> int:
+        return torch.cuda.max_memory_allocated(device)
+
+    def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
+        return pool_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
+
+    def synchronize(self, device: torch.device) -> None:
+        torch.cuda.synchronize(device)
+
+    def empty_cache(self, device: torch.device) -> None:
+        torch.cuda.empty_cache()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        text = str(error)
+        return super().is_out_of_memory(error) or "out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def upload(
+        self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
+    ) -> list[torch.Tensor]:
+        """One copy for the step's rows and for the attention tables of its ``metas``."""
+        from engine.backends.cuda.attention import CACHE, PreparedAttention
+
+        if self._uploader is None:
+            self._uploader = Uploader(device)
+        heads = None if self.ops is None else self.ops.head_shape
+        if self.ops is None or heads is None:  # the very first step: attention makes its own tables
+            return self._uploader.upload(arrays)
+        forms = [self.ops.form_for(metas[0])] * len(metas)
+        tables = [form.tables(meta, heads[0] // heads[1]) for form, meta in zip(forms, metas, strict=True)]
+        tensors = self._uploader.upload([*arrays, *(array for group in tables for array in group)])
+        rest = iter(tensors[len(arrays) :])
+        for form, meta, group in zip(forms, metas, tables, strict=True):
+            meta.cache[CACHE] = PreparedAttention(form, [next(rest) for _ in group])
+        return tensors[: len(arrays)]
+
+    def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
+        return fetch(values)
+
+    def capture(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        from engine.backends.cuda.graphs import GraphedForward
+
+        self.graphed = GraphedForward(forward)
+        return self.graphed
+
+    def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
+        from engine.backends.cuda.tuning import Tuner
+
+        assert self.ops is not None
+        return Tuner(self, self.ops, self.graphed, time_step).run(largest)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def backend() -> Backend:
+    return CudaBackend()

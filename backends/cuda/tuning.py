@@ -1,0 +1,126 @@
+"""What is decided by measuring once the model is loaded: attention form, graphs, step time law, token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.backends.cuda.attention import (
+    AttentionForm,
+    GatherForm,
+    RangeForm,
+    choose_form,
+    measure_forms,
+    sample_step,
+)
+from engine.backends.cuda.graphs import BUCKETS, GraphedForward, GraphRecorder
+from engine.backends.cuda.memory import GIB
+from engine.backends.cuda.ops import CudaOps
+from engine.backends.cuda.planner import StepSample, choose_token_budget, fit_step_time
+from engine.errors import OutOfMemoryError
+from engine.kernels.triton.attention import candidate_configs
+
+if TYPE_CHECKING:
+    from engine.backends.cuda.backend import CudaBackend
+
+SMALL_STEP = BUCKETS[-1]
+SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+SHORT, LONG = 128, 2048
+"""Tokens of the segments that steps are measured with."""
+REPEATS = 3
+
+
+class Tuner:
+    def __init__(
+        self,
+        backend: CudaBackend,
+        ops: CudaOps,
+        graphed: GraphedForward | None,
+        time_step: Callable[[Sequence[int]], float],
+    ) -> None:
+        self.backend = backend
+        self.ops = ops
+        self.graphed = graphed
+        self.time_step = time_step
+
+    def run(self, largest: int) -> tuple[int, tuple[str, ...]]:
+        notes = list(self._choose_attention(largest))
+        notes.append(self._capture(largest))
+        budget, more = self._choose_budget(largest)
+        return budget, (*notes, *more)
+
+    def _choose_attention(self, largest: int) -> list[str]:
+        """Small steps and large ones may prefer different forms."""
+        assert self.ops.head_shape is not None, "tuning comes after the first step"
+        scale = self.ops.head_shape[2] ** -0.5
+        plain: list[AttentionForm] = [] if self.ops.dtype == torch.float32 else [GatherForm()]
+        forms = [*plain, *map(RangeForm, candidate_configs(self.ops.dtype, self.ops.head_shape[2]))]
+        notes = []
+        for name, steps in (
+            ("small", [(90, [180] * 4)]),
+            ("large", [(90, [180] * 32), (16, [LONG] * 2)]),
+        ):
+            metas = [sample_step(prefix, lengths, self.ops.device, scale) for prefix, lengths in steps]
+            measured = measure_forms(
+                forms,
+                metas,
+                self.ops.head_shape,
+                dtype=self.ops.dtype,
+                synchronize=lambda: self.backend.synchronize(self.ops.device),
+            )
+            form, note = choose_form(measured)
+            setattr(self.ops, f"{name}_form", form)
+            notes.append(f"{name} steps: {note}")
+        self.ops.small_tokens = min(SMALL_STEP, largest)
+        return notes
+
+    def _capture(self, largest: int) -> str:
+        if self.graphed is None or self.backend.config.enforce_eager:
+            return "no CUDA graphs, as asked"
+        form, heads = self.ops.small_form, self.ops.head_shape
+        if not isinstance(form, RangeForm) or heads is None:
+            return "no CUDA graphs: the attention form of small steps reads lengths on the host"
+        before = torch.cuda.memory_allocated(self.ops.device)
+        buckets = [size for size in BUCKETS if size <= largest]
+        self.time_step([32, 16, 16])  # a sample of a step, prepared with the chosen form
+        self.graphed.capture(buckets, form, heads[0] // heads[1], GraphRecorder())
+        used = torch.cuda.memory_allocated(self.ops.device) - before
+        return f"CUDA graphs for steps up to {buckets[-1]} tokens ({len(buckets)} sizes, {used / GIB:.2f} GiB)"
+
+    def _choose_budget(self, largest: int) -> tuple[int, list[str]]:
+        """Measure steps of growing size until one is too large; then the smallest that is nearly as good as any."""
+        device, samples, sizes, notes = self.ops.device, [], [], []
+        step_bytes = 0
+        for size in [size for size in SIZES if size <= largest] or [largest]:
+            base = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            try:
+                samples.append(self._measure([SHORT] * (size // SHORT)))
+                if size >= 2 * LONG:
+                    samples.append(self._measure([LONG] * (size // LONG)))
+            except OutOfMemoryError:
+                notes.append(f"a step of {size} tokens does not fit: memory limits the token budget")
+                break
+            sizes.append(size)
+            step_bytes = torch.cuda.max_memory_allocated(device) - base
+        if not sizes:
+            raise OutOfMemoryError(f"not even a step of {min(SIZES)} tokens fits beside the weights and the pool")
+        law = fit_step_time(samples)
+        budget = choose_token_budget(law, sizes, SHORT)
+        self.backend.empty_cache(device)
+        held, allowed = torch.cuda.memory_allocated(device), self.backend.memory(device).total_bytes
+        notes.append(f"step time {law}; token budget {budget}")
+        notes.append(
+            f"memory: {held / GIB:.2f} GiB for weights, pool and graphs, {step_bytes / GIB:.2f} GiB measured for a "
+            f"step of {sizes[-1]} tokens, {allowed / GIB:.2f} GiB allowed"
+        )
+        return budget, notes
+
+    def _measure(self, lengths: list[int]) -> StepSample:
+        self.time_step(lengths)
+        seconds = min(self.time_step(lengths) for _ in range(REPEATS))
+        first, *others = lengths
+        work = first * first // 2 + sum(length * first + length * length // 2 for length in others)
+        return StepSample(sum(lengths), work, seconds)

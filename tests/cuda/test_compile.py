@@ -1,0 +1,28 @@
+"""Every kernel compiles for the GPUs that are named in the documentation, which needs no GPU, and fits their memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes that one program may have: Ampere (A100), Hopper."""
+KERNELS = {"_add_rms_norm_kernel", "_gated_activation_kernel", "_qk_norm_rope_kernel", "_score_kernel"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "dtype"), [(90, "bfloat16"), (80, "float16")])
+def test_kernels_compile(capability: int, dtype: str) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.cuda.compile_kernels", str(capability), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    compiled = [line.split() for line in done.stdout.splitlines()]
+    expected = KERNELS | {"_attention_kernel"} | ({"_quantize_kernel"} if capability >= 89 else set())
+    assert {name for name, _ in compiled} == expected
+    assert max(int(shared) for _, shared in compiled) <= SHARED_MEMORY[capability]

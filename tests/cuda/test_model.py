@@ -1,0 +1,107 @@
+"""A whole model on the CUDA backend's ops against transformers: shared prefixes, kept keys, graphs, fp8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.backends.worker import Worker
+from engine.model_spec import HeadSpec
+from engine.step import SchedulerOutput
+from tests.backends.plans import PlanBuilder, config_of, spec_of
+from tests.cuda.stand_in import StandIn
+from tests.support.checkpoints import make_qwen3
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, on rows that are padding
+NO_YES = (7, 11)
+PREFIX = [5, 9, 14, 3, 8, 21, 30]
+DOCUMENTS = [[40, 41, 42, 43, 44], [50], [60, 61, 62]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cuda") / "qwen3"
+    return make_qwen3(folder, hidden=48, heads=4, kv_heads=2, head_dim=16, intermediate=80)
+
+
+def expected_logits(folder: Path) -> np.ndarray:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        rows = [model(torch.tensor([PREFIX + document])).logits[0, -1] for document in DOCUMENTS]
+    return np.array([(row[NO_YES[1]] - row[NO_YES[0]]).item() for row in rows], np.float32)
+
+
+def load(folder: Path, monkeypatch: pytest.MonkeyPatch, backend: StandIn, **model: Any) -> Worker:
+    monkeypatch.setattr("engine.backends.worker.choose_backend", lambda name: (backend, "stand-in"))
+    spec = spec_of(folder, head=HeadSpec(kind="from_2_way_softmax", token_ids=NO_YES), max_model_len=64)
+    worker = Worker(config_of(kv_cache_tokens=80, budget=64, **model), spec)
+    worker.load()
+    return worker
+
+
+def shared_plan(capacity: int) -> SchedulerOutput:
+    plan = PlanBuilder(capacity)
+    parent = plan.add(PREFIX)
+    for document in DOCUMENTS:
+        plan.add(document, [parent], read=True)
+    return plan.build()
+
+
+def test_a_shared_prefix_gives_the_scores_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = load(checkpoint, monkeypatch, StandIn(), dtype="float32")
+    values = worker.execute(shared_plan(80)).values
+    np.testing.assert_allclose(values[:, 0], expected_logits(checkpoint), rtol=1e-4, atol=1e-5)
+
+
+def test_keys_kept_in_one_step_are_read_in_the_next(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = load(checkpoint, monkeypatch, StandIn(), dtype="float32")
+    first, second = PlanBuilder(80), PlanBuilder(80)
+    first.add(PREFIX, keep_at=11)
+    assert worker.execute(first.build(0)).values.shape == (0, 1)
+    for document in DOCUMENTS:
+        second.add(document, [("slot", 11, len(PREFIX))], read=True)
+    values = worker.execute(second.build(1)).values
+    np.testing.assert_allclose(values[:, 0], expected_logits(checkpoint), rtol=1e-4, atol=1e-5)
+
+
+def test_a_recorded_step_equals_an_eager_one(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = StandIn(buckets=[18])
+    worker = load(checkpoint, monkeypatch, backend, dtype="float32")
+    graphed = backend.graphed
+    assert graphed is not None
+    values = worker.execute(shared_plan(80)).values
+    assert graphed.num_replays == 1
+    np.testing.assert_allclose(values[:, 0], expected_logits(checkpoint), rtol=1e-4, atol=1e-5)
+    alone = PlanBuilder(80)
+    alone.add(PREFIX + DOCUMENTS[1], read=True)  # half of the first step stays behind it
+    np.testing.assert_allclose(worker.execute(alone.build()).values[0], values[1], rtol=1e-5, atol=1e-6)
+    assert graphed.num_replays == 2
+
+
+def test_steps_that_no_graph_can_run_are_run_eagerly(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = StandIn(buckets=[8])
+    worker = load(checkpoint, monkeypatch, backend, dtype="float32")
+    assert backend.graphed is not None
+    worker.execute(shared_plan(80))  # more tokens than the largest bucket
+    keeping = PlanBuilder(80)
+    keeping.add(PREFIX, keep_at=0, read=True)
+    worker.execute(keeping.build())
+    assert backend.graphed.num_replays == 0
+
+
+def test_fp8_follows_the_unquantised_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_qwen3(tmp_path / "m", hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=96)
+    exact = expected_logits(folder)
+    backend = StandIn()
+    worker = load(folder, monkeypatch, backend, dtype="bfloat16", quantization="fp8")
+    values = worker.execute(shared_plan(80)).values[:, 0]
+    assert backend.ops is not None
+    assert backend.ops.fp8
+    assert np.abs(values - exact).max() < 0.25 * np.abs(exact).max()
+    assert not np.array_equal(values, exact)
