@@ -47,9 +47,15 @@ class Parameters:
         self.device = device
         self.dtype = dtype
         self.slots: list[Slot] = []
-        self.num_bytes = 0
+        self._made: list[torch.Tensor] = []
+        self._linears: list[LinearWeight] = []
         self._tensors = tensors
         self._keep_narrow_tables = keep_narrow_tables
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that was made here; exact once loaded, since a linear weight may keep the file's narrower dtype."""
+        return sum(tensor.nbytes for tensor in self._made) + sum(weight.num_bytes for weight in self._linears)
 
     def in_checkpoint(self, name: str) -> bool:
         return self._tensors is not None and name in self._tensors
@@ -85,7 +91,7 @@ class Parameters:
     def linear(self, parts: Sequence[tuple[str, int]], in_features: int, *, bias: bool = False) -> LinearWeight:
         """One weight whose rows are those of ``parts`` (name without ``.weight``, rows), one below the other."""
         weight = self.ops.new_linear(sum(rows for _, rows in parts), in_features, bias=bias)
-        self.num_bytes += weight.num_bytes
+        self._linears.append(weight)
         above = 0
         for name, rows in parts:
             self.slots.append(Slot(f"{name}.weight", (rows, in_features), _shifted(weight.load_rows, above)))
@@ -114,7 +120,7 @@ class Parameters:
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device=self.device)
-        self.num_bytes += tensor.nbytes
+        self._made.append(tensor)
         return tensor
 
 

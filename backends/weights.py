@@ -113,7 +113,7 @@ def make_up_weights(slots: Sequence[Slot], seed: int) -> None:
     """Random weights (``--load-format dummy``) that depend on the seed and the tensor's name alone."""
     rows_at_once = 4096
     for name, takers in _by_name(slots).items():
-        generator = torch.Generator().manual_seed(seed * 0x1_0000_0000 + zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         shape = takers[0].shape
         for first in range(0, shape[0], rows_at_once):
             run_shape = (min(rows_at_once, shape[0] - first), *shape[1:])

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.config import DeviceConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DeviceError
+from engine.kernels.cpu import available as kernels_obstacle
+from engine.kernels.cpu.threads import check_num_threads, default_num_threads
 from engine.kernels.ops import Ops
 from engine.kernels.reference import ReferenceOps
 
+KERNELS_VARIABLE = "ENGINE_CPU_KERNELS"
+"""``compiled`` or ``torch``; unset: compiled where they are built."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -21,9 +26,18 @@ class CpuBackend(Backend):
     name = "cpu"
     dist_backend = "gloo"
 
+    def __init__(self) -> None:
+        self._num_threads = default_num_threads()
+        self._pin = False
+
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(dtypes=("float32", "bfloat16"), default_token_budget=4096, keeps_narrow_embedding=True)
+        return Capabilities(
+            dtypes=("float32", "bfloat16"),
+            quantizations=("int16", "int8"),
+            default_token_budget=4096,
+            keeps_narrow_embedding=True,
+        )
 
     def why_unavailable(self) -> str | None:
         return None
@@ -36,21 +50,38 @@ class CpuBackend(Backend):
 
     def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:
         cpus = sorted(os.sched_getaffinity(0))
-        num_threads = config.cpu_threads or usable_cpus()
-        if config.cpu_pin:
-            own = cpus[rank * num_threads : (rank + 1) * num_threads]
-            if len(own) < num_threads:
-                raise ConfigError(
-                    f"cpu_pin needs {num_threads} cores of its own for worker {rank}, but only {len(cpus)} cores are "
-                    "there for all workers; lower --cpu-threads"
-                )
-            os.sched_setaffinity(0, own)
-        torch.set_num_threads(num_threads)
-        pinned = ", pinned" if config.cpu_pin else ""
-        return (f"{num_threads} threads on {len(cpus)} cores{pinned}",)
+        if config.cpu_threads is not None:
+            try:
+                self._num_threads = check_num_threads(config.cpu_threads)
+            except ValueError as error:
+                raise ConfigError(str(error), param="cpu_threads") from None
+        self._pin = config.cpu_pin
+        if not config.cpu_pin:
+            return ()
+        own = cpus[rank * self._num_threads : (rank + 1) * self._num_threads]
+        if len(own) < self._num_threads:
+            raise ConfigError(
+                f"cpu_pin needs {self._num_threads} cores of its own for worker {rank}, but only {len(cpus)} cores "
+                "are there for all workers; lower --cpu-threads"
+            )
+        os.sched_setaffinity(0, own)
+        return (f"pinned to cores {', '.join(map(str, own))}",)
 
     def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
-        return ReferenceOps(device, dtype), "plain torch kernels"
+        """The one place that chooses between the compiled kernels and plain torch."""
+        wanted = os.environ.get(KERNELS_VARIABLE, "")
+        if wanted not in ("", "compiled", "torch"):
+            raise ConfigError(f"{KERNELS_VARIABLE} is {wanted!r}; it can be compiled or torch")
+        obstacle = _obstacle(dtype, wanted)
+        if obstacle is None:
+            from engine.kernels.cpu import CpuOps
+
+            ops = CpuOps(self._num_threads, quantization, pin=self._pin)
+            return cast(Ops, ops), ops.description  # its methods take its own kind of weight only
+        if quantization is not None or wanted == "compiled":
+            raise DeviceError(f"{quantization or wanted} needs the compiled CPU kernels: {obstacle}")
+        torch.set_num_threads(self._num_threads)
+        return ReferenceOps(device, dtype), f"plain torch kernels, {self._num_threads} threads: {obstacle}"
 
     def memory(self, device: torch.device) -> MemoryFacts:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -72,14 +103,13 @@ class CpuBackend(Backend):
         return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def usable_cpus() -> int:
-    """Cores that this process may use: its affinity, and a container's quota if that is less."""
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+def _obstacle(dtype: torch.dtype, wanted: str) -> str | None:
+    """Why the compiled kernels do not run; None when they do."""
+    if wanted == "torch":
+        return f"{KERNELS_VARIABLE}=torch"
+    if dtype != torch.float32:
+        return "the compiled kernels compute in float32"
+    return kernels_obstacle()
 
 
 def _cgroup_value(name: str) -> int | None:

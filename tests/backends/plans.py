@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import EngineConfig, ModelConfig, SchedulerConfig
+from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.step import SchedulerOutput
 
@@ -97,4 +97,5 @@ def config_of(*, kv_cache_tokens: int | None = 8192, budget: int = 4096, **model
     return EngineConfig(
         model=ModelConfig(**model),
         scheduler=SchedulerConfig(kv_cache_tokens=kv_cache_tokens, max_num_batched_tokens=budget),
+        device=DeviceConfig(device="cpu", cpu_threads=1),
     )

@@ -17,7 +17,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from engine.backends.cpu.backend import KERNELS_VARIABLE
 from engine.backends.worker import Worker
+from engine.kernels.cpu import available as kernels_obstacle
 from tests.backends.plans import NO_YES, PlanBuilder, config_of, spec_of
 from tests.support.checkpoints import make_qwen3
 
@@ -78,15 +80,17 @@ class Setting:
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Setting]:
-    """By name, each made once: tests run in random order."""
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Setting]:
+    """By name and kernels, each made once: tests run in random order."""
 
     @cache
-    def make(name: str) -> Setting:
+    def make(name: str, kernels: str) -> Setting:
         folder = tmp_path_factory.mktemp("qwen3")
         make_qwen3(folder, seed=5, **CHECKPOINTS[name])
         worker = Worker(config_of(kv_cache_tokens=CAPACITY), spec_of(folder))
-        worker.load()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(KERNELS_VARIABLE, kernels)
+            worker.load()
         rng = np.random.default_rng(1)
         prefix = rng.integers(0, 400, 70).tolist()
         documents = [rng.integers(0, 400, n).tolist() for n in (1, 7, 36, 39, 36, 150, 300, 2)]
@@ -95,9 +99,16 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Settin
     return make
 
 
+@pytest.fixture(params=["torch", "compiled"])
+def kernels(request: pytest.FixtureRequest) -> str:
+    if request.param == "compiled" and (reason := kernels_obstacle()):
+        pytest.skip(reason)
+    return str(request.param)
+
+
 @pytest.fixture(params=CHECKPOINTS)
-def setting(request: pytest.FixtureRequest, settings: Callable[[str], Setting]) -> Setting:
-    return settings(request.param)
+def setting(request: pytest.FixtureRequest, kernels: str, settings: Callable[[str, str], Setting]) -> Setting:
+    return settings(request.param, kernels)
 
 
 def _score_bias(name: str, folder: Path) -> float:
