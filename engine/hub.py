@@ -33,7 +33,7 @@ def resolve_folder(model: str, revision: str | None = None) -> Path:
     """The local folder of ``model``: a folder, a hub id, or empty for the reranker that the package carries."""
     if not model:
         return _packaged()
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))  # Path.expanduser raises for an unknown user
     if path.is_dir():
         return path.resolve()
     if path.is_file():
@@ -91,7 +91,7 @@ def _from_hub(model: str, revision: str | None) -> Path:
             f"The hub has no model {model!r} that is visible to you, and there is no such folder here. "
             "Check the spelling; a private model needs HF_TOKEN."
         ) from error
-    except (OSError, TimeoutError) as error:
+    except Exception as error:  # the library's versions have different HTTP clients with unrelated errors
         folder = cached()
         if folder is None:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -131,7 +131,7 @@ def _from_modelscope(model: str, revision: str | None) -> Path:
 def _download(model: str, download: Callable[[], Any]) -> Path:
     try:
         return Path(download())
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise ModelLoadError(
             f"The download of {model} failed: {error}. What arrived is kept; start again to go on."
         ) from error

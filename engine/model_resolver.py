@@ -159,13 +159,13 @@ def _no_evidence(checkpoint: _Checkpoint) -> str:
 
 def _token_head(checkpoint: _Checkpoint, method: HeadKind, tokens: Sequence[str]) -> HeadSpec:
     where = "hf_overrides.classifier_from_token"
+    if method == "from_2_way_softmax" and len(tokens) != 2:
+        raise ConfigError(
+            f"from_2_way_softmax needs two tokens, [false, true], and classifier_from_token has {len(tokens)}.",
+            param=where,
+        )
     ids = [_token_id(checkpoint.tokenizer, token, where) for token in tokens]
     if method == "from_2_way_softmax":
-        if len(tokens) != 2:
-            raise ConfigError(
-                f"from_2_way_softmax needs two tokens, [false, true], and classifier_from_token has {len(tokens)}.",
-                param=where,
-            )
         if ids[0] == ids[1]:
             raise ConfigError(f"Both tokens of classifier_from_token are {tokens[0]!r}.", param=where)
         if tokens[0].strip().lower() in _POSITIVE and tokens[1].strip().lower() in _NEGATIVE:

@@ -63,18 +63,8 @@ def test_no_instruction_is_the_default(inputs: InputProcessor, empty: str | None
     assert inputs.encode(["q"], ["d"], instructions=[empty])[0].token_ids.tolist() == default
 
 
-ODD = [
-    "",
-    " ",
-    "\n",
-    "\0",
-    "\x01\x02\x7f",
-    "\ufffe\uffff",
-    "\u202e reversed",
-    "👩‍👩‍👧‍👦",
-    "e" + "\u0301" * 10_000,
-    "中" * 999,
-]
+ODD = ["", " ", "\n", "\0", "\x01\x02\x7f", "\ufffe\uffff", "\u202e reversed", "👩\u200d👩\u200d👧", "中" * 999]
+ODD.append("e" + "\u0301" * 10_000)
 
 
 @pytest.mark.parametrize("document", [*ODD, np.str_("numpy")])

@@ -1,0 +1,346 @@
+"""What a checkpoint is, decided from its files, its name and the overrides."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import ModelConfig
+from engine.errors import ConfigError, ModelLoadError
+from engine.model_resolver import resolve_model
+from engine.model_spec import ModelSpec
+from tests.support.checkpoints import QWEN3_OVERRIDES
+
+Make = Callable[..., Path]
+
+
+def resolve(folder: Path, **settings: Any) -> ModelSpec:
+    return resolve_model(ModelConfig(model=str(folder), **settings))
+
+
+def write(folder: Path, name: str, value: Any) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    write(folder, "config.json", {key: value for key, value in config.items() if value is not ...})
+
+
+def token_id(folder: Path, token: str) -> int:
+    vocab: dict[str, int] = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    return vocab[token]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_original_reranker_needs_no_flags(small: Make, tied: bool, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tied=tied)
+    with caplog.at_level(logging.INFO):
+        spec = resolve(folder)
+    assert (spec.head.kind, spec.head.tokens) == ("from_2_way_softmax", ("no", "yes"))
+    assert spec.head.token_ids == (token_id(folder, "no"), token_id(folder, "yes"))
+    assert (spec.head.pooling, spec.head.activation, spec.head.num_labels) == ("last", "sigmoid", 1)
+    assert (spec.model_type, spec.architecture, spec.template) == ("qwen3", "Qwen3ForCausalLM", "qwen3-reranker")
+    assert spec.causal
+    assert spec.max_model_len == 40960
+    assert caplog.messages == [spec.decision]
+    assert "recognised as Qwen3-Reranker by README.md" in spec.decision
+    assert "lm_head['yes'] - lm_head['no']" in spec.decision
+
+
+def test_the_published_overrides_decide_the_same(small: Make) -> None:
+    folder = small()
+    plain, overridden = resolve(folder), resolve(folder, hf_overrides=QWEN3_OVERRIDES)
+    assert overridden.head == plain.head
+    assert overridden.template == plain.template
+    assert overridden.architecture == "Qwen3ForSequenceClassification"
+    unnamed = small(name=None)
+    assert resolve(unnamed, hf_overrides=QWEN3_OVERRIDES).head == plain.head
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "place"),
+    [
+        ("README.md", "---\npipeline_tag: text-ranking\n---\n# Something", "README.md"),
+        ("README.md", "---\nbase_model:\n- Qwen/Qwen3-Reranker-4B\n---\n# Something", "README.md"),
+        ("tokenizer_config.json", {"chat_template": 'x the answer can only be "yes" or "no". y'}, "its chat template"),
+        ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}, "config_sentence_transformers.json"),
+    ],
+)
+def test_evidence(small: Make, name: str, value: Any, place: str) -> None:
+    folder = small(name=None)
+    write(folder, name, value)
+    assert f"recognised as Qwen3-Reranker by {place}" in resolve(folder).decision
+
+
+def test_evidence_in_names(small: Make, tmp_path: Path) -> None:
+    for parts in (("my-Reranker-v1",), ("models--me--qwen3-rerank", "snapshots", "abc")):
+        folder = small(name=None).rename(tmp_path / "moved")
+        target = tmp_path.joinpath("hub", *parts)
+        target.parent.mkdir(parents=True)
+        spec = resolve(folder.rename(target))
+        assert spec.template == "qwen3-reranker"
+
+
+def test_a_chat_model_is_not_taken_for_a_reranker(small: Make, tmp_path: Path) -> None:
+    folder = small(name=None)
+    (folder / "README.md").write_text("# Qwen3-0.6B\nFor ranking see Qwen3-Reranker.")
+    (tmp_path / "rerankers").mkdir()
+    folder = folder.rename(tmp_path / "rerankers" / "chat")
+    with pytest.raises(ConfigError, match="nothing in its name or files says") as caught:
+        resolve(folder)
+    assert '"classifier_from_token": ["no", "yes"]' in str(caught.value)
+
+
+def test_converted(small: Make) -> None:
+    spec = resolve(small(converted=True, score_bias=True))
+    assert (spec.head.kind, spec.head.num_labels, spec.head.activation) == ("classifier", 1, "sigmoid")
+    assert spec.template == "qwen3-reranker"
+
+
+def test_converted_from_something_else_has_no_template(small: Make, caplog: pytest.LogCaptureFixture) -> None:
+    spec = resolve(small(converted=True, name=None))
+    assert spec.template is None
+    assert not spec.use_sep_token
+    assert "no template is known" in caplog.text
+
+
+def test_labels(small: Make) -> None:
+    folder = small(converted=True)
+    change_config(folder, id2label=...)
+    assert resolve(folder).head.num_labels == 1  # from the file, not the library's default of two
+    change_config(folder, id2label={"0": "a", "1": "b"})
+    with pytest.raises(ModelLoadError, match=r"2 label.*id2label.*score.weight has 1 row"):
+        resolve(folder)
+    assert resolve(folder, hf_overrides={"num_labels": 1}).head.num_labels == 1
+
+
+def test_called_converted_but_is_not(small: Make) -> None:
+    folder = small()
+    change_config(folder, architectures=["Qwen3ForSequenceClassification"])
+    with pytest.raises(ModelLoadError, match=r"hold no score.weight"):
+        resolve(folder)
+
+
+def test_sharded_converted_head_is_found(small: Make) -> None:
+    assert resolve(small(converted=True, shards=3)).head.num_labels == 1
+
+
+def test_logit_score_module(small: Make) -> None:
+    folder = small(name=None)
+    yes, no = token_id(folder, "yes"), token_id(folder, "no")
+    write(folder, "1_LogitScore/config.json", {"true_token_id": yes, "false_token_id": no})
+    assert resolve(folder).head.token_ids == (no, yes)
+    write(folder, "1_LogitScore/config.json", {"true_token_id": yes, "false_token_id": None})
+    head = resolve(folder).head
+    assert (head.kind, head.token_ids, head.num_labels) == ("no_post_processing", (yes,), 1)
+    write(folder, "1_LogitScore/config.json", {"true_token_id": 10**6, "false_token_id": no})
+    with pytest.raises(ModelLoadError, match="is no token here"):
+        resolve(folder)
+    write(folder, "1_LogitScore/config.json", {"true_token_id": "yes"})
+    with pytest.raises(ModelLoadError, match="integer token ids"):
+        resolve(folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"classifier_from_token": ["yes"]}, "needs two tokens"),
+        ({"classifier_from_token": ["no", "maybe", "yes"]}, "needs two tokens"),
+        ({"classifier_from_token": ["no", "yes please"]}, r"'yes please' is not one token of the vocabulary but \d"),
+        ({"classifier_from_token": ["no", ""]}, "is not one token of the vocabulary but 0"),
+        ({"classifier_from_token": ["yes", "yes"]}, "Both tokens"),
+        ({"classifier_from_token": "yes"}, "must be a list of strings"),
+        ({"classifier_from_token": []}, "must be a list of strings"),
+        ({"classifier_from_token": ["no", 1]}, "must be a list of strings"),
+        ({"is_original_qwen3_reranker": "yes"}, "must be true or false"),
+        ({"method": "both"}, "must be from_2_way_softmax or no_post_processing"),
+        ({"clasifier_from_token": ["no", "yes"]}, "Did you mean classifier_from_token"),
+        ({"foo": 1}, "These exist: .*classifier_from_token"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "is refused"),
+        ({"_name_or_path": "elsewhere"}, "is refused"),
+        ({"max_position_embeddings": -1}, "positive integer"),
+        ({"max_position_embeddings": True}, "positive integer"),
+        ({"logit_sigma": 0}, "above 0"),
+        ({"architectures": ["GPT2ForCausalLM"]}, "GPT2ForCausalLM .* is not supported. These are: Qwen3ForCausalLM"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "is not supported"),
+        ({"problem_type": "regress"}, "must be regression or"),
+        ({"head_dtype": "int3"}, "must be float32 or"),
+        ({"sentence_transformers": {"activation_fn": "os.system"}}, "asks for the activation 'os.system'"),
+    ],
+)
+def test_wrong_overrides(small: Make, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(small(), hf_overrides=QWEN3_OVERRIDES | overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"classifier_from_token": ["no", "yes"]}, "needs a method"),
+        ({"method": "from_2_way_softmax"}, "needs classifier_from_token"),
+        ({"is_original_qwen3_reranker": True}, "needs its two tokens"),
+    ],
+)
+def test_incomplete_overrides(small: Make, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(small(), hf_overrides=overrides)
+
+
+def test_swapped_tokens_are_warned_about(small: Make, caplog: pytest.LogCaptureFixture) -> None:
+    spec = resolve(small(), hf_overrides=QWEN3_OVERRIDES | {"classifier_from_token": ["yes", "no"]})
+    assert spec.head.tokens == ("yes", "no")
+    assert "the order is [false, true]" in caplog.text
+
+
+def test_no_post_processing(small: Make) -> None:
+    overrides = {"classifier_from_token": ["yes"], "method": "no_post_processing"}
+    head = resolve(small(), hf_overrides=overrides).head
+    assert (head.kind, head.num_labels, head.activation) == ("no_post_processing", 1, "sigmoid")
+    many = resolve(small(), hf_overrides=overrides | {"classifier_from_token": ["yes", "no", "1"]}).head
+    assert (many.num_labels, many.activation) == (3, "softmax")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "activation"),
+    [
+        ({"problem_type": "regression"}, "identity"),
+        ({"problem_type": "single_label_classification"}, "sigmoid"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, "identity"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, "sigmoid"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "identity"),
+    ],
+)
+def test_activation(small: Make, bert: Path, overrides: dict[str, Any], activation: str) -> None:
+    assert resolve(small(), hf_overrides=overrides).head.activation == activation
+    assert resolve(bert, hf_overrides=overrides).head.activation == activation
+
+
+def test_calibration(small: Make) -> None:
+    head = resolve(small(), hf_overrides={"logit_mean": 2.5, "logit_sigma": 3}).head
+    assert (head.logit_mean, head.logit_sigma) == (2.5, 3.0)
+
+
+def test_head_dtype_and_old_names_are_said(small: Make, caplog: pytest.LogCaptureFixture) -> None:
+    spec = resolve(small(), hf_overrides={"head_dtype": "model", "use_pad_token": True})
+    assert "the head always runs in fp32" in caplog.text
+    assert "old name of use_sep_token" in caplog.text
+    assert spec.use_sep_token
+
+
+def test_nested_overrides_merge(small: Make) -> None:
+    folder = small()
+    change_config(folder, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    spec = resolve(folder, hf_overrides={"rope_parameters": {"rope_type": "yarn", "factor": 2.0}})
+    assert spec.config["rope_parameters"] == {"rope_type": "yarn", "rope_theta": 1e6, "factor": 2.0}
+    assert spec.max_model_len == 2 * 40960
+    assert "rope_parameters" not in resolve(folder, hf_overrides={"rope_parameters": None}).config
+
+
+@pytest.mark.parametrize("asked", [0, -1, 40961])
+def test_model_length(small: Make, asked: int) -> None:
+    folder = small()
+    assert resolve(folder, max_model_len=1000).max_model_len == 1000
+    with pytest.raises(ConfigError, match="was made for 1 to 40960 tokens"):
+        resolve(folder, max_model_len=asked)
+
+
+def test_code_in_config_is_dropped(small: Make) -> None:
+    folder = small(config_changes={"auto_map": {"AutoModel": "evil.Model"}, "custom_pipelines": {}})
+    assert not {"auto_map", "custom_pipelines"} & set(resolve(folder).config)
+
+
+def test_encoders(bert: Path, xlm_roberta: Path) -> None:
+    for folder, length in ((bert, 512), (xlm_roberta, 512)):
+        spec = resolve(folder)
+        assert (spec.head.kind, spec.head.pooling, spec.head.activation) == ("classifier", "cls", "sigmoid")
+        assert not spec.causal
+        assert spec.template is None
+        assert spec.use_sep_token
+        assert spec.max_model_len == length
+    with pytest.raises(ConfigError, match="no classification head"):
+        resolve(bert, hf_overrides={"architectures": ["BertForCausalLM"]})
+
+
+def test_dummy_weights_need_no_files(small: Make) -> None:
+    folder = small(converted=True)
+    (folder / "model.safetensors").unlink()
+    assert resolve(folder, load_format="dummy").head.num_labels == 1
+    with pytest.raises(ModelLoadError, match="no safetensors file"):
+        resolve(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelLoadError, match=r"pytorch_model.bin, and only safetensors"):
+        resolve(folder)
+
+
+def test_another_tokenizer(small: Make, tmp_path: Path) -> None:
+    folder = small()
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    (folder / "tokenizer.json").rename(other / "tokenizer.json")
+    spec = resolve(folder, tokenizer=str(other))
+    assert spec.tokenizer_path == str(other)
+    assert spec.path == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", "{", "config.json is not valid JSON"),
+        ("config.json", "[]", "must hold a JSON object, not list"),
+        ("config.json", "{}", "names no architecture"),
+        ("config.json", '{"architectures": "Qwen3ForCausalLM"}', "names no architecture"),
+        ("tokenizer.json", None, r"has no tokenizer.json. Make one"),
+        ("tokenizer.json", "{}", "cannot be read as a tokenizer"),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("tokenizer_config.json", "nonsense", "tokenizer_config.json is not valid JSON"),
+        ("config_sentence_transformers.json", "7", "must hold a JSON object, not int"),
+    ],
+)
+def test_damaged_files(small: Make, name: str, content: str | None, message: str) -> None:
+    folder = small()
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(ModelLoadError, match=message):
+        resolve(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has 0 bytes"),
+        (b"\x10", "it has 1 bytes"),
+        (b"\xff" * 64, "cut off"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
+        (b"\x04\0\0\0\0\0\0\0nope", "header .* is damaged"),
+        (b"\x02\0\0\0\0\0\0\0[]", "not a JSON object"),
+    ],
+)
+def test_damaged_weights_of_a_converted_checkpoint(small: Make, content: bytes, message: str) -> None:
+    folder = small(converted=True)
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=message):
+        resolve(folder)
+
+
+def test_vocabularies_that_do_not_fit(small: Make) -> None:
+    folder = small()
+    size = resolve(folder).vocab_size
+    change_config(folder, vocab_size=size - 1)
+    with pytest.raises(ModelLoadError, match=f"ids up to {size - 1}, but the model's vocabulary has {size - 1}"):
+        resolve(folder)
+    change_config(folder, vocab_size=None)
+    with pytest.raises(ModelLoadError, match="no usable vocab_size"):
+        resolve(folder)
+    change_config(folder, vocab_size=size + 7, max_position_embeddings=...)
+    with pytest.raises(ModelLoadError, match="no usable max_position_embeddings"):
+        resolve(folder)
