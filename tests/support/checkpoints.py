@@ -284,7 +284,7 @@ def official_qwen3_ids(
 def official_qwen3_scores(
     path: str | Path, query: str, documents: Sequence[str], instruction: str | None = None, max_length: int = 8192
 ) -> list[float]:
-    """Probabilities by the model card's recipe, in fp32."""
+    """Probabilities by the model card's recipe, in fp32. Reads the weights once a path: do not reuse a folder."""
     return official_scores_of_ids(path, official_qwen3_ids(path, query, documents, instruction, max_length))
 
 
@@ -292,17 +292,33 @@ def official_scores_of_ids(path: str | Path, prompts: Sequence[Sequence[int]]) -
     """softmax([l_no, l_yes])[yes] at the last position (or the converted head's sigmoid), pair by pair."""
     import torch
 
-    tokenizer, model = _hf_tokenizer(str(path)), _hf_model(str(path))
+    tokenizer, model, bias = _hf_tokenizer(str(path)), _hf_model(str(path)), _score_bias(Path(path))
     labels = [tokenizer.convert_tokens_to_ids(t) for t in ("no", "yes")]
     scores = []
-    with torch.inference_mode():
-        for ids in prompts:
-            row = model(input_ids=torch.tensor([list(ids)])).logits
-            if row.ndim == 2:
-                scores.append(torch.sigmoid(row[0, 0]).item())
-            else:
-                scores.append(torch.log_softmax(row[0, -1, labels], dim=0)[1].exp().item())
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small matrices: more threads only wait for one another
+    try:
+        with torch.inference_mode():
+            for ids in prompts:
+                row = model(input_ids=torch.tensor([list(ids)])).logits
+                if row.ndim == 2:
+                    scores.append(torch.sigmoid(row[0, 0] + bias).item())
+                else:
+                    scores.append(torch.log_softmax(row[0, -1, labels], dim=0)[1].exp().item())
+    finally:
+        torch.set_num_threads(num_threads)
     return scores
+
+
+def _score_bias(folder: Path) -> float:
+    """transformers has no place for the bias of a converted checkpoint."""
+    from safetensors import safe_open
+
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            if "score.bias" in tensors.keys():  # noqa: SIM118 - not a mapping
+                return float(tensors.get_tensor("score.bias").float()[0])
+    return 0.0
 
 
 @lru_cache(maxsize=4)

@@ -52,16 +52,14 @@ def write_file(path: Path, tensors: list[LazyTensor], dtype: str) -> None:
 
 
 def write_checkpoint(folder: Path, tensors: list[LazyTensor], dtype: str, shards: int) -> None:
-    """``model.safetensors``, or ``shards`` files with an index, split by bytes as the hub's tools do."""
+    """``model.safetensors``, or ``shards`` files with an index."""
     if shards <= 1:
         write_file(folder / "model.safetensors", tensors, dtype)
         return
     total = sum(tensor.size for tensor in tensors)
     groups: list[list[LazyTensor]] = [[] for _ in range(shards)]
-    before = 0
-    for tensor in tensors:
-        groups[min(shards - 1, before * shards // total)].append(tensor)
-        before += tensor.size
+    for i, tensor in enumerate(tensors):
+        groups[i * shards // len(tensors)].append(tensor)
     weight_map = {}
     for index, group in enumerate(groups, 1):
         name = f"model-{index:05d}-of-{shards:05d}.safetensors"
