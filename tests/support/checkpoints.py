@@ -50,16 +50,15 @@ class _Random:
     def _rng(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, *name.encode()])
 
-    def _add(self, name: str, shape: tuple[int, ...], make: Callable[[np.random.Generator], np.ndarray]) -> None:
-        self.tensors.append(LazyTensor(name, shape, lambda: make(self._rng(name))))
+    def _add(self, name: str, shape: tuple[int, ...], make: Callable[[np.random.Generator, int], np.ndarray]) -> None:
+        self.tensors.append(LazyTensor(name, shape, lambda size: make(self._rng(name), size)))
 
     def matrix(self, name: str, out_features: int, in_features: int, scale: float = 1.0) -> None:
         std = np.float32(scale / in_features**0.5)
-        shape = (out_features, in_features)
-        self._add(name, shape, lambda rng: rng.standard_normal(shape, dtype=np.float32) * std)
+        self._add(name, (out_features, in_features), lambda rng, n: rng.standard_normal(n, dtype=np.float32) * std)
 
     def vector(self, name: str, size: int, mean: float = 0.0, std: float = 0.1) -> None:
-        self._add(name, (size,), lambda rng: rng.normal(mean, std, size).astype(np.float32))
+        self._add(name, (size,), lambda rng, n: rng.normal(mean, std, n).astype(np.float32))
 
     def linear(self, name: str, out_features: int, in_features: int, *, bias: bool = True) -> None:
         self.matrix(f"{name}.weight", out_features, in_features)
@@ -164,7 +163,7 @@ def make_qwen3(
 
 
 def dims_0_6b(path: str | Path, *, seed: int = 0, **changes: Any) -> Path:
-    """The shape, size and dtype of Qwen3-Reranker-0.6B: 596 M parameters, 1.2 GB, written in about 20 s.
+    """The shape, size and dtype of Qwen3-Reranker-0.6B: 596 M parameters, 1.2 GB, written in about ten seconds.
 
     The small tokenizer stays: only the embedding has the published 151,669 rows.
     """

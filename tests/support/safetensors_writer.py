@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+BLOCK = 4 << 20
+STRIDE = 10_007
+"""Prime, so that rotated rows never fall on one another."""
 _DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 
 
@@ -19,20 +22,29 @@ class LazyTensor:
 
     name: str
     shape: tuple[int, ...]
-    make: Callable[[], np.ndarray]
+    make: Callable[[int], np.ndarray]
+    """The first n of its elements, in fp32."""
 
     @property
     def size(self) -> int:
         return int(np.prod(self.shape))
 
 
-def to_bytes(values: np.ndarray, dtype: str) -> bytes:
-    """fp32 values in the file's dtype; bf16 is rounded to nearest even, as torch does."""
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """fp32 values as the file has them; bf16 is rounded to nearest even, as torch does."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
-    return values.astype(dtype).tobytes()
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values.astype(dtype)
+
+
+def blocks(tensor: LazyTensor, dtype: str) -> Iterator[np.ndarray]:
+    """The tensor's elements. Beyond the first block of random numbers they are the same ones, rotated: a gigabyte of
+    fresh ones would take a minute, and no row repeats this way either."""
+    base = stored(tensor.make(min(tensor.size, BLOCK)), dtype)
+    for i, start in enumerate(range(0, tensor.size, BLOCK)):
+        yield np.roll(base, i * STRIDE)[: tensor.size - start]
 
 
 def write_file(path: Path, tensors: list[LazyTensor], dtype: str) -> None:
@@ -48,7 +60,8 @@ def write_file(path: Path, tensors: list[LazyTensor], dtype: str) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
         for tensor in tensors:
-            file.write(to_bytes(tensor.make(), dtype))
+            for block in blocks(tensor, dtype):
+                file.write(block.data)
 
 
 def write_checkpoint(folder: Path, tensors: list[LazyTensor], dtype: str, shards: int) -> None:

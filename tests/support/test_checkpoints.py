@@ -20,7 +20,7 @@ from tests.support.checkpoints import (
     official_qwen3_ids,
     official_qwen3_scores,
 )
-from tests.support.safetensors_writer import to_bytes
+from tests.support.safetensors_writer import BLOCK, LazyTensor, blocks, stored
 from tests.support.texts import TEXTS
 
 QUERY, DOCUMENTS = "What is the capital of China?", ["Beijing is the capital.", "Gravity is a force.", ""]
@@ -30,7 +30,14 @@ QUERY, DOCUMENTS = "What is the capital of China?", ["Beijing is the capital.", 
 def test_rounding_is_torchs(dtype: str) -> None:
     values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32) * np.float32(3)
     expected = torch.from_numpy(values).to(getattr(torch, dtype)).view(torch.int16).numpy().tobytes()
-    assert to_bytes(values, dtype) == expected
+    assert stored(values, dtype).tobytes() == expected
+
+
+def test_large_tensors_are_made_in_blocks() -> None:
+    width = 1000
+    tensor = LazyTensor("x", (2 * BLOCK // width + 7, width), lambda n: np.random.default_rng(0).random(n, np.float32))
+    rows = np.concatenate(list(blocks(tensor, "float32"))).reshape(tensor.shape)
+    assert len(np.unique(rows[:, :4].round(6), axis=0)) == len(rows)
 
 
 def test_shards_hold_the_same_weights(tmp_path: Path) -> None:
