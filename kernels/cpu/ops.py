@@ -155,9 +155,7 @@ class CpuOps(ReferenceOps):
         summed = residual if delta is None else residual + delta
         return self.rms_norm(summed, weight, eps), summed
 
-    def layer_norm(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
-    ) -> torch.Tensor:
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
         return self.runtime.layer_norm(_rows(x), _vector(weight), _vector(bias), eps)
 
     def qk_norm_rope(

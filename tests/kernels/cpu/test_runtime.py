@@ -1,0 +1,129 @@
+"""Threads, memory and the choice of an instruction set."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.kernels.cpu import _C, available
+from engine.kernels.cpu.ops import ISA_VARIABLE, CpuOps
+from engine.kernels.cpu.threads import allowed_cpus, cgroup_cpus, check_num_threads, default_num_threads, physical_cores
+from tests.kernels.cpu.helpers import both
+
+
+def test_the_kernels_are_there() -> None:
+    assert available() is None
+    assert _C.available_isas()[-1] == "portable"
+
+
+def test_the_environment_chooses_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA_VARIABLE, "portable")
+    assert CpuOps(1).isa == "portable"
+    monkeypatch.setenv(ISA_VARIABLE, "mmx")
+    with pytest.raises(ValueError, match=r"unknown instruction set 'mmx'; this build has: .*portable"):
+        CpuOps(1)
+
+
+def test_the_description_names_what_was_chosen(isa: str) -> None:
+    ops = CpuOps(1, "int8", isa=isa)
+    assert isa in ops.description
+    assert ("7-bit" in ops.description) == (ops.runtime.i8_bits == 7)
+
+
+def test_unknown_quantization_is_refused() -> None:
+    with pytest.raises(ValueError, match="'fp8' is not known on the CPU; use int16 or int8"):
+        CpuOps(1, "fp8")
+
+
+def test_thread_counts_are_checked() -> None:
+    assert 1 <= default_num_threads() <= len(allowed_cpus())
+    assert check_num_threads(1) == 1
+    with pytest.raises(ValueError, match=r"may run on .* processors only"):
+        CpuOps(len(allowed_cpus()) + 1)
+    with pytest.raises(ValueError, match="at least one"):
+        check_num_threads(0)
+
+
+def test_facts_about_the_machine_are_read_from_its_files(tmp_path: Path) -> None:
+    limit = tmp_path / "cpu.max"
+    for text, expected in (("max 100000", None), ("150000 100000", 1), ("400000 100000", 4), ("50000 100000", 1)):
+        limit.write_text(text)
+        assert cgroup_cpus(limit) == expected
+    assert cgroup_cpus(tmp_path / "absent") is None
+    for cpu, siblings in ((0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")):
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    assert physical_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert physical_cores({0, 7}, tmp_path) == 2
+
+
+def test_torch_is_left_with_one_thread() -> None:
+    torch.set_num_threads(2)
+    CpuOps(1)
+    assert torch.get_num_threads() == 1
+
+
+def test_results_in_use_are_never_recycled() -> None:
+    ops = CpuOps(1)
+    weight, _ = both(ops, torch.randn(300, 200))
+    x = torch.randn(16, 200)
+    kept = [ops.linear(x * i, weight) for i in range(20)]
+    views = [ops.linear(x * i, weight)[3:5, ::7] for i in range(20)]
+    for i in range(20):
+        assert torch.equal(kept[i], ops.linear(x * i, weight))
+        assert torch.equal(views[i], kept[i][3:5, ::7])
+
+
+def test_buffers_are_reused_and_bounded() -> None:
+    ops = CpuOps(1)
+    weight, _ = both(ops, torch.randn(512, 64))
+    x = torch.randn(512, 64)
+    addresses = {ops.linear(x, weight).data_ptr() for _ in range(10)}
+    assert len(addresses) <= 2
+    for rows in range(1, 512, 7):
+        ops.linear(x[:rows], weight)
+    assert ops.runtime.cached_bytes <= 3 * 512 * 512 * 4
+    ops.runtime.trim()
+    assert ops.runtime.cached_bytes == 0
+
+
+def test_python_threads_may_share_the_ops() -> None:
+    ops = CpuOps(2)
+    weight, _ = both(ops, torch.randn(600, 300))
+    inputs = [torch.randn(rows, 300) for rows in (1, 40, 90, 200)]
+    expected = [ops.linear(x, weight) for x in inputs]
+    failures = []
+
+    def work(index: int) -> None:
+        failures.extend(i for i in range(60) if not torch.equal(ops.linear(inputs[index], weight), expected[index]))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_pinned_threads_do_the_same_work() -> None:
+    count = len(allowed_cpus())
+    pinned, free = CpuOps(count, pin=True), CpuOps(count)
+    rows, x = torch.randn(100, 80), torch.randn(33, 80)
+    assert torch.equal(pinned.linear(x, both(pinned, rows)[0]), free.linear(x, both(free, rows)[0]))
+    assert len(allowed_cpus()) == count
+
+
+def test_many_pools_come_and_go() -> None:
+    x, rows = torch.randn(3, 40), torch.randn(20, 40)
+    for _ in range(30):
+        ops = CpuOps(2)
+        assert ops.linear(x, both(ops, rows)[0]).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [_C.Kind.F32, _C.Kind.I16, _C.Kind.I8], ids=["fp32", "int16", "int8"])
+def test_the_ceiling_is_a_rate(isa: str, kind: _C.Kind) -> None:
+    assert _C.Runtime(1, isa, False).ceiling(kind, 20000) > 1e8
