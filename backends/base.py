@@ -36,6 +36,8 @@ class Capabilities:
     """Sizes of the steps that are run before the first real one."""
     keeps_narrow_embedding: bool = False
     """Rows are widened when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
+    draws_random_numbers: bool = False
+    """Made-up weights are drawn on the device, which for billions of them takes seconds instead of minutes."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ class Backend(ABC):
         """What ``dtype="auto"`` means for a checkpoint whose config names ``checkpoint_dtype``."""
         dtypes = self.capabilities.dtypes
         return checkpoint_dtype if checkpoint_dtype in dtypes else dtypes[0]
+
+    def quantization_for(self, stored: str, dtype: torch.dtype) -> str | None:
+        """The quantisation to run a checkpoint in whose weights are ``stored`` in 8 bits; None: widen them."""
+        return stored if stored in self.capabilities.quantizations else None
 
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
         """How many slots the key/value pool gets when ``wanted`` would be best; asked once the weights are there."""

@@ -14,11 +14,14 @@ NAMES = ("npu", "cuda", "cpu")
 
 def load_backend(name: str) -> Backend:
     """The backend of that name, without asking whether its device is there."""
-    module = f"engine.backends.{name}.backend"
-    if name not in NAMES or importlib.util.find_spec(module) is None:
+    if name not in NAMES or not _exists(name):
         raise DeviceError(f"there is no backend named {name!r}; known are {', '.join(sorted(NAMES))} and auto")
-    backend: Backend = importlib.import_module(module).backend()
+    backend: Backend = importlib.import_module(f"engine.backends.{name}.backend").backend()
     return backend
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(f"engine.backends.{name}.backend") is not None
 
 
 def choose_backend(name: str) -> tuple[Backend, str]:
@@ -30,7 +33,7 @@ def choose_backend(name: str) -> tuple[Backend, str]:
         return backend, f"device {name}, as asked"
     reasons: list[str] = []
     for candidate in NAMES:
-        if importlib.util.find_spec(f"engine.backends.{candidate}.backend") is None:
+        if not _exists(candidate):
             continue
         backend = load_backend(candidate)
         reason = backend.why_unavailable()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,8 +39,10 @@ def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
     return tensors
 
 
-def check_tensors(folder: str, slots: Sequence[Slot], tensors: Mapping[str, TensorInfo]) -> None:
-    """Every wanted tensor is there in the right shape, and nothing is left over."""
+def check_tensors(
+    folder: str, slots: Sequence[Slot], tensors: Mapping[str, TensorInfo], quantized: Collection[str] = ()
+) -> None:
+    """Every wanted tensor is there in the right shape, and nothing is left over. ``quantized``: they have scales."""
     wanted = {slot.name: slot.shape for slot in slots}
     missing = [f"{name} {_size(shape)}" for name, shape in wanted.items() if name not in tensors]
     wrong = [
@@ -54,7 +56,7 @@ def check_tensors(folder: str, slots: Sequence[Slot], tensors: Mapping[str, Tens
     narrow = [
         f"{name} {str(info.dtype).removeprefix('torch.')}"
         for name, info in tensors.items()
-        if name in wanted and not (info.dtype.is_floating_point and info.dtype.itemsize >= 2)
+        if name in wanted and name not in quantized and not (info.dtype.is_floating_point and info.dtype.itemsize >= 2)
     ]
     problems = [
         f"{len(names)} {title}: {', '.join(names[:NUM_NAMED])}{', ...' if len(names) > NUM_NAMED else ''}"
@@ -92,8 +94,12 @@ def _wanted_rows(slots: Sequence[Slot]) -> tuple[int, ...] | None:
     return tuple(sorted({row for slot in slots for row in slot.only_rows or ()}))
 
 
-def load_weights(slots: Sequence[Slot], tensors: Mapping[str, TensorInfo]) -> None:
-    """Fill every slot from the files; a progress bar in bytes when somebody watches."""
+def load_weights(
+    slots: Sequence[Slot],
+    tensors: Mapping[str, TensorInfo],
+    widen: Callable[[str, int, torch.Tensor], torch.Tensor] = lambda name, first, rows: rows,
+) -> None:
+    """Fill every slot from the files, through ``widen``; a progress bar in bytes when somebody watches."""
     grouped = sorted(_by_name(slots).items(), key=lambda item: (tensors[item[0]].file, tensors[item[0]].offset))
     total = sum(tensors[name].num_bytes for name, takers in grouped if _wanted_rows(takers) is None)
     bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
@@ -103,20 +109,22 @@ def load_weights(slots: Sequence[Slot], tensors: Mapping[str, TensorInfo]) -> No
             spans = [(0, None)] if rows is None else [(row, row + 1) for row in rows]
             for first, last in spans:
                 for start, run in reader.rows(tensors[name], first, last):
+                    wide = widen(name, start, run)
                     for slot in takers:
-                        slot.take(start, run)
+                        slot.take(start, wide)
                     if rows is None:
                         bar.update(run.nbytes)
 
 
-def make_up_weights(slots: Sequence[Slot], seed: int) -> None:
-    """Random weights (``--load-format dummy``) that depend on the seed and the tensor's name alone."""
+def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | str = "cpu") -> None:
+    """Random weights (``--load-format dummy``) that depend on the seed, the tensor's name and ``draw_on`` alone."""
     rows_at_once = 4096
     for name, takers in _by_name(slots).items():
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+        generator = torch.Generator(draw_on).manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         shape = takers[0].shape
         for first in range(0, shape[0], rows_at_once):
             run_shape = (min(rows_at_once, shape[0] - first), *shape[1:])
-            run = torch.randn(run_shape, generator=generator) * 0.02 + (1.0 if takers[0].is_scale else 0.0)
+            run = torch.randn(run_shape, generator=generator, device=draw_on) * 0.02
+            run += 1.0 if takers[0].is_scale else 0.0
             for slot in takers:
                 slot.take(first, run)

@@ -5,25 +5,23 @@ How plans reach it (a call in the same process, a socket) is not known here.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
 from engine.backends.base import Backend, OutOfMemory
+from engine.backends.compressed_tensors import CompressedScheme, Dequantizer, read_scheme
+from engine.backends.fit import check_fit
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
 from engine.backends.parameters import Parameters
 from engine.backends.registry import choose_backend
-from engine.backends.safetensors_file import TensorInfo
 from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
-
-GB = 1e9
 
 
 class Worker:
@@ -42,7 +40,7 @@ class Worker:
         dtype_name = _choose_dtype(self.config, self.spec, backend)
         dtype = getattr(torch, dtype_name)
         try:
-            params, model, ops_note = self._load_model(backend, device, dtype)
+            params, model, ops_notes = self._load_model(backend, device, dtype)
             budget = _token_budget(self.config, self.spec, backend)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
             kv_capacity = self._kv_capacity(backend, device, budget, bytes_per_token)
@@ -68,7 +66,7 @@ class Worker:
             weight_bytes=params.num_bytes,
             load_s=time.perf_counter() - started,
             peak_memory_bytes=backend.peak_memory_bytes(device),
-            notes=(*notes, ops_note, *tuning_notes),
+            notes=(*notes, *ops_notes, *tuning_notes),
         )
 
     def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
@@ -86,13 +84,21 @@ class Worker:
             self.runner = None
             backend.empty_cache(device)
 
-    def _load_model(self, backend: Backend, device: torch.device, dtype: torch.dtype) -> tuple[Parameters, Model, str]:
+    def _load_model(
+        self, backend: Backend, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Parameters, Model, tuple[str, ...]]:
         family = find_family(self.spec.model_type)
-        tensors = None
-        if self.config.model.load_format != "dummy":
-            tensors = open_checkpoint(self.spec.path, family.CHECKPOINT_PREFIX)
-            _check_memory(self.spec, tensors, backend, device, dtype)
-        ops, note = backend.make_ops(device, dtype, self.config.model.quantization)
+        is_dummy = self.config.model.load_format == "dummy"
+        scheme = None if is_dummy else read_scheme(self.spec.path, self.spec.config)
+        quantization, notes = _choose_quantization(self.config, scheme, backend, dtype)
+        tensors, dequantizer = None, Dequantizer(self.spec.path, None, {})
+        if not is_dummy:
+            stored = open_checkpoint(self.spec.path, family.CHECKPOINT_PREFIX)
+            dequantizer = Dequantizer(self.spec.path, scheme, stored)
+            tensors = dequantizer.weights
+            limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
+            check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities)
+        ops, ops_note = backend.make_ops(device, dtype, quantization)
         params = Parameters(
             ops,
             device=device,
@@ -102,13 +108,14 @@ class Worker:
         )
         model = family.build(self.spec, params)
         if tensors is None:
-            make_up_weights(params.slots, self.config.model.seed)
+            draw_on = device if backend.capabilities.draws_random_numbers else "cpu"
+            make_up_weights(params.slots, self.config.model.seed, draw_on)
         else:
-            check_tensors(self.spec.path, params.slots, tensors)
-            load_weights(params.slots, tensors)
+            check_tensors(self.spec.path, params.slots, tensors, quantized=dequantizer.scales)
+            load_weights(params.slots, tensors, dequantizer.widen)
         params.slots.clear()
         model.finish()
-        return params, model, note
+        return params, model, (*notes, ops_note)
 
     def _kv_capacity(self, backend: Backend, device: torch.device, budget: int, bytes_per_token: int) -> int:
         if not bytes_per_token:
@@ -130,6 +137,19 @@ def _check_supported(config: EngineConfig) -> None:
         raise ConfigError("LoRA adapters are not supported: merge the adapter into the model and serve that")
     if config.device.tensor_parallel_size != 1:
         raise ConfigError("tensor_parallel_size must be 1: splitting one model over devices is not supported")
+
+
+def _choose_quantization(
+    config: EngineConfig, scheme: CompressedScheme | None, backend: Backend, dtype: torch.dtype
+) -> tuple[str | None, tuple[str, ...]]:
+    """As asked; else as the checkpoint is stored, if the device computes in that format; with a note."""
+    asked = config.model.quantization
+    if asked is not None or scheme is None:
+        return asked, ()
+    chosen = backend.quantization_for(scheme.quantization, dtype)
+    width = str(dtype).removeprefix("torch.")
+    how = f"computed in {chosen}" if chosen else f"widened to {width}, since this device does not compute in it"
+    return chosen, (f"the checkpoint is quantised to {scheme.quantization}: {how}",)
 
 
 def _choose_dtype(config: EngineConfig, spec: ModelSpec, backend: Backend) -> str:
@@ -158,16 +178,3 @@ def _token_budget(config: EngineConfig, spec: ModelSpec, backend: Backend) -> in
             f"{spec.model_type} models cannot cut a pair; raise it, or lower --max-model-len"
         )
     return asked or max(backend.capabilities.default_token_budget, spec.max_model_len)
-
-
-def _check_memory(
-    spec: ModelSpec, tensors: Mapping[str, TensorInfo], backend: Backend, device: torch.device, dtype: torch.dtype
-) -> None:
-    """Refuse what cannot fit before the first byte is read."""
-    needed = sum(math.prod(info.shape) for name, info in tensors.items() if name != "lm_head.weight") * dtype.itemsize
-    total = backend.memory(device).total_bytes
-    if needed > total:
-        raise DeviceError(
-            f"{spec.name} needs {needed / GB:.1f} GB for its weights in {str(dtype).removeprefix('torch.')}, but "
-            f"this process may use {total / GB:.1f} GB on {device}"
-        )

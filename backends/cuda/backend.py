@@ -49,10 +49,16 @@ class CudaBackend(Backend):
             quantizations=("fp8",),
             default_token_budget=LARGEST_STEP,
             warm_up_tokens=(64, 1024),
+            draws_random_numbers=True,
         )
 
     def auto_dtype(self, checkpoint_dtype: str) -> str:
         return "float16" if checkpoint_dtype == "float16" else "bfloat16"
+
+    def quantization_for(self, stored: str, dtype: torch.dtype) -> str | None:
+        """int8 products have no good path on NVIDIA GPUs: W8A8 checkpoints are widened."""
+        can = self.compute_capability(torch.device("cuda", 0)) >= OLDEST_FP8 and dtype == torch.bfloat16
+        return "fp8" if stored == "fp8" and can else None
 
     def why_unavailable(self) -> str | None:
         if torch.version.cuda is None:

@@ -9,6 +9,7 @@ import torch
 
 from engine.backends.cuda.attention import (
     AGREEMENT,
+    AttentionForm,
     GatherForm,
     Measured,
     RangeForm,
@@ -64,9 +65,9 @@ def test_torchs_own_kernel_takes_the_call() -> None:
     """Its schema and its shape function, on tensors without data; the kernel itself needs a GPU."""
     q, k, v, pool_k, pool_v, meta = build(CASES["chain of three"], torch.bfloat16, torch.device("cpu"), 4, 2, 16)
     form = GatherForm()
-    on_meta = [x.to("meta") for x in (q, k, v, pool_k, pool_v)]
+    q, k, v, pool_k, pool_v = (x.to("meta") for x in (q, k, v, pool_k, pool_v))
     tables = [torch.from_numpy(table).to("meta") for table in form.tables(meta, 2)]
-    out = form.attend(*on_meta, meta, tables)
+    out = form.attend(q, k, v, pool_k, pool_v, meta, tables)
     assert out.shape == (len(q), 64)
     assert out.dtype == torch.bfloat16
 
@@ -99,7 +100,7 @@ def test_a_step_without_reads_has_no_tables() -> None:
 
 def test_forms_are_timed_and_compared(device: torch.device) -> None:
     metas = [sample_step(5, [9, 3], device, 0.25)]
-    forms = [GatherForm(flash=dense_flash), SMALL]
+    forms: list[AttentionForm] = [GatherForm(flash=dense_flash), SMALL]
     rows = measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, synchronize=lambda: None, repeats=1)
     assert [row.form for row in rows] == forms
     assert all(row.seconds > 0 for row in rows)

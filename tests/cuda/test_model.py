@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from engine.backends.cuda.linear import Fp8Linear
+from engine.backends.decoder import Decoder
 from engine.backends.worker import Worker
 from engine.model_spec import HeadSpec
 from engine.step import SchedulerOutput
 from tests.backends.plans import PlanBuilder, config_of, spec_of
+from tests.backends.test_compressed_tensors import compress
 from tests.cuda.stand_in import StandIn
 from tests.support.checkpoints import make_qwen3
 
@@ -105,3 +109,22 @@ def test_fp8_follows_the_unquantised_model(tmp_path: Path, monkeypatch: pytest.M
     assert backend.ops.fp8
     assert np.abs(values - exact).max() < 0.25 * np.abs(exact).max()
     assert not np.array_equal(values, exact)
+
+
+@pytest.mark.parametrize("kind", ["float", "int"])
+def test_compressed_checkpoints_run_in_fp8_or_widened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_qwen3(tmp_path / "m", layers=1, hidden=32, heads=2, kv_heads=1, head_dim=16, intermediate=48)
+    compress(folder, kind, "channel")
+    backend = StandIn()
+    worker = load(folder, monkeypatch, backend, dtype="bfloat16")
+    assert backend.ops is not None
+    assert backend.ops.fp8 == (kind == "float")
+    if kind == "float":
+        stored = load_file(folder / "model.safetensors")["model.layers.0.self_attn.o_proj.weight"]
+        assert worker.runner is not None
+        model = worker.runner.model
+        assert isinstance(model, Decoder)
+        assert isinstance(model.last_layer.o_proj, Fp8Linear)
+        assert torch.equal(model.last_layer.o_proj.weight.float(), stored.float())  # quantised again, bit for bit

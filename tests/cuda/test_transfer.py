@@ -34,7 +34,7 @@ def test_tensors_of_one_step_survive_the_next_ones() -> None:
 
 
 def test_layout_is_aligned_and_without_overlap() -> None:
-    sizes = [np.zeros(3, np.int32), np.zeros(0, np.int64), np.zeros((5, 2), np.int64)]
+    sizes: list[np.ndarray] = [np.zeros(3, np.int32), np.zeros(0, np.int64), np.zeros((5, 2), np.int64)]
     starts, total = layout(sizes)
     assert starts == [0, 16, 16]
     assert total == 96
