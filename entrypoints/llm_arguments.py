@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 Prompt = str | list[int]
 _LENGTHS = "Input lengths must be either 1:1, 1:N or N:N"
 _OPTIONS = frozenset(f.name for f in fields(PairOptions))
+_SERVER_ONLY = ("disable_log_stats", "disable_custom_all_reduce", "max_seq_len_to_capture", "limit_mm_per_prompt")
 _UNUSED = ("lora_request", "tokenization_kwargs", "pooling_params", "chat_template")
 
 
@@ -31,6 +32,8 @@ def engine_config(settings: Mapping[str, Any]) -> EngineConfig:
         if field in OPTIONS and OPTIONS[field].section != "server":
             if value is not None:
                 values[field] = value
+        elif name in _SERVER_ONLY:
+            continue  # vLLM's LLM takes them too, and they concern nobody here
         elif name in IGNORED:
             if notice := check_ignored(name, value, name):
                 logger.info("%s", notice)

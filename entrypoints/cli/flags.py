@@ -30,6 +30,7 @@ COMPATIBILITY = Group("Accepted from other engines, without effect", show=False,
 SHORT = {
     "tensor_parallel_size": ("-tp",),
     "data_parallel_size": ("-dp",),
+    "pipeline_parallel_size": ("-pp",),
     "optimization_level": ("-O",),
 }
 Command = Callable[..., int | None]

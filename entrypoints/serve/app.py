@@ -34,7 +34,7 @@ def create_app(service: RerankService) -> FastAPI:
     # Outermost last: an id for everything, then the key, then the limits.
     app.add_middleware(Limits, max_body_bytes=config.max_body_bytes)
     app.add_middleware(Authentication, keys=config.api_key)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, stopping=lambda: service.stopping)
     describe(app)
     return app
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView
@@ -69,7 +70,7 @@ class CallHandler:
             work = self._service.score(parsed.call, request_id)
             result = await while_connected(work, request.receive, self._service.cut_off)
             return self._answer(request, result, dialect)
-        except ClientGoneError:
+        except (ClientGoneError, ClientDisconnect):
             self._service.metrics.cancelled.inc()
             return Response(status_code=499)
         except EngineError as error:

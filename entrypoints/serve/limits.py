@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,10 +32,15 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 class RequestIds:
-    """ASGI middleware, outermost: every request has an id, the client's if it sent a usable one, and hears it back."""
+    """ASGI middleware, outermost: every request has an id, the client's if it sent a usable one, and hears it back.
 
-    def __init__(self, app: ASGIApp) -> None:
+    While the server stops, it also says that the connection will not be kept, so that no client sends its next call
+    into a connection that is about to close.
+    """
+
+    def __init__(self, app: ASGIApp, stopping: Callable[[], bool]) -> None:
         self._app = app
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +52,8 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*headers, (b"connection", b"close")] if self._stopping() else headers
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -24,6 +24,7 @@ from engine.entrypoints.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialects.detect import by_name
+from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.ports import listen
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
@@ -75,6 +76,7 @@ class _Server:
         self._service = RerankService(server_config, ServerMetrics())
         self._num_signals = 0
         self._stop = asyncio.Event()
+        self._stats: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -95,8 +97,9 @@ class _Server:
             await self._service.drain()
             return 0
         finally:
-            loading.cancel()
-            stopping.cancel()
+            for task in (loading, stopping, self._stats):
+                if task is not None:
+                    task.cancel()
             await asyncio.wait((loading,))
             http.should_exit = True
             await self._service.stop()
@@ -131,6 +134,8 @@ class _Server:
             await client.shutdown(0.0)
             raise
         self._service.attach(LoadedEngine(spec, processor, client, self._engine_config.model.served_model_name))
+        if not self._config.disable_log_stats:
+            self._stats = asyncio.create_task(log_stats(lambda: client.stats))
         info = client.info
         logger.info(
             "ready on http://%s:%d: %s on %s in %s, loaded in %.1f s",

@@ -127,6 +127,10 @@ class RerankService:
     def default_model(self) -> str:
         return self._engine.names[0] if self._engine else ""
 
+    @property
+    def stopping(self) -> bool:
+        return self.state in ("draining", "refusing", "stopped")
+
     def check_accepting(self) -> None:
         """Raises what a call would be refused with. While a lost core restarts, calls wait for it."""
         if self.state in ("refusing", "stopped"):
@@ -135,7 +139,7 @@ class RerankService:
 
     def check_ready(self) -> None:
         """Raises why a load balancer should send calls elsewhere."""
-        if self.state in ("draining", "refusing", "stopped"):
+        if self.stopping:
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
         if not self.engine.client.healthy:
             raise EngineDeadError("The engine cannot run a step now.", retry_after_s=5)

@@ -76,6 +76,8 @@ async def test_malformed_bodies(body: bytes, where: str) -> None:
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"truncation_side": "middle"}, "truncation_side"),
         ({"instruction": 5}, "instruction"),
+        ({"chat_template_kwargs": {"chat_template": "{{ x }}"}}, "chat_template_kwargs.chat_template"),
+        ({"chat_template_kwargs": {"instruction": 5}}, "chat_template_kwargs.instruction"),
         ({"rank_fields": "title"}, "rank_fields"),
         ({"min_score": "high"}, "min_score"),
         ({"timeout_ms": 0}, "timeout_ms"),

@@ -81,6 +81,22 @@ async def test_objects_become_yaml_in_the_order_of_rank_fields() -> None:
     assert {e["index"]: e["document"]["text"] for e in plain} == {0: "b: second\na: first", 1: "t"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"instruction": "a"}, "a"),
+        ({"instruct": "b"}, "b"),
+        ({"instruction": "a", "instruct": "b"}, "a"),
+        ({"instruction": "a", "chat_template_kwargs": {"instruction": "c"}}, "c"),
+        ({"instruction": "", "chat_template_kwargs": None}, ""),
+    ],
+)
+async def test_instruction_by_its_names(fields: dict[str, Any], expected: str) -> None:
+    async with running_server() as server:
+        answer = (await server.client.post("/v1/rerank", json={"query": "q", "documents": ["d"], **fields})).json()
+    assert answer["results"][0]["relevance_score"] == pytest.approx(expected_score("q", "d", expected))
+
+
 async def test_min_score_and_single_string() -> None:
     async with running_server() as server:
         every = (await server.client.post("/rerank", json={"query": QUERY, "documents": DOCUMENTS})).json()["results"]

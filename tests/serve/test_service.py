@@ -10,7 +10,9 @@ import pytest
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.auth import check_exposure
+from engine.entrypoints.serve.log_stats import log_stats
 from engine.errors import ConfigError
+from engine.messages import SchedulerStats
 from tests.serve.conftest import running_server
 from tests.serve.fakes import FakeCore
 from tests.serve.raw_client import RawClient
@@ -102,6 +104,23 @@ async def test_drain_finishes_what_was_accepted() -> None:
         assert (late.status_code, late.json()["error"]["type"]) == (503, "shutting_down")
         await drain
         assert (await call).status_code == 200
+
+
+async def test_answers_while_stopping_close_their_connection() -> None:
+    async with running_server() as server:
+        assert "connection" not in (await server.client.get("/live")).headers
+        server.service.state = "draining"
+        assert (await server.client.get("/live")).headers["connection"] == "close"
+
+
+async def test_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    last = SchedulerStats(num_steps=2, finished_pairs=30, logical_tokens=4000, computed_tokens=1000)
+    totals = iter([SchedulerStats(), SchedulerStats(), last])
+    task = asyncio.create_task(log_stats(lambda: next(totals), 0.01))
+    await asyncio.wait((task,), timeout=1)
+    assert [record.message.split("(")[1].split(")")[0].split(", ")[1] for record in caplog.records] == ["75% shared"]
+    assert isinstance(task.exception(), RuntimeError)  # the totals ran out
 
 
 async def test_drain_delay_still_takes_calls() -> None:

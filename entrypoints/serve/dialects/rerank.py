@@ -34,6 +34,7 @@ class PairFields(msgspec.Struct, kw_only=True):
     model: str | None = None
     instruction: str | None = None
     instruct: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     truncate: Bool = None
     truncation: Bool = None
     truncate_prompt_tokens: Int = None
@@ -70,13 +71,25 @@ def pair_options(body: PairFields) -> PairOptions:
         body.max_query_length, "max_query_length"
     )
     return PairOptions(
-        instruction=body.instruction or body.instruct or None,
+        instruction=_instruction(body),
         truncate=as_bool(truncate, "truncate", default=True),
         max_tokens_per_doc=doc_limit or 0,
         max_tokens_per_query=query_limit or 0,
         truncate_prompt_tokens=None if cut_to == -1 else cut_to,
         truncation_side=body.truncation_side or "right",
     )
+
+
+def _instruction(body: PairFields) -> str | None:
+    """vLLM's order: the one inside ``chat_template_kwargs`` wins. Templates themselves never come from a client."""
+    inside = body.chat_template_kwargs or {}
+    for key in ("chat_template", "tools", "tokenize"):
+        if key in inside:
+            fail("Templates are set when the server starts, not by a call", f"chat_template_kwargs.{key}")
+    wanted = inside.get("instruction") or body.instruction or inside.get("instruct") or body.instruct or None
+    if wanted is not None and not isinstance(wanted, str):
+        fail("Expected a text", "chat_template_kwargs.instruction")
+    return wanted
 
 
 def wants_raw_scores(body: PairFields) -> bool:
