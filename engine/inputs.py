@@ -25,7 +25,7 @@ from engine.preformatted import Preformatted
 from engine.prompt import QWEN3_RERANKER, Template, load_template
 from engine.prompt_encoder import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain
 from engine.request import EncodedPair, PairOptions
-from engine.truncation import Role, cut_texts, fit, may_exceed
+from engine.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
 
 _DEFAULTS = PairOptions()
 _LEAST_ROOM = 8
@@ -45,11 +45,8 @@ class InputProcessor:
         make_plain(self._tokenizer, list(self._compiled.values()))
         guard = SpecialIdGuard(self._tokenizer)
         has_types = int(spec.config.get("type_vocab_size") or 0) > 1
-        self._encoder: PairEncoder = (
-            TemplatePairs(self._tokenizer, guard)
-            if self._prompt is not None
-            else TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
-        )
+        self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
+        self._without: PairEncoder = TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
         self.default_instruction = self._default_instruction(config)
         self._check_room()
         self.stem = self._find_stem() if spec.causal else EMPTY
@@ -58,7 +55,7 @@ class InputProcessor:
     def _check_room(self) -> None:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompt)
-        length = len(self._encoder.encode([shortest])[0].ids)
+        length = len(self._drafts([shortest])[0].ids)
         if length + _LEAST_ROOM > self.max_model_len:
             raise ConfigError(
                 f"A model length of {self.max_model_len} tokens leaves no room: a pair of two letters already has "
@@ -70,14 +67,15 @@ class InputProcessor:
         self, spec: ModelSpec
     ) -> tuple[CompiledPrompt | None, Preformatted | None, dict[Template, CompiledPrompt]]:
         """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
-        if spec.template is None and spec.use_sep_token:
+        if not spec.causal:
             return None, None, {}
         template = load_template(spec.template, official=_official(spec))
         chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
         preformatted = Preformatted(QWEN3_RERANKER) if chat else None
         known = [template, *(preformatted.templates if preformatted else [])]
         compiled = {one: compile_prompt(one, self._tokenizer) for one in dict.fromkeys(known)}
-        return compiled[template], preformatted, compiled
+        as_pair = spec.template is None and spec.use_sep_token
+        return None if as_pair else compiled[template], preformatted, compiled
 
     def _default_instruction(self, config: ModelConfig) -> str:
         if config.instruction and not self._takes_instruction:
@@ -107,18 +105,28 @@ class InputProcessor:
         limit = self._limit(options)
         pairs = self._checked_pairs(queries, documents, options, instructions)
         pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
-        drafts = self._encoder.encode(pairs)
         done = [
             EncodedPair(draft.ids, draft.type_ids, draft.query_len)
             if len(draft.ids) <= limit
-            else _fitted(draft, self._encoder.roles(pair, draft), limit, options, f"documents[{i}]")
-            for i, (pair, draft) in enumerate(zip(pairs, drafts, strict=True))
+            else self._fitted(pair, draft, limit, options, f"documents[{i}]")
+            for i, (pair, draft) in enumerate(zip(pairs, self._drafts(pairs), strict=True))
         ]
         for i in cut_queries:
             done[i] = replace(done[i], truncated_query=True)
         for i in cut_documents:
             done[i] = replace(done[i], truncated_document=True)
         return done
+
+    def _drafts(self, pairs: Sequence[Pair]) -> list[Draft]:
+        """Uncut, in order; a call may mix pairs with and without a prompt, since some bring their own."""
+        drafts: dict[int, Draft] = {}
+        for encoder in (self._with_prompt, self._without):
+            chosen = [i for i, pair in enumerate(pairs) if self._encoder_of(pair) is encoder]
+            drafts.update(zip(chosen, encoder.encode([pairs[i] for i in chosen]), strict=True))
+        return [drafts[i] for i in range(len(pairs))]
+
+    def _encoder_of(self, pair: Pair) -> PairEncoder:
+        return self._without if pair.prompt is None else self._with_prompt
 
     def encode_ids(
         self, query_ids: Sequence[Sequence[int]], document_ids: Sequence[Sequence[int]]
@@ -218,6 +226,34 @@ class InputProcessor:
             raise InvalidRequestError("This model's prompt has no place for an instruction.", param=where)
         return given
 
+    def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: str) -> EncodedPair:
+        """An over-long pair, cut to the limit."""
+        excess, side = len(draft.ids) - limit, options.truncation_side
+        if options.truncate and draft.document_len - excess >= MIN_DOCUMENT_TOKENS:  # the common case, without roles
+            first = draft.query_len + (0 if side == "left" else draft.document_len - excess)
+            ids = np.delete(draft.ids, slice(first, first + excess))
+            return EncodedPair(ids, query_len=draft.query_len, truncated_document=True)
+        roles = self._encoder_of(pair).roles(pair, draft)
+        num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
+        lengths = (
+            f"{len(roles)} tokens (query {num_query}, document {num_document}, "
+            f"template and instruction {len(roles) - num_query - num_document}), and the limit is {limit}"
+        )
+        if not options.truncate:
+            message = f"{where}: the pair has {lengths}. Shorten it, or let it be truncated."
+            raise InvalidRequestError(message, param=where)
+        cut = fit(roles, limit, side)
+        if cut is None:
+            message = f"{where}: the pair has {lengths}, which leaves no room for query and document."
+            raise InvalidRequestError(message, param=where)
+        return EncodedPair(
+            draft.ids[cut.keep],
+            None if draft.type_ids is None else draft.type_ids[cut.keep],
+            max(0, draft.query_len - cut.num_query_cut),
+            cut.num_document_cut > 0,
+            cut.num_query_cut > 0,
+        )
+
     def _cut_parts(self, pairs: list[Pair], options: PairOptions) -> tuple[list[Pair], set[int], set[int]]:
         """The callers' own limits on query and document, before anything is put around them."""
         pairs = list(pairs)
@@ -240,25 +276,3 @@ class InputProcessor:
 def _official(spec: ModelSpec) -> str | None:
     """The built-in template that a template file for this model is compared with."""
     return QWEN3_RERANKER.name if spec.model_type == "qwen3" else None
-
-
-def _fitted(draft: Draft, roles: np.ndarray, limit: int, options: PairOptions, where: str) -> EncodedPair:
-    num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
-    lengths = (
-        f"{len(roles)} tokens (query {num_query}, document {num_document}, "
-        f"template and instruction {len(roles) - num_query - num_document}), and the limit is {limit}"
-    )
-    if not options.truncate:
-        raise InvalidRequestError(f"{where}: the pair has {lengths}. Shorten it, or let it be truncated.", param=where)
-    cut = fit(roles, limit, options.truncation_side)
-    if cut is None:
-        raise InvalidRequestError(
-            f"{where}: the pair has {lengths}, which leaves no room for query and document.", param=where
-        )
-    return EncodedPair(
-        draft.ids[cut.keep],
-        None if draft.type_ids is None else draft.type_ids[cut.keep],
-        max(0, draft.query_len - cut.num_query_cut),
-        cut.num_document_cut > 0,
-        cut.num_query_cut > 0,
-    )

@@ -107,3 +107,13 @@ def test_without_a_template_of_its_own(small: Callable[..., Path], inputs: Input
     expected = inputs.encode(["capital"], ["Beijing"])[0].token_ids.tolist()
     assert raw.encode([formatted], [document])[0].token_ids.tolist() == expected
     assert raw.detokenize(raw.encode(["capital"], [" Beijing"])[0].token_ids) == "capital Beijing"
+
+
+def test_beside_pairs_in_the_tokenizers_form(small: Callable[..., Path], inputs: InputProcessor) -> None:
+    folder = small(converted=True, name=None)
+    pairs = build(folder, hf_overrides={"use_sep_token": True})
+    formatted, document = wrap("capital", "Beijing")
+    found = pairs.encode([formatted, "capital"], [document, "Beijing"])
+    assert found[0].token_ids.tolist() == inputs.encode(["capital"], ["Beijing"])[0].token_ids.tolist()
+    assert found[1].token_ids.tolist() == inputs.tokenize("capital") + inputs.tokenize("Beijing")
+    assert found[1].query_len == len(inputs.tokenize("capital"))
