@@ -1,7 +1,11 @@
-"""The worker in this process, on one thread of its own: while it computes, the next step is planned."""
+"""The worker in this process, on threads of its own: one launches steps, one waits for their values.
+
+So while a step runs on a device of its own, the next one is packed and launched, and the one after that is planned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from engine.config import EngineConfig
@@ -16,21 +20,23 @@ class UniprocExecutor:
         from engine.backends.worker import Worker
 
         self._worker = Worker(config, spec)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._launcher = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="worker-values")
         try:
-            self.info = self._thread.submit(self._worker.load).result()
+            self.info = self._launcher.submit(self._worker.load).result()
         except BaseException:
             self.close()
             raise
 
     def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
-        return self._thread.submit(self._execute, plan)
+        launched = self._launcher.submit(self._worker.launch, plan)
+        return self._finisher.submit(self._finish, launched)
 
-    def _execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
+    def _finish(self, launched: Future[Callable[[], ModelRunnerOutput]]) -> ModelRunnerOutput:
         from engine.backends.base import OutOfMemory
 
         try:
-            return self._worker.execute(plan)
+            return launched.result()()
         except OutOfMemory as error:
             raise StepError(StepFailedError(str(error)), out_of_memory=True) from error
         except EngineError as error:
@@ -46,5 +52,6 @@ class UniprocExecutor:
         """A thread is never lost, and the worker overwrites its keys and values: nothing to do."""
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._launcher, self._finisher):
+            threads.shutdown(wait=True, cancel_futures=True)
         self._worker.close()

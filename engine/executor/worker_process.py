@@ -1,8 +1,14 @@
-"""A worker as a process of its own: receives steps, runs them in order, sends results. ``python -m`` entry point."""
+"""A worker as a process of its own: receives steps, runs them in order, sends results. ``python -m`` entry point.
+
+One thread launches steps and one waits for their values and sends them, so the next step is packed while one runs.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,7 +17,11 @@ from engine.errors import EngineError, StepFailedError
 from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, WireError, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
 from engine.process import receive_setup
+from engine.step import ModelRunnerOutput, SchedulerOutput
 from engine.transport import Channel
+
+if TYPE_CHECKING:
+    from engine.backends.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +53,39 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     except EngineError as error:
         channel.send(WorkerFailed(-1, WireError(error.type, str(error))))
         return
-    while True:
-        message = channel.recv()
-        if isinstance(message, ShutdownRequest):
-            worker.close()
-            return
-        assert isinstance(message, StepRequest)
-        channel.send(_execute(worker, message))
+    with ThreadPoolExecutor(1, thread_name_prefix="results") as sender:
+        while True:
+            message = channel.recv()
+            if isinstance(message, ShutdownRequest):
+                break
+            assert isinstance(message, StepRequest)
+            step_id, launched = message.plan.step_id, _launch(worker, message.plan)
+            sender.submit(_finish_and_send, channel, step_id, launched)
+    worker.close()
 
 
-def _execute(worker: object, request: StepRequest) -> StepResult | WorkerFailed:
-    from engine.backends.base import OutOfMemory
-    from engine.backends.worker import Worker
-
-    assert isinstance(worker, Worker)
-    step_id = request.plan.step_id
+def _launch(worker: Worker, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+    """A failed launch is reported where the step's values would be: results keep the order of the steps."""
     try:
-        return StepResult(worker.execute(request.plan))
+        return worker.launch(plan)
+    except Exception as error:
+        failure = error
+
+        def fail() -> ModelRunnerOutput:
+            raise failure
+
+        return fail
+
+
+def _finish_and_send(channel: Channel[ToWorker], step_id: int, launched: Callable[[], ModelRunnerOutput]) -> None:
+    channel.send(_finish(step_id, launched))
+
+
+def _finish(step_id: int, launched: Callable[[], ModelRunnerOutput]) -> StepResult | WorkerFailed:
+    from engine.backends.base import OutOfMemory
+
+    try:
+        return StepResult(launched())
     except OutOfMemory as error:
         return WorkerFailed(step_id, WireError(StepFailedError.type, str(error)), True)
     except Exception as error:
