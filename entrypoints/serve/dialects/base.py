@@ -7,6 +7,7 @@ one dialect from another.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -55,23 +56,24 @@ class ParsedCall:
     unknown_fields: tuple[str, ...] = ()
 
 
-class Dialect:
+class Dialect(ABC):
     """Base of the codecs; the answers of this class are the ones most clients share."""
 
     name: ClassVar[str]
     request_type: ClassVar[type[Any]]
     """The msgspec struct of the body: it also describes the route in /openapi.json."""
-    streams: ClassVar[bool] = True
 
+    @abstractmethod
     def parse(self, body: bytes, keys: frozenset[str], view: RequestView) -> ParsedCall:
-        raise NotImplementedError
+        """The call, or ``InvalidRequestError`` with the path of the field."""
 
+    @abstractmethod
     def render(self, result: CallResult) -> Any:
-        raise NotImplementedError
+        """The whole answer."""
 
+    @abstractmethod
     def render_pair(self, pair: PairScore, call: RerankCall) -> dict[str, Any]:
         """One entry of the answer, also sent alone when the caller streams."""
-        raise NotImplementedError
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
         return error_object(error, request_id)
