@@ -36,6 +36,8 @@ class Capabilities:
     """Sizes of the steps that are run before the first real one."""
     keeps_narrow_embedding: bool = False
     """Rows are widened when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
+    keeps_narrow_weights: bool = False
+    """Linear weights in 16 bits stay so and are widened while they are multiplied."""
     draws_random_numbers: bool = False
     """Made-up weights are drawn on the device, which for billions of them takes seconds instead of minutes."""
 

@@ -16,14 +16,21 @@ QUANTIZED_BYTES = {"int16": 2, "int8": 1, "fp8": 1, "w8a8": 1}
 """Bytes of a weight in each format; the scales, one a row, are not worth counting."""
 
 
-def weight_bytes(tensors: Mapping[str, TensorInfo], dtype: torch.dtype, quantization: str | None) -> int:
-    """What the weights take on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain."""
+def weight_bytes(
+    tensors: Mapping[str, TensorInfo], dtype: torch.dtype, quantization: str | None, keeps_narrow: bool
+) -> int:
+    """What the weights take on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
+
+    ``keeps_narrow``: matrices stay as narrow as the file has them.
+    """
     total = 0
     for name, info in tensors.items():
         if name == "lm_head.weight":
             continue
         is_linear = len(info.shape) == 2 and "embed" not in name
         each = QUANTIZED_BYTES[quantization] if quantization and is_linear else dtype.itemsize
+        if keeps_narrow and len(info.shape) == 2 and info.dtype.itemsize >= 2:
+            each = min(each, info.dtype.itemsize)
         total += math.prod(info.shape) * each
     return total
 
@@ -38,7 +45,7 @@ def check_fit(
     capabilities: Capabilities,
 ) -> None:
     """Refuse what cannot fit, and say what would."""
-    needed = weight_bytes(tensors, dtype, quantization)
+    needed = weight_bytes(tensors, dtype, quantization, capabilities.keeps_narrow_weights)
     if needed <= limit:
         return
     fitting = [
@@ -60,8 +67,9 @@ def check_fit(
 def _alternatives(
     tensors: Mapping[str, TensorInfo], dtype: torch.dtype, capabilities: Capabilities
 ) -> Iterator[tuple[str, int]]:
+    keeps_narrow = capabilities.keeps_narrow_weights
     for other in capabilities.dtypes:
         if getattr(torch, other).itemsize < dtype.itemsize:
-            yield f"--dtype {other}", weight_bytes(tensors, getattr(torch, other), None)
+            yield f"--dtype {other}", weight_bytes(tensors, getattr(torch, other), None, keeps_narrow)
     for quantization in capabilities.quantizations:
-        yield f"--quantization {quantization}", weight_bytes(tensors, dtype, quantization)
+        yield f"--quantization {quantization}", weight_bytes(tensors, dtype, quantization, keeps_narrow)

@@ -37,6 +37,7 @@ class CpuBackend(Backend):
             quantizations=("int16", "int8"),
             default_token_budget=4096,
             keeps_narrow_embedding=True,
+            keeps_narrow_weights=_obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None,
         )
 
     def why_unavailable(self) -> str | None:
