@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.entrypoints.bench.options import DataOptions
 from engine.errors import ConfigError
+from engine.hub import PACKAGED_MODEL
 
 SYLLABLES = [c + v for c in "bdfghjklmnprstvz" for v in "aeiou"]
 
@@ -99,11 +100,12 @@ def text_maker(options: DataOptions, model_root: str | None) -> TextMaker:
             "Lengths are measured in tokens, and no tokenizer is known: give --tokenizer FOLDER, "
             "or --skip-tokenizer-init to count plain words instead."
         )
-    return TokenTexts(_tokenizer_file(name, asked=options.tokenizer is not None))
+    return TokenTexts(_tokenizer_file(name, fetch=options.tokenizer is not None))
 
 
-def _tokenizer_file(name: str, asked: bool) -> Path:
-    folder = Path(name).expanduser()
+def _tokenizer_file(name: str, fetch: bool) -> Path:
+    """A folder's, or a hub id's; the network is asked only about a name that the user gave, not one of the server's."""
+    folder = PACKAGED_MODEL if name == PACKAGED_MODEL.name else Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "tokenizer.json").is_file():
             raise ConfigError(f"{folder} holds no tokenizer.json: give --tokenizer a folder that does.")
@@ -112,12 +114,12 @@ def _tokenizer_file(name: str, asked: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name, "tokenizer.json"))
+        return Path(hf_hub_download(name, "tokenizer.json", local_files_only=not fetch))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        where = "--tokenizer" if asked else "the model that the server names"
+        where = "on the hub" if fetch else "in the hub's local cache"
         raise ConfigError(
-            f"No tokenizer at {name!r} ({where}): it is no folder here and the hub did not give it "
-            f"({type(error).__name__}). Give --tokenizer FOLDER, or --skip-tokenizer-init to count plain words."
+            f"No tokenizer for {name!r}: it is no folder here, and not {where} ({type(error).__name__}). "
+            "Give --tokenizer FOLDER, or --skip-tokenizer-init to count plain words."
         ) from None
 
 

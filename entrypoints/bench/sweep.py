@@ -25,7 +25,7 @@ from engine.entrypoints.bench.plot_results import load_results
 from engine.entrypoints.bench.plots import write_plots
 from engine.entrypoints.bench.report import heading
 from engine.entrypoints.bench.result_charts import Result, load_charts, load_value
-from engine.entrypoints.bench.results import check_writable
+from engine.entrypoints.bench.results import check_writable, write_result
 from engine.entrypoints.bench.serve import INTERRUPTED, check_options, measure
 from engine.entrypoints.bench.target import target_of
 from engine.errors import ConfigError, StartupError
@@ -89,22 +89,13 @@ def _run(rest: Sequence[str], server: Setting, setting: Setting, path: Path) -> 
     print(heading(" " + (", ".join(f"{name}={value}" for name, value in (*server, *setting)) or "run") + " ", "#"))
     serve = serve_options(rest, setting)
     label = ", ".join(f"{name}={value}" for name, value in server) or serve.label
-    part = path.with_name(path.name + ".unfinished")
-    serve = replace(
-        serve,
-        save_result=True,
-        append_result=False,
-        result_dir=str(path.parent),
-        result_filename=part.name,
-        label=label,
-    )
+    serve = replace(serve, label=label, save_result=False, append_result=False, plot=False)
     measured = asyncio.run(measure(serve))
     interrupted = any(m.run.interrupted for m in measured)
-    if interrupted or not all(m.run.completed for m in measured):
-        part.unlink(missing_ok=True)
-        return not interrupted
-    part.replace(path)
-    return True
+    if not interrupted and all(m.run.completed for m in measured):
+        write_result(path, measured[0].result(serve))
+        print(f"Result: {path}")
+    return not interrupted
 
 
 @contextmanager

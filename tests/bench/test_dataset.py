@@ -162,5 +162,7 @@ def test_no_tokenizer_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match=r"holds no tokenizer\.json"):
         load_calls(replace(options, tokenizer=str(tmp_path)), 1, None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"No tokenizer at 'nobody/nothing' \(--tokenizer\)"):
+    with pytest.raises(ConfigError, match=r"No tokenizer for 'nobody/nothing': .* not on the hub"):
         load_calls(replace(options, tokenizer="nobody/nothing"), 1, None)
+    with pytest.raises(ConfigError, match="not in the hub's local cache"):
+        load_calls(options, 1, "what-a-server-calls-itself")
