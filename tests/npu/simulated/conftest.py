@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ if _is_simulated():
         monkeypatch.setattr(simulator, "allow_internal_format", True)
         yield
         simulator.graph = None
+        with suppress(RuntimeError):  # a test may have left a mistake in the queue, on purpose
+            simulator.finish()
         simulator.queue.clear()
 
     @pytest.fixture

@@ -26,7 +26,7 @@ from torch_npu._state import state as simulator
 __version__ = "2.13.0+simulated"
 
 
-def get_npu_format(tensor: torch.Tensor) -> int:
+def get_npu_format(tensor: Any) -> int:
     return int(tensor.npu_format)
 
 

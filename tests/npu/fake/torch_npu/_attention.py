@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch_npu._library import kernel
 from torch_npu._state import require, state
 
 HALVES = (torch.float16, torch.bfloat16)
-_known_masks: set[int] = set()
+_known_masks: dict[int, weakref.ref[torch.Tensor]] = {}
+"""Masks that were compared once, by id; a comparison costs a millisecond."""
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, masked: torch.Tensor | None) -> Any:
@@ -48,10 +50,11 @@ def _check_compressed_mask(op: str, mask: torch.Tensor | None, dtypes: tuple[tor
     require(tuple(mask.shape) == (2048, 2048), op, f"the compressed mask is 2048 x 2048, not {tuple(mask.shape)}")
     require(mask.dtype in dtypes, op, f"mask dtype {mask.dtype}")
     require(mask.is_contiguous(), op, "non-contiguous mask")
-    if mask.data_ptr() not in _known_masks:
+    known = _known_masks.get(id(mask))
+    if known is None or known() is not mask:
         upper = torch.ones(2048, 2048, dtype=torch.bool).triu(1)
         require(torch.equal(mask.bool(), upper), op, "the mask must be 1 above the diagonal and 0 elsewhere")
-        _known_masks.add(mask.data_ptr())
+        _known_masks[id(mask)] = weakref.ref(mask)
 
 
 def _run_packed(q: Any, k: Any, v: Any, q_lens: list[int], kv_lens: list[int], scale: float, causal: bool) -> Any:

@@ -59,7 +59,8 @@ class State:
         if self.graph is not None:
             raise RuntimeError("the host waited for the device during graph capture")
         while self.queue and (until is None or self.queue[0][0] <= until):
-            self.queue.popleft()[1]()
+            with torch.inference_mode():  # targets may have been made in it
+                self.queue.popleft()[1]()
 
     @contextmanager
     def kernel(self) -> Iterator[None]:

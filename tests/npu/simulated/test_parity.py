@@ -1,0 +1,154 @@
+"""Scores through the simulated device equal those of transformers, on the checkpoints of the CPU backend.
+
+Against transformers in fp32, for the probability: 1e-5 in float32, 2e-3 in float16, 2e-2 in bfloat16, 5e-2 in w8a8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch_npu
+
+from engine.backends.worker import Worker
+from tests.backends.plans import PlanBuilder
+from tests.backends.test_parity import CHECKPOINTS, WITH_COMPANY, WITH_TRANSFORMERS, Setting, _score_bias
+from tests.backends.test_parity import _transformers_model as transformers_model
+from tests.npu.simulated import workers
+from tests.support.checkpoints import make_qwen3
+
+HEADS_OF_128: dict[str, Any] = {"head_dim": 128, "layers": 3, "heads": 4, "kv_heads": 2}
+"""What the published models have: the only heads for which FIA is documented."""
+TOLERANCE = {"float32": WITH_TRANSFORMERS, "float16": 2e-3, "bfloat16": 2e-2, "w8a8": 5e-2}
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Setting]:
+    @cache
+    def make(name: str, dtype: str, quantization: str | None = None) -> Setting:
+        folder = tmp_path_factory.mktemp("qwen3")
+        make_qwen3(folder, seed=5, **(CHECKPOINTS | {"heads of 128": HEADS_OF_128})[name])
+        prefix, documents = workers.random_texts()
+        worker = workers.load_worker(folder, dtype=dtype, quantization=quantization)
+        bias = _score_bias(name, folder) if name in CHECKPOINTS else 0.0
+        return Setting(worker, transformers_model(folder), bias, prefix, documents)
+
+    return make
+
+
+def all_ways(setting: Setting) -> dict[str, np.ndarray]:
+    """The same pairs whole, behind a prefix of the same step, and behind one of an earlier step."""
+    worker, prefix, documents = setting.worker, setting.prefix, setting.documents
+    worker.execute(workers.kept_prefix(prefix))
+    plans = {
+        "whole": workers.whole_pairs(prefix, documents),
+        "shared": workers.shared_prefix(prefix, documents),
+        "kept": workers.after_kept_prefix(prefix, documents),
+    }
+    return {name: workers.probabilities(worker, plan) for name, plan in plans.items()}
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINTS, "heads of 128"])
+def test_float32(name: str, settings: Callable[..., Setting]) -> None:
+    setting = settings(name, "float32")
+    alone = np.array(
+        [
+            workers.probabilities(setting.worker, workers.whole_pairs([], [setting.prefix + d]))[0]
+            for d in setting.documents
+        ]
+    )
+    for way, got in all_ways(setting).items():
+        np.testing.assert_allclose(got, setting.expected_of_all, atol=WITH_TRANSFORMERS, rtol=0, err_msg=way)
+        np.testing.assert_allclose(got, alone, atol=WITH_COMPANY, rtol=0, err_msg=way)
+
+
+@pytest.mark.parametrize(("dtype", "quantization"), [("float16", None), ("bfloat16", None), ("bfloat16", "w8a8")])
+def test_half_precision(dtype: str, quantization: str | None, settings: Callable[..., Setting]) -> None:
+    setting = settings("heads of 128", dtype, quantization)
+    for way, got in all_ways(setting).items():
+        tolerance = TOLERANCE[quantization or dtype]
+        np.testing.assert_allclose(got, setting.expected_of_all, atol=tolerance, rtol=0, err_msg=way)
+
+
+def test_310p(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+    make_qwen3(tmp_path, seed=5, **HEADS_OF_128)
+    prefix, documents = workers.random_texts()
+    setting = Setting(workers.load_worker(tmp_path), transformers_model(tmp_path), 0.0, prefix, documents)
+    assert setting.worker.info.dtype == "float16"  # type: ignore[attr-defined]
+    for way, got in all_ways(setting).items():
+        np.testing.assert_allclose(got, setting.expected_of_all, atol=TOLERANCE["float16"], rtol=0, err_msg=way)
+
+
+def test_long_document_in_chunks(settings: Callable[..., Setting]) -> None:
+    setting = settings("heads of 128", "float32")
+    ids = np.random.default_rng(4).integers(0, 400, 700).tolist()
+    got = np.zeros(0)
+    for start in range(0, len(ids), 256):
+        is_last = start + 256 >= len(ids)
+        plan = PlanBuilder(workers.CAPACITY)
+        context = [("slot", 0, start)] if start else []
+        plan.add(ids[start : start + 256], context, read=is_last, keep_at=-1 if is_last else start)
+        got = workers.probabilities(setting.worker, plan.build()) if is_last else _no_reads(setting.worker, plan)
+    assert abs(float(got[0]) - setting.expected(ids)) < WITH_TRANSFORMERS
+
+
+def _no_reads(worker: Worker, plan: PlanBuilder) -> np.ndarray:
+    values = worker.execute(plan.build()).values
+    assert values.shape == (0, 1)
+    return values
+
+
+COPIES = {"aten::copy_", "aten::_to_copy"}
+FUSED = {
+    "npu::npu_rms_norm",
+    "npu::npu_add_rms_norm",
+    "npu::npu_apply_rotary_pos_emb",
+    "npu::npu_rotary_mul",
+    "npu::npu_fused_infer_attention_score",
+    "npu::npu_swiglu",
+}
+MATRIX = {"aten::mm", "aten::t"}
+LOOK_UPS = {"aten::embedding", "aten::index_select", "aten::index_copy_", "aten::cat"}
+VIEWS = {
+    "aten::view",
+    "aten::split_with_sizes",
+    "aten::slice",
+    "aten::unsqueeze",
+    "aten::squeeze",
+}
+REST = {
+    "aten::add",  # the stream of the read rows in fp32
+    "aten::clone",  # the values, cut out of the fused projection, where no gather does it
+    "aten::new_empty",  # what a step without reads returns
+}
+DECLARED = COPIES | FUSED | MATRIX | LOOK_UPS | VIEWS | REST
+"""Everything that may reach the device in a step. Whoever needs more says so here, and why it is fast."""
+
+
+def test_nothing_else_reaches_the_device(settings: Callable[..., Setting]) -> None:
+    setting = settings("heads of 128", "bfloat16")
+    setting.worker.execute(workers.kept_prefix(setting.prefix))
+    with torch_npu.simulator.recording() as log:
+        setting.worker.execute(workers.after_kept_prefix(setting.prefix, setting.documents))
+        setting.worker.execute(workers.shared_prefix(setting.prefix, setting.documents))
+        setting.worker.execute(workers.kept_prefix(setting.prefix))
+    assert set(log) == DECLARED, sorted(set(log) ^ DECLARED)
+
+
+def test_a_step_is_one_copy_up_one_down_and_few_operators_a_layer(settings: Callable[..., Setting]) -> None:
+    setting = settings("heads of 128", "bfloat16")
+    plan = workers.shared_prefix(setting.prefix, setting.documents)
+    with torch_npu.simulator.recording() as log:
+        setting.worker.execute(plan)
+    views = VIEWS | {"aten::t"}
+    kernels = [op for op in log if op not in views]
+    assert log.count("aten::copy_") == 2
+    layers = HEADS_OF_128["layers"]
+    assert log.count("npu::npu_fused_infer_attention_score") == layers
+    # norm, qkv, two head norms, rotation, two gathers, attention, output, norm, up, gate, down; the rest once a step
+    assert len(kernels) <= 13 * layers + 26, kernels

@@ -1,0 +1,59 @@
+"""The vendored schemas parse, and equal those of a wheel: ``TORCH_NPU_WHEEL=torch_npu-....whl pytest tests/npu``."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.npu.compare_schemas import differences, vendored_schemas
+
+WHEEL_VARIABLE = "TORCH_NPU_WHEEL"
+YAML = "torch_npu/csrc/aten/npu_native_functions_by_codegen.yaml"
+
+
+def test_every_schema_is_one_that_torch_understands() -> None:
+    schemas = vendored_schemas()
+    assert len(schemas) >= 26
+    for name, schema in schemas.items():
+        assert torch._C.parse_schema(schema).name == name
+
+
+def test_equal_to_those_of_the_wheel() -> None:
+    wheel = os.environ.get(WHEEL_VARIABLE)
+    if not wheel:
+        pytest.skip(f"set {WHEEL_VARIABLE} to a torch_npu wheel to compare the schemas with it (docs/ascend.md)")
+    assert differences(Path(wheel)) == []
+
+
+@pytest.fixture
+def schemas() -> dict[str, str]:
+    return vendored_schemas()
+
+
+def make_wheel(path: Path, schemas: dict[str, str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(YAML, "custom:\n" + "".join(f"  - func: {schema}\n" for schema in schemas.values()))
+    return path
+
+
+def test_equal_schemas_pass(tmp_path: Path, schemas: dict[str, str]) -> None:
+    assert differences(make_wheel(tmp_path / "same.whl", schemas)) == []
+
+
+def test_a_changed_default_is_found(tmp_path: Path, schemas: dict[str, str]) -> None:
+    schemas["npu_swiglu_quant"] = schemas["npu_swiglu_quant"].replace("activate_left=False", "activate_left=True")
+    (problem,) = differences(make_wheel(tmp_path / "changed.whl", schemas))
+    assert problem.startswith("npu_swiglu_quant differs")
+
+
+def test_a_missing_operator_is_found(tmp_path: Path, schemas: dict[str, str]) -> None:
+    del schemas["npu_gelu"]
+    assert differences(make_wheel(tmp_path / "older.whl", schemas)) == ["npu_gelu is not in older.whl"]
+
+
+def test_a_wheel_of_something_else_is_found(tmp_path: Path) -> None:
+    assert differences(make_wheel(tmp_path / "other.whl", {})) == ["other.whl holds no operator schemas"]
