@@ -9,6 +9,8 @@ import numpy as np
 
 from engine.errors import InvalidRequestError
 
+TokenIds = Sequence[int] | np.ndarray
+
 
 def name_of(field: str, index: int, count: int) -> str:
     """``documents[3]``; a single query is called ``query``, as in most callers' bodies."""
@@ -43,7 +45,7 @@ def wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:
     )
 
 
-def checked_ids(ids: Sequence[int], where: str, vocab_size: int) -> np.ndarray:
+def checked_ids(ids: TokenIds, where: str, vocab_size: int) -> np.ndarray:
     """(n,) int32 of ids that the vocabulary has."""
     try:
         whole = all(int(i) == i and not isinstance(i, bool | str) for i in ids)

@@ -18,7 +18,7 @@ import numpy as np
 from engine.checkpoint_files import load_tokenizer
 from engine.config import ModelConfig
 from engine.errors import ConfigError, InvalidRequestError
-from engine.input_checks import check_query, check_text, checked_ids, name_of, wrong_lengths
+from engine.input_checks import TokenIds, check_query, check_text, checked_ids, name_of, wrong_lengths
 from engine.model_spec import ModelSpec
 from engine.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, common_prefix
 from engine.preformatted import Preformatted
@@ -128,9 +128,7 @@ class InputProcessor:
     def _encoder_of(self, pair: Pair) -> PairEncoder:
         return self._without if pair.prompt is None else self._with_prompt
 
-    def encode_ids(
-        self, query_ids: Sequence[Sequence[int]], document_ids: Sequence[Sequence[int]]
-    ) -> list[EncodedPair]:
+    def encode_ids(self, query_ids: Sequence[TokenIds], document_ids: Sequence[TokenIds]) -> list[EncodedPair]:
         """Prompts given as ids: a pair is the query's followed by the document's, and no template is added."""
         if len(query_ids) not in (1, len(document_ids)):
             raise wrong_lengths(len(query_ids), len(document_ids))
@@ -154,11 +152,11 @@ class InputProcessor:
         check_text(text, "prompt")
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def detokenize(self, ids: Sequence[int]) -> str:
+    def detokenize(self, ids: TokenIds) -> str:
         checked = checked_ids(ids, "tokens", self._vocab_size)
         return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=False))
 
-    def token_strings(self, ids: Sequence[int]) -> list[str]:
+    def token_strings(self, ids: TokenIds) -> list[str]:
         """Each token by itself, as the vocabulary spells it."""
         return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, "tokens", self._vocab_size).tolist()]
 

@@ -187,6 +187,6 @@ def test_only_data_is_fetched() -> None:
 def test_within() -> None:
     assert hub._within(1, lambda: 3) == 3
     with pytest.raises(KeyError):
-        hub._within(1, lambda: {}["x"])
+        hub._within(1, lambda: dict[str, int]()["x"])
     with pytest.raises(TimeoutError):
         hub._within(0.05, lambda: time.sleep(1))

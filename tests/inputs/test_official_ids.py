@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ text = st.one_of(
 ).filter(lambda text: not any(mark in text for mark in MARKS))
 
 
-def ids(inputs: InputProcessor, query: str, documents: list[str], **options: object) -> list[list[int]]:
+def ids(inputs: InputProcessor, query: str, documents: list[str], **options: Any) -> list[list[int]]:
     return [pair.token_ids.tolist() for pair in inputs.encode([query], documents, PairOptions(**options))]
 
 

@@ -22,6 +22,11 @@ def wrap(query: str, document: str, instruction: str = INSTRUCTION) -> tuple[str
     return f"{PREFIX}<Instruct>: {instruction}\n<Query>: {query}\n", f"<Document>: {document}{SUFFIX}"
 
 
+def as_call(query: str, document: str) -> tuple[list[str], list[str]]:
+    formatted, formatted_document = wrap(query, document)
+    return [formatted], [formatted_document]
+
+
 @pytest.mark.parametrize("instruction", [INSTRUCTION, "Find code", "a\n<Query>: b"])
 def test_equal_to_plain(inputs: InputProcessor, qwen3: Path, instruction: str) -> None:
     query = "What is the capital of China?"
@@ -39,14 +44,14 @@ plain = st.one_of(st.sampled_from([*TEXTS, *HOSTILE]), st.text(st.characters(exc
 def test_what_lies_between_is_ordinary_text(inputs: InputProcessor, query: str, document: str) -> None:
     if query.startswith(PREFIX):
         return
-    formatted = inputs.encode(*([text] for text in wrap(query, document)))[0]
+    formatted = inputs.encode(*as_call(query, document))[0]
     normal = inputs.encode([query], [document])[0]
     assert formatted.token_ids.tolist() == normal.token_ids.tolist()
 
 
 def test_truncated_as_plain(inputs: InputProcessor) -> None:
     options = PairOptions(truncate_prompt_tokens=150, max_tokens_per_query=5)
-    formatted = inputs.encode(*([text] for text in wrap("one two three " * 5, "word " * 500)), options)[0]
+    formatted = inputs.encode(*as_call("one two three " * 5, "word " * 500), options)[0]
     normal = inputs.encode(["one two three " * 5], ["word " * 500], options)[0]
     assert formatted.truncated_document
     assert formatted.truncated_query

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.support.texts import TEXTS
 LONG = " ".join(TEXTS)
 
 
-def encode(inputs: InputProcessor, query: str, document: str, **options: object) -> EncodedPair:
+def encode(inputs: InputProcessor, query: str, document: str, **options: Any) -> EncodedPair:
     return inputs.encode([query], [document], PairOptions(**options))[0]
 
 
@@ -126,7 +127,7 @@ def test_asked_not_to_cut(inputs: InputProcessor) -> None:
         ({"instruction": LONG * 3, "truncate_prompt_tokens": 500}, "documents[0]"),
     ],
 )
-def test_impossible_limits(inputs: InputProcessor, options: dict[str, object], param: str) -> None:
+def test_impossible_limits(inputs: InputProcessor, options: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         inputs.encode(["capital"], ["d"], PairOptions(**options))
     assert caught.value.param == param
