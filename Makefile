@@ -43,7 +43,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests
 
 format: setup
 	$(BIN)/ruff check --fix .

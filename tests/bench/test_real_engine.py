@@ -37,16 +37,7 @@ def test_numbers_agree_with_the_servers_own(port: int, tmp_path: Path) -> None:
 
 
 def test_first_score_comes_before_the_last(port: int, tmp_path: Path) -> None:
-    words = [
-        "--num-prompts",
-        "400",
-        "--random-batch-size",
-        "200",
-        "--random-input-len",
-        "400",
-        "--max-concurrency",
-        "1",
-    ]
+    words = ["--num-prompts", "160", "--random-batch-size", "160", "--random-input-len", "200"]
     where = ["--port", str(port), "--save-result", "--result-dir", str(tmp_path), "--result-filename", "r.json"]
     assert main(["serve", "--disable-tqdm", "--stream", *words, *where]) == 0
     result = json.loads((tmp_path / "r.json").read_text())
