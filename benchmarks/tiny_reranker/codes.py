@@ -19,7 +19,6 @@ from tokenizers import Tokenizer
 
 WINDOW = 6
 MAX_TITLE_TOKENS, MAX_BODY_TOKENS = 24, 128
-HIDDEN_SHARE = 0.7  # of the batches in which a text loses the words of its title
 
 
 class Codes(NamedTuple):
@@ -100,12 +99,6 @@ def _padded(texts: Sequence[np.ndarray], limit: int) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def hide_repeated(titles: torch.Tensor, bodies: torch.Tensor) -> torch.Tensor:
-    """Removes from each text the classes of its title: equal words are the business of the stem codes."""
-    repeated = (bodies[:, :, None] == titles[:, None, :]).any(-1)
-    return bodies.masked_fill(repeated, -1)
-
-
 def refine(
     start: torch.Tensor, idf: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *,
     steps: int, batch: int = 512, rate: float = 2e-3, seed: int = 0,
@@ -126,8 +119,6 @@ def refine(
         chosen = rng.integers(0, len(pairs), batch)
         title_ids = _padded([pairs[i][0] for i in chosen], MAX_TITLE_TOKENS)
         body_ids = _padded([pairs[i][1] for i in chosen], MAX_BODY_TOKENS)
-        if rng.random() < HIDDEN_SHARE:
-            body_ids = hide_repeated(title_ids, body_ids)
         logits = bag(title_ids) @ bag(body_ids).T * scale.exp()
         loss = F.cross_entropy(logits, torch.arange(batch)) + F.cross_entropy(logits.T, torch.arange(batch))
         for group in optimizer.param_groups:
@@ -140,7 +131,9 @@ def refine(
     return F.normalize(table.detach()[:num_classes], dim=1)
 
 
-def learn_codes(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, dim: int, steps: int) -> Codes:
+def learn_codes(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, dim: int, steps: int, batch: int = 512
+) -> Codes:
     """Codes from (title, text) pairs."""
     class_of, is_word = stem_classes(tokenizer)
     num_classes = int(class_of.max()) + 1
@@ -152,5 +145,5 @@ def learn_codes(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, dim: 
     end = np.array([-1] * WINDOW)
     stream = np.concatenate([part for pair in zip(titles, bodies, strict=True) for part in (*pair, end)])
     meaning = factorise(cooccurrence(stream, num_classes), dim)
-    meaning = refine(meaning, idf, list(zip(titles, bodies, strict=True)), steps=steps)
+    meaning = refine(meaning, idf, list(zip(titles, bodies, strict=True)), steps=steps, batch=batch)
     return Codes(class_of, is_word, idf[class_of], meaning[class_of])

@@ -45,13 +45,13 @@ def training_pairs(lists: Path, packages: Path, wheels: Path) -> list[Pair]:
 
 
 def collect(lists: Path, packages: Path, wheels: Path, output: Path) -> None:
-    """Writes ``pairs.jsonl`` and ``other.jsonl`` below ``output``."""
+    """Writes ``pairs.jsonl`` and ``other_pairs.jsonl`` below ``output``."""
     output.mkdir(parents=True, exist_ok=True)
     unpacked = output / "wheels"
     unpack_wheels(wheels, unpacked)
     pairs = training_pairs(lists, packages, unpacked)
     write_pairs(output / "pairs.jsonl", pairs)
     other = list(unique(itertools.chain(sources_prose.perl_faq(packages), sources_prose.gnome_help(packages))))
-    write_pairs(output / "other.jsonl", other)
+    write_pairs(output / "other_pairs.jsonl", other)
     for source, count in sorted(Counter(pair.source for pair in [*pairs, *other]).items()):
         print(f"{source:12s} {count:7d}")

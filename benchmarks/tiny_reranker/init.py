@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from benchmarks.tiny_reranker.codes import Codes
 from benchmarks.tiny_reranker.model import Attention, Mlp, TinyConfig, TinyReranker
 from benchmarks.tiny_reranker.prompt import INSTRUCTION, JUDGE, PLAIN_TOKENS, SPECIAL_TOKENS
+from benchmarks.tiny_reranker.tokenizer import token_id
 
 UNIT = 4.0  # length of each part of an embedding
 SHARPNESS = 1.05  # weight of the q- and k-norm: equal keys score sqrt(head_dim) * SHARPNESS ** 2, about 12.5
@@ -81,9 +82,9 @@ def embedding(tokenizer: Tokenizer, codes: Codes, config: TinyConfig, generator:
         if index is not None:
             table[index, AT.idf] = 0
             table[index, AT.meaning] = UNIT * _unit_rows(1, MEANING_DIM, generator)[0]
-    table[tokenizer.token_to_id(f" {INSTRUCTION}"), AT.meaning] = 0
-    table[tokenizer.token_to_id(JUDGE), AT.sink] = UNIT
-    table[tokenizer.token_to_id("<Document>:"), AT.document] = UNIT
+    table[token_id(tokenizer, f" {INSTRUCTION}"), AT.meaning] = 0
+    table[token_id(tokenizer, JUDGE), AT.sink] = UNIT
+    table[token_id(tokenizer, "<Document>:"), AT.document] = UNIT
     length = table.norm(dim=1)
     table[:, AT.ballast] = ((2 * UNIT) ** 2 - length**2).clamp_min(0).sqrt()
     return table
@@ -190,22 +191,22 @@ def _place_readout(attention: Attention, config: TinyConfig) -> None:
 @torch.no_grad()
 def build(tokenizer: Tokenizer, codes: Codes, config: TinyConfig, *, seed: int = 0) -> TinyReranker:
     generator = torch.Generator().manual_seed(seed)
-    yes, no = (tokenizer.token_to_id(answer) for answer in ("yes", "no"))
+    yes, no = (token_id(tokenizer, answer) for answer in ("yes", "no"))
     model = TinyReranker(config, yes, no)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             small = "o_proj" in name or "down_proj" in name
             parameter.normal_(0, 0.003 if small else 0.04, generator=generator)
     table = embedding(tokenizer, codes, config, generator)
-    for layer in model.model.layers:
+    for layer in model.layers:
         layer.self_attn.q_norm.weight.fill_(SHARPNESS)
         layer.self_attn.k_norm.weight.fill_(SHARPNESS)
-    attentions = [layer.self_attn for layer in model.model.layers]
+    attentions = [layer.self_attn for layer in model.layers]
     _place_flag(attentions[0], config)
     _place_previous(attentions[0], config, generator)
     _place_exact(attentions[1], config, generator)
     _place_similar(attentions[1], config, generator)
-    _place_product(model.model.layers[1].mlp)
+    _place_product(model.layers[1].mlp)
     _place_readout(attentions[-1], config)
     readout = torch.zeros(config.hidden_size)
     readout[AT.mean_exact], readout[AT.peak_exact] = 0.6, 0.6

@@ -130,12 +130,16 @@ class TinyReranker(nn.Module):
         self.config, self.yes, self.no = config, yes, no
         self.model = Body(config)
 
+    @property
+    def layers(self) -> list[Layer]:
+        return [layer for layer in self.model.layers if isinstance(layer, Layer)]
+
     def heads(self, ids_QP: Tensor) -> list[KeyValue]:
         """Keys and values of every layer for the part of the prompt that all documents of a query share."""
         x = self.model.embed_tokens(ids_QP)
         cos, sin = rotary(torch.arange(ids_QP.shape[1]), self.config)
         seen = []
-        for index, layer in enumerate(self.model.layers):
+        for index, layer in enumerate(self.layers):
             seen.append(layer.key_value(x, cos, sin))
             if index + 1 < len(self.model.layers):
                 x = layer(x, cos, sin, seen[-1], None)
@@ -147,7 +151,7 @@ class TinyReranker(nn.Module):
         x = self.model.embed_tokens(ids_BL)
         cos, sin = rotary(torch.arange(start, start + length), self.config)
         mask = torch.ones(length, start + length, dtype=torch.bool).tril(start)
-        for index, (layer, head) in enumerate(zip(self.model.layers, heads, strict=True)):
+        for index, (layer, head) in enumerate(zip(self.layers, heads, strict=True)):
             own = layer.key_value(x, cos, sin)
             seen = (torch.cat((head[0][owner_B], own[0]), 2), torch.cat((head[1][owner_B], own[1]), 2))
             if index + 1 == len(self.model.layers):

@@ -55,7 +55,7 @@ class PromptEncoder:
         self._prefix = self.tokenizer.encode(PREFIX).ids
         self._suffixes = [self.tokenizer.encode(text).ids for text in (SUFFIX, SHORT_SUFFIX)]
         self.tokenizer.encode_special_tokens = True
-        self._document_id = self.tokenizer.token_to_id("<Document>:")
+        self._document_id = self.tokenizer.encode("<Document>:").ids[0]
 
     def text_ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]

@@ -8,13 +8,15 @@ them. A sentence cut out of the text is a fourth form, for training only.
 import random
 import re
 
+from benchmarks.tiny_reranker.codes import stem
 from benchmarks.tiny_reranker.texts import Pair
 
-STOPWORDS = frozenset(
-    "a an and are as at be been but by can did do does for from had has have how i if in into is it its may my no not "
-    "of on or our should so such than that the their them then there these they this to used using was we were what "
-    "when where which while who why will with you your".split()
-)
+_STOPWORDS = """
+a an and are as at be been but by can did do does for from had has have how i if in into is it its may my no not of on
+or our should so such than that the their them then there these they this to used using was we were what when where
+which while who why will with you your
+"""
+STOPWORDS = frozenset(_STOPWORDS.split())
 # First words of a title that read as a command after "how to".
 COMMAND_ENDINGS = re.compile(r"^(add|adjust|apply|build|calculate|change|check|choose|clear|close|compile|compute|"
                              r"configure|connect|convert|copy|count|create|decode|define|delete|display|download|draw|"
@@ -29,6 +31,9 @@ COMMAND_QUESTIONS = ("how to {}", "how do I {}", "how can I {}?", "I want to {}"
 PHRASE_QUESTIONS = ("what is {}", "how does {} work", "tell me about {}", "explain {}", "{}?", "information on {}")
 PACKAGE_QUESTIONS = ("which program is a {}", "is there a {}", "software: {}", "I need a {}", "what can I use as {}",
                      "looking for {}")  # fmt: skip
+
+SENTENCE_SHARE, UNWORDED_SHARE = 0.2, 0.2
+MIN_UNWORDED_WORDS = 8
 
 _WORD = re.compile(r"[^\W_]+(?:[-.'+#][^\W_]+)*[+#]*")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
@@ -101,9 +106,19 @@ def cut_sentence(pair: Pair, rng: random.Random) -> tuple[str, str] | None:
     return (keywords(sentence, rng) if rng.random() < 0.6 else sentence.rstrip(".")), rest
 
 
+def unworded(query: str, text: str) -> str:
+    """The sentences of the text that repeat no content word of the query.
+
+    With BM25's finds as negatives, which do repeat them, such a text can only be known by its meaning.
+    """
+    asked = {stem(word) for word in words_of(query) if word.lower() not in STOPWORDS}
+    kept = [part for part in _SENTENCE.split(text) if not asked & {stem(word) for word in words_of(part)}]
+    return " ".join(kept)
+
+
 def training_example(pair: Pair, rng: random.Random) -> tuple[str, str]:
     """(query, document) in a form drawn at random; a word's synonyms may stand for the word."""
-    if pair.style != "word" and rng.random() < 0.2:
+    if pair.style != "word" and rng.random() < SENTENCE_SHARE:
         cut = cut_sentence(pair, rng)
         if cut:
             return cut
@@ -111,4 +126,9 @@ def training_example(pair: Pair, rng: random.Random) -> tuple[str, str]:
         names = pair.title.split(", ")
         rng.shuffle(names)
         pair = Pair(pair.source, pair.group, pair.style, ", ".join(names), pair.body)
-    return query_of(pair, rng.choice(("keywords", "title", "question")), rng), pair.body
+    query = query_of(pair, rng.choice(("keywords", "title", "question")), rng)
+    if rng.random() < UNWORDED_SHARE:
+        rest = unworded(query, pair.body)
+        if len(rest.split()) >= MIN_UNWORDED_WORDS:
+            return query, rest
+    return query, pair.body

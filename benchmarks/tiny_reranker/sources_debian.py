@@ -38,7 +38,7 @@ _ROFF_ESCAPES = (
 
 def _cat(path: Path) -> str:
     command = [APT_HELPER, "cat-file", str(path)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout  # noqa: S603
+    return subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
 
 
 def source_of_package(lists: Path) -> dict[str, str]:

@@ -25,7 +25,8 @@ def wordnet(root: Path) -> Iterator[Pair]:
 
 def parse_dictionary(text: str) -> Iterator[tuple[str, str]]:
     """(headword, entry) of a dictd file whose entries begin in the first column."""
-    headword, lines = "", []
+    headword = ""
+    lines: list[str] = []
     for line in text.splitlines():
         if line and not line[0].isspace():
             if lines:

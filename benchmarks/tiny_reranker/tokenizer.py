@@ -40,9 +40,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in PLAIN_TOKENS])
     for answer in ("yes", "no"):
-        if tokenizer.token_to_id(answer) is None:
-            raise ValueError(f"{answer!r} is not one token: train on more text")
+        token_id(tokenizer, answer)
     return tokenizer
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    index = tokenizer.token_to_id(token)
+    if index is None:
+        raise ValueError(f"{token!r} is not a token")
+    return index
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
