@@ -112,6 +112,9 @@ class NpuBackend(Backend):
     def peak_memory_bytes(self, device: torch.device) -> int:
         return int(self._npu.max_memory_allocated(device))
 
+    def quantization_for(self, stored: str, dtype: torch.dtype) -> str | None:
+        return super().quantization_for(stored, dtype) if dtype != torch.float32 else None
+
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
         return memory.pool_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
 
@@ -127,6 +130,8 @@ class NpuBackend(Backend):
     def upload(
         self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
     ) -> list[torch.Tensor]:
+        if self._npu.current_device() != device.index:
+            self._npu.set_device(device)  # a fact of each thread, and steps may be launched by another than loaded
         if self._soc.is_inference_series:  # its attention makes tables of another kind
             return self._uploader.upload(arrays, device)
         from engine.backends.npu.transfer import upload_step

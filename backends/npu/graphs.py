@@ -109,7 +109,10 @@ class CapturedStep:
         forward(self._static(batch), pool)  # libraries choose kernels and workspaces outside of the capture
         self._order.clear()
         torch_npu.npu.synchronize()
-        with torch_npu.npu.graph(self._graph, pool=memory, auto_dispatch_capture=True):
+        # Only this thread's waiting would break the capture; another may be waiting for an earlier step's values.
+        with torch_npu.npu.graph(
+            self._graph, pool=memory, auto_dispatch_capture=True, capture_error_mode="thread_local"
+        ):
             self._output = forward(self._static(batch), pool)
         self._done.record()
 

@@ -65,8 +65,12 @@ CASES: dict[str, Case] = {
 }
 
 
-def random_inputs(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def random_inputs(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Inputs:
     """q, k, v, pool_k, pool_v."""
     sizes = [(case.num_queries, heads), (case.num_rows, kv_heads), (case.num_rows, kv_heads)]
     sizes += [(KV_CAPACITY, kv_heads)] * 2
-    return [torch.randn(rows, count, head_dim).to(dtype) for rows, count in sizes]
+    q, k, v, pool_k, pool_v = (torch.randn(rows, count, head_dim).to(dtype) for rows, count in sizes)
+    return q, k, v, pool_k, pool_v

@@ -31,7 +31,7 @@ if _is_simulated():
         simulator = torch_npu.simulator
         monkeypatch.setattr(simulator, "soc", simulator.soc)
         monkeypatch.setattr(simulator, "memory_bytes", simulator.memory_bytes)
-        monkeypatch.setattr(simulator, "current_device", 0)
+        monkeypatch.setattr(simulator.thread, "current_device", 0)
         monkeypatch.setattr(simulator, "allow_internal_format", True)
         yield
         simulator.graph = None

@@ -38,9 +38,9 @@ def run_both(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.
     """Compares with the reference; returns the operators that ran."""
     inputs = random_inputs(case, heads, kv_heads, head_dim, dtype)
     expected = ReferenceOps(dtype=dtype).attention(*inputs, fresh(case.meta))
-    on_device = [tensor.to("npu") for tensor in inputs]
+    q, k, v, pool_k, pool_v = (tensor.to("npu") for tensor in inputs)
     with torch_npu.simulator.recording() as log, torch.inference_mode():
-        result = make_ops(dtype).attention(*on_device, fresh(case.meta, "npu"))
+        result = make_ops(dtype).attention(q, k, v, pool_k, pool_v, fresh(case.meta, "npu"))
     torch.testing.assert_close(result.cpu(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     return log
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_dtypes_of_310p(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_310p_cannot_do_is_refused(
-    model: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
     make_qwen3(tmp_path)
@@ -172,3 +174,22 @@ def test_token_budget_is_the_smallest_that_is_nearly_as_good() -> None:
 
     assert tune(time_step, 8192, None) == (4096, ("token budget 4096: 97% of the best measured rate or more",))  # type: ignore[arg-type]
     assert tune(time_step, 512, None) == (512, ())  # type: ignore[arg-type]
+
+
+def test_steps_may_be_launched_by_another_thread_than_loaded(tmp_path: Path) -> None:
+    make_qwen3(tmp_path)
+    config = EngineConfig(
+        scheduler=SchedulerConfig(kv_cache_tokens=256, max_num_batched_tokens=256), device=DeviceConfig(device="npu")
+    )
+    worker = Worker(config, spec_of(tmp_path, max_model_len=256), rank=2)
+    assert worker.load().device == "npu:2"
+    plan = workers.whole_pairs([1, 2, 3], [[4], [5, 6]])
+    with ThreadPoolExecutor(1) as other:
+        values = other.submit(worker.execute, plan).result().values
+    np.testing.assert_allclose(values, worker.execute(plan).values, atol=1e-3)
+
+
+def test_a_w8a8_checkpoint_is_computed_in_int8_where_the_dtype_allows(backend: NpuBackend) -> None:
+    assert backend.quantization_for("w8a8", torch.bfloat16) == "w8a8"
+    assert backend.quantization_for("w8a8", torch.float32) is None
+    assert backend.quantization_for("fp8", torch.bfloat16) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -222,3 +223,21 @@ class TestAttentionInGraphs:
         graph.update(cpu_update_input=[{key: [2, 5] for key in self.LENGTHS}])
         with pytest.raises(RuntimeError, match="last cumulative length"):
             graph.replay()
+
+
+def test_the_current_device_is_a_fact_of_a_thread() -> None:
+    torch_npu.npu.set_device(3)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch_npu.npu.current_device).result() == 0
+    assert torch_npu.npu.current_device() == 3
+
+
+def test_another_thread_may_wait_during_a_capture_only_if_that_was_said() -> None:
+    with ThreadPoolExecutor(1) as other:
+        with torch_npu.npu.graph(torch_npu.npu.NPUGraph(), capture_error_mode="thread_local"):
+            other.submit(torch_npu.npu.synchronize).result()
+        with (
+            pytest.raises(RuntimeError, match="during graph capture"),
+            torch_npu.npu.graph(torch_npu.npu.NPUGraph()),
+        ):
+            other.submit(torch_npu.npu.synchronize).result()

@@ -5,6 +5,7 @@ Strict where a real graph would hang, read stale memory or silently use old leng
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +109,7 @@ def graph(
     state.finish()
     npu_graph.auto_dispatch_capture = auto_dispatch_capture
     state.graph = npu_graph
+    state.graph_thread = threading.get_ident() if capture_error_mode == "thread_local" else None
     try:
         yield
     finally:

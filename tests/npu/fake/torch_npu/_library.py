@@ -30,7 +30,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _on_device_only(name: str, function: Callable[..., Any] | None) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not state.inside_device:
+        if not state.thread.inside_device:
             raise RuntimeError(f"Could not run 'npu::{name}' with arguments from the 'CPU' backend")
         if function is None:
             raise RuntimeError(f"npu::{name} is defined but not simulated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,21 +20,30 @@ def require(condition: bool, op: str, message: str) -> None:
         raise RuntimeError(f"{op}: {message}")
 
 
+class _OfThread(threading.local):
+    """Facts of a thread, as on a real device: a new thread starts on device 0."""
+
+    current_device = 0
+    inside_device = False
+    """True while a kernel runs: an operator called on CPU tensors from outside must fail."""
+
+
 @dataclass
 class State:
     """One device per process, whichever number it has."""
 
     soc: str = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_SOC", "Ascend910B3"))
     memory_bytes: int = field(default_factory=lambda: int(os.environ.get("NPU_SIMULATOR_MEMORY", 4 << 30)))
-    current_device: int = 0
     allow_internal_format: bool = False
     allocated_bytes: int = 0
     peak_bytes: int = 0
-    inside_device: bool = False
-    """True while a kernel runs: an operator called on CPU tensors from outside must fail."""
     log: list[str] | None = None
     graph: Any = None
     """The graph under capture."""
+    graph_thread: int | None = None
+    """The thread whose waiting would break the capture; None: any thread's."""
+    thread: _OfThread = field(default_factory=_OfThread)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     queue: deque[tuple[int, Callable[[], object]]] = field(default_factory=deque)
     """Work that the host may not rely on before it synchronises, in order."""
     sequence: int = 0
@@ -51,24 +61,25 @@ class State:
         return len([number for number in visible.split(",") if number.strip() and int(number) < installed])
 
     def enqueue(self, work: Callable[[], object]) -> None:
-        self.sequence += 1
-        self.queue.append((self.sequence, work))
+        with self.lock:
+            self.sequence += 1
+            self.queue.append((self.sequence, work))
 
     def finish(self, until: int | None = None) -> None:
         """Everything queued up to sequence number ``until`` is done; what was promised for then happens now."""
-        if self.graph is not None:
+        if self.graph is not None and self.graph_thread in (None, threading.get_ident()):
             raise RuntimeError("the host waited for the device during graph capture")
-        while self.queue and (until is None or self.queue[0][0] <= until):
-            with torch.inference_mode():  # targets may have been made in it
+        with self.lock, torch.inference_mode():  # targets may have been made in it
+            while self.queue and (until is None or self.queue[0][0] <= until):
                 self.queue.popleft()[1]()
 
     @contextmanager
     def kernel(self) -> Iterator[None]:
-        before, self.inside_device = self.inside_device, True
+        before, self.thread.inside_device = self.thread.inside_device, True
         try:
             yield
         finally:
-            self.inside_device = before
+            self.thread.inside_device = before
 
     @contextmanager
     def recording(self) -> Iterator[list[str]]:
@@ -90,7 +101,7 @@ class Allocation:
         self.num_bytes = 0
         if state.allocated_bytes + num_bytes > state.memory_bytes:
             raise torch.OutOfMemoryError(
-                f"NPU out of memory. Tried to allocate {num_bytes / 2**20:.2f} MiB (NPU {state.current_device}; "
+                f"NPU out of memory. Tried to allocate {num_bytes / 2**20:.2f} MiB (NPU {state.thread.current_device}; "
                 f"{state.memory_bytes / 2**30:.2f} GiB total capacity; {state.allocated_bytes / 2**30:.2f} GiB already "
                 "allocated)"
             )

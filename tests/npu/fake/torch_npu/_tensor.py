@@ -36,14 +36,14 @@ class NpuTensor(torch.Tensor):
                 strides=raw.stride(),
                 storage_offset=raw.storage_offset(),
                 dtype=raw.dtype,
-                device=torch.device("npu", state.current_device),
+                device=torch.device("npu", state.thread.current_device),
             )
         tensor.raw = raw
         tensor.allocation = allocation or Allocation(raw.untyped_storage().nbytes())
         tensor.npu_format = npu_format
         return tensor
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"NpuTensor(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}')"
 
     @classmethod
@@ -118,7 +118,7 @@ def _refuse_mixing(func: Any, leaves: list[Any], inputs: list[NpuTensor]) -> Non
         if isinstance(leaf, torch.Tensor) and not isinstance(leaf, NpuTensor) and leaf.dim() > 0:
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, "
-                f"npu:{state.current_device} and {leaf.device}! (in {func})"
+                f"npu:{state.thread.current_device} and {leaf.device}! (in {func})"
             )
     if len({tensor.device for tensor in inputs}) > 1:
         raise RuntimeError(f"Expected all tensors to be on the same NPU (in {func})")

@@ -53,7 +53,7 @@ def device_count() -> int:
 
 
 def current_device() -> int:
-    return state.current_device
+    return state.thread.current_device
 
 
 def set_compile_mode(jit_compile: bool = False) -> None:
@@ -65,7 +65,7 @@ def set_device(device: Any) -> None:
     index = device if isinstance(device, int) else torch.device(device).index or 0
     if not 0 <= index < state.device_count():
         raise RuntimeError(f"Invalid device id {index}: {state.device_count()} devices are visible (error code 107001)")
-    state.current_device = index
+    state.thread.current_device = index
 
 
 def get_device_name(device: Any = None) -> str:
