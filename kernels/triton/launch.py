@@ -5,6 +5,21 @@ from __future__ import annotations
 import os
 
 import torch
+from triton.runtime.errors import OutOfResources
+
+__all__ = [
+    "FP8",
+    "FP8_MAX",
+    "INTERPRETED",
+    "MAX_ROW",
+    "SMALLEST_AMAX",
+    "OutOfResources",
+    "fp8_outputs",
+    "power_of_two",
+    "require_rows",
+    "row_block",
+    "warps_for",
+]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """The interpreter multiplies bf16 wrongly in ``tl.dot``: kernels convert operands to fp32 there."""

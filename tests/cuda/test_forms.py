@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from engine.backends.cuda.tuning import SIZES
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.reference import ReferenceOps
 from engine.kernels.triton.attention import AttentionConfig, candidate_configs
+from engine.kernels.triton.launch import OutOfResources
 from tests.cuda.test_attention import CASES, build
 
 SMALL = RangeForm(AttentionConfig(16, 16, 1, 1))
@@ -106,6 +109,32 @@ def test_forms_are_timed_and_compared(device: torch.device) -> None:
     assert all(row.seconds > 0 for row in rows)
     assert rows[0].difference == 0.0
     assert 0.0 < rows[1].difference < 1e-4
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A form whose kernel does not fit the GPU, or whose values are wrong."""
+
+    fits: bool
+    name: str = "broken"
+
+    def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
+        return []
+
+    def attend(self, q: Any, k: Any, v: Any, pool_k: Any, pool_v: Any, meta: Any, tables: Any) -> torch.Tensor:
+        if not self.fits:
+            raise OutOfResources(300_000, 200_000, "shared memory")
+        return torch.full((len(q), q.shape[1] * q.shape[2]), float("nan"))
+
+
+def test_forms_that_do_not_run_or_give_nan_are_not_chosen(device: torch.device) -> None:
+    metas = [sample_step(5, [9, 3], device, 0.25)] * 2
+    forms: list[AttentionForm] = [GatherForm(flash=dense_flash), Broken(fits=False), Broken(fits=True, name="nan")]
+    rows = measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, synchronize=lambda: None, repeats=1)
+    form, note = choose_form(rows)
+    assert form is forms[0]
+    assert "broken does not fit this GPU" in note
+    assert "nan is off by inf: not used" in note
 
 
 def test_the_fastest_form_that_agrees_is_chosen() -> None:
