@@ -26,7 +26,7 @@ from benchmarks.tiny_reranker.metrics import (
     summarise,
 )
 from benchmarks.tiny_reranker.mining import mine
-from benchmarks.tiny_reranker.pipeline import HANDWRITTEN
+from benchmarks.tiny_reranker.pipeline import HANDWRITTEN, HANDWRITTEN_PLAIN
 from benchmarks.tiny_reranker.queries import cut_sentence, keywords, query_of, unworded
 from benchmarks.tiny_reranker.texts import Pair
 
@@ -118,11 +118,12 @@ def test_frozen_lists_are_checked(tmp_path: Path) -> None:
         thaw(tmp_path / "lists.jsonl", checksum)
 
 
-def test_handwritten_sets_are_whole() -> None:
-    sets = [json.loads(line) for line in HANDWRITTEN.read_text(encoding="utf-8").splitlines()]
-    assert len(sets) == len({entry["id"] for entry in sets}) == 60
+@pytest.mark.parametrize(("path", "count"), [(HANDWRITTEN, 60), (HANDWRITTEN_PLAIN, 40)])
+def test_handwritten_sets_are_whole(path: Path, count: int) -> None:
+    sets = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(sets) == len({entry["id"] for entry in sets}) == count
     assert all(len({entry["positive"], *entry["negatives"]}) == 4 for entry in sets)
-    lists = handwritten_lists(HANDWRITTEN)
+    lists = handwritten_lists(path)
     assert [entry.documents[entry.positive] for entry in lists] == [entry["positive"] for entry in sets]
 
 
