@@ -23,6 +23,9 @@ from engine.errors import ConfigError, DeviceError
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
+MIN_SHARED_TOKENS = 8192
+"""Slots of the pool beyond those of the longest pair: prefixes that the calls in flight share."""
+
 
 class Worker:
     """``load`` first, then ``execute`` any number of times, then ``close``."""
@@ -122,7 +125,7 @@ class Worker:
             return 0
         longest = self.spec.max_model_len
         asked = self.config.scheduler.kv_cache_tokens
-        wanted = longest + 2 * budget if asked is None else asked
+        wanted = longest + max(2 * budget, MIN_SHARED_TOKENS) if asked is None else asked
         capacity = backend.kv_tokens(device, self.config.device, wanted, bytes_per_token)
         if capacity < longest and budget < longest:
             raise ConfigError(

@@ -19,6 +19,9 @@ from engine.kernels.reference import ReferenceOps
 
 KERNELS_VARIABLE = "ENGINE_CPU_KERNELS"
 """``compiled`` or ``torch``; unset: compiled where they are built."""
+# Measured on one AVX-512 core with the widths of the 0.6B model: the rate is at its best from 512 to 2,048 tokens and
+# 3 to 5 % lower from 4,096 on, and small steps give scores sooner. More threads need more rows to share.
+MIN_TOKEN_BUDGET, MAX_TOKEN_BUDGET, TOKENS_PER_THREAD = 1024, 8192, 256
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -35,7 +38,7 @@ class CpuBackend(Backend):
         return Capabilities(
             dtypes=("float32", "bfloat16"),
             quantizations=("int16", "int8"),
-            default_token_budget=4096,
+            default_token_budget=min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, TOKENS_PER_THREAD * self._num_threads)),
             keeps_narrow_embedding=True,
             keeps_narrow_weights=_obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None,
         )

@@ -72,8 +72,23 @@ def test_default_pool_and_budget(folder: Path) -> None:
     config = replace(config_of(), scheduler=replace(config_of().scheduler, kv_cache_tokens=None))
     config = config.with_scheduler(max_num_batched_tokens=None)
     _, info = load(folder, config, max_model_len=3000)
-    assert info.max_num_batched_tokens == CpuBackend().capabilities.default_token_budget
-    assert info.kv_capacity == 3000 + 2 * info.max_num_batched_tokens
+    assert info.max_num_batched_tokens == 1024  # with one thread
+    assert info.kv_capacity == 3000 + 8192
+
+
+def test_more_threads_get_larger_steps() -> None:
+    backend = CpuBackend()
+    budgets = []
+    for backend._num_threads in (1, 4, 16, 200):
+        budgets.append(backend.capabilities.default_token_budget)
+    assert budgets == [1024, 1024, 4096, 8192]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_scores_do_not_depend_on_the_number_of_threads(folder: Path) -> None:
+    plan = whole_pair(8192, list(range(200)))
+    one, two = (load(folder, with_device(config_of(), cpu_threads=threads))[0] for threads in (1, 2))
+    np.testing.assert_allclose(two.execute(plan).values, one.execute(plan).values, atol=1e-6, rtol=0)
 
 
 def test_pool_too_small_for_the_longest_pair(folder: Path) -> None:
