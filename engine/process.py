@@ -79,7 +79,7 @@ def receive_setup(type_: type[Setup]) -> Setup:
     stdin = sys.stdin.buffer
     head = stdin.read(struct.calcsize("<?I"))
     by_main_thread, length = struct.unpack("<?I", head)
-    setup = messages.decoder(type_).decode(stdin.read(length))
+    setup: Setup = messages.decoder(type_).decode(stdin.read(length))
     if by_main_thread and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_follow_parent, name="life-line", daemon=True).start()
