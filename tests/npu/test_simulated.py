@@ -1,4 +1,4 @@
-"""Runs the tests of ``simulated/`` in a process of their own: torch can be given a device named "npu" once per process.
+"""Runs ``on_device/`` on the simulated device, in a process of its own: torch takes a device named "npu" only once.
 
 Each file there is one test here; its result and, if it failed, its failures are those of the other process.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "simulated"
+FOLDER = Path(__file__).parent / "on_device"
 FILES = sorted(path.stem for path in FOLDER.glob("test_*.py"))
 TIMEOUT_S = 280
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch_npu
 
 from engine.backends.worker import Worker
 from tests.backends.plans import PlanBuilder
 from tests.backends.test_parity import CHECKPOINTS, WITH_COMPANY, WITH_TRANSFORMERS, Setting, _score_bias
 from tests.backends.test_parity import _transformers_model as transformers_model
-from tests.npu.simulated import workers
+from tests.npu.on_device import workers
+from tests.npu.on_device.recording import recording
 from tests.support.checkpoints import make_qwen3
 
 HEADS_OF_128: dict[str, Any] = {"head_dim": 128, "layers": 3, "heads": 4, "kv_heads": 2}
@@ -74,8 +74,8 @@ def test_half_precision(dtype: str, quantization: str | None, settings: Callable
         np.testing.assert_allclose(got, setting.expected_of_all, atol=tolerance, rtol=0, err_msg=way)
 
 
-def test_310p(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+def test_310p(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    monkeypatch.setattr(simulator, "soc", "Ascend310P3")
     make_qwen3(tmp_path, seed=5, **HEADS_OF_128)
     prefix, documents = workers.random_texts()
     setting = Setting(workers.load_worker(tmp_path), transformers_model(tmp_path), 0.0, prefix, documents)
@@ -133,7 +133,7 @@ DECLARED = COPIES | FUSED | MATRIX | LOOK_UPS | VIEWS | REST
 def test_nothing_else_reaches_the_device(settings: Callable[..., Setting]) -> None:
     setting = settings("heads of 128", "bfloat16")
     setting.worker.execute(workers.kept_prefix(setting.prefix))
-    with torch_npu.simulator.recording() as log:
+    with recording() as log:
         setting.worker.execute(workers.after_kept_prefix(setting.prefix, setting.documents))
         setting.worker.execute(workers.shared_prefix(setting.prefix, setting.documents))
         setting.worker.execute(workers.kept_prefix(setting.prefix))
@@ -143,7 +143,7 @@ def test_nothing_else_reaches_the_device(settings: Callable[..., Setting]) -> No
 def test_a_step_is_one_copy_up_one_down_and_few_operators_a_layer(settings: Callable[..., Setting]) -> None:
     setting = settings("heads of 128", "bfloat16")
     plan = workers.shared_prefix(setting.prefix, setting.documents)
-    with torch_npu.simulator.recording() as log:
+    with recording() as log:
         setting.worker.execute(plan)
     views = VIEWS | {"aten::t"}
     kernels = [op for op in log if op not in views]

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch_npu
 
+pytestmark = pytest.mark.usefixtures("simulator")  # they are about the simulator itself
+
 
 def test_tensors_do_not_mix_with_the_host() -> None:
     x, y = torch.ones(3), torch.ones(3).to("npu")

@@ -18,7 +18,7 @@ from engine.backends.worker import Worker
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.errors import ConfigError, DeviceError, OutOfMemoryError
 from tests.backends.plans import PlanBuilder, spec_of
-from tests.npu.simulated import workers
+from tests.npu.on_device import workers
 from tests.support.checkpoints import make_qwen3
 
 GIB = 2**30
@@ -38,8 +38,8 @@ def test_dtypes(backend: NpuBackend) -> None:
     ]
 
 
-def test_dtypes_of_310p(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+def test_dtypes_of_310p(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    monkeypatch.setattr(simulator, "soc", "Ascend310P3")
     assert backend.capabilities.dtypes == ("float16",)
     assert backend.capabilities.quantizations == ()
     assert backend.auto_dtype("bfloat16") == "float16"
@@ -53,9 +53,9 @@ def test_dtypes_of_310p(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_310p_cannot_do_is_refused(
-    model: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulator: Any
 ) -> None:
-    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+    monkeypatch.setattr(simulator, "soc", "Ascend310P3")
     make_qwen3(tmp_path)
     with pytest.raises(DeviceError, match=message):
         workers.load_worker(tmp_path, **model)
@@ -67,7 +67,7 @@ def test_w8a8_in_float32_is_refused(tmp_path: Path) -> None:
         workers.load_worker(tmp_path, dtype="float32", quantization="w8a8")
 
 
-def test_devices(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,6")
     (note,) = backend.set_up(DeviceConfig(), 1)
     assert "Ascend910B3, 2 visible" in note
@@ -78,10 +78,10 @@ def test_devices(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_set_up_makes_the_choices_that_results_depend_on(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_npu.simulator, "allow_internal_format", False)
+    monkeypatch.setattr(torch_npu.npu.config, "allow_internal_format", False)
     monkeypatch.setattr(torch_npu.npu.matmul, "allow_hf32", True)
     backend.set_up(DeviceConfig(), 0)
-    assert torch_npu.simulator.allow_internal_format
+    assert torch_npu.npu.config.allow_internal_format
     assert not torch_npu.npu.matmul.allow_hf32
 
 
@@ -100,8 +100,8 @@ def test_why_no_graphs(backend: NpuBackend, config: DeviceConfig, reason: str) -
     assert backend.capture(forward) is forward
 
 
-def test_memory(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_npu.simulator, "memory_bytes", 4 * GIB)
+def test_memory(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    monkeypatch.setattr(simulator, "memory_bytes", 4 * GIB)
     device = backend.device(0)
     backend.set_up(DeviceConfig(), 0)
     assert backend.memory(device).total_bytes == int(4 * GIB * 0.9)
@@ -117,10 +117,12 @@ def test_memory(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         backend.set_up(DeviceConfig(gpu_memory_utilization=1.5), 0)
 
 
-def test_a_step_too_large_is_reported_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_too_large_is_reported_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
     make_qwen3(tmp_path)
     worker = workers.load_worker(tmp_path)
-    monkeypatch.setattr(torch_npu.simulator, "memory_bytes", torch_npu.simulator.allocated_bytes + 400_000)
+    monkeypatch.setattr(simulator, "memory_bytes", simulator.allocated_bytes + 400_000)
     small, large = PlanBuilder(workers.CAPACITY), PlanBuilder(workers.CAPACITY)
     small.add([1, 2, 3], read=True)
     large.add([1] * 1000, read=True)
@@ -129,9 +131,11 @@ def test_a_step_too_large_is_reported_and_the_next_one_runs(tmp_path: Path, monk
     assert np.isfinite(worker.execute(small.build()).values).all()
 
 
-def test_a_model_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
     make_qwen3(tmp_path)
-    monkeypatch.setattr(torch_npu.simulator, "memory_bytes", 100_000)
+    monkeypatch.setattr(simulator, "memory_bytes", 100_000)
     with pytest.raises(DeviceError, match="for its weights in bfloat16"):
         workers.load_worker(tmp_path, dtype="bfloat16")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from engine.kernels.npu.plan import plan_on_host, split
 from engine.kernels.npu.soc import Soc
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.reference import ReferenceOps
-from tests.npu.simulated.attention_cases import CASES, Case, make_case, random_inputs
+from tests.npu.on_device.attention_cases import CASES, Case, make_case, random_inputs
+from tests.npu.on_device.recording import recording
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 FIA, FUSION, PADDED = (
@@ -39,7 +41,7 @@ def run_both(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.
     inputs = random_inputs(case, heads, kv_heads, head_dim, dtype)
     expected = ReferenceOps(dtype=dtype).attention(*inputs, fresh(case.meta))
     q, k, v, pool_k, pool_v = (tensor.to("npu") for tensor in inputs)
-    with torch_npu.simulator.recording() as log, torch.inference_mode():
+    with recording() as log, torch.inference_mode():
         result = make_ops(dtype).attention(q, k, v, pool_k, pool_v, fresh(case.meta, "npu"))
     torch.testing.assert_close(result.cpu(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     return log
@@ -54,8 +56,8 @@ def test_equals_reference(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_equals_reference_on_310p(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+def test_equals_reference_on_310p(name: str, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    monkeypatch.setattr(simulator, "soc", "Ascend310P3")
     log = run_both(CASES[name], 4, 2, 32, torch.float16)
     assert PADDED in log
     assert FIA not in log

@@ -14,7 +14,7 @@ from engine.backends.npu.graphs import GraphShape, StepGraphs, pad_lengths
 from engine.backends.worker import Worker
 from engine.kernels.npu.plan import HostPlan
 from engine.step import SchedulerOutput
-from tests.npu.simulated import workers
+from tests.npu.on_device import workers
 from tests.support.checkpoints import make_qwen3
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workers_pair(folder: Path) -> tuple[Worker, Worker]:
-    torch_npu.simulator.allow_internal_format = True
+    torch_npu.npu.config.allow_internal_format = True
     return workers.load_worker(folder, dtype="float16"), workers.load_worker(folder, dtype="float16", graphs=True)
 
 

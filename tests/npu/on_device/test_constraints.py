@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch_npu
 
+pytestmark = pytest.mark.usefixtures("simulator")  # they are about the simulator itself
+
 HALF = torch.float16
 
 

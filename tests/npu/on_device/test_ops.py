@@ -12,6 +12,7 @@ from engine.kernels.npu.linear import FRACTAL_NZ, NpuInt8Linear, NpuLinear, Quan
 from engine.kernels.npu.ops import NpuOps
 from engine.kernels.npu.soc import Soc
 from engine.kernels.reference import ReferenceOps
+from tests.npu.on_device.recording import recording
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -118,7 +119,7 @@ def test_rope_factors_are_made_once_a_step(npu: torch.device) -> None:
     table = torch.rand(50, 64, device=npu)
 
     def rotate(positions: torch.Tensor) -> list[str]:
-        with torch_npu.simulator.recording() as log:
+        with recording() as log:
             ops.qk_norm_rope(qkv, None, None, 1e-6, table, table, positions, N, M, 128)
         return log
 
@@ -166,7 +167,7 @@ class TestW8A8:
         """Fused with quantisation up to 8192 features, two operators beyond."""
         x, rows = torch.randn(T, D).to(half), torch.randn(features, D) / 4
         ops = make_ops(half, int8=True)
-        with torch_npu.simulator.recording() as log:
+        with recording() as log:
             gated = ops.linear_swiglu(x.to("npu"), weight_of(ops, rows))
         assert ("npu::npu_swiglu_quant" in log) == isinstance(gated, QuantizedActivation) == (features <= 8192)
         result = ops._quantize(gated)
@@ -199,8 +200,8 @@ def test_weights_too_wide_for_int8_are_refused() -> None:
 
 class Test310P:
     @pytest.fixture(autouse=True)
-    def _soc(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
+    def _soc(self, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+        monkeypatch.setattr(simulator, "soc", "Ascend310P3")
 
     def test_plain_weights_are_tiled(self) -> None:
         weight = weight_of(make_ops(torch.float16), torch.randn(F_SIZE, D))
