@@ -36,8 +36,13 @@ SHORT = {
 Command = Callable[..., int | None]
 
 
-def flags(sections: Sequence[str], *, compatibility: bool = True) -> Callable[[Command], Command]:
-    """Gives ``command(values, **own)`` the flags of these sections; ``values`` has what the user set, by field name."""
+def flags(
+    sections: Sequence[str], *, compatibility: bool = True, model_as_flag: bool = False
+) -> Callable[[Command], Command]:
+    """Gives ``command(values, **own)`` the flags of these sections; ``values`` has what the user set, by field name.
+
+    ``model_as_flag``: the model is ``--model`` only, for commands whose own words come first.
+    """
     options = [option for option in OPTIONS.values() if option.section in sections]
 
     def decorate(command: Command) -> Command:
@@ -51,12 +56,12 @@ def flags(sections: Sequence[str], *, compatibility: bool = True) -> Callable[[C
                 _notices({name: bound[name] for name in IGNORED if bound.get(name) is not None})
             return command(values, **ours)
 
-        parameters = [_model_parameter()] if "model" in sections else []
+        parameters = [_model_parameter(model_as_flag)] if "model" in sections else []
         parameters += [_parameter(option) for option in options if option.name != "model"]
         parameters += own
         parameters += [_ignored_parameter(name) for name in IGNORED] if compatibility else []
         parameters.append(_config_parameter())
-        signature = inspect.Signature(parameters)
+        signature = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
         run.__signature__ = signature  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
@@ -70,7 +75,7 @@ def _spellings(name: str, aliases: Iterable[str] = ()) -> list[str]:
     return [*dict.fromkeys(flags), *SHORT.get(name, ())]
 
 
-def _model_parameter() -> inspect.Parameter:
+def _model_parameter(as_flag: bool) -> inspect.Parameter:
     option = OPTIONS["model"]
     annotation = Annotated[
         str | None,
@@ -78,7 +83,8 @@ def _model_parameter() -> inspect.Parameter:
             name=_spellings("model", option.aliases), group=GROUPS["model"], help=_help(option), show_default=False
         ),
     ]
-    return inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+    kind = inspect.Parameter.KEYWORD_ONLY if as_flag else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter("model", kind, default=None, annotation=annotation)
 
 
 def _parameter(option: Option) -> inspect.Parameter:
