@@ -1,4 +1,4 @@
-"""Do the vendored operator schemas equal those inside a torch_npu wheel?
+"""Do the vendored operator schemas equal those inside a torch_npu wheel, and does it have the functions that we call?
 
     pip download torch-npu==2.13.0 --no-deps --platform manylinux_2_28_x86_64 --only-binary :all: --dest wheels
     python -m tests.npu.compare_schemas wheels/torch_npu-2.13.0-*.whl
@@ -9,12 +9,15 @@ The wheel is only read: neither torch_npu nor CANN is needed. Inside it, the sch
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import zipfile
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 VENDORED = Path(__file__).parent / "npu_op_schemas.txt"
+USE = re.compile(r"(?:torch_npu\.npu|self\._npu)\.(\w+)")
 FUNC = re.compile(r"^\s*-?\s*func:\s*(?P<schema>.+?)\s*$", re.MULTILINE)
 
 
@@ -58,12 +61,30 @@ def differences(wheel: Path) -> list[str]:
     return problems
 
 
+def used_functions() -> set[str]:
+    """What the product calls of ``torch_npu.npu``."""
+    files = [path for folder in ("backends/npu", "kernels/npu") for path in (ROOT / folder).glob("*.py")]
+    return {name for path in files for name in USE.findall(path.read_text(encoding="utf-8"))}
+
+
+def missing_functions(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        tree = ast.parse(archive.read("torch_npu/npu/__init__.py"))
+    exported: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+            exported = set(ast.literal_eval(node.value))
+    return [f"torch_npu.npu.{name} is not in {wheel.name}" for name in sorted(used_functions() - exported)]
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print(__doc__, file=sys.stderr)
         return 2
-    problems = differences(Path(arguments[0]))
-    print("\n".join(problems) or f"all {len(vendored_schemas())} vendored schemas are in {Path(arguments[0]).name}")
+    wheel = Path(arguments[0])
+    problems = [*differences(wheel), *missing_functions(wheel)]
+    found = f"{wheel.name} has all {len(vendored_schemas())} vendored schemas and {len(used_functions())} functions"
+    print("\n".join(problems) or found)
     return 1 if problems else 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.npu.compare_schemas import differences, vendored_schemas
+from tests.npu.compare_schemas import differences, missing_functions, used_functions, vendored_schemas
 
 WHEEL_VARIABLE = "TORCH_NPU_WHEEL"
 YAML = "torch_npu/csrc/aten/npu_native_functions_by_codegen.yaml"
@@ -27,6 +27,7 @@ def test_equal_to_those_of_the_wheel() -> None:
     if not wheel:
         pytest.skip(f"set {WHEEL_VARIABLE} to a torch_npu wheel to compare the schemas with it (docs/ascend.md)")
     assert differences(Path(wheel)) == []
+    assert missing_functions(Path(wheel)) == []
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def schemas() -> dict[str, str]:
     return vendored_schemas()
 
 
-def make_wheel(path: Path, schemas: dict[str, str]) -> Path:
+def make_wheel(path: Path, schemas: dict[str, str], exported: tuple[str, ...] = ()) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("torch_npu/npu/__init__.py", f"__all__ = {list(exported)!r}\n")
         archive.writestr(YAML, "custom:\n" + "".join(f"  - func: {schema}\n" for schema in schemas.values()))
     return path
 
@@ -57,3 +59,11 @@ def test_a_missing_operator_is_found(tmp_path: Path, schemas: dict[str, str]) ->
 
 def test_a_wheel_of_something_else_is_found(tmp_path: Path) -> None:
     assert differences(make_wheel(tmp_path / "other.whl", {})) == ["other.whl holds no operator schemas"]
+
+
+def test_a_function_that_we_call_and_the_wheel_lacks_is_found(tmp_path: Path) -> None:
+    used = used_functions()
+    assert {"NPUGraph", "mem_get_info", "set_device", "Event"} <= used
+    assert missing_functions(make_wheel(tmp_path / "same.whl", {}, tuple(used))) == []
+    older = make_wheel(tmp_path / "older.whl", {}, tuple(used - {"graph_pool_handle"}))
+    assert missing_functions(older) == ["torch_npu.npu.graph_pool_handle is not in older.whl"]

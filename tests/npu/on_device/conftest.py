@@ -1,6 +1,6 @@
 """These tests need a device named "npu", which torch can be given once per process.
 
-Simulated: ``tests/npu/test_simulated.py`` starts them; by hand ``PYTHONPATH=tests/npu/fake pytest tests/npu/on_device``.
+Simulated: ``tests/npu/test_simulated.py`` starts them, or ``PYTHONPATH=tests/npu/fake pytest tests/npu/on_device``.
 On hardware: ``ENGINE_NPU_TESTS=1 pytest tests/npu/on_device``; what asks the simulator about itself is skipped there.
 """
 
@@ -28,10 +28,10 @@ if _is_wanted:
     import torch_npu
 
     @pytest.fixture(autouse=True)
-    def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def _settings() -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        monkeypatch.setattr(torch_npu.npu.config, "allow_internal_format", True)
+        torch_npu.npu.config.allow_internal_format = True  # it can be set, but not read, on a real device
 
     @pytest.fixture
     def npu() -> torch.device:

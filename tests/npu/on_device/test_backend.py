@@ -77,11 +77,13 @@ def test_devices(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator
         backend.set_up(DeviceConfig(), 2)
 
 
-def test_set_up_makes_the_choices_that_results_depend_on(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_npu.npu.config, "allow_internal_format", False)
+def test_set_up_makes_the_choices_that_results_depend_on(
+    backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
+    monkeypatch.setattr(simulator, "allow_internal_format", False)
     monkeypatch.setattr(torch_npu.npu.matmul, "allow_hf32", True)
     backend.set_up(DeviceConfig(), 0)
-    assert torch_npu.npu.config.allow_internal_format
+    assert simulator.allow_internal_format
     assert not torch_npu.npu.matmul.allow_hf32
 
 
