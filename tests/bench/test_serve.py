@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from engine.entrypoints.bench.arrivals import arrival_times
 from engine.entrypoints.bench.command import main
 from engine.entrypoints.bench.dialects import DIALECTS
+from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.cli import run as engine_command
 from engine.errors import ConfigError, StartupError
 from tests.bench.stand_ins import StandIn, documents_of, running
@@ -99,12 +102,13 @@ def test_same_seed_sends_the_same_texts(tmp_path: Path) -> None:
 
 def test_waiting_behind_a_slow_server_is_counted(tmp_path: Path) -> None:
     """An open loop: with one call at a time the last of ten arrivals waits for nine others."""
-    with running(StandIn("rerank", delay_s=0.05)) as server:
+    with running(StandIn("rerank", delay_s=0.1)) as server:
         words = ["--num-prompts", "10", "--max-concurrency", "1", "--request-rate", "1000"]
-        result = measure(server, tmp_path, *words, "--metric-percentiles", "50,100", "--goodput", "e2el:200")
+        result = measure(server, tmp_path, *words, "--metric-percentiles", "50,100", "--goodput", "e2el:450")
     assert server.most_in_flight == 1
-    assert result["p100_e2el_ms"] < 200  # a client that only times its own sending sees nothing wrong
-    assert result["p100_queue_inclusive_e2el_ms"] > 450
+    # A client that only times its own sending sees nothing wrong.
+    assert result["p50_e2el_ms"] < result["p100_queue_inclusive_e2el_ms"] / 5
+    assert result["p100_queue_inclusive_e2el_ms"] > 900
     assert result["p100_queue_time_ms"] == pytest.approx(
         result["p100_queue_inclusive_e2el_ms"] - result["p50_e2el_ms"], rel=0.2
     )
@@ -115,8 +119,11 @@ def test_waiting_behind_a_slow_server_is_counted(tmp_path: Path) -> None:
 def test_arrivals_follow_the_rate(tmp_path: Path) -> None:
     with running(StandIn("rerank")) as server:
         result = measure(server, tmp_path, "--num-prompts", "100", "--request-rate", "200")
-    assert result["duration"] == pytest.approx(0.5, rel=0.5)
-    assert sorted(result["start_times"])[50] > 0.1
+    planned = arrival_times(ServeOptions(request_rate=200.0), 100)
+    late = np.sort(result["start_times"]) - planned
+    assert 0.3 < planned[-1] < 0.7
+    assert late.min() > -0.002
+    assert result["duration"] >= planned[-1]
 
 
 def test_time_to_first_score_when_streaming(tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_time_to_first_score_when_streaming(tmp_path: Path) -> None:
         result = measure(server, tmp_path, "--stream", "--num-prompts", "20", "--random-batch-size", "10")
     assert server.headers[-1]["accept"] == "application/x-ndjson"
     assert result["completed"] == 2
-    assert result["median_ttfs_ms"] < 100 < 200 <= result["median_e2el_ms"]
+    assert result["median_ttfs_ms"] < result["median_e2el_ms"] - 150
 
 
 def test_failures_are_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,11 +204,11 @@ def test_secrets_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_comparison_says_which_is_faster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with running(StandIn("rerank", delay_s=0.01)) as fast, running(StandIn("tei", delay_s=0.03)) as slow:
+    with running(StandIn("rerank", delay_s=0.01)) as fast, running(StandIn("tei", delay_s=0.05)) as slow:
         words = ["--compare", slow.url, "--compare-backend", "tei", "--max-concurrency", "1"]
         result = measure(fast, tmp_path, "--num-prompts", "20", "--compare-rounds", "5", *words)
     ratio, low, high = result["ratios"]["Document throughput"]
-    assert 1.3 < low <= ratio <= high < 4
+    assert 1 < low <= ratio <= high < 6
     assert result["ratios"]["Median E2EL"][2] < 1
     assert result["compared_with"]["backend"] == "tei"
     assert len(fast.bodies) == len(slow.bodies) == 21
