@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,12 +25,32 @@ class PairOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkOptions:
+    """How a document that is too long for one pair is read: in overlapping chunks, the best of which counts."""
+
+    tokens: int | None = None
+    """Length of a chunk. None: what the model can read beside template and query."""
+    overlap: int | None = None
+    """Tokens that neighbours share, at most half a chunk. None: an eighth of a chunk."""
+    most: int = 0
+    """Chunks a document; the rest of it is cut off. 0: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RerankCall:
     """One API call. ``queries`` has one entry, or one a document (N:N)."""
 
     queries: list[str]
     documents: list[str]
     model: str | None = None
+    every_query: bool = False
+    """Each query with each document, ranked a query; otherwise 1:N or N:N."""
+    prompts: list[str | list[int]] | None = None
+    """Whole prompts, as text or token ids, scored as they are; then there are no queries and no documents."""
+    chunks: ChunkOptions | None = None
+    """None: an over-long document is cut."""
+    sources: list[dict[str, Any] | None] | None = None
+    """The objects that documents came as, for callers who want them back."""
     options: PairOptions = field(default_factory=PairOptions)
     instructions: list[str | None] | None = None
     """Per-document instruction; overrides ``options.instruction``."""
@@ -45,10 +65,15 @@ class RerankCall:
     stream: bool = False
     caller: str = ""
     """Who asks, for fair shares (hash of the API key, or address)."""
+    cache_salt: str = ""
+    """Nothing that outlives the call is shared with calls of another salt."""
 
     @property
     def num_pairs(self) -> int:
-        return max(len(self.queries), len(self.documents))
+        """Results that the caller gets; a chunked document is one of them."""
+        if self.prompts is not None:
+            return len(self.prompts)
+        return len(self.documents) * (len(self.queries) if self.every_query else 1)
 
 
 @dataclass(frozen=True, slots=True)
