@@ -11,8 +11,8 @@ Two things are opaque, so that a backend may keep them in the layout its kernels
   of the weights ever exists.
 
 The **residual stream** is always a plain tensor. ``linear_residual`` returns ``(delta, residual)``: the new stream is
-``residual + delta``, or just ``residual`` when ``delta`` is None because the kernel added in its epilogue. The following
-``add_rms_norm`` takes the pair as it comes.
+``residual + delta``, or just ``residual`` when ``delta`` is None because the kernel added in its epilogue. The
+following ``add_rms_norm`` takes the pair as it comes.
 """
 
 from __future__ import annotations
