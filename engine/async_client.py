@@ -40,14 +40,8 @@ class _OpenCall:
         self.answered: set[int] = set()
 
     def fresh(self, output: EngineCoreOutput) -> EngineCoreOutput:
-        """``output`` without what was answered before (a replay scores whole calls)."""
-        keep = [k for k, index in enumerate(output.indices) if index not in self.answered]
-        errors = {index: error for index, error in output.errors.items() if index not in self.answered}
-        if len(keep) < len(output.indices):
-            output = EngineCoreOutput(
-                output.call_id, [output.indices[k] for k in keep], output.values[keep], errors, output.stats
-            )
-        self.answered.update(output.indices, errors)
+        output = output.without(self.answered)
+        self.answered.update(output.indices, output.errors)
         return output
 
 
@@ -56,7 +50,9 @@ class AsyncMPClient:
 
     info: WorkerInfo
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> None:
+    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, hold_calls: bool = True) -> None:
+        self._hold_calls = hold_calls
+        """Keep open calls while the core or its worker is replaced; False: fail them, for somebody else to run."""
         self._arguments = (config, spec, stem)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, _OpenCall] = {}
@@ -73,9 +69,9 @@ class AsyncMPClient:
         self.idle.set()
 
     @classmethod
-    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> Self:
+    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, hold_calls: bool = True) -> Self:
         """Start the core and wait until its model is loaded; raises ``StartupError``."""
-        self = cls(config, spec, stem)
+        self = cls(config, spec, stem, hold_calls=hold_calls)
         try:
             await self._start_core()
         except BaseException:
@@ -106,6 +102,8 @@ class AsyncMPClient:
         self.last_sign_of_life_s = time.monotonic()
         if isinstance(message, CoreHealth):
             self.healthy = message.ready
+            if not message.ready and not self._hold_calls:
+                self._fail_all(EngineDeadError(message.reason))
             return
         self.stats = message.stats or self.stats
         self.step_tokens = message.step_tokens or self.step_tokens
@@ -154,6 +152,8 @@ class AsyncMPClient:
             self._fail_all(error)
             return
         self._num_restarts += 1
+        if not self._hold_calls:
+            self._fail_all(error)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
         self._restart = self._loop.create_task(self._restart_core())
 

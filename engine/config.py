@@ -78,6 +78,8 @@ class DeviceConfig:
     executor: ExecutorName = "uni"
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
+    first_rank: int = field(default=0, metadata={"internal": True})
+    """Number of the first device of this replica; set by the data-parallel client."""
     cpu_threads: int | None = None
     cpu_pin: bool = False
     gpu_memory_utilization: float | None = None

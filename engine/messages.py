@@ -90,6 +90,14 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     stats: CallStats | None = None
     """Present when the call is complete."""
 
+    def without(self, answered: set[int]) -> EngineCoreOutput:
+        """Only what was not answered before; a replay scores whole calls."""
+        keep = [k for k, index in enumerate(self.indices) if index not in answered]
+        errors = {index: error for index, error in self.errors.items() if index not in answered}
+        if len(keep) == len(self.indices) and len(errors) == len(self.errors):
+            return self
+        return EngineCoreOutput(self.call_id, [self.indices[k] for k in keep], self.values[keep], errors, self.stats)
+
 
 class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """Running totals since start, and the present state; the difference of two is a rate."""

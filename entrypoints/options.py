@@ -141,6 +141,8 @@ def _options() -> dict[str, Option]:
     for section, cls in SECTIONS.items():
         hints = typing.get_type_hints(cls)
         for f in fields(cls):
+            if f.metadata.get("internal"):  # set by the engine itself
+                continue
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             found[f.name] = Option(f.name, section, hints[f.name], default)
     return found

@@ -18,6 +18,7 @@ from engine.errors import ModelLoadError
 from engine.inputs import InputProcessor
 from engine.messages import EngineCoreOutput
 from engine.model_spec import ModelSpec
+from engine.replicas import ReplicaClient
 from engine.request import PairOptions
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def run_self_test(client: EngineClient, test: SelfTest) -> None:
     test.judge()
 
 
-async def run_self_test_async(client: AsyncMPClient, test: SelfTest) -> None:
+async def run_self_test_async(client: AsyncMPClient | ReplicaClient, test: SelfTest) -> None:
     for call in test.calls:
         async for output in client.run(call):
             test.take([output])

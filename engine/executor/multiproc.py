@@ -37,7 +37,7 @@ class MultiprocExecutor:
     def _start(self) -> WorkerInfo:
         self._channel: Channel[FromWorker] = Channel.listen(FromWorker)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        setup = WorkerSetup(self._config, self._spec, 0, self._channel.folder, level)
+        setup = WorkerSetup(self._config, self._spec, self._config.device.first_rank, self._channel.folder, level)
         self._child = Child("engine.executor.worker_process", setup)
         try:
             message = self._channel.recv(watch_fd=self._child.handle)

@@ -19,7 +19,7 @@ class UniprocExecutor:
     def __init__(self, config: EngineConfig, spec: ModelSpec) -> None:
         from engine.backends.worker import Worker
 
-        self._worker = Worker(config, spec)
+        self._worker = Worker(config, spec, config.device.first_rank)
         self._launcher = ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="worker-values")
         try:

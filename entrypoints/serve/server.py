@@ -18,7 +18,6 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from engine.async_client import AsyncMPClient
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.app import create_app
@@ -31,6 +30,7 @@ from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.errors import ConfigError, RequestError, StartupError
 from engine.inputs import InputProcessor
 from engine.model_resolver import resolve_model
+from engine.replicas import start_client
 
 logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75
@@ -126,7 +126,7 @@ class _Server:
         logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
         spec = await asyncio.to_thread(resolve_model, self._engine_config.model)
         processor = await asyncio.to_thread(InputProcessor, spec, self._engine_config.model)
-        client = await AsyncMPClient.start(self._engine_config, spec, processor.stem)
+        client = await start_client(self._engine_config, spec, processor.stem)
         try:
             trained = self._engine_config.model.load_format != "dummy"
             await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))

@@ -1,0 +1,150 @@
+"""Data parallel: several replicas (core and workers each) behind one client.
+
+**Routing.** A call goes to the replica with the fewest outstanding tokens. Where queries are kept between calls, it
+goes to the replica that its query hashes to, so that the query is computed once, unless that replica is more than
+``AFFINITY_SLACK`` steps behind the least loaded one: affinity bounded by load (Preble, arXiv 2407.00023).
+
+**A lost replica.** Its open calls fail at once and are run again elsewhere, answers already passed on excepted, while
+it is restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+
+from engine.async_client import AsyncMPClient
+from engine.config import EngineConfig
+from engine.errors import EngineDeadError
+from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
+from engine.model_spec import ModelSpec
+from engine.step import WorkerInfo
+
+AFFINITY_SLACK = 4
+"""Steps that the preferred replica may be behind the least loaded one before the call goes there instead."""
+
+
+class Replica:
+    def __init__(self, client: AsyncMPClient) -> None:
+        self.client = client
+        self.outstanding_tokens = 0
+
+
+def choose_replica(loads: list[int], usable: list[bool], affinity: int | None, slack_tokens: int) -> int:
+    """Position of the replica for a call; ``affinity`` is the hash of its query, or None."""
+    candidates = [i for i, ok in enumerate(usable) if ok] or list(range(len(loads)))
+    least = min(candidates, key=lambda i: loads[i])
+    if affinity is None:
+        return least
+    preferred = affinity % len(loads)
+    if preferred in candidates and loads[preferred] - loads[least] <= slack_tokens:
+        return preferred
+    return least
+
+
+class ReplicaClient:
+    """The same interface as ``AsyncMPClient``; use ``start``."""
+
+    def __init__(self, config: EngineConfig, replicas: list[Replica]) -> None:
+        self._replicas = replicas
+        self._by_query = config.scheduler.prefix_cache == "query"
+        self.info: WorkerInfo = replicas[0].client.info
+
+    @classmethod
+    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> Self:
+        """Start all replicas at once; raises what stopped the first one that failed."""
+        starts = [
+            asyncio.ensure_future(AsyncMPClient.start(replica_config(config, i), spec, stem, hold_calls=False))
+            for i in range(config.device.data_parallel_size)
+        ]
+        done = await asyncio.gather(*starts, return_exceptions=True)
+        clients = [client for client in done if isinstance(client, AsyncMPClient)]
+        failures = [error for error in done if isinstance(error, BaseException)]
+        if failures:
+            await asyncio.gather(*(client.shutdown(0.0) for client in clients))
+            raise failures[0]
+        return cls(config, [Replica(client) for client in clients])
+
+    async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
+        """A call's answers as they come, from whichever replicas it took."""
+        answered: set[int] = set()
+        tokens = len(request.token_ids)
+        for _ in range(2 * len(self._replicas)):
+            replica = self._choose(request)
+            replica.outstanding_tokens += tokens
+            answers = replica.client.run(request)
+            try:
+                async for output in answers:
+                    output = output.without(answered)
+                    answered.update(output.indices, output.errors)
+                    yield output
+                return
+            except EngineDeadError:
+                if not any(other.client.healthy for other in self._replicas):
+                    raise
+            finally:
+                replica.outstanding_tokens -= tokens
+                await answers.aclose()
+        raise EngineDeadError("every replica that took this call was lost")
+
+    def _choose(self, request: EngineCoreRequest) -> Replica:
+        position = choose_replica(
+            [replica.outstanding_tokens for replica in self._replicas],
+            [replica.client.healthy for replica in self._replicas],
+            _query_hash(request) if self._by_query else None,
+            AFFINITY_SLACK * self.info.max_num_batched_tokens,
+        )
+        return self._replicas[position]
+
+    @property
+    def healthy(self) -> bool:
+        return any(replica.client.healthy for replica in self._replicas)
+
+    @property
+    def alive(self) -> bool:
+        return any(replica.client.alive for replica in self._replicas)
+
+    @property
+    def last_sign_of_life_s(self) -> float:
+        return max(replica.client.last_sign_of_life_s for replica in self._replicas)
+
+    @property
+    def replica_stats(self) -> list[SchedulerStats]:
+        return [replica.client.stats for replica in self._replicas]
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """Sums over the replicas; the fill of a step is their mean."""
+        each = self.replica_stats
+        total = SchedulerStats()
+        for name in SchedulerStats.__struct_fields__:
+            setattr(total, name, sum(getattr(stats, name) for stats in each))
+        total.step_fill /= len(each)
+        return total
+
+    async def shutdown(self, timeout_s: float) -> None:
+        await asyncio.gather(*(replica.client.shutdown(timeout_s) for replica in self._replicas))
+
+
+def replica_config(config: EngineConfig, index: int) -> EngineConfig:
+    """Replica ``index`` gets its own devices, or, pinned on a CPU, its own cores."""
+    device = config.device
+    return replace(config, device=replace(device, first_rank=index * device.tensor_parallel_size))
+
+
+def _query_hash(request: EngineCoreRequest) -> int:
+    """Of the first pair's tokens up to the end of its query: the same for all calls with that query."""
+    end = int(request.pair_lens[0]) if request.query_lens is None else int(request.query_lens[0])
+    return zlib.crc32(np.ascontiguousarray(request.token_ids[:end]).tobytes())
+
+
+async def start_client(config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> AsyncMPClient | ReplicaClient:
+    """One replica or several, as ``data_parallel_size`` says."""
+    if config.device.data_parallel_size == 1:
+        return await AsyncMPClient.start(config, spec, stem)
+    return await ReplicaClient.start(config, spec, stem)
