@@ -117,9 +117,7 @@ class Ops(Protocol):
         """(rms_norm(residual + delta), residual + delta); ``delta`` None counts as zero. May add into ``residual``."""
         ...
 
-    def layer_norm(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
-    ) -> torch.Tensor:
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
         """(x - mean) / sqrt(var + eps) * weight + bias; a plain tensor, as it is also the residual stream."""
         ...
 
