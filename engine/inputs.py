@@ -24,7 +24,8 @@ from engine.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, Tokeniz
 from engine.preformatted import Preformatted
 from engine.prompt import QWEN3_RERANKER, Template, load_template
 from engine.prompt_encoder import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain
-from engine.request import EncodedPair, PairOptions
+from engine.request import ChunkOptions, EncodedPair, PairOptions
+from engine.text_spans import Chunking, Span, TextToken, chunk_spans, text_tokens
 from engine.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
 
 _DEFAULTS = PairOptions()
@@ -46,7 +47,7 @@ class InputProcessor:
         guard = SpecialIdGuard(self._tokenizer)
         has_types = int(spec.config.get("type_vocab_size") or 0) > 1
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
-        self._without: PairEncoder = TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
+        self._without = TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
         self.default_instruction = self._default_instruction(config)
         self._check_room()
         self.stem = self._find_stem() if spec.causal else EMPTY
@@ -148,13 +149,61 @@ class InputProcessor:
             encoded.append(EncodedPair(whole, query_len=min(len(head), len(whole) - 1)))
         return encoded
 
+    def encode_prompts(
+        self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS, where: str = "input"
+    ) -> list[EncodedPair]:
+        """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count."""
+        limit = self._limit(options)
+        return [self._prompt_pair(prompt, f"{where}[{i}]", limit, options) for i, prompt in enumerate(prompts)]
+
+    def _prompt_pair(self, prompt: str | TokenIds, where: str, limit: int, options: PairOptions) -> EncodedPair:
+        if not isinstance(prompt, str):
+            ids = checked_ids(prompt, where, self._vocab_size)
+            if not 1 <= len(ids) <= limit:
+                raise InvalidRequestError(f"{where} has {len(ids)} token ids; 1 to {limit} are possible.", param=where)
+            return EncodedPair(ids)
+        check_query(prompt, where)
+        if self._preformatted is not None and self._preformatted.claims(prompt):
+            found = self._preformatted.unwrap_whole(prompt, where)
+            pair = Pair(found.query, found.document, found.instruction, self._compiled[found.template])
+            draft = self._drafts([pair])[0]
+            if len(draft.ids) <= limit:
+                return EncodedPair(draft.ids, draft.type_ids, draft.query_len)
+            return self._fitted(pair, draft, limit, options, where)
+        return self._without.encode_single(prompt, limit, options.truncate, options.truncation_side, where)
+
+    def chunk_spans(
+        self,
+        documents: Sequence[str],
+        queries: Sequence[str],
+        chunks: ChunkOptions,
+        options: PairOptions = _DEFAULTS,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[list[Span]]:
+        """The chunks in which each document is read for its query; ``queries`` has one entry or one a document."""
+        bare: dict[tuple[str, str | None], int] = {}
+        how = []
+        for i, document in enumerate(documents):
+            check_text(document, f"documents[{i}]")
+            key = queries[i if len(queries) > 1 else 0], instructions[i] if instructions else None
+            if key not in bare:
+                bare[key] = len(self.encode([key[0]], [""], options, [key[1]])[0].token_ids)
+            room = self._limit(options) - bare[key]
+            limits = {"most": chunks.most, "limit": options.max_tokens_per_doc}
+            how.append(Chunking.of(room, chunks.tokens, chunks.overlap, side=options.truncation_side, **limits))
+        return chunk_spans(self._tokenizer, documents, how)
+
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
+        check_text(text, "inputs")
+        return text_tokens(self._tokenizer, text, add_special_tokens=add_special_tokens)
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         check_text(text, "prompt")
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def detokenize(self, ids: TokenIds) -> str:
+    def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
         checked = checked_ids(ids, "tokens", self._vocab_size)
-        return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=False))
+        return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=skip_special_tokens))
 
     def token_strings(self, ids: TokenIds) -> list[str]:
         """Each token by itself, as the vocabulary spells it."""

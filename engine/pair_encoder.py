@@ -13,9 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
+from engine.errors import InvalidRequestError
 from engine.prompt import Slot
 from engine.prompt_encoder import CompiledPrompt, SpecialIdGuard, TextPart
-from engine.truncation import Role
+from engine.request import EncodedPair
+from engine.truncation import Role, Side, fit
 
 _TEXTS_PER_BATCH = 512
 """Bounds the memory of the tokenizer's own objects, which are much larger than the ids."""
@@ -168,6 +170,22 @@ class TokenizerPairs:
     def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
         assert draft.roles is not None
         return draft.roles
+
+    def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
+        """One text by itself, with the tokens that the tokenizer puts around one."""
+        (encoding,) = encode_all(self._tokenizer, [text], special=True)
+        draft = self._draft(encoding)
+        if len(draft.ids) <= limit:
+            return EncodedPair(draft.ids, draft.type_ids)
+        if not truncate:
+            message = f"{where} has {len(draft.ids)} tokens, and the limit is {limit}."
+            raise InvalidRequestError(message, param=where)
+        own = draft.roles if draft.roles is not None else np.zeros(len(draft.ids), np.int8)
+        cut = fit(np.where(own == Role.TEMPLATE, Role.TEMPLATE, Role.DOCUMENT), limit, side)
+        if cut is None:
+            raise InvalidRequestError(f"{where}: a limit of {limit} leaves no room for the text.", param=where)
+        type_ids = None if draft.type_ids is None else draft.type_ids[cut.keep]
+        return EncodedPair(draft.ids[cut.keep], type_ids, truncated_document=True)
 
 
 def _spelled_lengths(ids: np.ndarray, hits: np.ndarray, guard: SpecialIdGuard) -> np.ndarray:

@@ -77,3 +77,10 @@ class Preformatted:
                         document[len(in_document) :],
                     )
         return Unwrapped(self._raw[ending], "", query, document)
+
+    def unwrap_whole(self, text: str, where: str) -> Unwrapped:
+        """The same for a prompt in one piece."""
+        place = text.find(self._before_document)
+        if place < 0:  # a body of another form: all of it counts as the query
+            place = next((len(text) - len(e) for e in self._endings if text.endswith(e)), len(text))
+        return self.unwrap(text[:place], text[place:], where)
