@@ -1,0 +1,38 @@
+"""A result file appears whole or not at all: it is written beside its place under ``NAME.part`` and then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from engine.errors import ConfigError
+
+
+def check_writable(path: Path) -> None:
+    """Before hours of work: the place for the result can take it."""
+    folder = path.parent
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file for the result.")
+    if not folder.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {folder}.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} cannot be written: no permission to write in {folder}.")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[TextIO]:
+    """A file to write to; ``path`` is replaced when the block ends well, and left as it was otherwise."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        try:
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
+            os.replace(part, path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
