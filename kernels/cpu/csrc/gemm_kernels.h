@@ -12,6 +12,8 @@
 #pragma once
 
 struct TileOut {
+    const char* next[2];    // what is needed soon (weights, activations), brought near while this tile computes
+    int next_lines[2];      // cache lines for every 8 words
     float* c;
     int c_stride;
     bool first;             // first K block: store instead of add
@@ -56,8 +58,8 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) acc[m][v] = K::start(o, v);
-#pragma GCC unroll 4
-    for (int k = 0; k < words; k++) {
+    const char *next_w = o.next[0], *next_a = o.next[1];
+    auto step = [&](int k) __attribute__((always_inline)) {
         typename K::Acc weight[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) weight[v] = load<typename K::Acc>(b + (k * NV + v) * W);
@@ -67,7 +69,15 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++) acc[m][v] = K::dot(acc[m][v], x, weight[v]);
         }
+    };
+    int k = 0;
+    for (; k + 8 <= words; k += 8) {
+        for (int i = 0; i < o.next_lines[0]; i++, next_w += 64) __builtin_prefetch(next_w, 0, 2);
+        for (int i = 0; i < o.next_lines[1]; i++, next_a += 64) __builtin_prefetch(next_a, 0, 2);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) step(k + i);
     }
+    for (; k < words; k++) step(k);
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
@@ -101,39 +111,70 @@ static const uint32_t* widened(const Weight& w, const unsigned char* block, int 
 }
 
 template <class K>
-static void gemm_panel(const GemmTask& t, int block, int panel, float* c) {
-    constexpr int kind = (int)K::kind, a_stride = kBlockWords[kind];
+struct Blocks {  // where the K blocks of a task's panels are
+    static constexpr int words = kBlockWords[(int)K::kind], elems = words * kWordElems[(int)K::kind];
+    const GemmTask& t;
+
+    int panel(int i) const { return i < t.num_panels[0] ? t.panel0[0] + i : t.panel0[1] + i - t.num_panels[0]; }
+    int num_panels() const { return t.num_panels[0] + (t.num_runs > 1 ? t.num_panels[1] : 0); }
+    int words_in(int block) const {
+        const int left = t.w->in - block * elems;
+        return left < elems ? (left + kWordElems[(int)K::kind] - 1) / kWordElems[(int)K::kind] : words;
+    }
+    int64_t word_bytes() const { return (int64_t)kWordElems[(int)K::kind] * kStorageBytes[(int)t.w->storage] * NR; }
+    const unsigned char* data(int block, int i) const {
+        return t.w->data + panel(i) * t.w->panel_bytes + (int64_t)block * words * word_bytes();
+    }
+};
+
+// The next panel's weights, and this panel's share of the next block's activations, spread evenly over the tiles. The
+// caches' own prefetchers see too many short streams here to be of use.
+template <class K>
+static void plan_prefetch(const GemmTask& t, const Blocks<K>& blocks, int block, int index, TileOut& o) {
+    const bool last = index + 1 == blocks.num_panels(), last_block = block + 1 == t.w->blocks;
+    const int tiles = (t.rows + kTileRows - 1) / kTileRows, steps = tiles * (blocks.words_in(block) / 8 + 1);
+    if (tiles == 1 || (last && last_block)) return;
+    const int next = last ? block + 1 : block;
+    o.next[0] = (const char*)blocks.data(next, last ? 0 : index + 1);
+    o.next_lines[0] = ((int)(blocks.words_in(next) * blocks.word_bytes() / 64) + steps - 1) / steps;
+    if (last_block) return;
+    const int64_t lines = (int64_t)t.rows * Blocks<K>::words / 16, share = lines / blocks.num_panels() + 1;
+    const uint32_t* a = t.a->data + ((int64_t)(block + 1) * t.a->rows + t.row0) * Blocks<K>::words;
+    o.next[1] = (const char*)a + index * share * 64;
+    o.next_lines[1] = (int)((share + steps - 1) / steps);
+}
+
+template <class K>
+static void gemm_panel(const GemmTask& t, const Blocks<K>& blocks, int block, int index) {
+    constexpr int a_stride = Blocks<K>::words;
     const Activation& a = *t.a;
     const Weight& w = *t.w;
-    const int left = w.in - block * a_stride * kWordElems[kind];
-    const int words = left < a_stride * kWordElems[kind] ? (left + kWordElems[kind] - 1) / kWordElems[kind] : a_stride;
-    const int64_t block_bytes = (int64_t)a_stride * kWordElems[kind] * NR * kStorageBytes[(int)w.storage];
-    const uint32_t* b = widened(w, w.data + panel * w.panel_bytes + block * block_bytes, words, t.expanded);
+    const int words = blocks.words_in(block);
+    const uint32_t* b = widened(w, blocks.data(block, index), words, t.expanded);
     const uint32_t* x = a.data + ((int64_t)block * a.rows + t.row0) * a_stride;
-    const int64_t column = ((int64_t)block * w.panels + panel) * NR;
-    TileOut o{c, t.c_stride, block == 0, nullptr, nullptr, nullptr};
+    const int64_t column = ((int64_t)block * w.panels + blocks.panel(index)) * NR;
+    TileOut o{{}, {}, t.c + index * NR, t.c_stride, block == 0, nullptr, nullptr, nullptr};
     if (K::kind != Kind::f32) {
         o.a_scales = a.scales + (int64_t)block * a.rows + t.row0;
         o.w_scales = w.scales + column;
         if (K::kind == Kind::i8) o.offsets = w.offsets + column;
     }
+    plan_prefetch(t, blocks, block, index, o);
     for (int row = 0; row < t.rows; row += kTileRows) {
         const int rows = t.rows - row < kTileRows ? t.rows - row : kTileRows;
         kTiles<K>.with_rows[rows - 1](x, b, words, o);
         x += (int64_t)kTileRows * a_stride;
         o.c += (int64_t)kTileRows * t.c_stride;
+        for (int i = 0; i < 2; i++) o.next[i] += (int64_t)(words / 8) * o.next_lines[i] * 64;
         if (K::kind != Kind::f32) o.a_scales += kTileRows;
     }
 }
 
 template <class K>
 static void gemm_kind(const GemmTask& t) {
-    for (int block = 0; block < t.w->blocks; block++) {
-        float* c = t.c;
-        for (int run = 0; run < t.num_runs; run++)
-            for (int panel = t.panel0[run]; panel < t.panel0[run] + t.num_panels[run]; panel++, c += NR)
-                gemm_panel<K>(t, block, panel, c);
-    }
+    const Blocks<K> blocks{t};
+    for (int block = 0; block < t.w->blocks; block++)
+        for (int i = 0; i < blocks.num_panels(); i++) gemm_panel<K>(t, blocks, block, i);
 }
 
 static void gemm(const GemmTask& t) {

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -17,12 +18,14 @@ size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 }  // namespace
 
 void* allocate(size_t bytes) {
-    const size_t alignment = bytes >= kHugePage ? kHugePage : kLine;
-    const size_t size = round_up(bytes ? bytes : 1, alignment);
-    void* p = std::aligned_alloc(alignment, size);
+    const size_t size = round_up(bytes ? bytes : 1, kLine);
+    void* p = std::aligned_alloc(kLine, size);
     if (!p) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-    if (bytes >= kHugePage) madvise(p, size, MADV_HUGEPAGE);  // advice: refusal costs speed only
+    // The huge pages that lie wholly inside: nothing is rounded up. Advice: a refusal costs speed only.
+    const auto address = reinterpret_cast<uintptr_t>(p);
+    const uintptr_t first = round_up(address, kHugePage), end = (address + size) / kHugePage * kHugePage;
+    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #endif
     return p;
 }

@@ -9,7 +9,7 @@
 
 namespace engine_cpu {
 
-// Aligned to a cache line, large ones to a huge page, which the system is asked for. Throws std::bad_alloc.
+// Aligned to a cache line, on huge pages where the system has them. Throws std::bad_alloc.
 void* allocate(size_t bytes);
 void release(void* p);
 
