@@ -40,6 +40,7 @@ from engine.model_resolver import resolve_model
 from engine.model_spec import ModelSpec
 from engine.outputs import RerankResult, ScoringOutput, ScoringRequestOutput
 from engine.request import EncodedPair, PairOptions
+from engine.step import WorkerInfo
 
 GROUP_PAIRS = 512
 """Pairs of one request to the core; they share their common beginning."""
@@ -221,6 +222,11 @@ class LLM:
                 with self._lock, interrupt_after():
                     self._client.abort(group.call_id)
         window.clear()
+
+    @property
+    def info(self) -> WorkerInfo:
+        """The device, its dtype and kernels, and the limits that follow."""
+        return self._client.info
 
     def reset_prefix_cache(self) -> None:
         with self._lock:
