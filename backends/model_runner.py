@@ -30,6 +30,7 @@ class ModelRunner:
         kv_capacity: int,
     ) -> None:
         self.model, self.backend, self.device = model, backend, device
+        self.max_model_len = spec.max_model_len
         self.pool = KVPool(model.kv_shape or KVShape(0, 0, 0), kv_capacity, dtype=dtype, device=device)
         self.rules = PackingRules(
             kv_capacity=kv_capacity,
@@ -39,7 +40,7 @@ class ModelRunner:
             device=device,
             upload=backend.upload,
         )
-        self.forward = backend.capture(model.forward)
+        self.forward = backend.capture(model.forward) if model.graphable else model.forward
         self._last_done_s = 0.0
 
     def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
@@ -77,7 +78,11 @@ class ModelRunner:
         self.time_step([max(1, num_tokens // 2), max(1, num_tokens // 4), max(1, num_tokens // 4)])
 
     def time_step(self, lengths: Sequence[int]) -> float:
-        """Seconds of a step whose first segment is the context of all others (of none in an encoder); all are read."""
+        """Seconds of a step whose first segment is the context of all others (of none in an encoder); all are read.
+
+        Segments that would be longer than the model takes are cut; the step has as many tokens as was asked for.
+        """
+        lengths = self._cut(lengths)
         children = len(lengths) - 1 if self.rules.causal else 0
         plan = SchedulerOutput(
             step_id=-1,
@@ -92,3 +97,11 @@ class ModelRunner:
         started = time.perf_counter()
         self.execute(plan)
         return time.perf_counter() - started
+
+    def _cut(self, lengths: Sequence[int]) -> list[int]:
+        """The same number of tokens in segments that end within the model's longest pair."""
+        first = min(lengths[0], max(1, self.max_model_len // 2)) if self.rules.causal else 0
+        longest = max(1, self.max_model_len - first)
+        rest = [lengths[0] - first, *lengths[1:]]
+        pieces = [min(longest, length - start) for length in rest for start in range(0, length, longest)]
+        return [first, *pieces] if first else pieces

@@ -130,6 +130,11 @@ class GraphedForward:
             replay = record(run)
             self._graphs[bucket] = (static, outputs, replay)
 
+    def forget(self) -> None:
+        """Run eagerly from now on."""
+        self._graphs.clear()
+        self._form = None
+
 
 class GraphRecorder:
     """Records on a stream of its own after two plain runs, into one memory pool for all graphs."""

@@ -30,6 +30,9 @@ SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 SHORT, LONG = 128, 2048
 """Tokens of the segments that steps are measured with."""
 REPEATS = 3
+ATTENTION_REPEATS = 10
+ATTENTION_STEPS = {"small": [(90, [180] * 4)], "large": [(90, [180] * 32), (16, [LONG] * 2)]}
+"""Parent and children of the steps in which attention forms are compared."""
 
 
 class Tuner:
@@ -58,10 +61,7 @@ class Tuner:
         plain: list[AttentionForm] = [] if self.ops.dtype == torch.float32 else [GatherForm()]
         forms = [*plain, *map(RangeForm, candidate_configs(self.ops.dtype, self.ops.head_shape[2]))]
         notes = []
-        for name, steps in (
-            ("small", [(90, [180] * 4)]),
-            ("large", [(90, [180] * 32), (16, [LONG] * 2)]),
-        ):
+        for name, steps in ATTENTION_STEPS.items():
             metas = [sample_step(prefix, lengths, self.ops.device, scale) for prefix, lengths in steps]
             measured = measure_forms(
                 forms,
@@ -69,6 +69,7 @@ class Tuner:
                 self.ops.head_shape,
                 dtype=self.ops.dtype,
                 synchronize=lambda: self.backend.synchronize(self.ops.device),
+                repeats=ATTENTION_REPEATS,
             )
             if name == "small" and not self.backend.config.enforce_eager:  # graphs replay the range kernel only
                 measured = [row for row in measured if isinstance(row.form, RangeForm) and row.agrees] or measured
@@ -85,9 +86,13 @@ class Tuner:
         if not isinstance(form, RangeForm) or heads is None:
             return "no CUDA graphs: the attention form of small steps reads lengths on the host"
         before = torch.cuda.memory_allocated(self.ops.device)
-        buckets = [size for size in BUCKETS if size <= largest]
-        self.time_step([32, 16, 16])  # a sample of a step, prepared with the chosen form
-        self.graphed.capture(buckets, form, heads[0] // heads[1], GraphRecorder())
+        buckets = [size for size in BUCKETS if size <= largest] or [largest]
+        self.time_step([16, 8, 8])  # a sample of a step, prepared with the chosen form
+        try:
+            self.graphed.capture(buckets, form, heads[0] // heads[1], GraphRecorder())
+        except torch.OutOfMemoryError:
+            self.graphed.forget()
+            return "no CUDA graphs: they do not fit into the memory"
         used = torch.cuda.memory_allocated(self.ops.device) - before
         return f"CUDA graphs for steps up to {buckets[-1]} tokens ({len(buckets)} sizes, {used / GIB:.2f} GiB)"
 
@@ -99,7 +104,7 @@ class Tuner:
             base = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             try:
-                samples.append(self._measure([SHORT] * (size // SHORT)))
+                samples.append(self._measure([SHORT] * (size // SHORT) or [size]))
                 if size >= 2 * LONG:
                     samples.append(self._measure([LONG] * (size // LONG)))
             except OutOfMemoryError:

@@ -257,3 +257,16 @@ def test_auto_takes_the_first_that_is_there_and_says_why(monkeypatch) -> None:
     assert reason == "device cuda, chosen automatically; not npu: no driver"
     monkeypatch.setattr(registry, "_exists", lambda name: name == "cpu")
     assert registry.choose_backend("auto")[0] is backends["cpu"]
+
+
+def test_trial_steps_stay_within_the_longest_pair(tmp_path: Path) -> None:
+    folder = make_qwen3(tmp_path)
+    worker = Worker(config_of(load_format="dummy"), spec_of(folder, max_model_len=10))
+    worker.load()
+    assert worker.runner is not None
+    for lengths in ([64, 32, 32], [1], [3, 4], [2000]):
+        cut = worker.runner._cut(lengths)
+        assert sum(cut) == sum(lengths)
+        assert min(cut) > 0
+        assert cut[0] + max([0, *cut[1:]]) <= 10
+    assert worker.runner._cut([3, 4]) == [3, 4]
