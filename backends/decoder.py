@@ -20,6 +20,8 @@ EMBEDDING = "embed_tokens.weight"
 class Decoder:
     """Implements ``models.Model``."""
 
+    graphable = True
+
     def __init__(self, spec: ModelSpec, shape: DecoderShape, params: Parameters) -> None:
         _check(spec, shape)
         self.spec, self.shape = spec, shape

@@ -31,6 +31,19 @@ class Slot:
     """A norm's weight: near 1, not near 0, when weights are made up."""
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a checkpoint's linear weight: all of them, or a run of a fused one."""
+
+    name: str
+    """Without ``.weight``."""
+    count: int
+    """How many."""
+    first: int = 0
+    total: int | None = None
+    """Rows of the whole tensor; None: ``count``."""
+
+
 class Parameters:
     """``tensors``: what the checkpoint holds; None when the weights are made up."""
 
@@ -88,17 +101,27 @@ class Parameters:
         self.slots.append(Slot(name, (num_rows, size), _copier(table)))
         return table
 
-    def linear(self, parts: Sequence[tuple[str, int]], in_features: int, *, bias: bool = False) -> LinearWeight:
-        """One weight whose rows are those of ``parts`` (name without ``.weight``, rows), one below the other."""
-        weight = self.ops.new_linear(sum(rows for _, rows in parts), in_features, bias=bias)
+    def linear(self, parts: Sequence[Rows | tuple[str, int]], in_features: int, *, bias: bool = False) -> LinearWeight:
+        """One weight whose rows are those of ``parts``, one below the other."""
+        wanted = [part if isinstance(part, Rows) else Rows(*part) for part in parts]
+        weight = self.ops.new_linear(sum(rows.count for rows in wanted), in_features, bias=bias)
         self._linears.append(weight)
         above = 0
-        for name, rows in parts:
-            self.slots.append(Slot(f"{name}.weight", (rows, in_features), _shifted(weight.load_rows, above)))
+        for rows in wanted:
+            total = rows.total or rows.count
+            take_rows, take_bias = (_placed(load, rows, above) for load in (weight.load_rows, weight.load_bias))
+            self.slots.append(Slot(f"{rows.name}.weight", (total, in_features), take_rows))
             if bias:
-                self.slots.append(Slot(f"{name}.bias", (rows,), _shifted(weight.load_bias, above)))
-            above += rows
+                self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias))
+            above += rows.count
         return weight
+
+    def skip(self, *prefixes: str) -> None:
+        """Stored tensors that this model has no use for; those that already have a place keep it. Call it last."""
+        placed = {slot.name for slot in self.slots}
+        for name, info in (self._tensors or {}).items():
+            if name.startswith(prefixes) and name not in placed:
+                self.slots.append(Slot(name, info.shape, lambda first, run: None, only_rows=()))
 
     def exact(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A small tensor kept in fp32 on the CPU as the file has it (score heads)."""
@@ -131,5 +154,12 @@ def _copier(target: torch.Tensor, offset: float = 0.0) -> Callable[[int, torch.T
     return take
 
 
-def _shifted(load: Callable[[int, torch.Tensor], None], above: int) -> Callable[[int, torch.Tensor], None]:
-    return lambda first, rows: load(above + first, rows)
+def _placed(load: Callable[[int, torch.Tensor], None], rows: Rows, above: int) -> Callable[[int, torch.Tensor], None]:
+    """Takes runs of the whole tensor and passes on what lies in ``rows``, whose place begins at row ``above``."""
+
+    def take(start: int, run: torch.Tensor) -> None:
+        first, last = max(start, rows.first), min(start + len(run), rows.first + rows.count)
+        if first < last:
+            load(above + first - rows.first, run[first - start : last - start])
+
+    return take

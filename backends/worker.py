@@ -52,7 +52,7 @@ class Worker:
             )
             for num_tokens in backend.capabilities.warm_up_tokens:
                 self.runner.warm_up(min(num_tokens, budget))
-            best, tuning_notes = backend.tune(self.runner.time_step, budget)
+            best, tuning_notes = backend.tune(self.runner.time_step, budget) if model.graphable else (budget, ())
             if self.spec.causal and self.config.scheduler.max_num_batched_tokens is None:
                 budget = best
         except (MemoryError, RuntimeError, OutOfMemory) as error:

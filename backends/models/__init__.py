@@ -25,6 +25,8 @@ class Model(Protocol):
     scale: float
     """Of the attention scores."""
     num_outputs: int
+    graphable: bool
+    """A step is the same kernels whatever its lengths, all from ``Ops``, so a device may tune, record and replay it."""
 
     def finish(self) -> None:
         """Called once after the last tensor was read."""
