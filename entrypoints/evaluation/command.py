@@ -1,0 +1,140 @@
+"""What ``engine eval`` does, from checked arguments to the printed table.
+
+Everything that can be wrong with files is found before a model is loaded, and results are written last and whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from engine.entrypoints.evaluation import cross_check as ir
+from engine.entrypoints.evaluation.beir import read_beir
+from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
+from engine.entrypoints.evaluation.examples import read_examples
+from engine.entrypoints.evaluation.first_stage import BM25, FirstStage, first_stage
+from engine.entrypoints.evaluation.metrics import recall
+from engine.entrypoints.evaluation.report import as_json, print_report
+from engine.entrypoints.evaluation.results import System, compare, cross_check
+from engine.entrypoints.evaluation.scoring import Reranked, rerank_all
+from engine.entrypoints.evaluation.trec import check_run_ids, write_run
+from engine.entrypoints.files.writing import check_writable, written_whole
+from engine.entrypoints.terminal import console, pipe_text
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine import LLM
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    data: Path
+    qrels: str | None = None
+    first_stage: str = BM25
+    top_k: int = 100
+    cutoff: int = 10
+    join_title: bool = True
+    skip_unknown: bool = False
+    max_queries: int | None = None
+    bootstrap_rounds: int = 2000
+    cross_check: bool = False
+    output: Path | None = None
+    save_run: Path | None = None
+    json: bool = False
+
+    def check(self) -> None:
+        for name in ("top_k", "cutoff", "max_queries", "bootstrap_rounds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: one or more expected.")
+        for path in (self.output, self.save_run):
+            if path is not None:
+                check_writable(path)
+        if self.cross_check:
+            ir.check_installed()
+
+
+def evaluate(
+    settings: Sequence[tuple[str, Values]], options: EvalOptions, load: Callable[[Values], LLM], out: Any
+) -> None:
+    """``settings``: name and values of each model setting; the first is the one whose run is written."""
+    options.check()
+    dataset = read_dataset(options)
+    first = first_stage(options.first_stage, dataset, options.top_k, skip_unknown=options.skip_unknown)
+    if options.save_run is not None:
+        check_run_ids(first.ranking)
+    systems = [System(first.name, first.ranking)] if first.measured else []
+    runs: list[Reranked] = []
+    for name, values in settings:
+        with load(values) as llm:
+            runs.append(rerank_all(llm, dataset, first.ranking))
+            systems.append(System(name, runs[-1].ranking, _facts(llm, values, runs[-1])))
+    comparison = compare(dataset, systems, options.cutoff, rounds=options.bootstrap_rounds)
+    setup = _setup(options, dataset, first)
+    if options.cross_check:
+        setup["cross_check"] = cross_check(dataset, systems, comparison)
+    result = msgspec.json.format(msgspec.json.encode(as_json(comparison, setup)), indent=2).decode()
+    if options.save_run is not None:
+        write_run(options.save_run, runs[0].ranking, runs[0].logits, "engine")
+    if options.output is not None:
+        with written_whole(options.output) as file:
+            file.write(result + "\n")
+    if options.json:
+        pipe_text(out)
+        out.write(result + "\n")
+    else:
+        print_report(comparison, setup, console(out))
+
+
+def read_dataset(options: EvalOptions) -> EvaluationSet:
+    """A folder is BEIR's, a file holds examples."""
+    if options.data.is_file():
+        if options.qrels is not None:
+            raise ConfigError("--qrels belongs to a BEIR folder; a file of examples has its judgements inside.")
+        dataset = read_examples(options.data)
+    else:
+        dataset = read_beir(
+            options.data, qrels=options.qrels, join_title=options.join_title, skip_unknown=options.skip_unknown
+        )
+    return dataset.sample(options.max_queries)
+
+
+def _setup(options: EvalOptions, dataset: EvaluationSet, first: FirstStage) -> dict[str, Any]:
+    counts = [len(first.ranking.get(query, ())) for query in dataset.queries]
+    return {
+        "first_stage": first.name,
+        "top_k": options.top_k,
+        "join_title": options.join_title,
+        "bootstrap_rounds": options.bootstrap_rounds,
+        "num_candidates_per_query": float(np.mean(counts)),
+        "ceiling": _ceiling(dataset, first.ranking),
+        "notes": [*dataset.notes, *first.notes],
+    }
+
+
+def _ceiling(dataset: EvaluationSet, ranking: Ranking) -> float:
+    """Recall of all candidates together."""
+    found = [recall(ranking.get(query, ()), grades, len(dataset.documents)) for query, grades in dataset.qrels.items()]
+    return float(np.mean(found))
+
+
+def _facts(llm: LLM, values: Values, run: Reranked) -> dict[str, Any]:
+    return {
+        "model": llm.spec.name,
+        "settings": {name: value for name, value in values.items() if name != "model"},
+        "decision": llm.spec.decision,
+        "device": llm.info.device,
+        "dtype": llm.info.dtype,
+        "notes": list(llm.info.notes),
+        "num_pairs": run.num_pairs,
+        "num_truncated": run.num_truncated,
+        "seconds": run.seconds,
+        "pairs_per_s": run.num_pairs / run.seconds if run.seconds else None,
+    }

@@ -1,0 +1,62 @@
+"""Judged data in one form, whatever it was read from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from engine.errors import ConfigError
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> grade; above zero is relevant."""
+Ranking = dict[str, list[str]]
+"""Query id -> document ids, best first, each once."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Queries with at least one relevant document each."""
+
+    name: str
+    queries: dict[str, str]
+    documents: dict[str, str]
+    qrels: Qrels
+    candidates: Ranking | None = None
+    """What there is to rank for each query, in an order that says nothing; None: all documents."""
+    notes: tuple[str, ...] = field(default=())
+    """What was left out and why."""
+
+    @property
+    def num_judgements(self) -> int:
+        return sum(map(len, self.qrels.values()))
+
+    def sample(self, num_queries: int | None, seed: int = 0) -> EvaluationSet:
+        """That many of the queries, drawn at random but always the same ones, in their order."""
+        if num_queries is None or num_queries >= len(self.queries):
+            return self
+        chosen = set(random.Random(seed).sample(list(self.queries), num_queries))
+        return replace(
+            self,
+            queries={name: text for name, text in self.queries.items() if name in chosen},
+            qrels={name: judged for name, judged in self.qrels.items() if name in chosen},
+            notes=(*self.notes, f"{num_queries} of {len(self.queries)} queries, drawn with seed {seed}"),
+        )
+
+
+def judged_set(
+    name: str,
+    queries: Mapping[str, str],
+    documents: dict[str, str],
+    qrels: Qrels,
+    candidates: Ranking | None = None,
+    notes: tuple[str, ...] = (),
+) -> EvaluationSet:
+    """Keeps the queries that can be measured: those with a relevant document."""
+    measurable = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
+    if not measurable:
+        raise ConfigError(f"{name}: no judgement above 0, so there is nothing to measure.")
+    if left_out := len(qrels) - len(measurable):
+        notes = (*notes, f"{left_out} queries without a relevant document are not counted")
+    kept = {query: queries[query] for query in measurable}
+    return EvaluationSet(name, kept, documents, measurable, candidates, notes)

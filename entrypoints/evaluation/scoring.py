@@ -1,0 +1,53 @@
+"""One model over the candidates of every query: the new order, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.activation import ranking as order_of
+from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
+from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from engine import LLM
+
+
+@dataclass(frozen=True)
+class Reranked:
+    ranking: Ranking
+    logits: Mapping[str, Mapping[str, float]]
+    num_pairs: int
+    num_truncated: int
+    seconds: float
+
+
+def rerank_all(llm: LLM, dataset: EvaluationSet, first: Ranking) -> Reranked:
+    """Every query with its candidates; equal logits keep the order of the first stage."""
+    places = [(query, document) for query in dataset.queries for document in first.get(query, ())]
+    logits: dict[str, dict[str, float]] = {query: {} for query in dataset.queries}
+    num_truncated = 0
+    start = time.perf_counter()
+    outputs = llm.score_iter(
+        [dataset.queries[query] for query, _ in places],
+        [dataset.documents[document] for _, document in places],
+        use_tqdm=True,
+    )
+    for (query, document), output in zip(places, outputs, strict=True):
+        if output.error is not None:
+            raise EngineError(f"Query {query!r} with document {document!r} has no score: {output.error}")
+        logits[query][document] = output.outputs.logit
+        num_truncated += output.truncated
+    seconds = time.perf_counter() - start
+    ranking = {query: _best_first(scored) for query, scored in logits.items() if scored}
+    return Reranked(ranking, logits, len(places), num_truncated, seconds)
+
+
+def _best_first(logits: Mapping[str, float]) -> list[str]:
+    documents = list(logits)
+    order = order_of(np.fromiter(logits.values(), np.float32, len(documents)))
+    return [documents[i] for i in order.tolist()]
