@@ -48,6 +48,7 @@ ALIASES = {
     "max_num_queued_tokens": "max_queued_tokens",
     "disable_cuda_graph": "enforce_eager",
     "mem_fraction_static": "gpu_memory_utilization",
+    "gpu_memory": "gpu_memory_bytes",
     "uvicorn_log_level": "log_level",
     "payload_limit": "max_body_bytes",
     "max_client_batch_size": "max_documents",
@@ -150,22 +151,22 @@ def _options() -> dict[str, Option]:
 
 OPTIONS = _options()
 
-_HUMAN = re.compile(r"^(-?\d+(?:\.\d+)?)([kKmMgGtT]?)$")
+_HUMAN = re.compile(r"^(-?\d+(?:\.\d+)?)([kKmMgGtT]?)(i?B)?$")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def human_int(text: str) -> int:
-    """``1k`` is 1000, ``1K`` is 1024, ``25.6k`` is 25600; a fraction needs a decimal suffix."""
+    """``1k`` is 1000, ``1K`` is 1024, ``25.6k`` is 25600; a fraction needs a decimal suffix. ``6GiB`` and ``6GB``."""
     match = _HUMAN.match(text.strip())
     if not match:
         raise ConfigError(f"{text!r} is not a whole number: write 8192, 8k (8000) or 8K (8192).")
-    number, suffix = match.groups()
+    number, suffix, unit = match.groups()
     if not suffix:
         if "." in number:
             raise ConfigError(f"{text!r} is not a whole number.")
         return int(number)
-    base = 1000 if suffix.islower() else 1024
-    if "." in number and base == 1024:
+    base = 1000 if suffix.islower() or unit == "B" else 1024
+    if "." in number and base == 1024 and not unit:
         raise ConfigError(f"{text!r}: a fraction needs a decimal suffix, as in 25.6k (25600).")
     scale: int = base ** _POWERS[suffix.lower()]
     exact = Fraction(number) * scale
@@ -264,6 +265,7 @@ _POSITIVE = frozenset(
     (
         *("max_model_len", "max_num_batched_tokens", "max_num_seqs", "max_segment_tokens", "kv_cache_tokens"),
         *("tensor_parallel_size", "data_parallel_size", "cpu_threads", "step_timeout_s", "pipeline_depth"),
+        "gpu_memory_bytes",
         *("max_body_bytes", "max_documents", "max_queued_pairs", "max_queued_tokens", "tokenizer_threads"),
     )
 )

@@ -15,6 +15,7 @@ from engine.backends.cuda.linear import Fp8Linear
 from engine.backends.cuda.memory import GIB, LIBRARIES, memory_limit, pool_tokens
 from engine.backends.registry import choose_backend
 from engine.config import DeviceConfig
+from engine.entrypoints.options import build_configs
 from engine.errors import ConfigError, DeviceError
 
 TOTAL = 141 * GIB
@@ -103,6 +104,21 @@ def test_a_limit_that_was_asked_for(config: DeviceConfig) -> None:
     limit, note = memory_limit(config, 100 * GIB, TOTAL)
     assert limit == pytest.approx(6 * GIB, rel=1e-6)
     assert note == "may use 6.0 GiB of 141.0 GiB, as asked"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("6GiB", 6 * GIB), ("1.5GiB", 3 * GIB // 2), ("6GB", 6 * 10**9), ("6G", 6 * GIB), ("800m", 8 * 10**8)],
+)
+def test_the_limit_is_written_as_people_write_sizes(text: str, expected: int) -> None:
+    engine, _ = build_configs({"gpu_memory": text})
+    assert engine.device.gpu_memory_bytes == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1GiB", "6GiBs", "six", "0.3B"])
+def test_sizes_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        build_configs({"gpu_memory": text})
 
 
 def test_limits_that_cannot_be_kept_are_refused() -> None:
