@@ -7,9 +7,10 @@ import sys
 import tomllib
 from functools import cache
 
-from tests.architecture.source_tree import ROOT, product_files
+from tests.architecture.source_tree import ROOT, SourceFile, product_files, python_files
 
 MOST_BASE_DEPENDENCIES = 16
+OURS = ("engine", "tests", "benchmarks")
 # distribution -> import name, where they differ
 IMPORT_NAMES = {
     "pyyaml": "yaml",
@@ -32,12 +33,13 @@ def import_name(requirement: str) -> str:
     return IMPORT_NAMES.get(distribution, distribution)
 
 
-def third_party_imports() -> dict[str, str]:
+def third_party_imports(files: list[SourceFile]) -> dict[str, str]:
+    """Top-level name -> where it is imported first."""
     found: dict[str, str] = {}
-    for file in product_files():
+    for file in files:
         for item in file.imports:
             top = item.module.split(".")[0]
-            if top not in sys.stdlib_module_names and top not in ("engine", "__future__"):
+            if top not in sys.stdlib_module_names and top not in OURS:
                 found.setdefault(top, f"{file.path}:{item.line}")
     return found
 
@@ -46,18 +48,34 @@ def test_base_install_stays_small() -> None:
     assert len(project()["dependencies"]) <= MOST_BASE_DEPENDENCIES
 
 
+def declared(*extras: str) -> set[str]:
+    """Import names of the base install and these extras, with the parts of them that have a name of their own."""
+    optional = project()["optional-dependencies"]
+    names = {import_name(line) for line in project()["dependencies"]}
+    names |= {import_name(line) for extra in extras for line in optional[extra]}
+    parts = {"fastapi": {"starlette"}, "cyclopts": {"rich"}, "pytest": {"_pytest"}, "transformers": {"safetensors"}}
+    return names.union(*(parts[name] for name in names & set(parts)))
+
+
 def test_every_import_is_declared() -> None:
-    extras = [line for name, lines in project()["optional-dependencies"].items() if name != "dev" for line in lines]
-    declared = {import_name(line) for line in [*project()["dependencies"], *extras]}
-    # Parts of a declared package that have a name of their own.
-    declared |= {"starlette"} if "fastapi" in declared else set()
-    declared |= {"rich"} if "cyclopts" in declared else set()
-    wrong = [f"{where} imports {name}" for name, where in third_party_imports().items() if name not in declared]
+    known = declared(*(extra for extra in project()["optional-dependencies"] if extra != "dev"))
+    found = third_party_imports(product_files())
+    wrong = [f"{where} imports {name}" for name, where in found.items() if name not in known]
+    assert not wrong, "not in pyproject.toml:\n" + "\n".join(wrong)
+
+
+def test_every_import_of_the_tests_is_declared() -> None:
+    """A fresh clone has the base install and the dev extra, and nothing else."""
+    # tests/npu brings its own torch_npu, a simulated one.
+    files = [file for file in python_files() if file.under("tests") and not file.under("tests/npu")]
+    known = declared("dev")
+    found = third_party_imports(files)
+    wrong = [f"{where} imports {name}" for name, where in found.items() if name not in known]
     assert not wrong, "not in pyproject.toml:\n" + "\n".join(wrong)
 
 
 def test_every_base_dependency_is_used() -> None:
-    used = set(third_party_imports()) | USED_BY_NAME
+    used = set(third_party_imports(product_files())) | USED_BY_NAME
     idle = [line for line in project()["dependencies"] if import_name(line) not in used]
     assert not idle, f"declared and never imported: {idle}"
 
