@@ -63,11 +63,8 @@ def _check(spec: ModelSpec, shape: DecoderShape) -> None:
         raise ModelLoadError(
             f"{spec.path}: {shape.num_heads} query heads cannot share {shape.num_kv_heads} key/value heads evenly"
         )
-    window = spec.config.get("sliding_window")
-    kinds = spec.config.get("layer_types") or ()
-    is_active = spec.config.get("use_sliding_window", "sliding_attention" in kinds)
-    if is_active and window is not None and spec.max_model_len > window:
+    if shape.window is not None and spec.max_model_len > shape.window:
         raise ModelLoadError(
-            f"{spec.path} limits attention to the last {window} tokens (sliding_window), which is not supported for "
-            f"pairs of {spec.max_model_len} tokens; --max-model-len {window} makes the limit irrelevant"
+            f"{spec.path} limits attention to the last {shape.window} tokens (sliding_window), which is not supported "
+            f"for pairs of {spec.max_model_len} tokens; --max-model-len {shape.window} makes the limit irrelevant"
         )

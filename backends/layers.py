@@ -7,7 +7,9 @@ travels as a pair (delta, residual), see ``kernels/ops.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 
@@ -42,6 +44,26 @@ class DecoderShape:
     """The language model head is the embedding."""
     norm_offset: float = 0.0
     embedding_scale: float = 1.0
+    window: int | None = None
+    """Tokens that a token looks back at; None: all of them."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], **differences: Any) -> Self:
+        """As most decoders write it in config.json; ``differences`` are what the family has of its own."""
+        num_heads = config["num_attention_heads"]
+        usual = {
+            "num_layers": config["num_hidden_layers"],
+            "hidden": config["hidden_size"],
+            "intermediate": config["intermediate_size"],
+            "num_heads": num_heads,
+            "num_kv_heads": config.get("num_key_value_heads") or num_heads,
+            "head_dim": config.get("head_dim") or config["hidden_size"] // num_heads,
+            "vocab_size": config["vocab_size"],
+            "eps": config.get("rms_norm_eps", 1e-6),
+            "activation": config.get("hidden_act", "silu"),
+            "tied": config.get("tie_word_embeddings", False),
+        }
+        return cls(**(usual | differences))
 
     @property
     def scale(self) -> float:

@@ -55,7 +55,7 @@ class InputProcessor:
 
     def _check_room(self) -> None:
         """The shortest prompt fits, so that truncation can always keep the template."""
-        shortest = Pair("a", "b", self.default_instruction, self._prompt)
+        shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
         length = len(self._drafts([shortest])[0].ids)
         if length + _LEAST_ROOM > self.max_model_len:
             raise ConfigError(
@@ -73,7 +73,8 @@ class InputProcessor:
         template = load_template(spec.template, official=_official(spec))
         chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
         preformatted = Preformatted(QWEN3_RERANKER) if chat else None
-        known = [template, *(preformatted.templates if preformatted else [])]
+        instructed = [template.with_instruction] if template.with_instruction else []
+        known = [template, *instructed, *(preformatted.templates if preformatted else [])]
         compiled = {one: compile_prompt(one, self._tokenizer) for one in dict.fromkeys(known)}
         as_pair = spec.template is None and spec.use_sep_token
         return None if as_pair else compiled[template], preformatted, compiled
@@ -85,7 +86,13 @@ class InputProcessor:
 
     @property
     def _takes_instruction(self) -> bool:
-        return self._prompt is not None and self._prompt.takes_instruction
+        prompt = self._prompt_with("any")
+        return prompt is not None and prompt.takes_instruction
+
+    def _prompt_with(self, instruction: str) -> CompiledPrompt | None:
+        """Some models have another prompt for calls that give an instruction."""
+        other = self._prompt.template.with_instruction if self._prompt and instruction else None
+        return self._compiled[other] if other else self._prompt
 
     def _find_stem(self) -> np.ndarray:
         """Over queries that begin differently: a letter, another script, a digit, a bracket."""
@@ -254,7 +261,7 @@ class InputProcessor:
                 continue
             own = instructions[i] if instructions is not None else None
             instruction = self._instruction(own, f"instructions[{i}]") if own else common
-            pairs.append(Pair(queries[q], document, instruction, self._prompt))
+            pairs.append(Pair(queries[q], document, instruction, self._prompt_with(instruction)))
         return pairs
 
     def _unwrapped(self, query: str, document: str, index: int, where: str) -> Pair:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -51,10 +53,15 @@ class Template:
     name: str
     parts: tuple[tuple[Piece, ...], ...]
     default_instruction: str = ""
+    with_instruction: Template | None = None
+    """Used instead for a call that gives an instruction; None: it has its place in ``parts``, or none at all."""
 
     @classmethod
-    def of(cls, name: str, *parts: str, default_instruction: str = "") -> Template:
-        return cls(name, tuple(split_slots(part) for part in parts), default_instruction)
+    def of(
+        cls, name: str, *parts: str, default_instruction: str = "", with_instruction: tuple[str, ...] | None = None
+    ) -> Template:
+        other = cls.of(f"{name}, with instruction", *with_instruction) if with_instruction else None
+        return cls(name, tuple(split_slots(part) for part in parts), default_instruction, other)
 
     @property
     def suffix(self) -> str:
@@ -76,32 +83,49 @@ QWEN3_RERANKER = Template.of(
     default_instruction="Given a web search query, retrieve relevant passages that answer the query",
 )
 
+_MXBAI_BEFORE = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n"
+)
+_MXBAI_BEHIND = (
+    "\n",
+    "document: {document}",
+    "\n",
+    "You are a search relevance expert who evaluates how well documents match search queries. For each query-document "
+    "pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment "
+    "(0 for not relevant, 1 for relevant).\nRelevance:",
+    "<|im_end|>\n<|im_start|>assistant\n",
+)
+_ZERANK_BEHIND = "<|im_end|>\n<|im_start|>user\n{document}<|im_end|>\n<|im_start|>assistant\n"
+
+# Where a part begins is where the published code begins a new call of the tokenizer.
 TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
         QWEN3_RERANKER,
         Template.of(
             "mxbai-rerank-v2",
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-            "<|im_start|>user\n",
-            "query: {query}\ndocument: {document}\nYou are a search relevance expert who evaluates how well documents "
-            "match search queries. For each query-document pair, carefully analyze the semantic relationship between "
-            "them, then provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
-            "<|im_end|>\n<|im_start|>assistant\n",
+            _MXBAI_BEFORE,
+            "query: {query}",
+            *_MXBAI_BEHIND,
+            with_instruction=(_MXBAI_BEFORE, "instruction: {instruction}\nquery: {query}", *_MXBAI_BEHIND),
         ),
         Template.of(
             "bge-reranker-v2-gemma",
             "<bos>",
-            "A: {query}\nB: {document}\nGiven a query A and a passage B, determine whether the passage contains an "
-            "answer to the query by providing a prediction of either 'Yes' or 'No'.",
+            "A: {query}",
+            "\n",
+            "B: {document}",
+            "\n",
+            "Given a query A and a passage B, determine whether the passage contains an answer to the query by "
+            "providing a prediction of either 'Yes' or 'No'.",
         ),
         Template.of(
             "zerank-2",
-            "<|im_start|>system\n",
-            "{query}",
-            "<|im_end|>\n<|im_start|>user\n",
-            "{document}",
-            "<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>system\n{query}" + _ZERANK_BEHIND,
+            with_instruction=(
+                "<|im_start|>system\n<query>{query}</query>\n<instruction>{instruction}</instruction>" + _ZERANK_BEHIND,
+            ),
         ),
     )
 }
@@ -129,34 +153,50 @@ def load_template(name: str | None, official: str | None = None) -> Template:
 
 
 def _from_file(path: Path) -> Template:
+    """Jinja, or plain text with ``{query}``, ``{document}`` and perhaps ``{instruction}``."""
     try:
         source = path.read_bytes().decode("utf-8")  # read_text would turn \r\n into \n
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The score template {path} cannot be read: {error}.", param="score_template") from error
-    instruction = ""
+    name = f"The score template {path}"
     if "{{" in source or "{%" in source:
-        text = _render(source, path, _MARKS[Slot.INSTRUCTION])
-        instruction = _default_instruction(text, _render(source, path, None), path)
-        pieces = split_slots(text, _MARKED)
-    else:
-        pieces = split_slots(source)
+        return from_jinja(source, name)
+    return Template(name, (_checked(split_slots(source), name),))
+
+
+def from_jinja(source: str, name: str, values: Mapping[str, Any] | None = None) -> Template:
+    """A chat template, rendered with marks where texts will stand; ``values`` are further arguments of it.
+
+    It is rendered with and without an instruction. Mostly the difference is a default in its place; else the two are
+    two templates.
+    """
+    text, without = (_render(source, name, mark, values or {}) for mark in (_MARKS[Slot.INSTRUCTION], None))
+    pieces = _checked(split_slots(text, _MARKED), name)
+    default = _default_instruction(text, without, name)
+    if default is not None:
+        return Template(name, (pieces,), default)
+    plain = _checked(split_slots(without, _MARKED), name)
+    return Template(name, (plain,), with_instruction=Template(f"{name}, with instruction", (pieces,)))
+
+
+def _checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:
     for slot in (Slot.QUERY, Slot.DOCUMENT):
         count = pieces.count(slot)
         if count != 1:
             raise ConfigError(
-                f"The score template {path} must show the {slot} exactly once, and shows it {count} times.",
-                param="score_template",
+                f"{name} must show the {slot} exactly once, and shows it {count} times.", param="score_template"
             )
-    return Template(f"file:{path}", (pieces,), instruction)
+    return pieces
 
 
-def _render(source: str, path: Path, instruction: str | None) -> str:
+def _render(source: str, name: str, instruction: str | None, more: Mapping[str, Any]) -> str:
     """The template with marks; ``instruction`` None: as for a call that gives none."""
     environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _raise
     query, document = _MARKS[Slot.QUERY], _MARKS[Slot.DOCUMENT]
     messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
-    values = {"messages": messages, "query": query, "document": document, "add_generation_prompt": True}
+    values: dict[str, Any] = {"add_generation_prompt": True, **more}
+    values |= {"messages": messages, "query": query, "document": document}
     if instruction is not None:
         values |= {"instruction": instruction, "instruct": instruction}
     try:
@@ -164,7 +204,7 @@ def _render(source: str, path: Path, instruction: str | None) -> str:
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         if instruction is None:
             return ""  # the template wants an instruction with every call
-        raise ConfigError(f"The score template {path} cannot be rendered: {error}.", param="score_template") from error
+        raise ConfigError(f"{name} cannot be rendered: {error}.", param="score_template") from error
 
 
 def _raise(message: str) -> None:
@@ -172,14 +212,13 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
-def _default_instruction(with_mark: str, without: str, path: Path) -> str:
-    """What the template itself puts where the instruction goes."""
+def _default_instruction(with_mark: str, without: str, name: str) -> str | None:
+    """What the template itself puts where the instruction goes; None if more than that changes without one."""
     head, found, tail = with_mark.partition(_MARKS[Slot.INSTRUCTION])
     if not found or not without:
         return ""
     if _MARKS[Slot.INSTRUCTION] in tail:
-        raise ConfigError(f"The score template {path} shows the instruction more than once.", param="score_template")
+        raise ConfigError(f"{name} shows the instruction more than once.", param="score_template")
     if not (without.startswith(head) and without.endswith(tail) and len(without) >= len(head) + len(tail)):
-        logger.warning("The score template %s changes more than the instruction when none is given.", path)
-        return ""
+        return None
     return without[len(head) : len(without) - len(tail)]

@@ -1,0 +1,15 @@
+"""Mistral: Llama without biases; the first version looked back at 4096 tokens only."""
+
+from __future__ import annotations
+
+from engine.backends.decoder import Decoder
+from engine.backends.layers import DecoderShape
+from engine.backends.parameters import Parameters
+from engine.model_spec import ModelSpec
+
+CHECKPOINT_PREFIX = "model."
+
+
+def build(spec: ModelSpec, params: Parameters) -> Decoder:
+    config = spec.config
+    return Decoder(spec, DecoderShape.of(config, window=config.get("sliding_window", 4096)), params)
