@@ -1,0 +1,1 @@
+"""A look inside: how one pair becomes a score, and whether every dtype gives the same order."""
