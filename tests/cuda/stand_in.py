@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 
 from engine.backends.base import Capabilities, MemoryFacts
@@ -15,7 +16,9 @@ from engine.backends.cuda.attention import RangeForm
 from engine.backends.cuda.backend import CudaBackend
 from engine.config import DeviceConfig
 from engine.kernels.triton.attention import AttentionConfig
+from engine.kernels.triton.launch import INTERPRETED
 
+needs_interpreter = pytest.mark.skipif(not INTERPRETED, reason="the stand-in runs where there is no GPU")
 FORM = RangeForm(AttentionConfig(16, 32, 1, 1))
 GIB = 2**30
 

@@ -45,7 +45,7 @@ def dense_flash(
         keys, values = (x[k0:k1].float().repeat_interleave(group, dim=1).transpose(0, 1) for x in (k, v))
         logits = q[q0:q1].float().transpose(0, 1) @ keys.transpose(1, 2) * scale
         if causal:
-            hidden = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).triu(k1 - k0 - (q1 - q0) + 1)
+            hidden = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool, device=q.device).triu(k1 - k0 - (q1 - q0) + 1)
             logits = logits.masked_fill(hidden, float("-inf"))
         out[q0:q1] = (logits.softmax(-1) @ values).transpose(0, 1).to(q.dtype)
     return (out,)
@@ -124,7 +124,7 @@ class Broken:
     def attend(self, q: Any, k: Any, v: Any, pool_k: Any, pool_v: Any, meta: Any, tables: Any) -> torch.Tensor:
         if not self.fits:
             raise OutOfResources(300_000, 200_000, "shared memory")
-        return torch.full((len(q), q.shape[1] * q.shape[2]), float("nan"))
+        return torch.full((len(q), q.shape[1] * q.shape[2]), float("nan"), device=q.device)
 
 
 def test_forms_that_do_not_run_or_give_nan_are_not_chosen(device: torch.device) -> None:

@@ -22,7 +22,7 @@ from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.workloads import WORKLOADS, Workload, build_calls, logical_tokens, num_pairs
 from engine.backends.cpu.backend import CpuBackend
-from tests.cuda.stand_in import StandIn
+from tests.cuda.stand_in import StandIn, needs_interpreter
 
 ROOT = Path(__file__).parents[2]
 ABSENT = ("zmq", "fastapi", "uvicorn", "cyclopts", "prometheus_client", "uvloop", "httptools")
@@ -59,6 +59,7 @@ def test_pieces_run_straight_from_a_checkout(tmp_path: Path) -> None:
     assert "parity-tiny float32: probability off by at most" in done.stdout
 
 
+@needs_interpreter
 def test_the_engine_on_cuda_ops_scores_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Core, executor threads, uploads and kernels together."""
     stem, calls = build_calls(Workload("w", "", 2, 3, 4, 5), SHAPES["tiny"].vocab_size, stem_len=9)
@@ -81,6 +82,7 @@ def test_the_baseline_runs_every_workload() -> None:
     assert all(row["pairs_per_s"] > 0 for row in result["workloads"].values())
 
 
+@needs_interpreter
 def test_ceilings_and_kernels_are_measured() -> None:
     settings = Settings("cpu", "tiny", "float32")
     ceilings, kernels = measure_ceilings(settings), measure_kernels(settings)

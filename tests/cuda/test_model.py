@@ -17,10 +17,13 @@ from engine.model_spec import HeadSpec
 from engine.step import SchedulerOutput
 from tests.backends.plans import PlanBuilder, config_of, spec_of
 from tests.backends.test_compressed_tensors import compress
-from tests.cuda.stand_in import StandIn
+from tests.cuda.stand_in import StandIn, needs_interpreter
 from tests.support.checkpoints import make_qwen3
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, on rows that are padding
+pytestmark = [
+    needs_interpreter,
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]  # NumPy, on rows that are padding
 NO_YES = (7, 11)
 PREFIX = [5, 9, 14, 3, 8, 21, 30]
 DOCUMENTS = [[40, 41, 42, 43, 44], [50], [60, 61, 62]]

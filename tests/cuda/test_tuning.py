@@ -18,11 +18,11 @@ from engine.errors import OutOfMemoryError
 from engine.kernels.triton.attention import AttentionConfig
 from engine.model_spec import HeadSpec
 from tests.backends.plans import config_of, spec_of
-from tests.cuda.stand_in import GIB, StandIn, replay_by_running
+from tests.cuda.stand_in import GIB, StandIn, needs_interpreter, replay_by_running
 from tests.cuda.test_forms import dense_flash
 from tests.support.checkpoints import make_qwen3
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [needs_interpreter, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 TILE = AttentionConfig(16, 32, 1, 1)
 LAW = StepTime(2e-3, 1e-6, 1e-10)
 
