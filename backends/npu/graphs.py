@@ -198,7 +198,9 @@ class StepGraphs:
         return f"ACL graphs for steps up to {TOKEN_BUCKETS[-1]} tokens, {len(self.graphs)} made at start"
 
     def _shape(self, batch: PackedBatch) -> GraphShape | None:
-        plain = batch.attention.causal and len(batch.keep_rows) == 0 and batch.token_type_ids is None
+        if not batch.attention.causal:
+            self._why_disabled = "npu_fusion_attention, which bidirectional models need, cannot be captured"
+        plain = len(batch.keep_rows) == 0 and batch.token_type_ids is None
         if not (self._why_disabled is None and plain and batch.num_reads and batch.num_tokens <= TOKEN_BUCKETS[-1]):
             return None
         return GraphShape.for_step(host_plan(batch.attention))

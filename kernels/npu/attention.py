@@ -60,7 +60,8 @@ def attend(
         if not fia:
             raise NotCapturableError(f"heads of {q.shape[-1]} in {q.dtype} need npu_fusion_attention")
         plan.layers.append(plan)
-    keys, values = gather(k, pool_k, plan), gather(v, pool_v, plan)
+    # Without a rotation between, queries are still views of the fused projection.
+    q, keys, values = q.contiguous(), gather(k, pool_k, plan), gather(v, pool_v, plan)
     outs = []
     for call in plan.calls_within(
         max_segments=FIA_MAX_SEGMENTS if fia else FUSION_MAX_SEGMENTS,
