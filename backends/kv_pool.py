@@ -26,13 +26,21 @@ class KVShape:
 
 
 class KVPool:
-    """``keys[layer]`` and ``values[layer]`` are (capacity, M, H)."""
+    """``keys[layer]`` and ``values[layer]`` are (capacity, M, H); ``by_head`` lays out each head's slots together."""
 
-    def __init__(self, shape: KVShape, capacity: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: KVShape, capacity: int, *, dtype: torch.dtype, device: torch.device, by_head: bool = False
+    ) -> None:
         self.capacity = capacity
-        size = (capacity, shape.num_kv_heads, shape.head_dim)
-        self.keys = [torch.empty(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
-        self.values = [torch.empty(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
+        num_heads, size = shape.num_kv_heads, shape.head_dim
+
+        def slots() -> torch.Tensor:
+            if by_head:
+                return torch.empty(num_heads, capacity, size, dtype=dtype, device=device).transpose(0, 1)
+            return torch.empty(capacity, num_heads, size, dtype=dtype, device=device)
+
+        self.keys = [slots() for _ in range(shape.num_layers)]
+        self.values = [slots() for _ in range(shape.num_layers)]
 
     def keep(self, layer: int, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> None:
         """Store the rows that the plan keeps. Call it after the layer's attention: a slot may be read and reused."""

@@ -31,7 +31,8 @@ class ModelRunner:
     ) -> None:
         self.model, self.backend, self.device = model, backend, device
         self.max_model_len = spec.max_model_len
-        self.pool = KVPool(model.kv_shape or KVShape(0, 0, 0), kv_capacity, dtype=dtype, device=device)
+        by_head = backend.capabilities.kv_by_head
+        self.pool = KVPool(model.kv_shape or KVShape(0, 0, 0), kv_capacity, dtype=dtype, device=device, by_head=by_head)
         self.rules = PackingRules(
             kv_capacity=kv_capacity,
             scale=model.scale,

@@ -40,6 +40,7 @@ class CpuBackend(Backend):
             quantizations=("int16", "int8"),
             default_token_budget=min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, TOKENS_PER_THREAD * self._num_threads)),
             keeps_narrow_embedding=True,
+            kv_by_head=True,
             keeps_narrow_weights=_obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None,
         )
 

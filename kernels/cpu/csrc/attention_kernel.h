@@ -78,17 +78,29 @@ static constexpr auto kScoreTiles = score_functions<V>(std::make_index_sequence<
 template <int V>
 static constexpr auto kValueTiles = value_functions<V>(std::make_index_sequence<kTileRows>());
 
-// rows[i][h] -> t[h][i], for i < NR; rows past the end are zero.
+template <bool Whole>
+INLINE void transpose_block(const float* const* rows, int num, int h, int head_dim, Vf scale, float* t) {
+    Vf r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) {
+        if (Whole)
+            r[i] = loadf(rows[i] + h) * scale;
+        else
+            r[i] = i < num ? load_n(rows[i] + h, head_dim - h) * scale : splat(0.0f);
+    }
+    transpose(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) store(t + (h + i) * NR, r[i]);
+}
+
+// rows[i][h] -> t[h][i], for i < NR; rows past the end are zero, t has room for whole vectors of h.
 static void transpose_rows(const float* const* rows, int num, int head_dim, float scale, float* t) {
-    for (int v = 0; v < NV; v++)
+    for (int v = 0; v < NV; v++, rows += W, num -= W, t += W)
         for (int h = 0; h < head_dim; h += W) {
-            Vf r[W];
-            for (int i = 0; i < W; i++) {
-                const int row = v * W + i;
-                r[i] = row < num ? load_n(rows[row] + h, head_dim - h) * splat(scale) : splat(0.0f);
-            }
-            transpose(r);
-            for (int i = 0; i < W && h + i < head_dim; i++) store(t + ((h + i) * NV + v) * W, r[i]);
+            if (num >= W && h + W <= head_dim)
+                transpose_block<true>(rows, num, h, head_dim, splat(scale), t);
+            else
+                transpose_block<false>(rows, num, h, head_dim, splat(scale), t);
         }
 }
 
@@ -99,7 +111,7 @@ struct SoftmaxState {
 
 // Scores of one block -> exponentials in place; what was accumulated before is brought to the new maximum.
 template <int V>
-static void softmax_block(float* scores, int keys, SoftmaxState& state, float* out, int head_dim) {
+static void softmax_block(float* scores, int keys, SoftmaxState& state, float* out, int head_dim, bool first) {
     for (int v = 0; v < V; v++) {
         Vf top = state.top[v];
         for (int j = 0; j < keys; j++) top = max(loadf(scores + (j * NV + v) * W), top);
@@ -111,7 +123,7 @@ static void softmax_block(float* scores, int keys, SoftmaxState& state, float* o
             total += p;
             store(s, p);
         }
-        for (int h = 0; h < head_dim; h++) {
+        for (int h = 0; h < head_dim && !first; h++) {
             float* o = out + (h * NV + v) * W;
             store(o, loadf(o) * shrink);
         }
@@ -130,11 +142,46 @@ static void mask_future(float* scores, int first, int n, const Vi* limits, int l
         }
 }
 
+// out^T / total -> rows of the result. A row that cannot be written in whole vectors goes through `spare`.
+template <int V>
+static void write_rows(const AttentionTile& t, const float* out, const Vf* total, float* spare) {
+    const int padded = (t.head_dim + W - 1) / W * W;
+    float* to[NR];
+    bool direct[NR];
+    for (int i = 0; i < V * W; i++) {
+        const int col = i < t.rows ? t.out_cols[i] : 0, inside = col % t.out_piece;
+        direct[i] = i < t.rows && padded == t.head_dim && inside + t.head_dim <= t.out_piece;
+        to[i] = spare + i * padded;
+        if (direct[i]) to[i] = t.out + t.out_rows[i] * t.out_row_stride + col / t.out_piece * t.out_piece_stride + inside;
+    }
+    for (int v = 0; v < V; v++) {
+        const Vf inverse = splat(1.0f) / total[v];
+        for (int h = 0; h < t.head_dim; h += W) {
+            Vf r[W];
+#pragma GCC unroll 16
+            for (int i = 0; i < W; i++) r[i] = loadf(out + ((h + i) * NV + v) * W) * inverse;
+            transpose(r);
+#pragma GCC unroll 16
+            for (int i = 0; i < W; i++) store(to[v * W + i] + h, r[i]);
+        }
+    }
+    for (int i = 0; i < t.rows; i++) {
+        float* row = t.out + t.out_rows[i] * t.out_row_stride;
+        const float* from = to[i];
+        for (int col = t.out_cols[i], n = direct[i] ? 0 : t.head_dim; n > 0;) {
+            const int inside = col % t.out_piece, part = min_int(n, t.out_piece - inside);
+            __builtin_memcpy(row + col / t.out_piece * t.out_piece_stride + inside, from, part * sizeof(float));
+            col += part, from += part, n -= part;
+        }
+    }
+}
+
 template <int V>
 static void attend(const AttentionTile& t) {
+    const int padded = (t.head_dim + W - 1) / W * W;
     float* q = t.scratch;
-    float* out = q + t.head_dim * NR;
-    float* scores = out + t.head_dim * NR;
+    float* out = q + padded * NR;
+    float* scores = out + padded * NR;
     transpose_rows(t.q_rows, t.rows, t.head_dim, t.scale, q);
     __builtin_memset(out, 0, t.head_dim * NR * sizeof(float));
     SoftmaxState state;
@@ -154,9 +201,9 @@ static void attend(const AttentionTile& t) {
         const KeyRun* run;
         int first, n, at;
     } pieces[kKeyBlock];
-    int num = 0, filled = 0;
+    int num = 0, filled = 0, blocks = 0;
     auto flush = [&] {
-        softmax_block<V>(scores, filled, state, out, t.head_dim);
+        softmax_block<V>(scores, filled, state, out, t.head_dim, blocks++ == 0);
         for (int i = 0; i < num; i++) {
             const Piece& piece = pieces[i];
             for (int h = 0; h < t.head_dim; h += kTileRows)
@@ -182,26 +229,7 @@ static void attend(const AttentionTile& t) {
         }
     }
     if (filled) flush();
-    Vf inverse[NV];
-    for (int v = 0; v < V; v++) inverse[v] = splat(1.0f) / state.total[v];
-    for (int v = 0; v < V; v++)
-        for (int h = 0; h < t.head_dim; h += W) {
-            Vf r[W];
-            for (int i = 0; i < W; i++)
-                r[i] = h + i < t.head_dim ? loadf(out + ((h + i) * NV + v) * W) * inverse[v] : splat(0.0f);
-            transpose(r);
-            for (int i = 0; i < W && v * W + i < t.rows; i++) {
-                float* row = t.out + t.out_rows[v * W + i] * t.out_row_stride;
-                int col = t.out_cols[v * W + i] + h, n = min_int(W, t.head_dim - h);
-                alignas(64) float lanes[W];
-                store(lanes, r[i]);
-                for (const float* from = lanes; n > 0;) {
-                    const int inside = col % t.out_piece, part = min_int(n, t.out_piece - inside);
-                    __builtin_memcpy(row + col / t.out_piece * t.out_piece_stride + inside, from, part * sizeof(float));
-                    col += part, from += part, n -= part;
-                }
-            }
-        }
+    write_rows<V>(t, out, state.total, q);
 }
 
 static void attention(const AttentionTile& t) {

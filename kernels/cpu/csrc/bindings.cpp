@@ -67,7 +67,7 @@ nb::tuple qk_norm_rope(Runtime& rt, const Rows& qkv, Address q_weight, Address k
     const auto t = static_cast<size_t>(view.rows), n = static_cast<size_t>(num_heads),
                m = static_cast<size_t>(num_kv_heads), h = static_cast<size_t>(head_dim);
     const int64_t head_stride = view.rows * head_dim;
-    return nb::make_tuple(to_torch(out.q, {t, n, h}), to_torch(out.k, {t, m, h}, {head_dim, head_stride, 1}),
+    return nb::make_tuple(to_torch(out.q, {t, n, h}, {head_dim, head_stride, 1}), to_torch(out.k, {t, m, h}, {head_dim, head_stride, 1}),
                           to_torch(out.v, {t, m, h}, {head_dim, head_stride, 1}));
 }
 

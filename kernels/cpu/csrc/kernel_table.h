@@ -119,7 +119,7 @@ struct RopeTask {
     float* q;               // element (t, n, h) at t * row_stride + n * head_stride + h
     float* k;
     float* v;
-    int64_t q_row_stride, q_head_stride, kv_row_stride, kv_head_stride;
+    int64_t row_stride, head_stride;
     int64_t row0;
     int rows;
 };

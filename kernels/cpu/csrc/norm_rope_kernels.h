@@ -73,10 +73,10 @@ static void qk_norm_rope(const RopeTask& t) {
         const float* cos = t.cos + t.positions[r] * half;
         const float* sin = t.sin + t.positions[r] * half;
         for (int n = 0; n < t.num_heads; n++, x += t.head_dim)
-            rope_head(x, t.q_weight, t.eps, cos, sin, t.head_dim, t.q + r * t.q_row_stride + n * t.q_head_stride);
+            rope_head(x, t.q_weight, t.eps, cos, sin, t.head_dim, t.q + r * t.row_stride + n * t.head_stride);
         for (int m = 0; m < t.num_kv_heads; m++, x += t.head_dim)
-            rope_head(x, t.k_weight, t.eps, cos, sin, t.head_dim, t.k + r * t.kv_row_stride + m * t.kv_head_stride);
+            rope_head(x, t.k_weight, t.eps, cos, sin, t.head_dim, t.k + r * t.row_stride + m * t.head_stride);
         for (int m = 0; m < t.num_kv_heads; m++, x += t.head_dim)
-            __builtin_memcpy(t.v + r * t.kv_row_stride + m * t.kv_head_stride, x, t.head_dim * sizeof(float));
+            __builtin_memcpy(t.v + r * t.row_stride + m * t.head_stride, x, t.head_dim * sizeof(float));
     }
 }

@@ -89,9 +89,8 @@ RopeResult Runtime::qk_norm_rope(const RopeInput& in, const RopeShape& shape) {
     task.q = out.q.data();
     task.k = out.k.data();
     task.v = out.v.data();
-    task.q_row_stride = shape.num_heads * head;
-    task.q_head_stride = task.kv_row_stride = head;
-    task.kv_head_stride = rows * head;
+    task.row_stride = head;
+    task.head_stride = rows * head;
     for_rows(rows, in.qkv.cols, [&](int64_t row0, int count, int) {
         RopeTask part = task;
         part.row0 = row0;

@@ -72,8 +72,7 @@ struct RopeInput {
 };
 
 struct RopeResult {
-    Tensor q;  // (T, N, H)
-    Tensor k, v;  // (M, T, H): the keys of one head lie together
+    Tensor q, k, v;  // (heads, T, H): what attention reads in one go lies together
 };
 
 // Who attends to what, and how the query rows are cut into tiles. Built once a step, used by all layers.
