@@ -31,6 +31,11 @@ class EvaluationSet:
     def num_judgements(self) -> int:
         return sum(map(len, self.qrels.values()))
 
+    def lists(self) -> list[tuple[str, list[str]]]:
+        """Each query with the texts of its candidates."""
+        assert self.candidates is not None, "only sets with candidates of their own are lists"
+        return [(text, [self.documents[i] for i in self.candidates[name]]) for name, text in self.queries.items()]
+
     def sample(self, num_queries: int | None, seed: int = 0) -> EvaluationSet:
         """That many of the queries, drawn at random but always the same ones, in their order."""
         if num_queries is None or num_queries >= len(self.queries):

@@ -1,0 +1,53 @@
+"""``engine verify MODEL``: every precision of this device against float32 and transformers; ends with a verdict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from engine.entrypoints.cli.flags import flags
+
+
+@flags(("model", "scheduler", "device"))
+def verify(
+    values: dict[str, Any],
+    *,
+    data: Annotated[
+        Path | None,
+        Parameter(help="JSON lines with query, positive and negative to score instead of the built-in pairs."),
+    ] = None,
+    reference: Annotated[
+        bool, Parameter(help="Run transformers too, where it is installed and has the architecture.")
+    ] = True,
+    require_reference: Annotated[bool, Parameter(help="Not to have a reference is a failure.", negative=())] = False,
+    json: Annotated[bool, Parameter(help="Print JSON instead of the table.", negative=())] = False,
+) -> int:
+    """Compare a model with its reference in every dtype and quantization of the device.
+
+    Exit code 0: all within their bounds. 1: not. With --dtype or --quantization only that one is tried. Without a
+    model, the small English reranker that comes with the package is verified.
+    """
+    import msgspec
+
+    from engine.entrypoints.cli.loading import announce_model, load_model
+    from engine.entrypoints.evaluation.examples import read_examples
+    from engine.entrypoints.inspection.pairs import built_in_pairs
+    from engine.entrypoints.inspection.verify import verify as verify_model
+    from engine.entrypoints.inspection.verify_view import as_json, print_verify
+    from engine.entrypoints.terminal import console, pipe_text, tell
+
+    pairs = built_in_pairs() if data is None else read_examples(data).lists()
+    announce_model(values, "engine verify MODEL verifies another")
+    report = verify_model(values, pairs, load_model, with_reference=reference)
+    if json:
+        pipe_text(sys.stdout)
+        print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode())
+    else:
+        print_verify(report, console())
+    if require_reference and not report.has_reference:
+        tell(f"--require-reference: {report.reference}")
+        return 1
+    return 0 if report.ok else 1

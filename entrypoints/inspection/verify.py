@@ -1,0 +1,214 @@
+"""One model in every precision of its backend, against float32, and float32 against transformers.
+
+Float32 must give the reference's scores, and a pair's score must not depend on its company: these are contracts with
+fixed bounds. A lower precision may move the logits by a share of the distance between the best and the worst pair;
+what that does to the order is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.activation import activate, logits_of
+from engine.entrypoints.inspection.pairs import QuerySet
+from engine.errors import DeviceError, EngineError, ModelLoadError
+from engine.inputs import InputProcessor
+from engine.model_spec import HeadSpec
+
+if TYPE_CHECKING:
+    from engine import LLM
+
+Load = Callable[[Mapping[str, Any]], "LLM"]
+
+BASELINE = "float32"
+REFERENCE_BOUND = {"cpu": 1e-5}
+"""Largest difference of a score from transformers', by device."""
+COMPANY_BOUND = {"cpu": 1e-6}
+DEVICE_BOUND = 1e-4
+"""Both, on the other devices: they add in another order."""
+LOGIT_SHARES = {
+    "float16": 0.02,
+    "int16": 0.02,
+    "bfloat16": 0.1,
+    "int8": 0.25,
+    "fp8": 0.25,
+    "w8a8": 0.25,
+}
+"""Largest difference of a logit, as a share of the range of the float32 logits."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One setting against another one."""
+
+    setting: str
+    against: str
+    max_logit: float
+    max_score: float
+    num_swaps: int
+    """Documents of one query in another order."""
+    kendall_tau: float
+    largest_swap: float
+    """How far apart, in logits of the other side, the farthest swapped documents were."""
+    bound: float
+    bounds_logit: bool
+    """The bound is on logits; else on scores."""
+
+    @property
+    def ok(self) -> bool:
+        found = self.max_logit if self.bounds_logit else self.max_score
+        return found <= self.bound  # False for NaN
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A setting that could not be tried (or, where ``failed``, one that should have worked)."""
+
+    setting: str
+    reason: str
+    failed: bool
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    model: str
+    device: str
+    reference: str
+    has_reference: bool
+    num_pairs: int
+    results: list[Agreement | Unavailable]
+
+    @property
+    def problems(self) -> list[str]:
+        """One phrase for each setting that is not as it must be."""
+        found = []
+        for result in self.results:
+            if isinstance(result, Unavailable):
+                found += [f"{result.setting}: {result.reason}"] if result.failed else []
+            elif not result.ok:
+                what, size = ("logits", result.max_logit) if result.bounds_logit else ("scores", result.max_score)
+                found.append(
+                    f"{result.setting} differs from {result.against} by {size:.2g} in its {what}, "
+                    f"more than {result.bound:.2g}"
+                )
+        return found
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def settings_to_verify(values: Mapping[str, Any], device: str) -> tuple[str, Setting, list[Setting]]:
+    """The device's name, float32, and the others; one the user named is the only other one."""
+    from engine.backends.registry import choose_backend
+
+    backend = choose_backend(device)[0]
+    capabilities = backend.capabilities
+    # Where the device has no float32, the CPU tells what it would be.
+    place = {} if BASELINE in capabilities.dtypes else {"device": "cpu"}
+    rest = {name: value for name, value in values.items() if name not in ("dtype", "quantization")}
+    baseline = Setting(BASELINE, {**rest, "dtype": BASELINE, **place})
+    if asked := {name: values[name] for name in ("dtype", "quantization") if values.get(name) not in (None, "auto")}:
+        return backend.name, baseline, [Setting(" ".join(map(str, asked.values())), {**rest, **asked})]
+    dtypes = [Setting(dtype, {**rest, "dtype": dtype}) for dtype in capabilities.dtypes if dtype != BASELINE]
+    quantized = [Setting(name, {**rest, "quantization": name}) for name in capabilities.quantizations]
+    return backend.name, baseline, [*dtypes, *quantized]
+
+
+def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_reference: bool = True) -> VerifyReport:
+    device, baseline, others = settings_to_verify(values, str(values.get("device", "auto")))
+    results: list[Agreement | Unavailable] = []
+    with load(baseline.values) as llm:
+        spec, expected = llm.spec, _logits(llm, pairs)
+        alone = [np.concatenate([_logits(llm, [(query, [text])])[0] for text in texts]) for query, texts in pairs]
+        bound = COMPANY_BOUND.get(device, DEVICE_BOUND)
+        results.append(_agreement(f"{BASELINE}, alone", "in company", alone, expected, spec.head, bound))
+        reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
+    if reference is not None:
+        bound = REFERENCE_BOUND.get(device, DEVICE_BOUND)
+        results.insert(0, _agreement(BASELINE, "transformers", expected, reference, spec.head, bound))
+    flat = np.concatenate(expected)
+    spread = max(1.0, float(flat.max() - flat.min()))
+    for setting in others:
+        bound = spread * max(LOGIT_SHARES.get(part, 0.25) for part in setting.name.split())
+        try:
+            with load(setting.values) as llm:
+                logits = _logits(llm, pairs)
+        except DeviceError as error:
+            results.append(Unavailable(setting.name, str(error), failed=False))
+        except (ModelLoadError, EngineError) as error:
+            results.append(Unavailable(setting.name, str(error), failed=True))
+        else:
+            results.append(_agreement(setting.name, BASELINE, logits, expected, spec.head, bound, bounds_logit=True))
+    num_pairs = sum(len(texts) for _, texts in pairs)
+    return VerifyReport(spec.name, device, description, reference is not None, num_pairs, results)
+
+
+def _logits(llm: LLM, pairs: QuerySet) -> list[np.ndarray]:
+    """(documents,) logits of each query; raises ``EngineError`` for a pair without a score."""
+    found = []
+    for query, texts in pairs:
+        outputs = llm.score(query, texts, use_tqdm=False)
+        for output in outputs:
+            if output.error is not None:
+                raise EngineError(f"a pair of the query {query!r} has no score: {output.error}")
+        found.append(np.array([output.outputs.logit for output in outputs], np.float64))
+    return found
+
+
+def _reference_logits(llm: LLM, pairs: QuerySet) -> tuple[list[np.ndarray] | None, str]:
+    from engine.backends.reference_check import find_reference
+
+    reference, description = find_reference(llm.spec)
+    if reference is None:
+        return None, description
+    inputs = InputProcessor(llm.spec, llm.config.model)
+    values = [reference.values(inputs.encode([query], texts)) for query, texts in pairs]
+    return [logits_of(rows, llm.spec.head).astype(np.float64) for rows in values], description
+
+
+def _agreement(
+    setting: str,
+    against: str,
+    found: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    head: HeadSpec,
+    bound: float,
+    *,
+    bounds_logit: bool = False,
+) -> Agreement:
+    ours, theirs = np.concatenate(found), np.concatenate(expected)
+    gaps, num_ordered = swapped_gaps(found, expected)
+    return Agreement(
+        setting=setting,
+        against=against,
+        max_logit=float(np.abs(ours - theirs).max()),
+        max_score=float(np.abs(activate(ours, head) - activate(theirs, head)).max()),
+        num_swaps=len(gaps),
+        kendall_tau=1 - 2 * len(gaps) / num_ordered if num_ordered else 1.0,
+        largest_swap=max(gaps, default=0.0),
+        bound=bound,
+        bounds_logit=bounds_logit,
+    )
+
+
+def swapped_gaps(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[list[float], int]:
+    """How far apart ``expected`` has the documents of a query that ``found`` swaps; and of how many pairs of them."""
+    gaps: list[float] = []
+    num_ordered = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        first, second = np.triu_indices(len(ours), 1)
+        our_gaps, their_gaps = ours[first] - ours[second], theirs[first] - theirs[second]
+        gaps += np.abs(their_gaps[our_gaps * their_gaps < 0]).tolist()
+        num_ordered += len(first)
+    return gaps, num_ordered

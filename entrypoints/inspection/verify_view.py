@@ -1,0 +1,69 @@
+"""``engine verify`` on a terminal and as JSON; the last line is the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.entrypoints.inspection.verify import Agreement, VerifyReport
+from engine.entrypoints.terminal import plain, wrapped
+
+
+def print_verify(report: VerifyReport, out: Console) -> None:
+    out.print(wrapped(f"{report.model} on {report.device}, {report.num_pairs} pairs."))
+    out.print(wrapped(f"Reference: {report.reference}."))
+    out.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("", "against", "max logit diff", "max score diff", "swaps", "tau", "bound", ""):
+        table.add_column(name, no_wrap=True)
+    for result in report.results:
+        if isinstance(result, Agreement):
+            table.add_row(*_cells(result), plain("ok" if result.ok else "NOT OK", "green" if result.ok else "bold red"))
+    out.print(table)
+    for result in report.results:
+        if not isinstance(result, Agreement):
+            out.print(
+                wrapped(f"{result.setting} {'failed' if result.failed else 'is not available here'}: {result.reason}")
+            )
+    out.print()
+    out.print(wrapped(verdict(report), "bold green" if report.ok else "bold red"))
+
+
+def _cells(result: Agreement) -> list[str]:
+    swaps = f"{result.num_swaps}" + (f" (gap {result.largest_swap:.2g})" if result.num_swaps else "")
+    return [
+        result.setting,
+        result.against,
+        f"{result.max_logit:.2e}",
+        f"{result.max_score:.2e}",
+        swaps,
+        f"{result.kendall_tau:.3f}",
+        f"{'logit' if result.bounds_logit else 'score'} {result.bound:.1e}",
+    ]
+
+
+def verdict(report: VerifyReport) -> str:
+    if report.problems:
+        return f"VERDICT: NOT OK. {'; '.join(report.problems)}."
+    tried = sum(isinstance(result, Agreement) for result in report.results)
+    text = f"VERDICT: OK. {tried} comparisons, all within their bounds"
+    return f"{text}." if report.has_reference else f"{text}, but without a reference: {report.reference}."
+
+
+def as_json(report: VerifyReport) -> dict[str, Any]:
+    results = [
+        asdict(result) | ({"ok": result.ok} if isinstance(result, Agreement) else {}) for result in report.results
+    ]
+    return {
+        "model": report.model,
+        "device": report.device,
+        "reference": report.reference,
+        "has_reference": report.has_reference,
+        "num_pairs": report.num_pairs,
+        "results": results,
+        "ok": report.ok,
+        "verdict": verdict(report),
+    }
