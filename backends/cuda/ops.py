@@ -7,10 +7,12 @@ import torch.nn.functional as F
 
 from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
+from engine.errors import ConfigError
 from engine.kernels.ops import Activation, AttentionMeta, LinearWeight
 from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.attention import default_config
 from engine.kernels.triton.gated_activation import Gate, gated_activation
+from engine.kernels.triton.launch import MAX_ROW
 from engine.kernels.triton.qk_norm_rope import qk_norm_rope
 from engine.kernels.triton.score import score
 
@@ -34,6 +36,8 @@ class CudaOps:
         """(query heads, key heads, head size), known after the first step."""
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
+        if in_features > MAX_ROW:
+            raise ConfigError(f"the kernels take rows of up to {MAX_ROW} features, this model has {in_features}")
         kind = Fp8Linear if self.fp8 else CudaLinear
         return kind(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
 

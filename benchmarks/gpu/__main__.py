@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", default="", help="0.6B,4B,8B (default: all; tiny on cpu)")
     parser.add_argument("--pieces", default="", help="only pieces whose name contains one of these, comma-separated")
     parser.add_argument("--into", type=Path, help="result file to continue (default: a new one in benchmarks/results)")
-    parser.add_argument("--seconds", type=float, default=12.0, help="time box of one measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time box of one measurement")
     parser.add_argument("--budget", type=float, default=1e9, help="start no piece that may run beyond these seconds")
     parser.add_argument("--timeout", type=float, default=420.0, help="longest a piece may take")
     parser.add_argument("--list", action="store_true", help="name the pieces and stop")

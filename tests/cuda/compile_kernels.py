@@ -2,7 +2,7 @@
 
 The launchers run as always, but a launch is replaced by an ahead-of-time compilation for the compute capability given
 on the command line, with the argument types and specialisations that the launch would have had. Prints one line a
-kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape that a warm-up measures.
+kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape that a warm-up measures, and gelu.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ def launch_everything(dtype: torch.dtype, *, fp8: bool, all_tiles: bool) -> None
     for quantize in (False, True) if fp8 else (False,):
         add_rms_norm(x, x.clone(), weight, 1e-6, quantize=quantize)
         gated_activation(torch.zeros(tokens, 2 * 9728, dtype=dtype), quantize=quantize)
+    for gate in ("gelu", "gelu_tanh") if all_tiles else ():
+        gated_activation(torch.zeros(tokens, 2 * 4096, dtype=dtype), gate)
     if fp8:
         quantize_fp8(torch.zeros(tokens, 9728, dtype=dtype))
     qkv = torch.zeros(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)

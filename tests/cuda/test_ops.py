@@ -7,6 +7,7 @@ import torch
 
 from engine.backends.cuda.linear import Fp8Activation, Fp8Linear
 from engine.backends.cuda.ops import CudaOps
+from engine.errors import ConfigError
 from engine.kernels.reference import ReferenceOps
 from engine.kernels.triton.quantize_fp8 import dequantize_fp8, quantize_fp8
 
@@ -80,6 +81,11 @@ def test_norms(ops: CudaOps, reference: ReferenceOps, x: torch.Tensor) -> None:
         expected = reference.add_rms_norm(delta, x.clone(), weight, 1e-5)
         for mine, theirs in zip(ops.add_rms_norm(delta, x.clone(), weight, 1e-5), expected, strict=True):
             close(mine, theirs)
+
+
+def test_shapes_that_no_kernel_takes_are_refused_before_loading(ops: CudaOps) -> None:
+    with pytest.raises(ConfigError, match="rows of up to 65536 features, this model has 70000"):
+        ops.new_linear(16, 70_000)
 
 
 def test_score(ops: CudaOps, reference: ReferenceOps, x: torch.Tensor) -> None:
