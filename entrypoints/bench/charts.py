@@ -11,7 +11,7 @@ from typing import Literal
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 70, 16, 30, 46
 NUM_COLOURS = 6
-"""Colour classes ``c0`` to ``c5`` of the page's style sheet."""
+"""Colour classes ``c0`` to ``c5`` (marks) and ``s0`` to ``s5`` (legend) of the page's style sheet."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ def to_svg(chart: Chart) -> str:
     y_ticks = ticks(0.0, max(y for _, y in points))
     x = _scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
     y = _scale(0.0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    body = [*_axes(chart, x_ticks, y_ticks, x, y), *_marks(chart, x, y), *_legend(chart)]
+    body = [*_axes(chart, x_ticks, y_ticks, x, y), *_marks(chart, x, y)]
     label = f"{chart.title}: {chart.y_label} against {chart.x_label}"
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"<title>{escape(label)}</title>{''.join(body)}</svg><figcaption>{escape(chart.title)}</figcaption></figure>"
+        f"<title>{escape(label)}</title>{''.join(body)}</svg>"
+        f"<figcaption>{escape(chart.title)}{_legend(chart)}</figcaption></figure>"
     )
 
 
@@ -132,12 +133,12 @@ def _bars(series: Series, colour: str, x: Callable[[float], float], y: Callable[
     return parts
 
 
-def _legend(chart: Chart) -> list[str]:
+def _legend(chart: Chart) -> str:
+    """Under the chart, as text: names of runs can be long."""
     if len(chart.series) < 2:
-        return []
-    parts, at = [], WIDTH - RIGHT
-    for index, series in reversed(list(enumerate(chart.series))):
-        at -= 9 * len(series.name) + 24
-        parts.append(f'<rect class="c{index % NUM_COLOURS}" x="{at}" y="8" width="10" height="10"/>')
-        parts.append(_text("tick", at + 14, 17, series.name))
-    return parts
+        return ""
+    entries = (
+        f'<li><i class="swatch s{index % NUM_COLOURS}"></i>{escape(series.name)}</li>'
+        for index, series in enumerate(chart.series)
+    )
+    return f'<ul class="legend">{"".join(entries)}</ul>'

@@ -10,11 +10,11 @@ import msgspec
 
 from engine.entrypoints.bench.arguments import flag, parse
 from engine.entrypoints.bench.plots import write_plots
-from engine.entrypoints.bench.result_charts import Result, load_charts, regression_charts, run_charts
+from engine.entrypoints.bench.result_charts import Result, load_charts, regression_charts, result_name, run_charts
 from engine.entrypoints.bench.results import check_writable
 from engine.errors import ConfigError
 
-NEEDED = ("latencies", "start_times", "document_throughput", "date")
+NEEDED = ("latencies", "start_times", "document_throughput", "request_rate", "date")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class PlotOptions:
 def main(argv: Sequence[str]) -> int:
     options = parse(PlotOptions, argv, "engine bench plot", "Draws saved results as one page.")
     results = load_results([Path(name) for name in options.results])
+    results.sort(key=lambda result: (result_name(result), float(result["request_rate"]), result["date"]))
     stem = Path(options.output)
     check_writable(stem.parent)
     if options.view == "regression":

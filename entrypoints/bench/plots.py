@@ -17,16 +17,23 @@ STYLE = """
   --c0: #6db3ff; --c1: #ff9a5c; --c2: #6ddb8f; --c3: #c99cff; --c4: #e6c35c; --c5: #ff8fc4; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 1340px; padding: 0 1rem; }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1.5rem; }
+main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figcaption { font-weight: 600; text-align: center; }
 svg { width: 100%; height: auto; } .grid { stroke: var(--grid); } .line { fill: none !important; stroke-width: 2; }
 .tick { font-size: 12px; fill: var(--ink); } .label { font-size: 13px; fill: var(--ink); }
 table { border-collapse: collapse; margin: 1.5rem 0; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--grid); padding: .3rem .7rem; text-align: right; }
+.legend { list-style: none; margin: .3rem 0; padding: 0; font-weight: 400; font-size: 13px; }
+.legend li { display: inline-block; margin: 0 .7rem; } .swatch { display: inline-block; width: 11px; height: 11px;
+  margin-right: .35rem; }
 th:first-child, td:first-child { text-align: left; }
-""" + "".join(f".c{i} {{ fill: var(--c{i}); stroke: var(--c{i}); }}\n" for i in range(6))
+""" + "".join(
+    f".c{i} {{ fill: var(--c{i}); stroke: var(--c{i}); }} .s{i} {{ background: var(--c{i}); }}\n" for i in range(6)
+)
 
 COLUMNS = (
+    ("rate", "request_rate"),
+    ("concurrency", "max_concurrency"),
     ("calls", "completed"),
     ("failed", "failed"),
     ("calls/s", "request_throughput"),
@@ -73,4 +80,4 @@ def _row(result: Result) -> str:
 
 
 def _cell(value: Any) -> str:
-    return number(value) if isinstance(value, int | float) else "–"
+    return number(value) if isinstance(value, int | float) else escape(str(value or "–"))

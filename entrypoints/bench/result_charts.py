@@ -17,6 +17,17 @@ def result_name(result: Result) -> str:
     return str(result.get("label") or result.get("backend") or "run")
 
 
+def setting_name(result: Result) -> str:
+    """What must agree for two results to be comparable: the run's name, the load, the texts, the machine."""
+    options = result.get("options", {})
+    texts = f"{options.get('random_batch_size', '?')} x {options.get('random_input_len', '?')} tokens"
+    if options.get("dataset_name", "random-rerank") != "random-rerank":
+        texts = f"{options['dataset_name']}, {options.get('random_batch_size', '?')} a call"
+    concurrency = "" if result.get("max_concurrency") is None else f", concurrency {result['max_concurrency']}"
+    machine = result.get("environment", {}).get("processor", "unknown machine")
+    return f"{result_name(result)}, rate {result['request_rate']}{concurrency}, {texts}, {machine}"
+
+
 def run_charts(results: list[Result]) -> list[Chart]:
     """What one or a few runs look like in themselves."""
     named = [(result_name(result), result) for result in results]
