@@ -127,9 +127,7 @@ def regression_charts(results: list[Result]) -> list[Chart]:
     dates = sorted({str(r.get("date", "")) for r in ordered})
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in ordered:
-        groups[f"{result_name(result)}, {result.get('environment', {}).get('processor', 'unknown machine')}"].append(
-            result
-        )
+        groups[setting_name(result)].append(result)
 
     def chart(title: str, unit: str, key: str) -> Chart:
         series = [

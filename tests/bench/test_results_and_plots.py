@@ -128,7 +128,9 @@ def test_load_and_regression_views() -> None:
     assert median.series[0].points == [(1.0, 10.0), (2.0, 20.0), (4.0, 40.0)]
     assert len(load_charts(results, "request_rate")) == 4
     dated = [result(date=date, document_throughput=rate) for date, rate in (("20260202-1", 9.0), ("20260101-1", 12.0))]
-    throughput = regression_charts([*dated, result(request_rate=9.0)])[0]  # another load is another line
+    throughput = regression_charts([*dated, result(request_rate=9.0, date="20260101-1")])[
+        0
+    ]  # another load, another line
     assert len(throughput.series) == 2
     assert throughput.series[0].points == [(0.0, 12.0), (1.0, 9.0)]
     assert throughput.x_names == ["20260101", "20260202"]
