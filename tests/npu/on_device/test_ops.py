@@ -162,6 +162,16 @@ class TestW8A8:
         assert torch_npu.get_npu_format(weight.weight) == FRACTAL_NZ
         assert weight.num_bytes == F_SIZE * D + 4 * F_SIZE
 
+    def test_rows_that_were_int8_come_back_the_same(self, half: torch.dtype) -> None:
+        """What a W8A8 checkpoint stores, widened by the loader with its scales."""
+        stored = torch.randint(-127, 128, (F_SIZE, D), dtype=torch.int8)
+        stored[:, 0] = 127
+        scales = torch.rand(F_SIZE) + 0.01
+        weight = weight_of(make_ops(half, int8=True), stored.float() * scales[:, None])
+        plain = torch_npu.npu_format_cast(weight.weight, 2).cpu()
+        assert torch.equal(plain.t(), stored)
+        torch.testing.assert_close(weight.scales.cpu(), scales)
+
     @pytest.mark.parametrize("features", [96, 8194])
     def test_swiglu(self, half: torch.dtype, features: int) -> None:
         """Fused with quantisation up to 8192 features, two operators beyond."""
