@@ -52,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _decoder("Qwen3"),
     "qwen2": _decoder("Qwen2"),
     "llama": _decoder("Llama"),
+    "mistral": _decoder("Mistral"),
     "gemma": _decoder("Gemma"),
     "bert": _encoder("Bert", "classifier.weight"),
     "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2),

@@ -23,7 +23,7 @@ from engine.model_spec import ModelSpec
 from engine.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, common_prefix
 from engine.preformatted import Preformatted
 from engine.prompt import QWEN3_RERANKER, Template, load_template
-from engine.prompt_encoder import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain
+from engine.prompt_encoder import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
 from engine.request import ChunkOptions, EncodedPair, PairOptions
 from engine.text_spans import Chunking, Span, TextToken, chunk_spans, text_tokens
 from engine.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
@@ -49,11 +49,12 @@ class InputProcessor:
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
         self.default_instruction = self._default_instruction(config)
-        self._check_room()
+        self.min_pair_tokens = self._check_room()
+        """Tokens of the shortest pair: template, default instruction, two letters."""
         self.stem = self._find_stem() if spec.causal else EMPTY
         """(n,) int32: the leading ids of every prompt with the default instruction."""
 
-    def _check_room(self) -> None:
+    def _check_room(self) -> int:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
         length = len(self._drafts([shortest])[0].ids)
@@ -63,6 +64,7 @@ class InputProcessor:
                 f"{length} with template and instruction. Raise --max-model-len to {length + _LEAST_ROOM} or more.",
                 param="max_model_len",
             )
+        return length
 
     def _compile_prompts(
         self, spec: ModelSpec
@@ -76,6 +78,8 @@ class InputProcessor:
         instructed = [template.with_instruction] if template.with_instruction else []
         known = [template, *instructed, *(preformatted.templates if preformatted else [])]
         compiled = {one: compile_prompt(one, self._tokenizer) for one in dict.fromkeys(known)}
+        if spec.template is None:
+            compiled[template] = surround(compiled[template], self._tokenizer)
         as_pair = spec.template is None and spec.use_sep_token
         return None if as_pair else compiled[template], preformatted, compiled
 

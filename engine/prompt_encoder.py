@@ -91,6 +91,17 @@ def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
     return CompiledPrompt(template, tuple(parts))
 
 
+def surround(prompt: CompiledPrompt, tokenizer: Tokenizer) -> CompiledPrompt:
+    """The prompt between the special tokens that the tokenizer itself puts around a text (Llama and Gemma: BOS)."""
+    encoding = tokenizer.encode("a")
+    is_special = np.array(encoding.special_tokens_mask, bool)
+    text = np.flatnonzero(~is_special)
+    ids = np.array(encoding.ids, np.int32)
+    before, behind = ids[: text[0]], ids[text[-1] + 1 :]
+    parts = [part for part in (before, *prompt.parts, behind) if isinstance(part, TextPart) or len(part)]
+    return CompiledPrompt(prompt.template, tuple(parts))
+
+
 def _added_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     words = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, words)) + ")") if words else None

@@ -1,0 +1,274 @@
+"""The families, each with checkpoints of several shapes and with what transformers says of a pair.
+
+This is the one list: the parity tests run it, and ``docs/models.md`` is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.support.random_models import save_random
+
+Oracle = Callable[[Path, str, Sequence[str]], list[float]]
+"""(checkpoint, query, documents) -> logits."""
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text())
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(folder, dtype=torch.float32).eval()
+    return transformers.AutoTokenizer.from_pretrained(folder), model
+
+
+@torch.inference_mode()
+def pair_logits(folder: Path, query: str, documents: Sequence[str]) -> list[float]:
+    """A cross-encoder on the tokenizer's own pair form, one unpadded pair at a time."""
+    tokenizer, model = _loaded(folder)
+    return [model(**tokenizer([query], [text], return_tensors="pt")).logits[0, 0].item() for text in documents]
+
+
+@torch.inference_mode()
+def logits_of_ids(folder: Path, prompts: Sequence[list[int]], tokens: Sequence[str]) -> list[float]:
+    """Of a decoder's next token: the first token's logit, or the second's over the first's."""
+    tokenizer, model = _loaded(folder)
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    rows = [model(input_ids=torch.tensor([prompt])).logits for prompt in prompts]
+    if rows[0].ndim == 2:
+        return [row[0, 0].item() for row in rows]
+    last = [row[0, -1, ids] for row in rows]
+    return [(row[1] - row[0]).item() if len(ids) == 2 else row[0].item() for row in last]
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+MXBAI_TASK = (
+    "You are a search relevance expert who evaluates how well documents match search queries. For each query-document "
+    "pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment "
+    "(0 for not relevant, 1 for relevant).\nRelevance:"
+)
+
+
+def mxbai_ids(folder: Path, query: str, documents: Sequence[str], instruction: str | None = None) -> list[list[int]]:
+    """The published mxbai_rerank: prompts tokenised piece by piece, joined with the ids of a newline."""
+    tokenizer, _ = _loaded(folder)
+    before = _plain_ids(
+        tokenizer,
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n",
+    )
+    newline, task = _plain_ids(tokenizer, "\n"), _plain_ids(tokenizer, MXBAI_TASK)
+    behind = _plain_ids(tokenizer, "<|im_end|>\n<|im_start|>assistant\n")
+    asked = f"instruction: {instruction}\nquery: {query}" if instruction else f"query: {query}"
+    head = _plain_ids(tokenizer, asked)
+    return [
+        before + head + newline + _plain_ids(tokenizer, f"document: {text}") + newline + task + behind
+        for text in documents
+    ]
+
+
+def gemma_ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
+    """FlagEmbedding's FlagLLMReranker."""
+    tokenizer, _ = _loaded(folder)
+    newline = _plain_ids(tokenizer, "\n")
+    task = _plain_ids(
+        tokenizer,
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing "
+        "a prediction of either 'Yes' or 'No'.",
+    )
+    head = [tokenizer.bos_token_id, *_plain_ids(tokenizer, f"A: {query}")]
+    return [head + newline + _plain_ids(tokenizer, f"B: {text}") + newline + task for text in documents]
+
+
+def joined_ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
+    """A decoder without a template, as vLLM reads it: one text, with what the tokenizer puts around it."""
+    tokenizer, _ = _loaded(folder)
+    return [list(tokenizer(query + text)["input_ids"]) for text in documents]
+
+
+def qwen3_ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
+    from tests.support.checkpoints import official_qwen3_ids
+
+    return official_qwen3_ids(folder, query, documents)
+
+
+def pair_ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
+    tokenizer, _ = _loaded(folder)
+    return [list(tokenizer([query], [text])["input_ids"][0]) for text in documents]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table of families."""
+
+    model_type: str
+    architecture: str
+    tokenizer: str
+    models: str
+    """Published rerankers of this family."""
+    scoring: str
+    """Prompt and head, for people."""
+    ids: Callable[..., list[list[int]]]
+    shapes: dict[str, dict[str, Any]]
+    name: str | None = None
+    """Published name, where it is what recognises an original checkpoint."""
+    tokens: tuple[str, ...] = ()
+    """Empty: a classification head."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Arguments of LLM that such a checkpoint needs."""
+    write: Callable[..., Path] = save_random
+
+    def make(self, folder: Path, shape: str) -> Path:
+        return self.write(folder, self.architecture, self.tokenizer, name=self.name, **self.shapes[shape])
+
+    def expected(self, folder: Path, query: str, documents: Sequence[str]) -> list[float]:
+        if not self.tokens:
+            return pair_logits(folder, query, documents)
+        return logits_of_ids(folder, self.ids(folder, query, documents), self.tokens)
+
+
+def _encoder(**changes: Any) -> dict[str, Any]:
+    usual = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
+    return usual | changes
+
+
+def _decoder(**changes: Any) -> dict[str, Any]:
+    usual = {
+        "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 96, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    return usual | changes
+
+
+_BERT_SHAPES = {
+    "three layers": _encoder(),
+    "one layer, wide heads, tanh gelu": _encoder(
+        num_hidden_layers=1, hidden_size=64, num_attention_heads=2, hidden_act="gelu_new"
+    ),
+    "six layers, fp16 on disk": _encoder(num_hidden_layers=6, hidden_size=96, num_attention_heads=3, dtype="float16"),
+}
+_ROBERTA_POSITIONS = {"max_position_embeddings": 514, "pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        model_type="bert",
+        architecture="BertForSequenceClassification",
+        tokenizer="bert",
+        models="ms-marco-MiniLM-L6-v2 and its siblings",
+        scoring="the tokenizer's pair form with token types; pooler and classifier",
+        ids=pair_ids,
+        shapes={name: shape | {"max_position_embeddings": 512} for name, shape in _BERT_SHAPES.items()},
+    ),
+    "roberta": Family(
+        model_type="roberta",
+        architecture="RobertaForSequenceClassification",
+        tokenizer="roberta",
+        models="stsb-roberta, ms-marco RoBERTa",
+        scoring="the tokenizer's pair form; dense layer and classifier",
+        ids=pair_ids,
+        shapes={name: shape | _ROBERTA_POSITIONS for name, shape in _BERT_SHAPES.items()},
+    ),
+    "xlm-roberta": Family(
+        model_type="xlm-roberta",
+        architecture="XLMRobertaForSequenceClassification",
+        tokenizer="xlm-roberta",
+        models="bge-reranker-base, bge-reranker-large, bge-reranker-v2-m3, jina-reranker-v2",
+        scoring="the tokenizer's pair form; dense layer and classifier",
+        ids=pair_ids,
+        shapes={
+            name: shape | _ROBERTA_POSITIONS | {"max_position_embeddings": 1026} for name, shape in _BERT_SHAPES.items()
+        },
+    ),
+    "qwen3": Family(
+        model_type="qwen3",
+        architecture="Qwen3ForCausalLM",
+        tokenizer="qwen",
+        models="Qwen3-Reranker 0.6B, 4B, 8B, original and converted",
+        scoring="the official prompt; lm_head[yes] - lm_head[no]",
+        ids=qwen3_ids,
+        name="Qwen3-Reranker-0.6B",
+        tokens=("no", "yes"),
+        shapes={
+            "tied": _decoder(head_dim=32, tie_word_embeddings=True),
+            "untied, no grouping": _decoder(head_dim=16, num_key_value_heads=4, dtype="bfloat16"),
+        },
+    ),
+    "qwen2": Family(
+        model_type="qwen2",
+        architecture="Qwen2ForCausalLM",
+        tokenizer="qwen",
+        models="mxbai-rerank-base-v2, mxbai-rerank-large-v2",
+        scoring="the published prompt, with or without an instruction; lm_head[1] - lm_head[0]",
+        ids=mxbai_ids,
+        name="mxbai-rerank-base-v2",
+        tokens=("0", "1"),
+        shapes={
+            "tied": _decoder(tie_word_embeddings=True),
+            "untied, bf16 on disk, one key head": _decoder(num_key_value_heads=1, dtype="bfloat16", rope_theta=1e6),
+            "six layers": _decoder(num_hidden_layers=6, hidden_size=48, intermediate_size=64),
+        },
+    ),
+    "gemma": Family(
+        model_type="gemma",
+        architecture="GemmaForCausalLM",
+        tokenizer="gemma",
+        models="bge-reranker-v2-gemma",
+        scoring="FlagEmbedding's prompt; lm_head[Yes]",
+        ids=gemma_ids,
+        name="bge-reranker-v2-gemma",
+        tokens=("Yes",),
+        shapes={
+            "one key head": _decoder(head_dim=24, num_key_value_heads=1),
+            "no grouping, bf16 on disk, gelu as published": _decoder(
+                head_dim=16, num_key_value_heads=4, dtype="bfloat16", config_changes={"hidden_act": "gelu"}
+            ),
+            "one layer": _decoder(head_dim=32, num_hidden_layers=1),
+        },
+    ),
+    "llama": Family(
+        model_type="llama",
+        architecture="LlamaForSequenceClassification",
+        tokenizer="llama",
+        models="rerankers trained on Llama with a one-label head",
+        scoring="--score-template, or query and document joined; score.weight",
+        ids=joined_ids,
+        tokens=("score",),
+        shapes={
+            "grouped, no biases": _decoder(pad_token_id=1957, config_changes={"use_sep_token": False}),
+            "biases everywhere, llama3 rope": _decoder(
+                pad_token_id=1957,
+                attention_bias=True,
+                mlp_bias=True,
+                config_changes={"use_sep_token": False},
+                rope_parameters={
+                    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+                },
+            ),
+        },
+    ),
+    "mistral": Family(
+        model_type="mistral",
+        architecture="MistralForCausalLM",
+        tokenizer="llama",
+        models="rerankers trained on Mistral that answer with a token",
+        scoring="--score-template, or query and document joined; --hf-overrides names the tokens",
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings={"hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}},
+        shapes={
+            "no window": _decoder(sliding_window=None, head_dim=32),
+            "window as long as the model": _decoder(sliding_window=4096, num_hidden_layers=2),
+        },
+    ),
+}  # fmt: skip
