@@ -17,7 +17,7 @@ from engine.kernels.npu.plan import plan_on_host, split
 from engine.kernels.npu.soc import Soc
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.reference import ReferenceOps
-from tests.npu.on_device.attention_cases import CASES, Case, make_case, random_inputs
+from tests.npu.on_device.attention_cases import CASES, KV_CAPACITY, Case, make_case, random_inputs
 from tests.npu.on_device.recording import recording
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -122,3 +122,35 @@ def test_pool_rows_are_gathered_once_however_many_share_them() -> None:
     host = plan_on_host(case.meta)
     assert len(host.pool_rows) == 35
     assert len(host.kv_rows) == 10 * 2 + 5 * 30 + 5 * 35
+
+
+def random_case(seed: int) -> Case:
+    """Segments of random lengths that see up to three ranges each, of the pool and of earlier rows of the step."""
+    rng = np.random.default_rng(seed)
+    own_lens = rng.integers(1, 9, rng.integers(2, 8)).tolist()
+    rows_before = np.cumsum([0, *own_lens])
+    contexts: list[list[tuple[str, int, int]]] = []
+    for segment in range(1, len(own_lens)):
+        ranges: list[tuple[str, int, int]] = []
+        for _ in range(rng.integers(0, 4)):
+            kind = "slot" if rng.random() < 0.5 else "row"
+            limit = KV_CAPACITY if kind == "slot" else int(rows_before[segment])
+            start = int(rng.integers(0, limit))
+            ranges.append((kind, start, int(rng.integers(1, min(12, limit - start) + 1))))
+        contexts.append(ranges)
+    ids = [-1, *(i if contexts[i] and rng.random() < 0.8 else -1 for i in range(len(contexts)))]
+    q_lens = [int(rng.integers(0, n + 1)) for n in own_lens] if seed % 2 else None
+    if q_lens is not None and not any(q_lens):
+        q_lens[0] = own_lens[0]
+    return make_case(own_lens, contexts, ids, q_lens, head_dim=16)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_steps(seed: int) -> None:
+    run_both(random_case(seed), 2, 1, 16, torch.float32)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_steps_on_310p(seed: int, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    monkeypatch.setattr(simulator, "soc", "Ascend310P3")
+    run_both(random_case(seed), 2, 1, 16, torch.float16)
