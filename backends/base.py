@@ -93,6 +93,10 @@ class Backend(ABC):
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether this process can no longer use its device after ``error``, so that only a new one helps."""
+        return False
+
     def auto_dtype(self, checkpoint_dtype: str) -> str:
         """What ``dtype="auto"`` means for a checkpoint whose config names ``checkpoint_dtype``."""
         dtypes = self.capabilities.dtypes

@@ -80,6 +80,10 @@ class Worker:
         assert self.runner is not None, "launch before load"
         return self.runner.launch(plan)
 
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether no later step can succeed in this process."""
+        return self.runner is not None and self.runner.backend.is_lost(error)
+
     def close(self) -> None:
         """Give the device back. May be called twice."""
         if self.runner is not None:

@@ -137,6 +137,10 @@ class CudaBackend(Backend):
         text = str(error)
         return super().is_out_of_memory(error) or "out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
 
+    def is_lost(self, error: BaseException) -> bool:
+        """A fault in a kernel (an illegal address, say) leaves a context in which every later call fails."""
+        return isinstance(error, torch.AcceleratorError) and not self.is_out_of_memory(error)
+
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def upload(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from engine.config import EngineConfig
-from engine.errors import EngineError, StepFailedError
+from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor.base import StepError
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput
@@ -43,13 +43,16 @@ class UniprocExecutor:
             raise StepError(error) from error
         except Exception as error:
             # Whatever a kernel raises ends in a typed answer for the pairs of the step; the cause is kept.
-            raise StepError(StepFailedError(f"{type(error).__name__}: {error}")) from error
+            failure = StepFailedError(f"{type(error).__name__}: {error}")
+            raise StepError(failure, worker_lost=self._worker.is_lost(error)) from error
 
     def kill_hung(self) -> bool:
         return False
 
     def recover(self, failure: StepError) -> None:
-        """A thread is never lost, and the worker overwrites its keys and values: nothing to do."""
+        """A thread is never lost, and the worker overwrites its keys and values: nothing to do, if the device lives."""
+        if failure.worker_lost:
+            raise EngineDeadError(f"the device cannot be used any more by this process: {failure}; start it again")
 
     def close(self) -> None:
         for threads in (self._launcher, self._finisher):

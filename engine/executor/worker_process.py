@@ -6,6 +6,7 @@ One thread launches steps and one waits for their values and sends them, so the 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from engine.backends.worker import Worker
 
 logger = logging.getLogger(__name__)
+DEVICE_LOST = 70
+"""Exit code: the device can no longer be used by this process. Whoever started it starts another."""
 
 
 class WorkerSetup(msgspec.Struct):
@@ -60,7 +63,7 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
                 break
             assert isinstance(message, StepRequest)
             step_id, launched = message.plan.step_id, _launch(worker, message.plan)
-            sender.submit(_finish_and_send, channel, step_id, launched)
+            sender.submit(_finish_and_send, channel, worker, step_id, launched)
     worker.close()
 
 
@@ -77,11 +80,13 @@ def _launch(worker: Worker, plan: SchedulerOutput) -> Callable[[], ModelRunnerOu
         return fail
 
 
-def _finish_and_send(channel: Channel[ToWorker], step_id: int, launched: Callable[[], ModelRunnerOutput]) -> None:
-    channel.send(_finish(step_id, launched))
+def _finish_and_send(
+    channel: Channel[ToWorker], worker: Worker, step_id: int, launched: Callable[[], ModelRunnerOutput]
+) -> None:
+    channel.send(_finish(worker, step_id, launched))
 
 
-def _finish(step_id: int, launched: Callable[[], ModelRunnerOutput]) -> StepResult | WorkerFailed:
+def _finish(worker: Worker, step_id: int, launched: Callable[[], ModelRunnerOutput]) -> StepResult | WorkerFailed:
     from engine.backends.base import OutOfMemory
 
     try:
@@ -89,8 +94,10 @@ def _finish(step_id: int, launched: Callable[[], ModelRunnerOutput]) -> StepResu
     except OutOfMemory as error:
         return WorkerFailed(step_id, WireError(StepFailedError.type, str(error)), True)
     except Exception as error:
-        # Anything a kernel raises becomes the answer for this step; the worker goes on.
+        # Anything a kernel raises becomes the answer for this step; the worker goes on, unless its device is gone.
         logger.exception("step %d failed", step_id)
+        if worker.is_lost(error):
+            os._exit(DEVICE_LOST)
         return WorkerFailed(step_id, WireError(StepFailedError.type, f"{type(error).__name__}: {error}"))
 
 

@@ -2,7 +2,7 @@
 
 The launchers run as always, but a launch is replaced by an ahead-of-time compilation for the compute capability given
 on the command line, with the argument types and specialisations that the launch would have had. Prints one line a
-kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape that a warm-up measures, and gelu.
+kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape and activation.
 """
 
 from __future__ import annotations

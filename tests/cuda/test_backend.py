@@ -144,6 +144,13 @@ def test_out_of_memory_is_recognised_however_it_is_said() -> None:
     assert not backend.is_out_of_memory(RuntimeError("an illegal memory access was encountered"))
 
 
+def test_a_fault_in_a_kernel_loses_the_device_and_lack_of_memory_does_not() -> None:
+    backend = CudaBackend()
+    assert backend.is_lost(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    assert not backend.is_lost(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not backend.is_lost(RuntimeError("shape mismatch"))
+
+
 def test_looking_for_a_gpu_does_not_import_triton() -> None:
     code = (
         "import sys; from engine.backends.registry import choose_backend; choose_backend('cpu'); "
