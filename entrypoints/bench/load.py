@@ -47,7 +47,7 @@ async def run_load(
         on_sample(sample)
 
     tasks: list[asyncio.Task[None]] = []
-    probes = asyncio.create_task(_probe(sender, probe, probe_rate, clock, run.probes)) if probe else None
+    background = [asyncio.create_task(_probe(sender, probe, probe_rate, clock, run.probes))] if probe else []
     try:
         for index in range(len(calls)):
             if not await _sleep_until(float(planned_s[index]), clock, stop):
@@ -55,9 +55,9 @@ async def run_load(
             tasks.append(asyncio.create_task(one(index)))
         await _finish(tasks, stop)
     finally:
-        for task in [*tasks, *([probes] if probes else [])]:
+        for task in (*tasks, *background):
             task.cancel()
-        await asyncio.gather(*tasks, *([probes] if probes else []), return_exceptions=True)
+        await asyncio.gather(*tasks, *background, return_exceptions=True)
     run.duration_s = max((sample.done_s for sample in run.samples), default=clock())
     run.interrupted = stop.is_set()
     run.num_unfinished = len(calls) - len(run.samples)

@@ -22,7 +22,30 @@ from engine.errors import ConfigError, StartupError
 
 def result_of(run: Run, summary: Summary, options: ServeOptions, model: str) -> dict[str, Any]:
     """Everything about a run as JSON values."""
-    result: dict[str, Any] = {
+    return {
+        **_identity(options, model),
+        **_totals(run, summary),
+        "latencies": [s.latency_s for s in run.completed],
+        "queue_times": [s.queued_s for s in run.completed],
+        "start_times": [s.sent_s for s in run.completed],
+        **_spread_keys("e2el", summary.latency),
+        **_spread_keys("queue_time", summary.queue),
+        **_spread_keys("queue_inclusive_e2el", summary.inclusive),
+        **({} if summary.first_score is None else _spread_keys("ttfs", summary.first_score)),
+        **_probe_keys(run),
+        **_ramp_keys(options),
+        "error_counts": dict(summary.errors),
+        **(_detailed_keys(run) if options.save_detailed else {}),
+        "tokens_counted_by_client": summary.tokens_counted_here,
+        "server_metrics": run.server_metrics,
+        "step_tokens": [[bound if math.isfinite(bound) else None, count] for bound, count in run.step_tokens],
+        "options": data_settings(options),
+        "environment": environment(),
+    }
+
+
+def _identity(options: ServeOptions, model: str) -> dict[str, Any]:
+    return {
         "date": datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         "endpoint_type": options.backend,
         "backend": options.backend,
@@ -34,6 +57,11 @@ def result_of(run: Run, summary: Summary, options: ServeOptions, model: str) -> 
         "request_rate": options.request_rate if math.isfinite(options.request_rate) else "inf",
         "burstiness": options.burstiness,
         "max_concurrency": options.max_concurrency,
+    }
+
+
+def _totals(run: Run, summary: Summary) -> dict[str, Any]:
+    return {
         "duration": run.duration_s,
         "completed": summary.completed,
         "failed": summary.failed,
@@ -47,27 +75,12 @@ def result_of(run: Run, summary: Summary, options: ServeOptions, model: str) -> 
         "total_token_throughput": summary.tokens_per_s,
         "request_goodput": summary.good_per_s,
         "good_share": summary.good_share,
-        "latencies": [s.latency_s for s in run.completed],
-        "queue_times": [s.queued_s for s in run.completed],
-        "start_times": [s.sent_s for s in run.completed],
-        **_spread_keys("e2el", summary.latency),
-        **_spread_keys("queue_time", summary.queue),
-        **_spread_keys("queue_inclusive_e2el", summary.inclusive),
-        **({} if summary.first_score is None else _spread_keys("ttfs", summary.first_score)),
-        **_probe_keys(run),
-        **_ramp_keys(options),
-        "error_counts": dict(summary.errors),
-        "tokens_counted_by_client": summary.tokens_counted_here,
-        "server_metrics": run.server_metrics,
-        "step_tokens": [[bound if math.isfinite(bound) else None, count] for bound, count in run.step_tokens],
-        "options": data_settings(options),
-        "environment": environment(),
     }
-    if options.save_detailed:
-        ordered = sorted(run.samples, key=lambda s: s.index)
-        result["input_lens"] = [s.num_tokens for s in ordered]
-        result["errors"] = [s.error or "" for s in ordered]
-    return result
+
+
+def _detailed_keys(run: Run) -> dict[str, Any]:
+    ordered = sorted(run.samples, key=lambda s: s.index)
+    return {"input_lens": [s.num_tokens for s in ordered], "errors": [s.error or "" for s in ordered]}
 
 
 def data_settings(options: Any) -> dict[str, Any]:
