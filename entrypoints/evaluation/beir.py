@@ -90,7 +90,7 @@ def _query(row: Row, name: str, path: Path, line: int) -> str:
 
 
 def _document(row: Row, path: Path, line: int, join_title: bool) -> str:
-    title = row.get("title") or ""
+    title = "" if row.get("title") is None else row["title"]
     if not isinstance(title, str):
         raise wrong_line(path, line, f"the field 'title' must be a text, and is {kind_of(title)}.")
     return f"{title} {row['text']}".strip() if join_title else str(row["text"])

@@ -55,7 +55,9 @@ _QUESTIONS: QuerySet = [
 
 
 def built_in_pairs() -> QuerySet:
-    """Five questions with five documents each; the last one is long, and for the first question longer than a step."""
+    """Five questions with five documents each; the last document of the first two is long, once longer than a step."""
     everything = "\n\n".join(document for _, documents in _QUESTIONS for document in documents)
-    longer = "\n\n".join([everything, everything.swapcase(), everything.upper()])
-    return [(query, [*documents, longer if i == 0 else everything]) for i, (query, documents) in enumerate(_QUESTIONS)]
+    joined = ["\n\n".join(documents) for _, documents in _QUESTIONS]
+    joined[0] = "\n\n".join([everything, everything.swapcase(), everything.upper()])
+    joined[1] = everything
+    return [(query, [*documents, last]) for (query, documents), last in zip(_QUESTIONS, joined, strict=True)]
