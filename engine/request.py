@@ -65,6 +65,8 @@ class RerankCall:
     stream: bool = False
     caller: str = ""
     """Who asks, for fair shares (hash of the API key, or address)."""
+    memo: Any = None
+    """What the codec of a dialect keeps in mind for its answer."""
     cache_salt: str = ""
     """Nothing that outlives the call is shared with calls of another salt."""
 

@@ -19,6 +19,15 @@ _INDEX = re.compile(r"\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredSpan:
+    """A chunk of a document: its characters, and its score."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class PairScore:
     """One scored pair. ``score`` is what the caller asked to see: activated, or the logit itself."""
 
@@ -26,6 +35,9 @@ class PairScore:
     logit: float
     score: float
     truncated: bool
+    query_index: int = 0
+    spans: tuple[ScoredSpan, ...] = ()
+    """Of a document that was read in chunks: all of them, best first."""
 
 
 def core_request(

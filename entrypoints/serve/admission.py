@@ -26,6 +26,11 @@ class Ticket:
         self.open_tokens = num_tokens
         self._tokens_per_pair = num_tokens / max(1, self.open_pairs)
 
+    def grow(self, num_pairs: int) -> None:
+        """Some documents became several pairs."""
+        self._admission.num_pairs += num_pairs
+        self.open_pairs += num_pairs
+
     def answered(self, num_pairs: int) -> None:
         done = min(num_pairs, self.open_pairs)
         tokens = (

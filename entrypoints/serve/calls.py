@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView
-from engine.entrypoints.serve.dialects.detect import RERANK, RERANK_DIALECTS, SCORE, detect_rerank
-from engine.entrypoints.serve.dialects.fields import read_keys
+from engine.entrypoints.expansion import renamed
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNames, ParsedCall, RequestView
+from engine.entrypoints.serve.dialects.detect import (
+    RERANK,
+    Speakers,
+    invocation_speakers,
+    rerank_speakers,
+    score_dialect,
+)
+from engine.entrypoints.serve.dialects.fields import Keys, read_keys
 from engine.entrypoints.serve.errors import error_response, json_response
-from engine.entrypoints.serve.limits import check_media_type
-from engine.entrypoints.serve.openapi import body_schema
+from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import ClientGoneError, Lines, ScoreStream, while_connected
-from engine.errors import EngineError, InvalidRequestError, OverloadedError
+from engine.errors import EngineError, InvalidRequestError, OverloadedError, RequestError
 from engine.request import RerankCall
 
 logger = logging.getLogger(__name__)
 
-DIALECT_HEADER = "x-rerank-dialect"
+DIALECT_HEADERS = ("x-dialect", "x-rerank-dialect")
 INLINE_BYTES = 32 * 1024
 """Bodies up to this size are decoded on the event loop; larger ones in a thread."""
 
-Detect = Callable[[frozenset[str], Request], Dialect]
+_INDEXED = re.compile(r"(documents|instructions|queries|input)\[(\d+)\]")
+
+Detect = Callable[[Keys, Request], Speakers]
+Handler = Callable[[Request], Any]
 
 
 class CallHandler:
@@ -35,60 +46,86 @@ class CallHandler:
         self._service = service
         self._default = service.config.dialect
 
-    async def rerank(self, request: Request) -> Response:
-        return await self._handle(request, self._rerank_dialect, RERANK)
+    def rerank(self, route: Dialect | None = None) -> Handler:
+        """The handler of a path for rerank bodies; ``route``: the dialect that the path belongs to."""
 
-    async def score(self, request: Request) -> Response:
-        return await self._handle(request, lambda keys, request: SCORE, SCORE)
+        def detect(keys: Keys, request: Request) -> Speakers:
+            return rerank_speakers(keys, route=route, default=self._default, **_said(request))
 
-    @staticmethod
-    def rerank_schema() -> dict[str, Any]:
-        return body_schema(*dict.fromkeys(dialect.request_type for dialect in RERANK_DIALECTS.values()))
+        return self._handler(detect, route or RERANK)
 
-    @staticmethod
-    def score_schema() -> dict[str, Any]:
-        return body_schema(SCORE.request_type)
+    def invocations(self) -> Handler:
+        def detect(keys: Keys, request: Request) -> Speakers:
+            return invocation_speakers(keys, default=self._default, **_said(request))
 
-    def _rerank_dialect(self, keys: frozenset[str], request: Request) -> Dialect:
-        chosen = request.query_params.get("dialect") or request.headers.get(DIALECT_HEADER)
-        return detect_rerank(keys, chosen, self._default)
+        return self._handler(detect, RERANK)
+
+    def score(self) -> Handler:
+        def detect(keys: Keys, request: Request) -> Speakers:
+            dialect = score_dialect(keys)
+            return Speakers(dialect, dialect)
+
+        return self._handler(detect, RERANK)
+
+    def only(self, dialect: Dialect) -> Handler:
+        """The handler of a path that one dialect has for itself."""
+        return self._handler(lambda keys, request: Speakers(dialect, dialect), dialect)
+
+    def _handler(self, detect: Detect, fallback: Dialect) -> Handler:
+        async def handle(request: Request) -> Response:
+            return await self._handle(request, detect, fallback)
+
+        return handle
 
     async def _handle(self, request: Request, detect: Detect, dialect: Dialect) -> Response:
         """``dialect`` shapes the errors of bodies that do not get far enough to show their own."""
-        request_id: str = request.state.request_id
+        names = FieldNames()
         try:
             check_media_type(request.headers)
             body = await request.body()
             keys = await self._off_loop(body, read_keys, body)
-            dialect = detect(keys, request)
-            view = self._view(request)
-            parsed = await self._off_loop(body, dialect.parse, body, keys, view)
+            speakers = detect(keys, request)
+            dialect = speakers.answerer
+            parsed = await self._off_loop(body, speakers.reader.parse, body, keys, self._view(request))
+            names = parsed.names
+            self._take_request_id(request, parsed)
             self._check_unknown(parsed)
             lines = _wanted_lines(request, parsed.call)
             if lines is not None:
                 return await self._stream(request, parsed.call, dialect, lines)
-            work = self._service.score(parsed.call, request_id)
+            work = self._service.score(parsed.call, request.state.request_id)
             result = await while_connected(work, request.receive, self._service.cut_off)
-            return self._answer(request, result, dialect)
+            return self._answer(request, result, dialect, names)
         except (ClientGoneError, ClientDisconnect):
             self._service.metrics.cancelled.inc()
             return Response(status_code=499)
+        except RecursionError:
+            return self._failure(request, InvalidRequestError("The body is nested too deeply."), dialect)
         except EngineError as error:
-            return self._failure(request, error, dialect)
+            return self._failure(request, in_callers_words(error, names), dialect)
         except Exception:
             # Whatever escapes is our bug: the log gets it all, the client only a number to quote.
+            request_id = request.state.request_id
             logger.exception("call %s failed", request_id)
             hidden = EngineError(f"Internal error; the log of the server has it under request id {request_id}.")
             return self._failure(request, hidden, dialect)
 
     def _view(self, request: Request) -> RequestView:
         caller = getattr(request.state, "caller", "") or (request.client.host if request.client else "")
-        return RequestView(request.scope["path"], request.headers, self._service.default_model, caller)
+        service = self._service
+        return RequestView(request.scope["path"], request.headers, service.default_model, caller, service.label_tokens)
 
     async def _off_loop(self, body: bytes, function: Callable[..., Any], *args: Any) -> Any:
         if len(body) <= INLINE_BYTES:
             return function(*args)
         return await self._service.in_thread(function, *args)
+
+    @staticmethod
+    def _take_request_id(request: Request, parsed: ParsedCall) -> None:
+        """The body's own id, unless a header names one; an id that no header could carry is not used."""
+        wanted = parsed.request_id
+        if wanted and "x-request-id" not in request.headers and REQUEST_ID.match(wanted):
+            request.state.request_id = wanted
 
     def _check_unknown(self, parsed: ParsedCall) -> None:
         if not parsed.unknown_fields:
@@ -98,22 +135,31 @@ class CallHandler:
             raise InvalidRequestError(f"Unknown field {name!r} (the server runs with --strict).", param=name)
         self._service.metrics.unknown_fields.inc(len(parsed.unknown_fields))
 
-    def _answer(self, request: Request, result: CallResult, dialect: Dialect) -> Response:
-        request_id = request.state.request_id
+    def _answer(self, request: Request, result: CallResult, dialect: Dialect, names: FieldNames) -> Response:
         if result.errors:
-            # The answer as a whole is not what was asked for, so it is an error, but the scores that exist are in it.
-            index, error = min(result.errors.items())
-            error.param = error.param or f"documents[{index}]"
-            content = dialect.render_error(error, request_id)
-            if isinstance(content, dict) and isinstance(partial := dialect.render(result), dict):
-                content = {**partial, **content, "failed": sorted(result.errors)}
-            self._count(request, dialect, error.status)
-            return error_response(error, request_id, content)
+            return self._partly_failed(request, result, dialect, names)
+        headers = dialect.headers(result)
+        if result.unscored:
+            headers |= {"X-Partial": "true", "X-Unscored": str(len(result.unscored))}
         self._count(request, dialect, 200)
-        return json_response(dialect.render(result), headers=dialect.headers(result))
+        return json_response(dialect.render(result), headers=headers)
+
+    def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, names: FieldNames) -> Response:
+        """The answer as a whole is not what was asked for, so it is an error; the scores that exist are in it."""
+        place, error = min(result.errors.items())
+        error.param = error.param or f"documents[{place % max(1, len(result.call.documents))}]"
+        error = in_callers_words(error, names)
+        content = dialect.render_error(error, request.state.request_id)
+        partial = msgspec.to_builtins(dialect.render(result))
+        if isinstance(content, dict) and isinstance(partial, dict):
+            content = {**partial, **content, "failed": sorted(result.errors)}
+        status = dialect.error_status(error, error.status)
+        self._count(request, dialect, status)
+        return error_response(error, request.state.request_id, content, status)
 
     def _failure(self, request: Request, error: EngineError, dialect: Dialect) -> Response:
         status = self._service.config.overload_status if isinstance(error, OverloadedError) else error.status
+        status = dialect.error_status(error, status)
         self._count(request, dialect, status)
         self._service.metrics.errors.labels(error.type).inc()
         content = dialect.render_error(error, request.state.request_id)
@@ -148,7 +194,26 @@ class CallHandler:
         self._service.metrics.calls.labels(request.scope["route"].path, dialect.name, str(status)).inc()
 
 
+def _said(request: Request) -> dict[str, Any]:
+    """What the caller says about the dialect outside the body."""
+    chosen = request.query_params.get("dialect")
+    for name in DIALECT_HEADERS:
+        chosen = request.headers.get(name) if chosen is None else chosen
+    return {"chosen": chosen, "has_api_key": "api-key" in request.headers}
+
+
 def _wanted_lines(request: Request, call: RerankCall) -> Lines | None:
     if "application/x-ndjson" in request.headers.get("accept", ""):
         return Lines(event_stream=False)
     return Lines(event_stream=True) if call.stream else None
+
+
+def in_callers_words(error: EngineError, names: FieldNames) -> EngineError:
+    """An error that the service raised about its own lists, about the field that the caller sent."""
+    param = error.param or ""
+    match = _INDEXED.match(param)
+    if match is None:
+        return renamed(error, names.query.format(0)) if param == "query" and isinstance(error, RequestError) else error
+    ours, index = match[1], int(match[2])
+    theirs = (names.query if ours == "queries" else names.document).format(index)
+    return renamed(error, theirs + (".instruction" if ours == "instructions" else "") + param[match.end() :])

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from engine.errors import EngineError
 
-RERANK_ROUTES = ("/v1/rerank", "/rerank", "/v2/rerank", "/v1/score", "/score")
+RERANK_ROUTES = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/v1/ranking", "/v1/score", "/score")
 
 
 def error_object(error: EngineError, request_id: str) -> dict[str, Any]:

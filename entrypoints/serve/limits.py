@@ -28,7 +28,7 @@ MAX_HEADER_BYTES = 32 * 1024
 LINGER_S = 2.0
 """How long a refused upload is still read and thrown away, so that its sender gets to see the answer."""
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}\Z")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 class RequestIds:
@@ -47,12 +47,12 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         wanted = Headers(scope=scope).get("x-request-id", "")
-        request_id = wanted if _REQUEST_ID.match(wanted) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        # A call may name its own in the body: who needs the id reads it from here.
+        scope.setdefault("state", {})["request_id"] = wanted if REQUEST_ID.match(wanted) else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", ()), (b"x-request-id", scope["state"]["request_id"].encode())]
                 message["headers"] = [*headers, (b"connection", b"close")] if self._stopping() else headers
             await send(message)
 

@@ -1,44 +1,117 @@
-"""/openapi.json: FastAPI lists the routes, msgspec describes the bodies, and both meet here."""
+"""/openapi.json: FastAPI lists the routes, msgspec describes bodies and answers, and both meet here.
+
+Field types say exactly what they take (``x-exact``, ``dialects/fields.py``), and limits that depend on the model
+(``x-bound``) are filled in once it is loaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 
+from engine.entrypoints.serve.dialects.fields import EXACT
+from engine.entrypoints.serve.service import RerankService
+
 REF_TEMPLATE = "#/components/schemas/{name}"
-_DESCRIBED: dict[str, type[Any]] = {}
+_COMPONENTS: dict[str, Any] = {}
+STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
-def body_schema(*types: type[Any]) -> dict[str, Any]:
-    """The request body of a route: one of these structs."""
-    references = []
-    for type_ in types:
-        _DESCRIBED[type_.__name__] = type_
-        references.append({"$ref": REF_TEMPLATE.format(name=type_.__name__)})
-    schema = references[0] if len(references) == 1 else {"anyOf": references}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def route_schema(bodies: Iterable[Any], answers: Iterable[Any], *, streams: bool = False) -> dict[str, Any]:
+    """A route that takes one of these bodies and gives one of these answers."""
+    content: dict[str, Any] = {"application/json": {"schema": _any_of(answers)}}
+    if streams:
+        content |= {media_type: {"schema": {"type": "string"}} for media_type in STREAMS}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _any_of(bodies)}}},
+        "responses": {"200": {"description": "The answer.", "content": content}},
+    }
 
 
-def describe(app: FastAPI) -> None:
+def page(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A route without a body."""
+    return {"responses": {"200": {"description": "The page.", "content": {media_type: {"schema": schema}}}}}
+
+
+def dialect_parameters(names: list[str], header: str) -> dict[str, Any]:
+    description = "Whose answer is wanted, where body and path leave it open."
+    schema = {"type": "string", "enum": names}
+    return {
+        "parameters": [
+            {"name": name, "in": place, "required": False, "description": description, "schema": schema}
+            for name, place in (("dialect", "query"), (header, "header"))
+        ]
+    }
+
+
+def _any_of(types: Iterable[Any]) -> dict[str, Any]:
+    each = [one for type_ in types for one in (type_ if isinstance(type_, tuple) else (type_,))]
+    unique = {repr(type_): type_ for type_ in each}
+    schemas, components = msgspec.json.schema_components(unique.values(), ref_template=REF_TEMPLATE)
+    _COMPONENTS.update({name: _exact(component) for name, component in components.items()})
+    options = [_exact(schema) for schema in schemas]
+    return dict(options[0]) if len(options) == 1 else {"anyOf": options}
+
+
+def _exact(node: Any) -> Any:
+    """``node`` with what the field types say about themselves in place of what msgspec derives."""
+    if isinstance(node, list):
+        return [_exact(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if EXACT in node:
+        return {**{key: node[key] for key in ("title", "description") if key in node}, **node[EXACT]}
+    return {key: _exact(value) for key, value in node.items()}
+
+
+def describe(app: FastAPI, service: RerankService) -> None:
     """Adds the structs to the document, and the errors that every route may give."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = original()
-            _, components = msgspec.json.schema_components(_DESCRIBED.values(), ref_template=REF_TEMPLATE)
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update(components)
-            schemas["Error"] = _ERROR
-            for operations in document["paths"].values():
-                for operation in operations.values():
-                    operation["responses"].update(_responses(operation))
-            app.openapi_schema = document
+        app.openapi_schema = None  # built anew once the model is known
+        document = original()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(_COMPONENTS)
+        schemas["Error"] = _ERROR
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].update(_responses(operation))
+        app.openapi_schema = _bounded(document, _bounds(service))
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    def cached() -> dict[str, Any]:
+        loaded = service.default_model != ""
+        if app.openapi_schema is None or app.openapi_schema.get("x-model-loaded") != loaded:
+            openapi()["x-model-loaded"] = loaded
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = cached  # type: ignore[method-assign]
+
+
+def _bounds(service: RerankService) -> dict[str, dict[str, Any]]:
+    """What ``x-bound`` stands for; before the model is loaded, nothing."""
+    if not service.default_model:
+        return {}
+    engine = service.engine
+    return {
+        "vocab_size": {"maximum": engine.spec.vocab_size - 1},
+        "pair_tokens": {"minimum": engine.processor.min_pair_tokens, "maximum": engine.spec.max_model_len},
+        "label_tokens": {"enum": list(engine.label_tokens)} if engine.label_tokens else {},
+    }
+
+
+def _bounded(node: Any, bounds: dict[str, dict[str, Any]]) -> Any:
+    if isinstance(node, list):
+        return [_bounded(item, bounds) for item in node]
+    if not isinstance(node, dict):
+        return node
+    bound = bounds.get(node["x-bound"], {}) if "x-bound" in node else {}
+    return {**{key: _bounded(value, bounds) for key, value in node.items() if key != "x-bound"}, **bound}
 
 
 _ERROR = {
@@ -67,15 +140,16 @@ _REASONS = {
     404: "The model is not served here.",
     413: "Too many bytes, documents or tokens.",
     415: "The body is not JSON.",
+    422: "What TEI answers for a wrong value.",
+    429: "Overloaded; Retry-After says when to come back.",
     431: "Too many headers.",
     500: "A pair has no finite score, or our own fault.",
     503: "Loading, overloaded, shutting down or dead; Retry-After says when to come back.",
-    504: "The call's own deadline passed.",
 }
 
 
 def _responses(operation: dict[str, Any]) -> dict[str, Any]:
-    """The answers beside 200, all with the same body."""
+    """The answers beside 200: the common error, or another dialect's object."""
     statuses = _REASONS if "requestBody" in operation else {code: _REASONS[code] for code in (401, 431, 503)}
     content = {
         "application/json": {"schema": {"anyOf": [{"$ref": REF_TEMPLATE.format(name="Error")}, {"type": "object"}]}}

@@ -8,24 +8,37 @@ stream use ``score``, which waits for the end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 from engine.config import ServerConfig
 from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked, shifted
+from engine.entrypoints.expansion import PairTexts, Places, named_by_caller
 from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.deadline import until, within
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.errors import EngineDeadError, NotFoundError, NotReadyError, RequestError, ShuttingDownError
+from engine.errors import (
+    DeadlineExceededError,
+    EngineDeadError,
+    NotFoundError,
+    NotReadyError,
+    RequestError,
+    ShuttingDownError,
+)
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
-from engine.request import EncodedPair, PairOptions, RerankCall
+from engine.prompt import QWEN3_RERANKER
+from engine.request import ChunkOptions, EncodedPair, PairOptions, RerankCall
 from engine.step import WorkerInfo
+from engine.text_spans import Span, TextToken
 
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 """``draining``: not ready, but calls that still come are taken; ``refusing``: only what is inside is finished."""
@@ -36,6 +49,8 @@ ENCODE_SLICE = 256
 class Processor(Protocol):
     """What the service needs of ``engine.inputs.InputProcessor``."""
 
+    min_pair_tokens: int
+
     def encode(
         self,
         queries: Sequence[str],
@@ -44,9 +59,24 @@ class Processor(Protocol):
         instructions: Sequence[str | None] | None = None,
     ) -> list[EncodedPair]: ...
 
+    def encode_prompts(
+        self, prompts: Sequence[str | list[int]], options: PairOptions, where: str
+    ) -> list[EncodedPair]: ...
+
+    def chunk_spans(
+        self,
+        documents: Sequence[str],
+        queries: Sequence[str],
+        chunks: ChunkOptions,
+        options: PairOptions,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[list[Span]]: ...
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
-    def detokenize(self, ids: Sequence[int]) -> str: ...
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]: ...
+
+    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 
     def token_strings(self, ids: Sequence[int]) -> list[str]: ...
 
@@ -75,7 +105,7 @@ class Accepted:
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedEngine:
     """What exists once the model is loaded."""
 
@@ -88,6 +118,27 @@ class LoadedEngine:
     @property
     def names(self) -> tuple[str, ...]:
         return self.served_names or (self.spec.name,)
+
+    @cached_property
+    def label_tokens(self) -> tuple[int, ...]:
+        head = self.spec.head
+        if head.kind == "from_2_way_softmax":
+            return head.token_ids
+        if head.kind != "classifier" or self.spec.template != QWEN3_RERANKER.name:
+            return ()
+        # A converted checkpoint of this family: the same two words, folded into one row.
+        ids = [self.processor.tokenize(word, add_special_tokens=False) for word in ("no", "yes")]
+        return tuple(i for (i,) in ids) if all(len(one) == 1 for one in ids) else ()
+
+
+class _Work:
+    """A call on its way to the core."""
+
+    def __init__(self, call: RerankCall) -> None:
+        self.call = call
+        self.texts: PairTexts | None = None
+        """None for whole prompts, and until they are cut."""
+        self.pairs: list[EncodedPair] = []
 
 
 Progress = Accepted | list[PairScore] | CallResult
@@ -128,6 +179,11 @@ class RerankService:
         return self._engine.names[0] if self._engine else ""
 
     @property
+    def label_tokens(self) -> tuple[int, ...]:
+        """Ids of "no" and "yes", where the model's score is the difference of two tokens."""
+        return self._engine.label_tokens if self._engine else ()
+
+    @property
     def stopping(self) -> bool:
         return self.state in ("draining", "refusing", "stopped")
 
@@ -165,40 +221,52 @@ class RerankService:
 
     async def run(self, call: RerankCall, request_id: str) -> AsyncGenerator[Progress, None]:
         started = time.monotonic()
+        deadline = None if call.timeout_s is None else started + call.timeout_s
         self.check_accepting()
         model = self.served_name(call.model)
         with self.admission.enter(call.num_pairs) as ticket:
-            pairs = await self._encode(call)
-            num_tokens = sum(len(pair.token_ids) for pair in pairs)
+            work = _Work(call)
+            # What the call's own deadline cuts off stays without a score; what was done before counts.
+            with contextlib.suppress(TimeoutError):
+                await within(deadline, self._encode(work))
+            ticket.grow(len(work.pairs) - call.num_pairs)
+            num_tokens = sum(len(pair.token_ids) for pair in work.pairs)
             ticket.take_tokens(num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
-            collector = PairCollector(self.engine.spec.head, pairs, raw_scores=call.raw_scores)
-            request = core_request(
-                # Two clients may choose the same request id; the core's ids are ours alone.
-                f"{request_id}.{uuid.uuid4().hex[:8]}",
-                pairs,
-                arrival_s=started,
-                priority=call.priority,
-                deadline_s=None if call.timeout_s is None else started + call.timeout_s,
-                cache_scope=call.caller,
-            )
-            async with aclosing(self.engine.client.run(request)) as outputs:
-                async for output in outputs:
-                    ticket.answered(len(output.indices) + len(output.errors))
-                    yield collector.add(output)
+            collector = PairCollector(self.engine.spec.head, work.pairs, raw_scores=call.raw_scores)
+            places = Places(call, work.texts)
+            if work.pairs:
+                request = core_request(
+                    # Two clients may choose the same request id; the core's ids are ours alone.
+                    f"{request_id}.{uuid.uuid4().hex[:8]}",
+                    work.pairs,
+                    arrival_s=started,
+                    priority=call.priority,
+                    deadline_s=deadline,
+                    cache_scope=f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller,
+                )
+                async with aclosing(self.engine.client.run(request)) as outputs:
+                    async for output in until(deadline, outputs):
+                        ticket.answered(len(output.indices) + len(output.errors))
+                        yield places.add(collector.add(output))
         stats = collector.stats
+        errors = places.errors(collector.errors)
+        late = {place for place, error in errors.items() if isinstance(error, DeadlineExceededError)}
+        failed = {place: error for place, error in errors.items() if place not in late}
+        rankings = places.by_query(len(call.queries) if call.every_query else 1)
         result = CallResult(
             request_id=request_id,
             model=model,
             created=int(time.time()),
             call=call,
-            pairs=ranked(collector.in_order(), top_n=call.top_n, min_score=call.min_score),
-            in_order=collector.in_order(),
-            errors=collector.errors,
+            rankings=[ranked(one, top_n=call.top_n, min_score=call.min_score) for one in rankings],
+            in_order=places.in_order(),
+            errors=failed,
+            unscored=[place for place in places.missing() if place not in failed],
             prompt_tokens=num_tokens,
             computed_tokens=stats.computed_tokens if stats else 0,
-            truncated_documents=sum(pair.truncated for pair in pairs),
+            truncated_documents=sum(pair.truncated for pair in places.in_order()),
             encode_s=encode_s,
             queue_s=stats.queue_s if stats else 0.0,
             compute_s=stats.compute_s if stats else 0.0,
@@ -207,23 +275,49 @@ class RerankService:
         self.metrics.count_result(result)
         yield result
 
-    async def _encode(self, call: RerankCall) -> list[EncodedPair]:
-        pairs: list[EncodedPair] = []
-        pairwise = len(call.queries) > 1
-        num_pairs = call.num_pairs
-        for start in range(0, num_pairs, ENCODE_SLICE):
-            part = slice(start, start + ENCODE_SLICE)
+    async def _encode(self, work: _Work) -> None:
+        """Fills ``work.pairs``, a slice at a time, so that a call that runs out of time keeps what it has."""
+        call, processor = work.call, self.engine.processor
+        if call.prompts is not None:
+            for start in range(0, len(call.prompts), ENCODE_SLICE):
+                prompts = call.prompts[start : start + ENCODE_SLICE]
+                await self._encode_slice(work, start, processor.encode_prompts, prompts, call.options, "documents")
+            return
+        texts = PairTexts.of(call)
+        if call.chunks is not None:
+            texts = await self._cut(texts, call, call.chunks)
+        work.texts = texts
+        for start in range(0, len(texts.documents), ENCODE_SLICE):
+            part = texts.part(start, start + ENCODE_SLICE)
+            await self._encode_slice(
+                work, start, processor.encode, part.queries, part.documents, part.options, part.instructions
+            )
+
+    async def _cut(self, texts: PairTexts, call: RerankCall, chunks: ChunkOptions) -> PairTexts:
+        spans: list[list[Span]] = []
+        for start in range(0, len(texts.documents), ENCODE_SLICE):
+            part = texts.part(start, start + ENCODE_SLICE)
             try:
-                pairs += await self.in_thread(
-                    self.engine.processor.encode,
-                    call.queries[part] if pairwise else call.queries,
-                    call.documents[part],
-                    call.options,
-                    call.instructions[part] if call.instructions else None,
+                spans += await self.in_thread(
+                    self.engine.processor.chunk_spans,
+                    part.documents,
+                    part.queries,
+                    chunks,
+                    part.options,
+                    part.instructions,
                 )
             except RequestError as error:
-                raise shifted(error, start) from error
-        return pairs
+                raise named_by_caller(shifted(error, start), call, texts) from error
+        return texts.cut(spans, self.config.max_documents)
+
+    async def _encode_slice(
+        self, work: _Work, start: int, encode: Callable[..., list[EncodedPair]], *args: Any
+    ) -> None:
+        try:
+            work.pairs += await self.in_thread(encode, *args)
+        except RequestError as error:
+            error = shifted(error, start)
+            raise (error if work.texts is None else named_by_caller(error, work.call, work.texts)) from error
 
     async def drain(self) -> None:
         """Finish what was accepted; after the deadline, the rest is answered with an error."""

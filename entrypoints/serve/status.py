@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from engine import __version__
+from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.metrics import CONTENT_TYPE
 from engine.entrypoints.serve.service import RerankService
@@ -27,6 +28,10 @@ class StatusRoutes:
     async def version(self, request: Request) -> Response:
         return json_response({"version": __version__})
 
+    async def load(self, request: Request) -> Response:
+        """vLLM's number of requests inside."""
+        return json_response({"server_load": self._service.admission.num_calls})
+
     async def models(self, request: Request) -> Response:
         engine = self._service.engine
         cards: list[dict[str, Any]] = [
@@ -43,6 +48,30 @@ class StatusRoutes:
             for name in engine.names
         ]
         return json_response({"object": "list", "data": cards})
+
+    async def info(self, request: Request) -> Response:
+        """TEI's page: clients read from it that this is a reranker, and how much they may send."""
+        engine, config = self._service.engine, self._service.config
+        worker = engine.client.info
+        return json_response(
+            {
+                "model_id": engine.spec.name,
+                "model_sha": None,
+                "model_dtype": worker.dtype,
+                "served_model_name": engine.names[0],
+                "model_type": {"reranker": {"id2label": {"0": LABEL}, "label2id": {LABEL: 0}}},
+                "max_concurrent_requests": config.max_queued_pairs,
+                "max_input_length": engine.spec.max_model_len,
+                "max_batch_tokens": worker.max_num_batched_tokens,
+                "max_batch_requests": None,
+                "max_client_batch_size": config.max_documents,
+                "auto_truncate": True,
+                "tokenization_workers": config.tokenizer_threads,
+                "version": __version__,
+                "sha": None,
+                "docker_label": None,
+            }
+        )
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.render(), media_type=CONTENT_TYPE)

@@ -123,10 +123,16 @@ class ScoreStream(Response):
 
     def _last_lines(self, result: CallResult) -> bytes:
         failed = b"".join(
-            self._lines.line("error", {"index": index, **self._dialect.render_error(error, self._request_id)})
-            for index, error in sorted(result.errors.items())
+            self._lines.line("error", {**self._position(place), **self._dialect.render_error(error, self._request_id)})
+            for place, error in sorted(result.errors.items())
         )
         return failed + self._lines.line("result", self._dialect.render(result))
+
+    def _position(self, place: int) -> dict[str, int]:
+        if not self._call.every_query:
+            return {"index": place}
+        query, document = divmod(place, len(self._call.documents))
+        return {"index": document, "query_index": query}
 
     async def _send_error(self, send: Send, error: EngineError) -> None:
         with suppress(OSError):

@@ -1,69 +1,137 @@
-"""/tokenize and /detokenize, in vLLM's form and with TEI's field names."""
+"""/tokenize and /detokenize in vLLM's form, and in TEI's where its fields are used: ``inputs``, ``ids`` (/decode)."""
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import Request
+from msgspec import Meta
 from starlette.responses import Response
 
-from engine.entrypoints.serve.dialects.fields import Bool, as_bool, fail, read, read_keys
+from engine.entrypoints.serve.dialects.classify import Messages, pair_of
+from engine.entrypoints.serve.dialects.fields import EXACT, TOKEN_ID, Bool, as_bool, fail, read, read_keys
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.service import RerankService
+from engine.request import PairOptions
+
+_IDS = {"type": "array", "items": TOKEN_ID}
+_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_SOME_IDS = {"anyOf": [_IDS, {"type": "array", "items": _IDS}]}
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):
+    """vLLM: a text, or a query and a document whose whole prompt is wanted."""
+
     prompt: str | None = None
-    inputs: str | None = None
+    messages: Messages = None
     model: str | None = None
     add_special_tokens: Bool = None
     return_token_strs: Bool = None
 
 
+class TokenizeInputsBody(msgspec.Struct, kw_only=True):
+    """TEI: one text or several."""
+
+    inputs: Annotated[str | list[str], Meta(extra_json_schema={EXACT: _TEXTS})]
+    model: str | None = None
+    add_special_tokens: Bool = None
+
+
 class DetokenizeBody(msgspec.Struct, kw_only=True):
-    tokens: list[int] | None = None
-    ids: list[int] | None = None
+    """vLLM: the ids of one text."""
+
+    tokens: Annotated[list[int], Meta(extra_json_schema={EXACT: _IDS})]
     model: str | None = None
 
 
+class DecodeBody(msgspec.Struct, kw_only=True):
+    """TEI: the ids of one text or of several."""
+
+    ids: Annotated[list[int | list[int]], Meta(extra_json_schema={EXACT: _SOME_IDS})]
+    skip_special_tokens: Bool = None
+    model: str | None = None
+
+
+class TokenizeAnswer(msgspec.Struct):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class SimpleToken(msgspec.Struct):
+    """TEI's token: where it lies, in characters; an added one lies nowhere."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class DetokenizeAnswer(msgspec.Struct):
+    prompt: str
+
+
 class TokenRoutes:
-    TOKENIZE: tuple[type[Any], ...] = (TokenizeBody,)
-    DETOKENIZE: tuple[type[Any], ...] = (DetokenizeBody,)
+    TOKENIZE = (TokenizeBody, TokenizeInputsBody)
+    TOKENIZE_ANSWERS = (TokenizeAnswer, list[list[SimpleToken]])
+    DETOKENIZE = (DetokenizeBody, DecodeBody)
+    DETOKENIZE_ANSWERS = (DetokenizeAnswer, list[str])
 
     def __init__(self, service: RerankService) -> None:
         self._service = service
 
     async def tokenize(self, request: Request) -> Response:
-        fields = await self._body(request, TokenizeBody)
-        text = fields.prompt if fields.prompt is not None else fields.inputs
-        if text is None:
-            fail("A text is needed", "prompt")
-        engine = self._service.engine
+        fields = await self._body(request, "inputs", TokenizeInputsBody, TokenizeBody)
         special = as_bool(fields.add_special_tokens, "add_special_tokens", default=True)
-        ids = await self._service.in_thread(partial(engine.processor.tokenize, text, add_special_tokens=special))
+        processor = self._service.engine.processor
+        if isinstance(fields, TokenizeInputsBody):
+            texts = [fields.inputs] if isinstance(fields.inputs, str) else fields.inputs
+            tokens = await self._service.in_thread(
+                lambda: [processor.text_tokens(text, add_special_tokens=special) for text in texts]
+            )
+            return json_response([[SimpleToken(*astuple(token)) for token in one] for one in tokens])
+        ids = await self._service.in_thread(self._prompt_ids, fields, special)
         strings = None
         if as_bool(fields.return_token_strs, "return_token_strs", default=False):
-            strings = await self._service.in_thread(engine.processor.token_strings, ids)
-        return json_response(
-            {"count": len(ids), "max_model_len": engine.spec.max_model_len, "tokens": ids, "token_strs": strings}
-        )
+            strings = await self._service.in_thread(processor.token_strings, ids)
+        return json_response(TokenizeAnswer(len(ids), self._service.engine.spec.max_model_len, ids, strings))
+
+    def _prompt_ids(self, fields: TokenizeBody, special: bool) -> list[int]:
+        processor = self._service.engine.processor
+        if fields.messages is not None:
+            query, document, instruction = pair_of(fields.messages)
+            (pair,) = processor.encode([query], [document], PairOptions(instruction=instruction))
+            ids: list[int] = pair.token_ids.tolist()
+            return ids
+        if fields.prompt is None:
+            fail("A text is needed", "prompt")
+        return processor.tokenize(fields.prompt, add_special_tokens=special)
 
     async def detokenize(self, request: Request) -> Response:
-        fields = await self._body(request, DetokenizeBody)
-        ids = fields.tokens if fields.tokens is not None else fields.ids
-        if ids is None:
-            fail("Token ids are needed", "tokens")
-        text = await self._service.in_thread(self._service.engine.processor.detokenize, ids)
-        return json_response({"prompt": text})
+        fields = await self._body(request, "ids", DecodeBody, DetokenizeBody)
+        decode = self._service.engine.processor.detokenize
+        if isinstance(fields, DetokenizeBody):
+            return json_response(DetokenizeAnswer(await self._service.in_thread(decode, fields.tokens)))
+        several = [one for one in fields.ids if isinstance(one, list)]
+        if several and len(several) < len(fields.ids):
+            fail("Expected token ids, or a list of lists of them", "ids")
+        skip = as_bool(fields.skip_special_tokens, "skip_special_tokens", default=True)
+        texts = [
+            await self._service.in_thread(partial(decode, one, skip_special_tokens=skip))
+            for one in (several or [fields.ids])
+        ]
+        return json_response(texts)
 
-    async def _body(self, request: Request, type_: type[Any]) -> Any:
+    async def _body(self, request: Request, key: str, with_key: type[Any], without: type[Any]) -> Any:
         check_media_type(request.headers)
         body = await request.body()
         self._service.served_name(None)
-        read_keys(body)
-        fields = read(body, type_)
+        fields = read(body, with_key if key in read_keys(body) else without)
         self._service.served_name(fields.model)
         return fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 
@@ -11,8 +12,9 @@ import numpy as np
 from engine.errors import EngineDeadError, InvalidRequestError
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
-from engine.request import EncodedPair, PairOptions
+from engine.request import ChunkOptions, EncodedPair, PairOptions
 from engine.step import WorkerInfo
+from engine.text_spans import Span, TextToken
 
 SPEC = ModelSpec(
     name="org/fake-reranker",
@@ -60,6 +62,8 @@ def _ids(*texts: str) -> list[int]:
 class FakeProcessor:
     """Words are tokens. A document longer than ``max_tokens_per_doc`` words is cut."""
 
+    min_pair_tokens = 5
+
     def __init__(self) -> None:
         self.num_encoded = 0
         self.stem = np.array([1], np.int32)
@@ -85,10 +89,41 @@ class FakeProcessor:
         ids = _ids(options.instruction or "", query, " ".join(words[:limit]))
         return EncodedPair(np.array(ids, np.int32), query_len=2, truncated_document=len(words) > limit)
 
+    def encode_prompts(self, prompts: Sequence[str | list[int]], options: PairOptions, where: str) -> list[EncodedPair]:
+        self.num_encoded += len(prompts)
+        return [
+            EncodedPair(np.array(prompt if isinstance(prompt, list) else self.tokenize(prompt), np.int32))
+            for prompt in prompts
+        ]
+
+    def chunk_spans(
+        self,
+        documents: Sequence[str],
+        queries: Sequence[str],
+        chunks: ChunkOptions,
+        options: PairOptions,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[list[Span]]:
+        """Chunks of ``chunks.tokens`` words, each beginning with the last word of the one before."""
+        size = chunks.tokens or 100
+        return [self._spans(document, size)[: chunks.most or None] for document in documents]
+
+    @staticmethod
+    def _spans(document: str, size: int) -> list[Span]:
+        words = [match.span() for match in re.finditer(r"\S+", document)]
+        if len(words) <= size:
+            return [Span(0, len(document))]
+        starts = [min(start, len(words) - size) for start in range(0, len(words) - 1, size - 1)]
+        return [Span(words[start][0], words[start + size - 1][1]) for start in starts]
+
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
+        words = [TextToken(token_of(m[0]), m[0], False, *m.span()) for m in re.finditer(r"\S+", text)]
+        return [*([TextToken(1, "<s>", True, None, None)] if add_special_tokens else []), *words]
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [*([1] if add_special_tokens else []), *(token_of(word) for word in text.split())]
 
-    def detokenize(self, ids: Sequence[int]) -> str:
+    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return " ".join(map(str, ids))
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:

@@ -149,7 +149,7 @@ async def test_unknown_model_fields_and_dialect() -> None:
         assert "fake, alias" in answer["error"]["message"]
         for model in ("", None, "alias", "org/fake-reranker"):
             assert (await _post(server, {**GOOD, "model": model}))[0] == 200
-        assert (await _post(server, {**GOOD, "foo": {"deep": [1]}, "max_chunks_per_doc": None}))[0] == 200
+        assert (await _post(server, {**GOOD, "foo": {"deep": [1]}, "bar": None, "max_chunks_per_doc": None}))[0] == 200
         assert b"engine_unknown_fields_total 2.0" in (await server.client.get("/metrics")).content
         status, answer = await _post(server, GOOD, "/v1/rerank?dialect=sglan")
         assert status == 400
@@ -176,7 +176,7 @@ async def test_routes_and_methods() -> None:
     async with running_server() as server:
         wrong = await server.client.get("/v1/rerank")
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-        for path in ("/v1/v1/rerank", "/", "//v1/rerank", "/v1/rerank/", "/health/../v1/rerank"):
+        for path in ("/v1/v1/rerank", "/nothing", "//v1/rerank", "/v1/rerank/", "/health/../v1/rerank"):
             client = RawClient(server, GOOD, path=path)
             assert await client.status() == 404
             assert b"POST /v1/rerank" in (await client.next())["body"]
@@ -191,7 +191,7 @@ async def test_tokenize() -> None:
     async with running_server() as server:
         _, answer = await _post(server, {"prompt": "a b", "return_token_strs": True}, "/tokenize")
         assert (answer["count"], len(answer["tokens"]), len(answer["token_strs"])) == (3, 3, 3)
-        _, plain = await _post(server, {"inputs": "a b", "add_special_tokens": False}, "/tokenize")
+        _, plain = await _post(server, {"prompt": "a b", "add_special_tokens": False}, "/tokenize")
         assert plain["tokens"] == answer["tokens"][1:]
         assert (await _post(server, {"tokens": [5, 6]}, "/detokenize"))[1] == {"prompt": "5 6"}
         for path, body in (("/tokenize", {}), ("/tokenize", {"prompt": 5}), ("/detokenize", {"tokens": ["a"]})):

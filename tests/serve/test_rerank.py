@@ -118,7 +118,7 @@ async def test_tei() -> None:
     assert [(e["index"], e["text"]) for e in answer.json()] == [(i, DOCUMENTS[i]) for i in RANKED]
     assert int(answer.headers["x-compute-tokens"]) > 0
     assert bare.json() == [{"index": 0, "score": pytest.approx(expected_logit(QUERY, "a"))}]
-    assert wrong.status_code == 400
+    assert wrong.status_code == 422
     assert wrong.json() == {"error": "The query must not be empty at $.query.", "error_type": "Validation"}
 
 

@@ -207,9 +207,10 @@ async def test_every_registered_route_is_covered() -> None:
         app = server.client._transport.app  # type: ignore[attr-defined]
         paths = {route.path for route in app.routes}
         for path in paths:
-            status = (await server.client.get(path)).status_code
-            assert (status == 401) != (path in ("/live", "/ready", "/health")), path
-    assert {path for _, path in SPELLINGS} >= paths - {"/live", "/ready", "/health"}
+            for method in ("GET", "POST", "PUT"):
+                status = (await server.client.request(method, path, json=BODY)).status_code
+                assert (status == 401) != (path in ("/live", "/ready", "/health")), path
+    assert len(paths) > 30
 
 
 async def test_open_routes_stay_open_behind_a_prefix() -> None:
@@ -249,6 +250,6 @@ async def test_openapi_and_docs() -> None:
     assert set(schemas["RerankBody"]["required"]) == {"query", "documents"}
     for references in json.dumps(document).split('"$ref": "')[1:]:
         assert references.split('"')[0].rsplit("/", 1)[1] in schemas
-    assert "422" not in document["paths"]["/v1/rerank"]["post"]["responses"]
+    assert "HTTPValidationError" not in schemas
     assert "https://" not in page
     assert "http://" not in page

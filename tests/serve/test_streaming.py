@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -130,13 +131,44 @@ async def test_one_bad_pair_fails_alone() -> None:
     assert other.status_code == 200
 
 
-async def test_deadline() -> None:
+async def test_deadline_answers_with_what_is_scored() -> None:
     core = FakeCore()
     core.failing = {0: WireError("deadline_exceeded", "the deadline passed")}
     async with running_server(core) as server:
-        answer = await server.client.post("/v1/rerank", json={**BODY, "timeout_ms": 50})
-    (request,) = core.requests
+        answer = await server.client.post("/v1/rerank", json={**BODY, "top_n": 0, "timeout_ms": 5000})
+        listed = await server.client.post("/rerank?dialect=sglang", json={**BODY, "top_n": 0, "timeout_ms": 5000})
+    (request, _) = core.requests
     assert request.deadline_s is not None
-    assert request.deadline_s - request.arrival_s == pytest.approx(0.05)
-    assert answer.status_code == 504
-    assert len(answer.json()["results"]) == 3
+    assert request.deadline_s - request.arrival_s == pytest.approx(5)
+    body = answer.json()
+    assert (answer.status_code, body["partial"], body["unscored"]) == (200, True, [0])
+    assert sorted(entry["index"] for entry in body["results"]) == list(range(1, len(BODY["documents"])))
+    assert (answer.headers["x-partial"], answer.headers["x-unscored"]) == ("true", "1")
+    assert (len(listed.json()), listed.headers["x-partial"]) == (len(BODY["documents"]) - 1, "true")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_deadline_does_not_wait_for_a_slow_step(stream: bool) -> None:
+    core = FakeCore(pairs_per_step=4, step_s=0.1)
+    async with running_server(core) as server:
+        started = time.monotonic()
+        body = {"query": "q", "documents": ["a"] * 400, "timeout_ms": 250, "stream": stream}
+        answer = await server.client.post("/v1/rerank", json=body)
+        took = time.monotonic() - started
+        assert server.service.admission.num_pairs == 0
+    last = read_sse(answer.text)[-1][1] if stream else answer.json()
+    assert answer.status_code == 200
+    assert took < 2
+    assert last["partial"] is True
+    assert 1 <= len(last["results"]) <= 12
+    assert sorted([*last["unscored"], *(entry["index"] for entry in last["results"])]) == list(range(400))
+    assert len(core.aborted) == 1
+
+
+async def test_deadline_during_tokenisation() -> None:
+    async with running_server() as server:
+        encode = server.processor.encode
+        server.processor.encode = lambda *args: time.sleep(0.1) or encode(*args)  # type: ignore[method-assign,func-returns-value]
+        answer = await server.client.post("/v1/rerank", json={**BODY, "timeout_ms": 10})
+    assert (answer.status_code, answer.json()["partial"], answer.json()["results"]) == (200, True, [])
+    assert server.core.requests == []

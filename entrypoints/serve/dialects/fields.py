@@ -1,32 +1,129 @@
 """The lenient reading of fields that every dialect shares.
 
 Strict where a mistake would hide ("3" is no number, -1 documents make no sense), lenient where clients differ in form
-only: null is absent, 5.0 is 5, "true" is true, one string is a list of one, and a document may be an object.
+only: null is absent, 5.0 is 5, "true" is true, one string is a list of one, and a document may be an object. What each
+type takes is also said to /openapi.json: ``x-exact`` replaces what msgspec would derive from the Python type.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import yaml
+from msgspec import Meta
 
 from engine.errors import InvalidRequestError
+from engine.text_spans import MIN_CHUNK_TOKENS
 
-Int = int | float | None
-Bool = bool | str | None
-Document = str | dict[str, Any]
-Documents = str | dict[str, Any] | list[str | dict[str, Any]]
-
+EXACT = "x-exact"
 _MOST = 2**31 - 1
 """Larger counts mean "no limit" and must still fit the wire."""
 
+
+def _exact(*options: dict[str, Any]) -> Meta:
+    return Meta(extra_json_schema={EXACT: options[0] if len(options) == 1 else {"anyOf": list(options)}})
+
+
+_NULL = {"type": "null"}
+_NOT_BLANK = {"type": "string", "pattern": r"\S"}
+_PART = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {"text": {"type": "string"}, "type": {"const": "text"}},
+}
+_NO_MEDIA = dict.fromkeys(("image", "image_url", "video", "audio"), False)
+_NO_PARTS = {"not": {"type": "array"}}
+_DOCUMENT_OBJECTS = (
+    {
+        "type": "object",
+        "required": ["text"],
+        "properties": {
+            "text": {"type": "string"},
+            "instruction": {"type": ["string", "null"]},
+            "content": _NO_PARTS,
+            **_NO_MEDIA,
+        },
+    },
+    {
+        "type": "object",
+        "required": ["content"],
+        "properties": {"content": {"type": "array", "items": _PART}},
+    },
+    {
+        "type": "object",
+        "minProperties": 1,
+        "properties": {"text": {"not": {"type": "string"}}, "content": _NO_PARTS, **_NO_MEDIA},
+    },
+)
+_DOCUMENT = ({"type": "string"}, *_DOCUMENT_OBJECTS)
+_QUERY = (
+    _NOT_BLANK,
+    {"type": "object", "required": ["text"], "properties": {"text": _NOT_BLANK, "content": _NO_PARTS}},
+    {
+        "type": "object",
+        "required": ["content"],
+        "properties": {
+            "content": {
+                "type": "array",
+                "items": _PART,
+                "contains": {"type": "object", "properties": {"text": _NOT_BLANK}},
+            }
+        },
+    },
+)
+
+TOKEN_ID = {"type": "integer", "minimum": 0, "x-bound": "vocab_size"}
+_TOKEN_IDS = {"type": "array", "minItems": 1, "items": TOKEN_ID}
+
+Number = int | float | None
+
+
+def _whole(minimum: int) -> Meta:
+    return _exact({"type": "integer", "minimum": minimum}, _NULL)
+
+
+Count = Annotated[Number, _whole(0)]
+"""0, null and absent: all, or no limit."""
+Positive = Annotated[Number, _whole(1)]
+Priority = Annotated[Number, _whole(-(2**31))]
+ChunkSize = Annotated[Number, _whole(MIN_CHUNK_TOKENS)]
+CutTo = Annotated[Number, _exact({"const": -1}, {"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, _NULL)]
+FLAGS = {"true": True, "True": True, "false": False, "False": False}
+Bool = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": list(FLAGS)}, _NULL)]
+Cut = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": [*FLAGS, "NONE", "END", "START"]}, _NULL)]
+"""Whether to cut what is too long: a flag, or at which end."""
+Text = Annotated[str, _exact(_NOT_BLANK)]
+Query = Annotated[str | dict[str, Any], _exact(*_QUERY)]
+Queries = Annotated[list[str | dict[str, Any]], _exact({"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}})]
+Documents = Annotated[
+    str | dict[str, Any] | list[str | dict[str, Any]],
+    _exact(*_DOCUMENT, {"type": "array", "minItems": 1, "items": {"anyOf": [*_DOCUMENT]}}),
+]
+Prompts = Annotated[
+    str | list[str | int | list[int]],
+    _exact(
+        _NOT_BLANK,
+        {"type": "array", "minItems": 1, "items": _NOT_BLANK},
+        _TOKEN_IDS,
+        {"type": "array", "minItems": 1, "items": _TOKEN_IDS},
+    ),
+]
+"""A text, token ids, or a list of either."""
+Texts = Annotated[list[str], _exact({"type": "array", "minItems": 1, "items": {"type": "string"}})]
+TokenIds = Annotated[list[int], _exact(_TOKEN_IDS, _NULL)]
+
 T = TypeVar("T")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KINDS = {b"{": "object", b"[": "array", b'"': "string", b"t": "boolean", b"f": "boolean", b"n": "null"}
+
+Keys = Mapping[str, str]
+"""The keys of a body, each with the JSON type of its value."""
 
 
-def read_keys(body: bytes) -> frozenset[str]:
+def read_keys(body: bytes) -> Keys:
     """The keys of the body's object, without decoding the values: enough to tell dialects apart."""
     if not body.strip():
         raise InvalidRequestError("The body is empty: a JSON object expected.", code="invalid_json")
@@ -37,7 +134,7 @@ def read_keys(body: bytes) -> frozenset[str]:
             f"The body is not UTF-8: byte {error.start} is no character.", code="invalid_json"
         ) from error
     try:
-        return frozenset(_OBJECT.decode(body))
+        return {key: _KINDS.get(bytes(memoryview(raw)[:1]), "number") for key, raw in _OBJECT.decode(body).items()}
     except (msgspec.DecodeError, RecursionError) as error:
         raise _decode_error(body, error) from error
 
@@ -92,11 +189,11 @@ def _param(path: str) -> str:
     return path.removeprefix("$").removeprefix(".")
 
 
-def fail(message: str, param: str) -> NoReturn:
-    raise InvalidRequestError(f"{message} at $.{param}.", param=param)
+def fail(message: str, param: str, code: str | None = None) -> NoReturn:
+    raise InvalidRequestError(f"{message} at $.{param}.", param=param, code=code)
 
 
-def as_int(value: Int, param: str, minimum: int = 0) -> int | None:
+def as_int(value: Number, param: str, minimum: int = 0) -> int | None:
     if value is None:
         return None
     if isinstance(value, float) and not value.is_integer():
@@ -106,53 +203,110 @@ def as_int(value: Int, param: str, minimum: int = 0) -> int | None:
     return min(int(value), _MOST)
 
 
-def as_count(value: Int, param: str) -> int | None:
+def as_count(value: Number, param: str) -> int | None:
     """``top_n`` and its kin: absent, null and 0 all mean "all"."""
     return as_int(value, param) or None
 
 
-def as_bool(value: Bool, param: str, default: bool) -> bool:
+def as_bool(value: bool | str | None, param: str, default: bool) -> bool:
     if value is None:
         return default
     if isinstance(value, bool):
         return value
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    if value in FLAGS:
+        return FLAGS[value]
     fail(f"Expected true or false, got {value!r}", param)
 
 
-def as_query(value: Any, param: str = "query") -> str:
-    text = value if isinstance(value, str) else _object_text(value, param, None)
+def as_cut(value: bool | str | None, param: str) -> bool | Literal["left"]:
+    """Whether an over-long document may be cut, and where that is not its end."""
+    if isinstance(value, str) and value in ("NONE", "END", "START"):
+        return "left" if value == "START" else value == "END"
+    return as_bool(value, param, default=True)
+
+
+def as_query(value: str | dict[str, Any], param: str = "query") -> str:
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value.get("content"), list):
+        text = _parts_text(value["content"], param)
+    elif isinstance(value.get("text"), str):
+        text = value["text"]
+    else:
+        fail("A query is a text, {'text': ...} or {'content': [parts]}", param)
     if not text.strip():
         fail("The query must not be empty", param)
     return text
 
 
-def as_documents(value: Documents, param: str = "documents", rank_fields: list[str] | None = None) -> list[str]:
+class DocumentList(msgspec.Struct):
+    """Documents as texts, with what their objects said beside the text."""
+
+    texts: list[str]
+    instructions: list[str | None] | None
+    sources: list[dict[str, Any] | None] | None
+
+
+def as_documents(value: Any, param: str = "documents", rank_fields: list[str] | None = None) -> DocumentList:
     items = value if isinstance(value, list) else [value]
     if not items:
         fail("At least one document is needed", param)
+    if all(isinstance(item, str) for item in items):
+        return DocumentList(items, None, None)
     single = not isinstance(value, list)
-    return [
-        item if isinstance(item, str) else _object_text(item, param if single else f"{param}[{i}]", rank_fields)
-        for i, item in enumerate(items)
-    ]
+    texts: list[str] = []
+    instructions: list[str | None] = []
+    for i, item in enumerate(items):
+        where = param if single else f"{param}[{i}]"
+        texts.append(item if isinstance(item, str) else _object_text(item, where, rank_fields))
+        instructions.append(None if isinstance(item, str) or rank_fields else _own_instruction(item, where))
+    sources = [item if isinstance(item, dict) else None for item in items]
+    return DocumentList(texts, instructions if any(instructions) else None, sources)
+
+
+def as_prompts(value: Any, param: str) -> list[str | list[int]]:
+    """A text, token ids, or a list of either."""
+    if isinstance(value, str):
+        return [value]
+    if not value:
+        fail("At least one text is needed", param)
+    if all(isinstance(item, int) for item in value):
+        return [value]
+    if len({type(item) for item in value}) > 1 or isinstance(value[0], int):
+        fail("Texts and token ids cannot be mixed", param)
+    return list(value)
+
+
+def as_texts(value: Any, param: str) -> list[str]:
+    return as_documents(value, param).texts
 
 
 def _object_text(item: dict[str, Any], param: str, rank_fields: list[str] | None) -> str:
     """``{"text"}``, ``{"content": [parts]}``, or any object as YAML, which is how Cohere reads one."""
-    if "content" in item and isinstance(item["content"], list):
+    if isinstance(item.get("content"), list):
         return _parts_text(item["content"], param)
-    for key in ("image", "image_url", "video", "audio"):
+    for key in _NO_MEDIA:
         if key in item:
             fail(f"Only text can be scored, got a document with {key!r}; nothing is ever fetched", param)
+    if not item:
+        fail("The document has no text", param)
     if rank_fields:
         item = {key: item[key] for key in rank_fields if key in item}
     elif isinstance(item.get("text"), str):
         return str(item["text"])
     if not item:
-        fail("The document has no text", param)
-    return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=2**31 - 1).strip()
+        return ""  # none of the fields that count: a document without text, like any empty one
+    return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MOST).strip()
+
+
+def _own_instruction(item: dict[str, Any], param: str) -> str | None:
+    """``{"text": ..., "instruction": ...}``: what this document is to be judged by. Other objects are all data."""
+    if not isinstance(item.get("text"), str) or "instruction" not in item:
+        return None
+    wanted = item["instruction"]
+    if wanted is not None and not isinstance(wanted, str):
+        fail("Expected a text", f"{param}.instruction")
+    return wanted or None
 
 
 def _parts_text(parts: list[Any], param: str) -> str:

@@ -1,168 +1,151 @@
-"""The common rerank dialect: the object of vLLM, Cohere v1 and v2, Jina, Infinity and llama.cpp, in one superset.
+"""The common rerank answer: one object that the clients of vLLM, Cohere, Jina, SiliconFlow and Infinity all can read.
 
 Their requests differ in optional fields only, and their clients ignore what they do not know in an answer, so one
-answer serves them all: ids, usage in both spellings, ``meta.billed_units`` for Cohere. A document that is not wanted
+superset serves them all: ids, usage in both spellings, ``meta.billed_units`` for Cohere. A document that is not wanted
 is absent, never null.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from engine.entrypoints.collect import PairScore
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView
+from engine.entrypoints.serve.dialects.base import (
+    CallResult,
+    Dialect,
+    PartialAnswer,
+    RequestView,
+    document_object,
+    partial_of,
+    search_units,
+)
+from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     Bool,
+    Count,
     Documents,
-    Int,
+    Query,
     as_bool,
     as_count,
     as_documents,
     as_int,
     as_query,
-    fail,
-    read,
 )
-from engine.request import PairOptions, RerankCall
+from engine.request import RerankCall
 
 
-class PairFields(msgspec.Struct, kw_only=True):
-    """Fields that rerank and score bodies share."""
+class RerankFields(Extensions, kw_only=True):
+    """What rerank bodies with ``documents`` have in common."""
 
-    model: str | None = None
-    instruction: str | None = None
-    instruct: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    truncate: Bool = None
-    truncation: Bool = None
-    truncate_prompt_tokens: Int = None
-    truncation_side: Literal["left", "right"] | None = None
-    max_tokens_per_doc: Int = None
-    max_doc_length: Int = None
-    max_tokens_per_query: Int = None
-    max_query_length: Int = None
-    use_activation: Bool = None
-    raw_scores: Bool = None
-    priority: Int = None
-    timeout_ms: Int = None
-    stream: Bool = None
-    request_id: str | None = None
-    user: str | None = None
-
-
-class RerankBody(PairFields, kw_only=True):
-    query: str | dict[str, Any]
     documents: Documents
-    top_n: Int = None
-    min_score: float | None = None
-    return_documents: Bool = None
-    rank_fields: list[str] | None = None
+    top_n: Annotated[Count, Meta(description="Best results to return; 0, null and absent: all.")] = None
+    return_documents: Annotated[Bool, Meta(description="Send each result's document back.")] = None
+    rank_fields: Annotated[
+        list[str] | None, Meta(description="Keys of object documents that count, in this order.")
+    ] = None
+    raw_scores: Annotated[Bool, Meta(description="true: logits instead of scores.")] = None
+    truncation: Annotated[Bool, Meta(description="Jina's name of truncate.")] = None
+    max_doc_length: Annotated[Count, Meta(description="Jina's name of max_tokens_per_doc.")] = None
+    max_query_length: Annotated[Count, Meta(description="Jina's name of max_tokens_per_query.")] = None
+    overlap_tokens: Annotated[Count, Meta(description="SiliconFlow's name of chunk_overlap.")] = None
 
 
-def pair_options(body: PairFields) -> PairOptions:
-    cut_to = as_int(body.truncate_prompt_tokens, "truncate_prompt_tokens", minimum=-1)
-    if cut_to == 0:
-        fail("Expected -1 (the model's limit) or a positive number, got 0", "truncate_prompt_tokens")
-    truncate = body.truncate if body.truncate is not None else body.truncation
-    doc_limit = as_int(body.max_tokens_per_doc, "max_tokens_per_doc") or as_int(body.max_doc_length, "max_doc_length")
-    query_limit = as_int(body.max_tokens_per_query, "max_tokens_per_query") or as_int(
-        body.max_query_length, "max_query_length"
+class RerankBody(RerankFields, kw_only=True):
+    """One query, many documents."""
+
+    query: Query
+
+
+class Span(msgspec.Struct):
+    """Characters of the document: where its best chunk is."""
+
+    start: int
+    end: int
+
+
+class RerankEntry(msgspec.Struct, kw_only=True):
+    index: int
+    relevance_score: float
+    document: dict[str, Any] | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
+    span: Span | UnsetType = UNSET
+    query_index: int | UnsetType = UNSET
+
+
+class RerankUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+    truncated_documents: int
+
+
+class RerankAnswer(PartialAnswer, kw_only=True):
+    id: str
+    object: str = "list"
+    created: int
+    model: str
+    results: list[RerankEntry]
+    usage: RerankUsage
+    meta: dict[str, Any]
+
+
+def rerank_call(
+    body: RerankFields, view: RequestView, queries: list[str], *, return_documents: bool = True, **more: Any
+) -> RerankCall:
+    """The call of any dialect whose body has ``documents``; ``return_documents`` is that dialect's default."""
+    named: dict[str, Any] = {}
+    if body.truncate is None and body.truncation is not None:
+        named["truncate"] = as_bool(body.truncation, "truncation", default=True)
+    for ours, theirs in (("max_tokens_per_doc", "max_doc_length"), ("max_tokens_per_query", "max_query_length")):
+        limit = as_int(getattr(body, theirs), theirs)
+        if limit and not getattr(body, ours):
+            named[ours] = limit
+    call = call_of(
+        body,
+        view,
+        queries=queries,
+        documents=as_documents(body.documents, "documents", body.rank_fields),
+        top_n=as_count(body.top_n, "top_n"),
+        return_documents=as_bool(body.return_documents, "return_documents", default=return_documents),
+        raw_scores=as_bool(body.raw_scores, "raw_scores", default=False),
+        **named,
+        **more,
     )
-    return PairOptions(
-        instruction=_instruction(body),
-        truncate=as_bool(truncate, "truncate", default=True),
-        max_tokens_per_doc=doc_limit or 0,
-        max_tokens_per_query=query_limit or 0,
-        truncate_prompt_tokens=None if cut_to == -1 else cut_to,
-        truncation_side=body.truncation_side or "right",
-    )
-
-
-def _instruction(body: PairFields) -> str | None:
-    """vLLM's order: the one inside ``chat_template_kwargs`` wins. Templates themselves never come from a client."""
-    inside = body.chat_template_kwargs or {}
-    for key in ("chat_template", "tools", "tokenize"):
-        if key in inside:
-            fail("Templates are set when the server starts, not by a call", f"chat_template_kwargs.{key}")
-    wanted = inside.get("instruction") or body.instruction or inside.get("instruct") or body.instruct or None
-    if wanted is not None and not isinstance(wanted, str):
-        fail("Expected a text", "chat_template_kwargs.instruction")
-    return wanted
-
-
-def wants_raw_scores(body: PairFields) -> bool:
-    use_activation = as_bool(body.use_activation, "use_activation", default=True)
-    return as_bool(body.raw_scores, "raw_scores", default=False) or not use_activation
-
-
-def timeout_of(body: PairFields) -> float | None:
-    timeout_ms = as_int(body.timeout_ms, "timeout_ms", minimum=1)
-    return None if timeout_ms is None else timeout_ms / 1000
-
-
-def priority_of(body: PairFields) -> int:
-    return as_int(body.priority, "priority", minimum=-(2**31)) or 0
-
-
-def unknown_fields(keys: frozenset[str], type_: type[msgspec.Struct]) -> tuple[str, ...]:
-    return tuple(sorted(keys.difference(type_.__struct_encode_fields__)))
+    overlap = as_int(body.overlap_tokens, "overlap_tokens")
+    if call.chunks is not None and call.chunks.overlap is None and overlap is not None:
+        call = replace(call, chunks=replace(call.chunks, overlap=overlap))
+    return call
 
 
 class RerankDialect(Dialect):
     name = "rerank"
-    request_type = RerankBody
+    title = "the common object"
+    request_type: ClassVar[Any] = RerankBody
+    answer_type: ClassVar[Any] = RerankAnswer
 
-    def parse(self, body: bytes, keys: frozenset[str], view: RequestView) -> ParsedCall:
-        fields = read(body, RerankBody)
-        call = RerankCall(
-            queries=[as_query(fields.query)],
-            documents=as_documents(fields.documents, "documents", fields.rank_fields),
-            model=fields.model,
-            options=pair_options(fields),
-            top_n=as_count(fields.top_n, "top_n"),
-            min_score=fields.min_score,
-            raw_scores=wants_raw_scores(fields),
-            return_documents=self._returns_documents(fields),
-            priority=priority_of(fields),
-            timeout_s=timeout_of(fields),
-            stream=as_bool(fields.stream, "stream", default=False),
-            caller=view.caller,
-        )
-        return ParsedCall(call, unknown_fields(keys, RerankBody))
-
-    def _returns_documents(self, fields: RerankBody) -> bool:
-        return as_bool(fields.return_documents, "return_documents", default=True)
+    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+        return rerank_call(body, view, [as_query(body.query)])
 
     def render(self, result: CallResult) -> Any:
-        return {
-            "id": f"rerank-{result.request_id}",
-            "object": "list",
-            "created": result.created,
-            "model": result.model,
-            "results": [self.render_pair(pair, result.call) for pair in result.pairs],
-            "usage": usage_of(result),
-            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": search_units(result)}},
-        }
+        return RerankAnswer(
+            id=f"rerank-{result.request_id}",
+            created=result.created,
+            model=result.model,
+            results=[self.render_pair(pair, result.call) for pair in result.pairs],
+            usage=RerankUsage(result.prompt_tokens, result.prompt_tokens, result.truncated_documents),
+            meta={"api_version": {"version": "2"}, "billed_units": {"search_units": search_units(result)}},
+            **partial_of(result),
+        )
 
-    def render_pair(self, pair: PairScore, call: RerankCall) -> dict[str, Any]:
-        entry: dict[str, Any] = {"index": pair.index, "relevance_score": pair.score}
-        if call.return_documents:
-            entry["document"] = {"text": call.documents[pair.index], "multi_modal": None}
-        if pair.truncated:
-            entry["truncated"] = True
-        return entry
-
-
-def usage_of(result: CallResult) -> dict[str, int]:
-    return {
-        "prompt_tokens": result.prompt_tokens,
-        "total_tokens": result.prompt_tokens,
-        "truncated_documents": result.truncated_documents,
-    }
-
-
-def search_units(result: CallResult) -> int:
-    """Cohere counts one unit for each hundred documents of a query."""
-    return -(-result.call.num_pairs // 100)
+    def render_pair(self, pair: PairScore, call: RerankCall) -> RerankEntry:
+        return RerankEntry(
+            index=pair.index,
+            relevance_score=pair.score,
+            document=document_object(pair.index, call, multi_modal=None) if call.return_documents else UNSET,
+            truncated=True if pair.truncated else UNSET,
+            span=Span(pair.spans[0].start, pair.spans[0].end) if pair.spans else UNSET,
+            query_index=pair.query_index if call.every_query else UNSET,
+        )

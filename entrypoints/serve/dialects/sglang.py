@@ -3,37 +3,41 @@ dialect is chosen by ``--dialect sglang``, a header or a query parameter."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from engine.entrypoints.collect import PairScore
-from engine.entrypoints.serve.dialects.base import CallResult
-from engine.entrypoints.serve.dialects.fields import as_bool
-from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect
+from engine.entrypoints.serve.dialects.base import CallResult, RequestView
+from engine.entrypoints.serve.dialects.fields import as_query
+from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, rerank_call
+from engine.entrypoints.serve.dialects.vllm import flat_error
 from engine.errors import EngineError
 from engine.request import RerankCall
 
 
+class SglangEntry(msgspec.Struct, kw_only=True):
+    score: float
+    document: str | UnsetType = UNSET
+    index: int
+
+
 class SglangDialect(RerankDialect):
     name = "sglang"
+    title = "SGLang"
+    answer_type: ClassVar[Any] = list[SglangEntry]
 
-    def _returns_documents(self, fields: RerankBody) -> bool:
-        return as_bool(fields.return_documents, "return_documents", default=False)
+    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+        # Its code returns documents by default, its guide does not; clients ask for them either way.
+        return rerank_call(body, view, [as_query(body.query)], return_documents=False)
 
     def render(self, result: CallResult) -> Any:
         return [self.render_pair(pair, result.call) for pair in result.pairs]
 
-    def render_pair(self, pair: PairScore, call: RerankCall) -> dict[str, Any]:
-        entry: dict[str, Any] = {"score": pair.score, "index": pair.index}
-        if call.return_documents:
-            entry["document"] = call.documents[pair.index]
-        return entry
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        document = call.documents[pair.index] if call.return_documents else UNSET
+        return SglangEntry(score=pair.score, document=document, index=pair.index)
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
-        return {
-            "object": "error",
-            "message": str(error),
-            "type": error.type,
-            "param": error.param,
-            "code": error.status,
-            "request_id": request_id,
-        }
+        return flat_error(error)

@@ -1,79 +1,176 @@
-"""Hugging Face text-embeddings-inference: ``query`` and ``texts`` in, a bare list of ``{index, score}`` out."""
+"""Hugging Face text-embeddings-inference: ``query`` and ``texts`` in, a bare list of ``{index, score}`` out; and its
+``/predict``, a label with a score for a text, a pair, or a batch of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from engine.entrypoints.collect import PairScore
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView
-from engine.entrypoints.serve.dialects.fields import Bool, as_bool, as_documents, as_query, fail, read
-from engine.entrypoints.serve.dialects.rerank import unknown_fields
-from engine.errors import EngineError
-from engine.request import PairOptions, RerankCall
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNames, RequestView
+from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
+from engine.entrypoints.serve.dialects.fields import (
+    EXACT,
+    Bool,
+    Query,
+    Texts,
+    as_bool,
+    as_query,
+    fail,
+)
+from engine.errors import EngineError, OverloadedError, TooLargeError
+from engine.request import RerankCall
 
-ERROR_TYPES = {400: "Validation", 413: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
+EMPTY = "empty_input"
+LABEL = "LABEL_0"
+Direction = Literal["left", "right", "Left", "Right"] | None
 
 
-class TeiBody(msgspec.Struct, kw_only=True):
-    query: str
-    texts: list[str]
-    truncate: Bool = None
-    truncation_direction: str | None = None
+class TeiFields(Extensions, kw_only=True):
+    truncation_direction: Direction = None
     raw_scores: Bool = None
+
+
+class TeiBody(TeiFields, kw_only=True):
+    query: Query
+    texts: Texts
     return_text: Bool = None
-    instruction: str | None = None
-    model: str | None = None
-    stream: Bool = None
+
+
+class TeiRank(msgspec.Struct, kw_only=True):
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+def tei_call(body: TeiFields, view: RequestView, **more: Any) -> RerankCall:
+    if body.truncation_direction is not None:
+        more["truncation_side"] = body.truncation_direction.lower()
+    return call_of(body, view, raw_scores=as_bool(body.raw_scores, "raw_scores", default=False), **more)
 
 
 class TeiDialect(Dialect):
     name = "tei"
-    request_type = TeiBody
+    title = "Hugging Face TEI"
+    reads = ("texts", "")
+    names = FieldNames("query", "texts[{}]")
+    request_type: ClassVar[Any] = TeiBody
+    answer_type: ClassVar[Any] = list[TeiRank]
 
-    def parse(self, body: bytes, keys: frozenset[str], view: RequestView) -> ParsedCall:
-        fields = read(body, TeiBody)
-        side = (fields.truncation_direction or "right").lower()
-        if side not in ("left", "right"):
-            fail(f"Expected 'Left' or 'Right', got {fields.truncation_direction!r}", "truncation_direction")
-        call = RerankCall(
-            queries=[as_query(fields.query)],
-            documents=as_documents(list(fields.texts), "texts"),
-            model=fields.model,
-            options=PairOptions(
-                instruction=fields.instruction or None,
-                truncate=as_bool(fields.truncate, "truncate", default=True),
-                truncation_side="left" if side == "left" else "right",
-            ),
-            raw_scores=as_bool(fields.raw_scores, "raw_scores", default=False),
-            return_documents=as_bool(fields.return_text, "return_text", default=False),
-            stream=as_bool(fields.stream, "stream", default=False),
-            caller=view.caller,
+    def call(self, body: Any, view: RequestView) -> RerankCall:
+        if not body.texts:
+            fail("At least one text is needed", "texts", EMPTY)
+        return tei_call(
+            body,
+            view,
+            queries=[as_query(body.query)],
+            documents=body.texts,
+            return_documents=as_bool(body.return_text, "return_text", default=False),
         )
-        return ParsedCall(call, unknown_fields(keys, TeiBody))
 
     def render(self, result: CallResult) -> Any:
         return [self.render_pair(pair, result.call) for pair in result.pairs]
 
-    def render_pair(self, pair: PairScore, call: RerankCall) -> dict[str, Any]:
-        entry: dict[str, Any] = {"index": pair.index, "score": pair.score}
-        if call.return_documents:
-            entry["text"] = call.documents[pair.index]
-        return entry
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        text = call.documents[pair.index] if call.return_documents else UNSET
+        return TeiRank(index=pair.index, score=pair.score, text=text)
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
-        return {"error": str(error), "error_type": ERROR_TYPES.get(error.status, "Backend")}
+        return {"error": str(error), "error_type": _error_type(error)}
+
+    def error_status(self, error: EngineError, status: int) -> int:
+        if _error_type(error) == "Validation" and not isinstance(error, TooLargeError):
+            return 422
+        return 429 if isinstance(error, OverloadedError) else status
 
     def headers(self, result: CallResult) -> dict[str, str]:
-        characters = sum(map(len, result.call.documents)) + sum(map(len, result.call.queries))
+        call = result.call
+        texts = [*call.documents, *call.queries, *(p for p in call.prompts or () if isinstance(p, str))]
         return {
             "x-compute-type": "engine",
             "x-compute-time": str(round(1000 * result.total_s)),
-            "x-compute-characters": str(characters),
+            "x-compute-characters": str(sum(map(len, texts))),
             "x-compute-tokens": str(result.prompt_tokens),
             "x-total-time": str(round(1000 * result.total_s)),
             "x-tokenization-time": str(round(1000 * result.encode_s)),
             "x-queue-time": str(round(1000 * result.queue_s)),
             "x-inference-time": str(round(1000 * result.compute_s)),
         }
+
+
+def _error_type(error: EngineError) -> str:
+    if error.code == EMPTY:
+        return "Empty"
+    if isinstance(error, OverloadedError):
+        return "Overloaded"
+    if error.status in (400, 413):
+        return "Validation"
+    return "Unhealthy" if error.status == 503 else "Backend"
+
+
+_TEXT = {"type": "string", "pattern": r"\S"}
+_SINGLE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
+_PAIR = {"type": "array", "prefixItems": [_TEXT, {"type": "string"}], "minItems": 2, "maxItems": 2}
+_INPUTS = {
+    EXACT: {
+        "anyOf": [
+            _TEXT,
+            _PAIR,
+            {"type": "array", "minItems": 1, "items": _SINGLE},
+            {"type": "array", "minItems": 1, "items": _PAIR},
+        ]
+    }
+}
+
+
+class PredictBody(TeiFields, kw_only=True):
+    inputs: Annotated[
+        str | list[str | list[str]],
+        Meta(description="A text, a pair, or a list of [text] or of [query, document].", extra_json_schema=_INPUTS),
+    ]
+
+
+class Prediction(msgspec.Struct):
+    score: float
+    label: str
+
+
+class PredictDialect(TeiDialect):
+    name = "tei-predict"
+    title = "Hugging Face TEI, /predict"
+    reads = ("inputs", "")
+    names = FieldNames("inputs[{}][0]", "inputs[{}][1]")
+    request_type: ClassVar[Any] = PredictBody
+    answer_type: ClassVar[Any] = (list[Prediction], list[list[Prediction]])
+
+    def call(self, body: PredictBody, view: RequestView) -> RerankCall:
+        inputs = body.inputs
+        if not inputs:
+            fail("At least one text is needed", "inputs", EMPTY)
+        if isinstance(inputs, str):
+            return tei_call(body, view, queries=[], documents=[], prompts=[inputs])
+        batch = not any(isinstance(item, str) for item in inputs)
+        items: list[Any] = list(inputs) if batch else [inputs]
+        lengths = {len(item) if all(isinstance(text, str) for text in item) else 0 for item in items}
+        if lengths == {1} and batch:
+            call = tei_call(body, view, queries=[], documents=[], prompts=[text for (text,) in items])
+        elif lengths == {2}:
+            for i, (query, _) in enumerate(items):
+                if not query.strip():
+                    fail("The query must not be empty", f"inputs[{i}][0]", EMPTY)
+            call = tei_call(body, view, queries=[q for q, _ in items], documents=[d for _, d in items])
+        else:
+            fail("Expected a text, a pair of texts, or a list of [text] or of [query, document]", "inputs")
+        return replace(call, memo=batch)
+
+    def render(self, result: CallResult) -> Any:
+        predictions: list[list[Prediction]] = [[] for _ in range(result.call.num_pairs)]
+        for pair in result.in_order:
+            predictions[pair.index] = [Prediction(pair.score, LABEL)]
+        return predictions if result.call.memo else predictions[0]
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        return {"index": pair.index, "score": pair.score, "label": LABEL}

@@ -1,0 +1,30 @@
+"""A call's own deadline: waiting that ends when it passes, and keeps what came before."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def within(deadline_s: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, or ``TimeoutError`` at ``deadline_s`` (of ``time.monotonic``)."""
+    return await asyncio.wait_for(work, _left(deadline_s))
+
+
+async def until(deadline_s: float | None, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """The items that come before the deadline."""
+    while True:
+        try:
+            # One wait an item: a time limit around the whole loop would also interrupt whoever consumes it.
+            item = await asyncio.wait_for(anext(items), _left(deadline_s))
+        except (StopAsyncIteration, TimeoutError):
+            return
+        yield item
+
+
+def _left(deadline_s: float | None) -> float | None:
+    return None if deadline_s is None else max(0.0, deadline_s - time.monotonic())

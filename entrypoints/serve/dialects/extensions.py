@@ -1,0 +1,163 @@
+"""What every body may say beside the fields of its dialect, and the one way from fields to a ``RerankCall``.
+
+Most of these names are vLLM's. They are the same in every dialect, so that a caller never loses a feature to the shape
+of an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from engine.entrypoints.serve.dialects.base import RequestView
+from engine.entrypoints.serve.dialects.fields import (
+    Bool,
+    ChunkSize,
+    Count,
+    Cut,
+    CutTo,
+    DocumentList,
+    Positive,
+    Priority,
+    as_bool,
+    as_cut,
+    as_int,
+    fail,
+)
+from engine.request import ChunkOptions, PairOptions, RerankCall
+from engine.text_spans import MIN_CHUNK_TOKENS
+
+TEMPLATE_KEYS = ("chat_template", "tools", "tokenize")
+_KWARGS_SCHEMA = {
+    "x-exact": {
+        "type": ["object", "null"],
+        "properties": {
+            "instruction": {"type": ["string", "null"]},
+            "instruct": {"type": ["string", "null"]},
+            **dict.fromkeys(TEMPLATE_KEYS, False),
+        },
+    }
+}
+
+
+class Extensions(msgspec.Struct, kw_only=True):
+    """Fields that every dialect accepts."""
+
+    model: Annotated[str | None, Meta(description="A name of /v1/models; absent or empty: the first one.")] = None
+    instruction: Annotated[str | None, Meta(description="What counts as relevant, in words.")] = None
+    instruct: Annotated[str | None, Meta(description="SGLang's name of instruction.")] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None,
+        Meta(description="vLLM's place for an instruction; it wins.", extra_json_schema=_KWARGS_SCHEMA),
+    ] = None
+    truncate: Annotated[Cut, Meta(description="false: an over-long pair is an error instead of being cut.")] = None
+    truncate_prompt_tokens: Annotated[CutTo, Meta(description="Cut whole pairs to this; -1: the model's limit.")] = None
+    truncation_side: Annotated[Literal["left", "right"] | None, Meta(description="Which end of a document is cut.")] = (
+        None
+    )
+    max_tokens_per_doc: Annotated[Count, Meta(description="Cut each document to this before anything else.")] = None
+    max_tokens_per_query: Annotated[Count, Meta(description="Cut the query to this.")] = None
+    long_document: Annotated[
+        Literal["truncate", "chunk"] | None,
+        Meta(description="chunk: an over-long document is read in overlapping chunks, the best of which counts."),
+    ] = None
+    chunk_tokens: Annotated[ChunkSize, Meta(description="Tokens of a chunk; absent: what the model reads at once.")] = (
+        None
+    )
+    chunk_overlap: Annotated[Count, Meta(description="Tokens that neighbours share, at most half a chunk.")] = None
+    max_chunks_per_doc: Annotated[Count, Meta(description="Most chunks of a document; asks for chunks.")] = None
+    use_activation: Annotated[Bool, Meta(description="false: logits instead of scores.")] = None
+    min_score: Annotated[float | None, Meta(description="Leave out what scores less.")] = None
+    timeout_ms: Annotated[
+        Positive, Meta(description="Answer after this time with what is scored: partial, unscored.")
+    ] = None
+    priority: Annotated[Priority, Meta(description="Lower runs earlier.")] = None
+    stream: Annotated[Bool, Meta(description="Send each score as it is there (server-sent events).")] = None
+    request_id: Annotated[str | None, Meta(description="Id of the answer; the header X-Request-Id wins.")] = None
+    cache_salt: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=1024)] | None,
+        Meta(description="Share nothing that is kept with other salts."),
+    ] = None
+    padding: Annotated[
+        Literal["max_length", "do_not_pad"] | None, Meta(description="Nothing is ever padded here; no effect.")
+    ] = None
+    user: Annotated[str | None, Meta(description="Kept nowhere.")] = None
+
+
+def instruction_of(body: Extensions) -> str | None:
+    """vLLM's order: the one inside ``chat_template_kwargs`` wins. Templates themselves never come from a client."""
+    inside = body.chat_template_kwargs or {}
+    for key in TEMPLATE_KEYS:
+        if key in inside:
+            fail("Templates are set when the server starts, not by a call", f"chat_template_kwargs.{key}")
+    for key in ("instruction", "instruct"):
+        if inside.get(key) is not None and not isinstance(inside[key], str):
+            fail("Expected a text", f"chat_template_kwargs.{key}")
+    return inside.get("instruction") or body.instruction or inside.get("instruct") or body.instruct or None
+
+
+def pair_options(body: Extensions) -> PairOptions:
+    cut_to = as_int(body.truncate_prompt_tokens, "truncate_prompt_tokens", minimum=-1)
+    if cut_to == 0:
+        fail("Expected -1 (the model's limit) or a positive number, got 0", "truncate_prompt_tokens")
+    cut = as_cut(body.truncate, "truncate")
+    return PairOptions(
+        instruction=instruction_of(body),
+        truncate=bool(cut),
+        max_tokens_per_doc=as_int(body.max_tokens_per_doc, "max_tokens_per_doc") or 0,
+        max_tokens_per_query=as_int(body.max_tokens_per_query, "max_tokens_per_query") or 0,
+        truncate_prompt_tokens=None if cut_to == -1 else cut_to,
+        truncation_side="left" if cut == "left" else body.truncation_side or "right",
+    )
+
+
+def chunk_options(body: Extensions) -> ChunkOptions | None:
+    most = as_int(body.max_chunks_per_doc, "max_chunks_per_doc") or 0
+    tokens = as_int(body.chunk_tokens, "chunk_tokens", minimum=MIN_CHUNK_TOKENS)
+    overlap = as_int(body.chunk_overlap, "chunk_overlap")
+    asked = body.long_document == "chunk" or (body.long_document is None and most > 0)
+    return ChunkOptions(tokens=tokens, overlap=overlap, most=most) if asked else None
+
+
+def call_of(
+    body: Extensions,
+    view: RequestView,
+    *,
+    queries: list[str],
+    documents: list[str] | DocumentList,
+    top_n: int | None = None,
+    return_documents: bool = False,
+    raw_scores: bool = False,
+    every_query: bool = False,
+    prompts: list[str | list[int]] | None = None,
+    **pair: Any,
+) -> RerankCall:
+    """``pair`` are fields of ``PairOptions`` that the dialect has another name for."""
+    if isinstance(documents, list):
+        documents = DocumentList(documents, None, None)
+    timeout_ms = as_int(body.timeout_ms, "timeout_ms", minimum=1)
+    use_activation = as_bool(body.use_activation, "use_activation", default=True)
+    return RerankCall(
+        queries=queries,
+        documents=documents.texts,
+        instructions=documents.instructions,
+        sources=documents.sources,
+        every_query=every_query,
+        prompts=prompts,
+        model=body.model,
+        options=replace(pair_options(body), **pair),
+        chunks=chunk_options(body),
+        top_n=top_n,
+        min_score=body.min_score,
+        raw_scores=raw_scores or not use_activation,
+        return_documents=return_documents,
+        priority=as_int(body.priority, "priority", minimum=-(2**31)) or 0,
+        timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+        stream=as_bool(body.stream, "stream", default=False),
+        caller=view.caller,
+        cache_salt=hashlib.sha256(body.cache_salt.encode()).hexdigest()[:16] if body.cache_salt else "",
+    )

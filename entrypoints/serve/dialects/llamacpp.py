@@ -1,0 +1,45 @@
+"""llama.cpp's server: Jina's answer without documents, on routes of its own. Its TEI form is read as TEI."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from engine.entrypoints.collect import PairScore
+from engine.entrypoints.serve.dialects.base import CallResult, PartialAnswer, Usage, partial_of, usage_of
+from engine.entrypoints.serve.dialects.rerank import RerankDialect
+from engine.errors import EngineError
+from engine.request import RerankCall
+
+
+class LlamaCppEntry(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class LlamaCppAnswer(PartialAnswer, kw_only=True):
+    model: str
+    object: str = "list"
+    usage: Usage
+    results: list[LlamaCppEntry]
+
+
+class LlamaCppDialect(RerankDialect):
+    name = "llamacpp"
+    title = "llama.cpp"
+    answer_type: ClassVar[Any] = LlamaCppAnswer
+
+    def render(self, result: CallResult) -> Any:
+        return LlamaCppAnswer(
+            model=result.model,
+            usage=usage_of(result),
+            results=[self.render_pair(pair, result.call) for pair in result.pairs],
+            **partial_of(result),
+        )
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        return LlamaCppEntry(pair.index, pair.score)
+
+    def render_error(self, error: EngineError, request_id: str) -> Any:
+        return {"error": {"code": error.status, "message": str(error), "type": error.type}}

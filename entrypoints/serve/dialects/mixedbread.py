@@ -1,0 +1,89 @@
+"""mixedbread's reranking: documents are called ``input`` and come back under that name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from engine.entrypoints.collect import PairScore
+from engine.entrypoints.serve.dialects.base import (
+    CallResult,
+    Dialect,
+    FieldNames,
+    PartialAnswer,
+    RequestView,
+    Usage,
+    partial_of,
+    usage_of,
+)
+from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
+from engine.entrypoints.serve.dialects.fields import (
+    Bool,
+    Count,
+    Documents,
+    Query,
+    as_bool,
+    as_count,
+    as_documents,
+    as_query,
+)
+from engine.request import RerankCall
+
+
+class MixedbreadBody(Extensions, kw_only=True):
+    query: Query
+    input: Documents
+    top_k: Count = None
+    return_input: Bool = None
+    rank_fields: list[str] | None = None
+
+
+class MixedbreadEntry(msgspec.Struct, kw_only=True):
+    index: int
+    score: float
+    input: str | dict[str, Any] | UnsetType = UNSET
+    object: str = "rank_result"
+
+
+class MixedbreadAnswer(PartialAnswer, kw_only=True):
+    model: str
+    object: str = "list"
+    data: list[MixedbreadEntry]
+    usage: Usage
+    top_k: int
+    return_input: bool
+
+
+class MixedbreadDialect(Dialect):
+    name = "mixedbread"
+    title = "mixedbread"
+    reads = ("input", "array")
+    names = FieldNames("query", "input[{}]")
+    request_type: ClassVar[Any] = MixedbreadBody
+    answer_type: ClassVar[Any] = MixedbreadAnswer
+
+    def call(self, body: MixedbreadBody, view: RequestView) -> RerankCall:
+        return call_of(
+            body,
+            view,
+            queries=[as_query(body.query)],
+            documents=as_documents(body.input, "input", body.rank_fields),
+            top_n=as_count(body.top_k, "top_k"),
+            return_documents=as_bool(body.return_input, "return_input", default=False),
+        )
+
+    def render(self, result: CallResult) -> Any:
+        return MixedbreadAnswer(
+            model=result.model,
+            data=[self.render_pair(pair, result.call) for pair in result.pairs],
+            usage=usage_of(result),
+            top_k=result.call.top_n or len(result.call.documents),
+            return_input=result.call.return_documents,
+            **partial_of(result),
+        )
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        sent = (call.sources[pair.index] if call.sources else None) or call.documents[pair.index]
+        return MixedbreadEntry(index=pair.index, score=pair.score, input=sent if call.return_documents else UNSET)

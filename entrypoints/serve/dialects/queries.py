@@ -1,0 +1,79 @@
+"""This engine's own: several queries and one list of documents, every query ranked over all of them in one call."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from engine.entrypoints.serve.dialects.base import CallResult, FieldNames, PartialAnswer, RequestView
+from engine.entrypoints.serve.dialects.fields import Keys, Queries, as_query, fail
+from engine.entrypoints.serve.dialects.rerank import (
+    RerankDialect,
+    RerankEntry,
+    RerankFields,
+    RerankUsage,
+    rerank_call,
+)
+from engine.request import RerankCall
+
+
+class QueriesBody(RerankFields, kw_only=True):
+    """Many queries, many documents."""
+
+    queries: Queries
+
+
+class QueryRanking(PartialAnswer, kw_only=True):
+    """The documents of one query, best first."""
+
+    index: int
+    results: list[RerankEntry]
+
+
+class QueriesAnswer(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "list"
+    created: int
+    model: str
+    queries: list[QueryRanking]
+    usage: RerankUsage
+    partial: bool | UnsetType = UNSET
+
+
+class QueriesDialect(RerankDialect):
+    name = "queries"
+    title = "several queries"
+    names = FieldNames(query="queries[{}]")
+    request_type: ClassVar[Any] = QueriesBody
+    answer_type: ClassVar[Any] = QueriesAnswer
+
+    def can_read(self, keys: Keys) -> bool:
+        return "queries" in keys and "documents" in keys and "query" not in keys
+
+    def call(self, body: Any, view: RequestView) -> RerankCall:
+        if not body.queries:
+            fail("At least one query is needed", "queries")
+        queries = [as_query(query, f"queries[{i}]") for i, query in enumerate(body.queries)]
+        return rerank_call(body, view, queries, every_query=True)
+
+    def render(self, result: CallResult) -> Any:
+        return QueriesAnswer(
+            id=f"rerank-{result.request_id}",
+            created=result.created,
+            model=result.model,
+            queries=[self._ranking(index, result) for index in range(len(result.rankings))],
+            usage=RerankUsage(result.prompt_tokens, result.prompt_tokens, result.truncated_documents),
+            partial=True if result.unscored else UNSET,
+        )
+
+    def _ranking(self, index: int, result: CallResult) -> QueryRanking:
+        num_documents = len(result.call.documents)
+        unscored = [place % num_documents for place in result.unscored if place // num_documents == index]
+        return QueryRanking(
+            index=index,
+            results=[self.render_pair(pair, result.call) for pair in result.rankings[index]],
+            partial=True if unscored else UNSET,
+            unscored=unscored or UNSET,
+        )

@@ -1,0 +1,61 @@
+"""A SageMaker endpoint of a cross-encoder, as langchain calls one: pairs in, scores in their order out."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from engine.entrypoints.collect import PairScore
+from engine.entrypoints.serve.dialects.base import (
+    CallResult,
+    Dialect,
+    FieldNames,
+    PartialAnswer,
+    RequestView,
+    partial_of,
+)
+from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
+from engine.entrypoints.serve.dialects.fields import Text, fail
+from engine.request import RerankCall
+
+
+class SageMakerBody(Extensions, kw_only=True):
+    text_pairs: list[tuple[Text, str]]
+
+
+class SageMakerAnswer(PartialAnswer, kw_only=True):
+    scores: list[float | None]
+    """null: no score within ``timeout_ms``."""
+
+
+class SageMakerScore(msgspec.Struct):
+    index: int
+    score: float
+
+
+class SageMakerDialect(Dialect):
+    name = "sagemaker"
+    title = "SageMaker"
+    reads = ("text_pairs", "")
+    names = FieldNames("text_pairs[{}][0]", "text_pairs[{}][1]")
+    request_type: ClassVar[Any] = SageMakerBody
+    answer_type: ClassVar[Any] = SageMakerAnswer
+
+    def call(self, body: SageMakerBody, view: RequestView) -> RerankCall:
+        if not body.text_pairs:
+            fail("At least one pair is needed", "text_pairs")
+        for i, (query, _) in enumerate(body.text_pairs):
+            if not query.strip():
+                fail("The query must not be empty", f"text_pairs[{i}][0]")
+        queries, documents = zip(*body.text_pairs, strict=True)
+        return call_of(body, view, queries=list(queries), documents=list(documents))
+
+    def render(self, result: CallResult) -> Any:
+        scores: list[float | None] = [None] * len(result.call.documents)
+        for pair in result.in_order:
+            scores[pair.index] = pair.score
+        return SageMakerAnswer(scores=scores, **partial_of(result))
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        return SageMakerScore(pair.index, pair.score)

@@ -1,0 +1,85 @@
+"""Voyage's rerank: ``top_k`` is always sent, even as null, and tells its bodies; documents come back as strings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from engine.entrypoints.collect import PairScore
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, PartialAnswer, RequestView, partial_of
+from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
+from engine.entrypoints.serve.dialects.fields import (
+    Bool,
+    Count,
+    Documents,
+    Query,
+    as_bool,
+    as_count,
+    as_documents,
+    as_query,
+)
+from engine.errors import EngineError
+from engine.request import RerankCall
+
+
+class VoyageBody(Extensions, kw_only=True):
+    query: Query
+    documents: Documents
+    top_k: Annotated[Count, Meta(description="Best results to return; 0, null and absent: all.")] = None
+    return_documents: Bool = None
+    truncation: Bool = None
+
+
+class VoyageEntry(msgspec.Struct, kw_only=True):
+    relevance_score: float
+    index: int
+    document: str | UnsetType = UNSET
+
+
+class VoyageUsage(msgspec.Struct):
+    total_tokens: int
+
+
+class VoyageAnswer(PartialAnswer, kw_only=True):
+    object: str = "list"
+    data: list[VoyageEntry]
+    model: str
+    usage: VoyageUsage
+
+
+class VoyageDialect(Dialect):
+    name = "voyage"
+    title = "Voyage"
+    request_type: ClassVar[Any] = VoyageBody
+    answer_type: ClassVar[Any] = VoyageAnswer
+
+    def call(self, body: VoyageBody, view: RequestView) -> RerankCall:
+        named: dict[str, Any] = {}
+        if body.truncate is None and body.truncation is not None:
+            named["truncate"] = as_bool(body.truncation, "truncation", default=True)
+        return call_of(
+            body,
+            view,
+            queries=[as_query(body.query)],
+            documents=as_documents(body.documents),
+            top_n=as_count(body.top_k, "top_k"),
+            return_documents=as_bool(body.return_documents, "return_documents", default=False),
+            **named,
+        )
+
+    def render(self, result: CallResult) -> Any:
+        return VoyageAnswer(
+            data=[self.render_pair(pair, result.call) for pair in result.pairs],
+            model=result.model,
+            usage=VoyageUsage(result.prompt_tokens),
+            **partial_of(result),
+        )
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        document = call.documents[pair.index] if call.return_documents else UNSET
+        return VoyageEntry(relevance_score=pair.score, index=pair.index, document=document)
+
+    def render_error(self, error: EngineError, request_id: str) -> Any:
+        return {"detail": str(error)}
