@@ -146,6 +146,8 @@ class _Server:
             info.dtype,
             info.load_s,
         )
+        for note in info.notes:
+            logger.info("%s", note)
 
     def _on_signal(self) -> None:
         self._num_signals += 1
