@@ -71,6 +71,7 @@ def print_ranking(
     entries = enumerate(ranked.best_first[:top], 1)
     for line in _json_lines(entries) if form == "json" else _tsv_lines(entries):
         out.write(line)
+    out.flush()  # here, where a reader that left is not an error
 
 
 def _json_lines(entries: Iterator[tuple[int, RankedText]]) -> Iterator[str]:

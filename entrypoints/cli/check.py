@@ -41,7 +41,7 @@ def check(
         report = check_pairs(llm, query, document, with_reference=reference)
     if json:
         pipe_text(sys.stdout)
-        print(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=2).decode())
+        print(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=2).decode(), flush=True)
     else:
         print_check(report, console(), tokens=tokens)
     return 0

@@ -44,7 +44,7 @@ def verify(
     report = verify_model(values, pairs, load_model, with_reference=reference)
     if json:
         pipe_text(sys.stdout)
-        print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode())
+        print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode(), flush=True)
     else:
         print_verify(report, console())
     if require_reference and not report.has_reference:

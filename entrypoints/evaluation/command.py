@@ -89,6 +89,7 @@ def evaluate(
     if options.json:
         pipe_text(out)
         out.write(result + "\n")
+        out.flush()
     else:
         print_report(comparison, setup, console(out))
 
