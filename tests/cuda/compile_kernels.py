@@ -2,7 +2,8 @@
 
 The launchers run as always, but a launch is replaced by an ahead-of-time compilation for the compute capability given
 on the command line, with the argument types and specialisations that the launch would have had. Prints one line a
-kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape and activation.
+kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape and activation,
+``attention`` leaves the other kernels out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ POINTERS = {
     torch.int64: "*i64",
     torch.float8_e4m3fn: "*fp8e4nv",
 }
+TOKENS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 3, 2560, 32, 8, 128
 OPTIONS = ("num_warps", "num_stages")
 ALIGNED = [["tt.divisibility", 16]]
 
@@ -64,32 +66,33 @@ def compile_launch(target: GPUTarget, kernel: Any, *args: Any, grid: Any, warmup
     print(kernel.__name__, compiled.metadata.shared, flush=True)
 
 
-def launch_everything(dtype: torch.dtype, *, fp8: bool, all_tiles: bool) -> None:
+def launch_row_kernels(dtype: torch.dtype, *, fp8: bool, all_forms: bool) -> None:
     """Shapes of the 4B model: they decide the block sizes."""
-    tokens, hidden, heads, kv_heads, head_dim = 3, 2560, 32, 8, 128
-    x, weight = torch.zeros(tokens, hidden, dtype=dtype), torch.ones(hidden, dtype=dtype)
+    x, weight = torch.zeros(TOKENS, HIDDEN, dtype=dtype), torch.ones(HIDDEN, dtype=dtype)
     for quantize in (False, True) if fp8 else (False,):
         add_rms_norm(x, x.clone(), weight, 1e-6, quantize=quantize)
-        gated_activation(torch.zeros(tokens, 2 * 9728, dtype=dtype), quantize=quantize)
-    for gate in ("gelu", "gelu_tanh") if all_tiles else ():
-        gated_activation(torch.zeros(tokens, 2 * 4096, dtype=dtype), gate)
+        gated_activation(torch.zeros(TOKENS, 2 * 9728, dtype=dtype), quantize=quantize)
+    for gate in ("gelu", "gelu_tanh") if all_forms else ():
+        gated_activation(torch.zeros(TOKENS, 2 * 4096, dtype=dtype), gate)
     if fp8:
-        quantize_fp8(torch.zeros(tokens, 9728, dtype=dtype))
-    qkv = torch.zeros(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
-    angles, norm = torch.zeros(40, head_dim // 2), torch.ones(head_dim, dtype=dtype)
-    positions = torch.zeros(tokens, dtype=torch.int64)
-    q, k, v = qk_norm_rope(qkv, norm, norm, 1e-6, angles, angles, positions, heads, kv_heads, head_dim)
-    score(None, x, weight, 1e-6, torch.zeros(1, hidden))
-    one, zero = np.array([tokens]), np.array([0])
+        quantize_fp8(torch.zeros(TOKENS, 9728, dtype=dtype))
+    qkv = torch.zeros(TOKENS, (HEADS + 2 * KV_HEADS) * HEAD_DIM, dtype=dtype)
+    angles, norm = torch.zeros(40, HEAD_DIM // 2), torch.ones(HEAD_DIM, dtype=dtype)
+    positions = torch.zeros(TOKENS, dtype=torch.int64)
+    qk_norm_rope(qkv, norm, norm, 1e-6, angles, angles, positions, HEADS, KV_HEADS, HEAD_DIM)
+    score(None, x, weight, 1e-6, torch.zeros(1, HIDDEN))
+
+
+def launch_attention(dtype: torch.dtype, *, all_forms: bool) -> None:
+    one, zero = np.array([TOKENS]), np.array([0])
+    q, pool = torch.zeros(TOKENS, HEADS, HEAD_DIM, dtype=dtype), torch.zeros(64, KV_HEADS, HEAD_DIM, dtype=dtype)
+    k = torch.zeros(TOKENS, KV_HEADS, HEAD_DIM, dtype=dtype)
     for causal in (True, False):
         meta = AttentionMeta(zero, one, zero, one, zero, np.array([0, 1]), np.array([[0, 2]]), 64, 1.0, causal)
-        pool = torch.zeros(64, kv_heads, head_dim, dtype=dtype)
-        for config in candidate_configs(dtype, head_dim)[: None if all_tiles else 1]:
-            arrays = plan_tables(meta, tokens_per_tile(config, heads // kv_heads))
+        for config in candidate_configs(dtype, HEAD_DIM)[: None if all_forms else 1]:
+            arrays = plan_tables(meta, tokens_per_tile(config, HEADS // KV_HEADS))
             tables = AttentionTables(*map(torch.from_numpy, arrays))
-            range_attention(
-                q, k, v, pool, pool, tables, kv_capacity=64, scale=1.0, causal=meta.causal, config=config
-            )  # fmt: skip
+            range_attention(q, k, k, pool, pool, tables, kv_capacity=64, scale=1.0, causal=causal, config=config)
 
 
 def main() -> None:
@@ -97,7 +100,10 @@ def main() -> None:
     capability, dtype_name = int(sys.argv[1]), sys.argv[2]
     target = GPUTarget("cuda", capability, 32)
     triton.JITFunction.run = lambda self, *args, **kwargs: compile_launch(target, self, *args, **kwargs)
-    launch_everything(getattr(torch, dtype_name), fp8=capability >= 89, all_tiles="all" in sys.argv)
+    dtype, all_forms = getattr(torch, dtype_name), "all" in sys.argv
+    launch_attention(dtype, all_forms=all_forms)
+    if "attention" not in sys.argv:
+        launch_row_kernels(dtype, fp8=capability >= 89, all_forms=all_forms)
 
 
 if __name__ == "__main__":
