@@ -50,15 +50,18 @@ class Encoder:
         params: Parameters,
         *,
         attention: AttentionMaker | None = None,
+        graphable: bool = False,
         final_norm: str | None = None,
         unused: tuple[str, ...] = (),
     ) -> None:
-        """``unused``: beginnings of tensors that checkpoints of this family may hold beside what is needed."""
+        """``graphable``: the family's own ``attention`` is. ``unused``: beginnings of the names of tensors that
+        checkpoints of this family may hold beside what is needed."""
         _check(spec, shape)
         self.shape, self.embedding, self.dtype = shape, embedding, params.dtype
-        self.scale = shape.head_dim**-0.5
+        self.scale = (shape.head_dim * shape.score_terms) ** -0.5
         self.reads_all = spec.head.pooling == "mean"
-        self.graphable = attention is None and not self.reads_all
+        # Means are taken with tables that the host builds for each step.
+        self.graphable = (attention is None or graphable) and not self.reads_all
         make = attention or (lambda index, reads_only: SelfAttention(params, shape, index, reads_only=reads_only))
         self._make_tables(params)
         self.layers = [
@@ -85,6 +88,8 @@ class Encoder:
         self.embedding_norm = Norm(params, embedding.norm, shape.hidden, shape.eps, bias=shape.norm_bias)
 
     def finish(self) -> None:
+        for layer in self.layers:
+            layer.attention.finish()
         self.head.finish()
 
     def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:

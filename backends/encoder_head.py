@@ -32,8 +32,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class HeadNames:
     """Where a classification head's tensors are."""
 
-    dense: str
     out: str
+    dense: str
     activation: str = "tanh"
     dense_bias: bool = True
     norm: str | None = None

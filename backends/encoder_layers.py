@@ -8,7 +8,7 @@ values come from all tokens; with mean pooling every token is read, and it is a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,6 +16,7 @@ from engine.backends.layers import Rotary
 from engine.backends.packed_batch import PackedBatch
 from engine.backends.parameters import Parameters, Rows
 from engine.kernels.ops import Activation, AttentionMeta
+from engine.kernels.padded_attention import attend_near
 
 GELU_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh")
 ACTIVATIONS = ("gelu", *GELU_TANH)
@@ -33,6 +34,9 @@ class LayerNames:
     """Also the gate, if there is one: then a fused tensor of both."""
     down: str
     mlp_norm: str
+
+    def with_qkv(self, *names: str) -> LayerNames:
+        return replace(self, qkv=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class EncoderShape:
     down_bias: bool = True
     gate: int | None = None
     """Which half of the fused ``up`` tensor goes through the activation and gates the other; None: there is no gate."""
+    score_terms: int = 1
+    """Products that an attention score is the sum of; scores are divided by the root of (terms * head size)."""
 
     @property
     def head_dim(self) -> int:
@@ -95,13 +101,18 @@ class SelfAttention:
         num_heads = self.shape.num_heads
         if not self.reads_only:
             q, k, v = self._heads(self.ops.linear(x, self.projections[0]), num_heads, num_heads, batch.positions)
-            return self.attend(q, k, v, batch.attention)
+            return self.attend(q, k, v, batch.attention, batch.positions)
         read = x.index_select(0, batch.read_rows)
         q, _, _ = self._heads(self.ops.linear(read, self.projections[0]), num_heads, 0, batch.read_positions)
         _, k, v = self._heads(self.ops.linear(x, self.projections[1]), 0, num_heads, batch.positions)
-        return self.attend(q, k, v, batch.read_attention)
+        return self.attend(q, k, v, batch.read_attention, batch.read_positions)
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta) -> Activation:
+    def finish(self) -> None:
+        """Called once after the last tensor was read."""
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
+    ) -> Activation:
         return self.ops.attention(q, k, v, k[:0], v[:0], meta)  # nothing outlives a step: the pool is empty
 
     def _heads(
@@ -114,6 +125,21 @@ class SelfAttention:
             return q, k, v
         cos, sin = self.rotary.cos, self.rotary.sin
         return self.ops.qk_norm_rope(projected, None, None, 0.0, cos, sin, positions, num_heads, num_kv_heads, head_dim)
+
+
+class WindowedAttention(SelfAttention):
+    """A token sees those at most ``window`` away."""
+
+    def __init__(
+        self, params: Parameters, shape: EncoderShape, index: int, *, reads_only: bool, rotary: Rotary, window: int
+    ) -> None:
+        super().__init__(params, shape, index, reads_only=reads_only, rotary=rotary)
+        self.window = window
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
+    ) -> Activation:
+        return attend_near(q, k, v, meta, places, window=self.window)
 
 
 class EncoderLayer:

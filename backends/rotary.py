@@ -87,4 +87,14 @@ def _yarn(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> t
     return 1.0 / (factor * powers) * ramp + 1.0 / powers * (1 - ramp), float(stretch)
 
 
-_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+def _ntk(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    """NTK-aware scaling, fixed or mixed (kexue.fm/archives/9706), as the GTE models have it."""
+    factor, mixed = settings["factor"], settings.get("mixed_b")
+    if mixed is not None:
+        slope = math.log(factor) / (head_dim / 2) ** mixed
+        return 1.0 / powers / (slope * torch.arange(1, head_dim // 2 + 1).float() ** mixed).exp(), 1.0
+    wider = (settings["rope_theta"] * factor) ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    return 1.0 / wider / factor ** (2 / head_dim), 1.0
+
+
+_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "ntk": _ntk}

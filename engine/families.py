@@ -57,6 +57,10 @@ FAMILIES: dict[str, Family] = {
     "bert": _encoder("Bert", "classifier.weight"),
     "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2),
     "xlm-roberta": _encoder("XLMRoberta", "classifier.out_proj.weight", position_offset=2),
+    "modernbert": _encoder("ModernBert", "classifier.weight"),
+    "deberta-v2": _encoder("DebertaV2", "classifier.weight"),
+    "new": _encoder("New", "classifier.weight"),
+    "gte": _encoder("Gte", "classifier.weight"),
 }
 
 # The first match counts, so the narrow ones come before the wide ones.

@@ -151,7 +151,7 @@ def _classifier_head(checkpoint: Checkpoint) -> HeadSpec:
     return HeadSpec(
         kind="classifier",
         num_labels=num_labels,
-        pooling=checkpoint.family.pooling,
+        pooling=checkpoint.config.get("classifier_pooling") or checkpoint.family.pooling,
         activation=_activation(checkpoint, num_labels),
         logit_mean=float(checkpoint.config.get("logit_mean") or 0.0),
         logit_sigma=float(checkpoint.config.get("logit_sigma") or 1.0),

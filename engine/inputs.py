@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.checkpoint_files import load_tokenizer
+from engine.checkpoint_files import CheckpointFiles, load_tokenizer
 from engine.config import ModelConfig
 from engine.errors import ConfigError, InvalidRequestError
 from engine.input_checks import TokenIds, check_query, check_text, checked_ids, name_of, wrong_lengths
@@ -45,9 +45,9 @@ class InputProcessor:
         self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
         make_plain(self._tokenizer, list(self._compiled.values()))
         guard = SpecialIdGuard(self._tokenizer)
-        has_types = int(spec.config.get("type_vocab_size") or 0) > 1
+        self._has_types = _takes_types(spec)
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
-        self._without = TokenizerPairs(self._tokenizer, guard, type_ids=has_types, causal=spec.causal)
+        self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
@@ -157,7 +157,8 @@ class InputProcessor:
                     "Pairs of ids are never cut, since only their sender knows what may go.",
                     param=f"documents[{i}]",
                 )
-            encoded.append(EncodedPair(whole, query_len=min(len(head), len(whole) - 1)))
+            types = np.zeros_like(whole) if self._has_types else None
+            encoded.append(EncodedPair(whole, types, query_len=min(len(head), len(whole) - 1)))
         return encoded
 
     def encode_prompts(
@@ -329,6 +330,12 @@ class InputProcessor:
                     pairs[i] = replace(pairs[i], **{name: short[before]})
                     cut[name].add(i)
         return pairs, cut["query"], cut["document"]
+
+
+def _takes_types(spec: ModelSpec) -> bool:
+    """The model tells query and document apart by token types, and its tokenizer makes them."""
+    names = CheckpointFiles(Path(spec.tokenizer_path), spec.name).tokenizer_config.get("model_input_names")
+    return int(spec.config.get("type_vocab_size") or 0) > 1 and (names is None or "token_type_ids" in names)
 
 
 def _official(spec: ModelSpec) -> str | None:

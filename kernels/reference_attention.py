@@ -46,7 +46,7 @@ def _bucket(lengths: np.ndarray) -> np.ndarray:
     return -(-lengths // steps) * steps
 
 
-def _groups(meta: AttentionMeta, num_heads: int) -> Iterator[Group]:
+def plan_groups(meta: AttentionMeta, num_heads: int) -> Iterator[Group]:
     own_lens, q_lens = meta.own_lens.astype(np.int64), meta.q_lens.astype(np.int64)
     keys = np.stack([meta.context_ids.astype(np.int64), _bucket(own_lens), _bucket(q_lens)])
     active = np.flatnonzero(q_lens > 0)
@@ -146,7 +146,7 @@ def attend(
     """See ``Ops.attention``."""
     groups = meta.cache.get("reference")
     if groups is None:
-        groups = meta.cache["reference"] = list(_groups(meta, q.shape[1]))
+        groups = meta.cache["reference"] = list(plan_groups(meta, q.shape[1]))
     out = torch.empty_like(q)
     context_id, context_k, context_v = -1, None, None
     for group in groups:

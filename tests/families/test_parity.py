@@ -14,7 +14,7 @@ from tests.families.cases import FAMILIES, Family
 from tests.support.texts import TEXTS
 
 QUERY = "Which animal is native to the bamboo forests of central China?"
-DOCUMENTS = [*TEXTS[:24], " ".join(TEXTS[:10]), "", "yes"]
+DOCUMENTS = [*TEXTS[:24], " ".join(TEXTS[:6]), "", "yes"]
 PROBABILITY, LOGIT = 1e-5, 1e-4
 """Bounds: absolute on the probability, relative on the logit."""
 

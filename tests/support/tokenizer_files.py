@@ -239,7 +239,10 @@ TOKENIZERS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     ),
     "roberta": lambda: (roberta_tokenizer_json(), _plain_config(512, **_ROBERTA_TOKENS)),
     "xlm-roberta": lambda: (xlm_roberta_tokenizer_json(), _plain_config(8192, **_ROBERTA_TOKENS)),
-    "deberta": lambda: (deberta_tokenizer_json(), _plain_config(512, **_BERT_TOKENS)),
+    "deberta": lambda: (
+        deberta_tokenizer_json(),
+        _plain_config(512, **_BERT_TOKENS) | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
+    ),
     "modernbert": lambda: (
         modernbert_tokenizer_json(),
         _plain_config(8192, **_BERT_TOKENS) | {"model_input_names": ["input_ids", "attention_mask"]},
