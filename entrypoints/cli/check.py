@@ -36,6 +36,8 @@ def check(
 
     if not document:
         raise ConfigError("--document is missing.")
+    if not query.strip():
+        raise ConfigError("The query is empty.")
     announce_model(values, "engine check MODEL checks another")
     with load_model(values) as llm:
         report = check_pairs(llm, query, document, with_reference=reference)

@@ -119,7 +119,8 @@ def settings_to_verify(values: Mapping[str, Any], device: str) -> tuple[str, Set
     rest = {name: value for name, value in values.items() if name not in ("dtype", "quantization")}
     baseline = Setting(BASELINE, {**rest, "dtype": BASELINE, **place})
     if asked := {name: values[name] for name in ("dtype", "quantization") if values.get(name) not in (None, "auto")}:
-        return backend.name, baseline, [Setting(" ".join(map(str, asked.values())), {**rest, **asked})]
+        others = [Setting(" ".join(map(str, asked.values())), {**rest, **asked})]
+        return backend.name, baseline, [setting for setting in others if setting.name != BASELINE]
     dtypes = [Setting(dtype, {**rest, "dtype": dtype}) for dtype in capabilities.dtypes if dtype != BASELINE]
     quantized = [Setting(name, {**rest, "quantization": name}) for name in capabilities.quantizations]
     return backend.name, baseline, [*dtypes, *quantized]

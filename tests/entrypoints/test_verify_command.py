@@ -1,0 +1,162 @@
+"""``engine verify``: right models pass, wrong numbers do not, and the exit code says which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import LLM
+from engine.entrypoints.inspection import verify as verify_module
+from engine.entrypoints.inspection.pairs import built_in_pairs
+from engine.entrypoints.inspection.verify import (
+    Agreement,
+    Setting,
+    Unavailable,
+    settings_to_verify,
+    swapped_gaps,
+    verify,
+)
+from engine.entrypoints.inspection.verify_view import verdict
+from engine.errors import DeviceError, EngineError
+from tests.support.checkpoints import make_qwen3
+from tests.support.commands import QUIET, run_here
+
+PAIRS = [("What is the capital of China?", ["Beijing is.", "Paris is the capital of France.", ""]), ("b", ["c", "d"])]
+VALUES = {"device": "cpu", "cpu_threads": 1}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_qwen3(tmp_path_factory.mktemp("verify"), hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"query": query, "positive": "right", "negative": [text for text in texts if text]} for query, texts in PAIRS
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def load(values: Mapping[str, Any]) -> LLM:
+    return LLM(**values)
+
+
+def test_a_right_model_passes(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("verify", checkpoint, "--data", data, *QUIET) == 0
+    said = capsys.readouterr()
+    lines = [line.rstrip() for line in said.out.splitlines()]
+    assert lines[0].endswith("on cpu, 6 pairs.")
+    assert lines[-1].startswith("VERDICT: OK. ")
+    for setting in ("float32", "float32, alone", "bfloat16"):
+        assert any(line.startswith(setting) and line.endswith("ok") for line in lines)
+
+
+def test_json_and_one_setting(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", data, "--dtype", "bfloat16", "--no-reference", "--json", *QUIET]
+    assert run_here("verify", checkpoint, *words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [result["setting"] for result in report["results"]] == ["float32, alone", "bfloat16"]
+    assert report["ok"] is True
+    assert report["has_reference"] is False
+    assert 0 < report["results"][1]["max_logit"] < report["results"][1]["bound"]
+    assert report["verdict"].endswith("but without a reference: left out, as asked.")
+    assert run_here("verify", checkpoint, *words, "--require-reference") == 1
+
+
+def test_the_packaged_model_with_the_built_in_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("verify", "--quantization", "int8", "--no-reference", *QUIET) in (0, 1)
+    said = capsys.readouterr()
+    assert "because no model was given" in said.err
+    assert "tiny_reranker on cpu, 25 pairs." in said.out
+    assert "VERDICT: " in said.out.splitlines()[-1]
+
+
+def test_the_reference_finds_a_wrong_engine(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = verify_module._logits
+    monkeypatch.setattr(verify_module, "_logits", lambda llm, pairs: [row + 1e-3 for row in right(llm, pairs)])
+    report = verify({"model": str(checkpoint), **VALUES, "dtype": "float32"}, PAIRS, load)
+    assert not report.ok
+    (problem,) = report.problems
+    assert problem.startswith("float32 differs from transformers by")
+    assert verdict(report).startswith("VERDICT: NOT OK. float32 differs")
+
+
+def test_a_score_that_depends_on_its_company_is_found(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = verify_module._logits
+
+    def wrong(llm: LLM, pairs: Any) -> list[np.ndarray]:
+        return [row + (0.01 if len(row) > 1 else 0.0) for row in right(llm, pairs)]
+
+    monkeypatch.setattr(verify_module, "_logits", wrong)
+    report = verify({"model": str(checkpoint), **VALUES}, PAIRS, load, with_reference=False)
+    assert any(problem.startswith("float32, alone differs from in company") for problem in report.problems)
+
+
+def test_settings_that_fail_and_settings_that_are_not_here(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def some(values: Mapping[str, Any], device: str) -> tuple[str, Setting, list[Setting]]:
+        base = {"model": str(checkpoint), **VALUES}
+        return "cpu", Setting("float32", base), [Setting("absent", {"fails": 1}), Setting("broken", {"fails": 2})]
+
+    def load_some(values: Mapping[str, Any]) -> LLM:
+        if values.get("fails") == 1:
+            raise DeviceError("this device cannot")
+        if values.get("fails") == 2:
+            raise EngineError("NaN everywhere")
+        return load(values)
+
+    monkeypatch.setattr(verify_module, "settings_to_verify", some)
+    report = verify({}, PAIRS, load_some, with_reference=False)
+    assert report.results[1:] == [
+        Unavailable("absent", "this device cannot", failed=False),
+        Unavailable("broken", "NaN everywhere", failed=True),
+    ]
+    assert report.problems == ["broken: NaN everywhere"]
+
+
+def test_every_precision_of_the_device_is_tried() -> None:
+    device, baseline, others = settings_to_verify({"model": "m", "cpu_threads": 2}, "cpu")
+    assert device == "cpu"
+    assert baseline == Setting("float32", {"model": "m", "cpu_threads": 2, "dtype": "float32"})
+    assert [setting.name for setting in others] == ["bfloat16", "int16", "int8"]
+    assert others[2].values == {"model": "m", "cpu_threads": 2, "quantization": "int8"}
+    _, _, (one,) = settings_to_verify({"dtype": "bfloat16", "quantization": "int8"}, "cpu")
+    assert one == Setting("bfloat16 int8", {"dtype": "bfloat16", "quantization": "int8"})
+    assert settings_to_verify({"dtype": "float32"}, "cpu")[2] == []
+    assert len(settings_to_verify({"dtype": "auto"}, "cpu")[2]) == 3
+
+
+def test_swaps_by_hand() -> None:
+    expected = [np.array([3.0, 2.0, 1.0]), np.array([1.0, 1.0])]
+    found = [np.array([2.0, 2.5, 0.0]), np.array([0.0, 5.0])]
+    gaps, num_ordered = swapped_gaps(found, expected)
+    assert (gaps, num_ordered) == ([1.0], 4)  # a tie on one side is no swap
+    assert swapped_gaps(expected, expected) == ([], 4)
+
+
+def agreement(**changes: Any) -> Agreement:
+    numbers = {"max_logit": 0.1, "max_score": 0.01, "num_swaps": 0, "kendall_tau": 1.0, "largest_swap": 0.0}
+    return Agreement(**{"setting": "a", "against": "b", "bound": 0.05, "bounds_logit": False, **numbers, **changes})
+
+
+def test_what_is_within_bounds() -> None:
+    assert agreement().ok
+    assert not agreement(bounds_logit=True).ok
+    assert not agreement(max_score=float("nan")).ok
+    assert not agreement(max_score=0.06).ok
+
+
+def test_built_in_pairs_are_varied() -> None:
+    pairs = built_in_pairs()
+    assert [len(documents) for _, documents in pairs] == [5] * 5
+    lengths = [len(document) for _, documents in pairs for document in documents]
+    assert min(lengths) == 0
+    assert max(lengths) > 3000
+    assert any(not document.isascii() for _, documents in pairs for document in documents)
