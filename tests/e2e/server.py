@@ -16,7 +16,7 @@ from typing import Self
 
 import requests
 
-COMMAND = [sys.executable, "-P", "-c", "from engine.entrypoints.cli import main; main()"]
+COMMAND = [os.environ.get("ENGINE_PYTHON", sys.executable), "-P", "-c", "from engine.entrypoints.cli import main; main()"]
 _READY = re.compile(r"ready on (http://\S+?):(\d+)")
 _LISTENING = re.compile(r"listening on (http://\S+?):(\d+)")
 START_TIMEOUT_S = 120.0

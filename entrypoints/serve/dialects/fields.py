@@ -292,10 +292,10 @@ def _object_text(item: dict[str, Any], param: str, rank_fields: list[str] | None
         fail("The document has no text", param)
     if rank_fields:
         item = {key: item[key] for key in rank_fields if key in item}
-    elif isinstance(item.get("text"), str):
+        if not item:
+            return ""  # none of the fields that count: a document without text, like any empty one
+    if isinstance(item.get("text"), str) and (not rank_fields or len(item) == 1):
         return str(item["text"])
-    if not item:
-        return ""  # none of the fields that count: a document without text, like any empty one
     return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MOST).strip()
 
 

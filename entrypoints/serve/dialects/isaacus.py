@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
 
 from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
@@ -16,14 +18,34 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import Count, Documents, Query, as_count, as_documents, as_query
-from engine.request import RerankCall
+from engine.entrypoints.serve.dialects.fields import (
+    ChunkSize,
+    Count,
+    Documents,
+    Query,
+    as_count,
+    as_documents,
+    as_int,
+    as_query,
+)
+from engine.request import ChunkOptions, RerankCall
+from engine.text_spans import MIN_CHUNK_TOKENS
+
+
+class IsaacusChunking(msgspec.Struct):
+    """How texts are cut into chunks; the best one counts."""
+
+    size: ChunkSize = None
+    overlap_ratio: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    overlap_tokens: Count = None
 
 
 class IsaacusBody(Extensions, kw_only=True):
     query: Query
     texts: Documents
     top_n: Count = None
+    scoring_method: Literal["auto", "chunk_max"] | None = None
+    chunking_options: IsaacusChunking | None = None
 
 
 class IsaacusEntry(msgspec.Struct):
@@ -45,13 +67,21 @@ class IsaacusDialect(Dialect):
     answer_type: ClassVar[Any] = IsaacusAnswer
 
     def call(self, body: IsaacusBody, view: RequestView) -> RerankCall:
-        return call_of(
+        call = call_of(
             body,
             view,
             queries=[as_query(body.query)],
             documents=as_documents(body.texts, "texts"),
             top_n=as_count(body.top_n, "top_n"),
         )
+        wanted = body.chunking_options
+        if wanted is None or call.chunks is not None:
+            return call
+        size = as_int(wanted.size, "chunking_options.size", minimum=MIN_CHUNK_TOKENS)
+        overlap = as_int(wanted.overlap_tokens, "chunking_options.overlap_tokens")
+        if overlap is None and wanted.overlap_ratio is not None and size is not None:
+            overlap = int(size * wanted.overlap_ratio)
+        return replace(call, chunks=ChunkOptions(tokens=size, overlap=overlap))
 
     def render(self, result: CallResult) -> Any:
         results = [self.render_pair(pair, result.call) for pair in result.pairs]
