@@ -33,7 +33,7 @@ def wrong_line(path: str | Path, number: int, problem: str) -> ConfigError:
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a UTF-8 file; only newlines end a line."""
-    for number, line in _byte_lines(path):
+    for number, line in byte_lines(path):
         try:
             yield number, line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -43,7 +43,7 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 def json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
     """(number from 1, value) of a file with one JSON value a line; blank lines are passed over."""
-    for number, line in _byte_lines(path):
+    for number, line in byte_lines(path):
         if not line.strip():
             continue
         try:
@@ -72,7 +72,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+def byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     try:
         with _opened(path) as file:
             for number, line in enumerate(file, 1):

@@ -1,0 +1,1 @@
+"""``engine score``: whole data sets of (query, documents) rows, resumable, errors kept per row."""

@@ -1,0 +1,114 @@
+"""The run itself: windows of rows, sorted by query so that equal queries share their computation, scored, put back in
+input order, written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from engine.entrypoints.datasets.output import PartFiles, State
+from engine.entrypoints.datasets.rows import ScoreRow, read_jsonl, read_parquet
+from engine.entrypoints.files.writing import check_writable
+from engine.errors import ConfigError, RequestError
+from engine.outputs import ScoringRequestOutput
+
+
+class Scorer(Protocol):
+    """What the run needs of ``LLM``."""
+
+    def score(
+        self, data_1: Any, data_2: Any, /, *, use_tqdm: bool, **options: Any
+    ) -> Sequence[ScoringRequestOutput]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob:
+    source: Path
+    output: Path
+    model: str
+    window: int = 4096
+    """Pairs that are read, sorted and written together."""
+    instruction: str | None = None
+    raw_scores: bool = False
+    restart: bool = False
+
+
+@dataclass
+class Totals:
+    rows: int = 0
+    pairs: int = 0
+    failed_rows: int = 0
+    resumed_rows: int = 0
+
+
+def check_job(job: ScoreJob) -> None:
+    """Whatever can be wrong before a model is loaded."""
+    if not job.source.is_file():
+        raise ConfigError(f"{job.source}: no such file.")
+    if job.output.suffix not in (".jsonl", ".parquet"):
+        raise ConfigError(f"{job.output}: the result is written as .jsonl or .parquet.")
+    if job.output.exists() and not job.restart:
+        raise ConfigError(f"{job.output} exists already. --restart writes it anew.")
+    check_writable(job.output)
+
+
+def run_job(job: ScoreJob, scorer: Scorer) -> Totals:
+    """Score every row that has no result yet; raises ``ConfigError`` for what cannot be read or written."""
+    settings = {"instruction": job.instruction, "raw_scores": job.raw_scores}
+    state = State(str(job.source.resolve()), job.source.stat().st_size, job.model, settings)
+    parts = PartFiles(job.output, state, restart=job.restart)
+    done = parts.num_rows_done()
+    totals = Totals(resumed_rows=done)
+    read = read_parquet if job.source.suffix == ".parquet" else read_jsonl
+    with tqdm(unit=" pairs", desc="Scored", disable=None) as bar:
+        for rows in _windows(read(job.source, done), job.window):
+            parts.add(rows[0].number, _score_window(job, scorer, rows))
+            totals.rows += len(rows)
+            totals.pairs += sum(len(row.documents) for row in rows)
+            totals.failed_rows += sum(row.error is not None for row in rows)
+            bar.update(sum(len(row.documents) for row in rows))
+    parts.finish()
+    return totals
+
+
+def _windows(rows: Iterator[ScoreRow], pairs: int) -> Iterator[list[ScoreRow]]:
+    """Consecutive rows with about ``pairs`` pairs together; a row is never split."""
+    for first in rows:
+        window, held = [first], len(first.documents)
+        while held < pairs and (following := list(islice(rows, 1))):
+            window += following
+            held += max(1, len(following[0].documents))
+        yield window
+
+
+def _score_window(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> list[dict[str, Any]]:
+    good = sorted((row for row in rows if row.error is None), key=lambda row: row.query)
+    scores: dict[int, list[float]] = {}
+    try:
+        scores = _score_rows(job, scorer, good)
+    except RequestError:
+        # One of them is not acceptable (too long, a lone surrogate ...): find it, and let it fail alone.
+        for row in good:
+            try:
+                scores |= _score_rows(job, scorer, [row])
+            except RequestError as error:
+                row.error = str(error)
+    return [row.finished(scores.get(row.number, [])) for row in rows]
+
+
+def _score_rows(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> dict[int, list[float]]:
+    queries = [row.query for row in rows for _ in row.documents]
+    documents = [document for row in rows for document in row.documents]
+    options = {} if job.instruction is None else {"instruction": job.instruction}
+    outputs = iter(scorer.score(queries, documents, use_tqdm=False, **options) if documents else ())
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        own = list(islice(outputs, len(row.documents)))
+        row.error = next((output.error for output in own if output.error), None)
+        found[row.number] = [output.outputs.logit if job.raw_scores else output.outputs.score for output in own]
+    return found
