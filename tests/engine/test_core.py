@@ -40,9 +40,7 @@ def collect(core: EngineCore) -> list[EngineCoreOutput]:
 
 
 def scores(outputs: list[EngineCoreOutput]) -> dict[int, float]:
-    return {
-        i: round(float(v[0]), 3) for output in outputs for i, v in zip(output.indices, output.values, strict=True)
-    }
+    return {i: round(float(v[0]), 3) for output in outputs for i, v in zip(output.indices, output.values, strict=True)}
 
 
 def test_the_next_step_is_planned_while_one_runs() -> None:
