@@ -3,6 +3,10 @@
 A thread reads the core's messages and hands them to the loop. Every call stays here until its last pair is answered,
 so when the core process is lost, a new one is started and gets the open calls again; answers that had already arrived
 are not passed on twice.
+
+The core speaks at least every half second. When it is silent, steps cannot be trusted to run: the client says so at
+once (``healthy``), and kills the core after ``--step-timeout-s``. A core that its own worker took down (executor ``uni``)
+is followed by one whose worker is a process of its own, where the pair that did it can be found.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -20,13 +26,16 @@ import numpy as np
 from engine.client import CLOSE_TIMEOUT_S, MPClient
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
+from engine.executor.base import GAVE_UP, RESTART_WINDOW_S
 from engine.messages import CoreHealth, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
 from engine.transport import ChannelClosedError
 
 logger = logging.getLogger(__name__)
-MAX_CORE_RESTARTS = 3
+SILENCE_S = 2.0
+"""A core that says nothing for so long is taken for hung."""
+WATCH_S = 0.25
 
 
 class _OpenCall:
@@ -56,14 +65,16 @@ class AsyncMPClient:
         self._arguments = (config, spec, stem)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, _OpenCall] = {}
-        self._num_restarts = 0
+        self._restarts: deque[float] = deque()
+        self._lost = asyncio.Event()
+        self._core_ready = False
+        """What the core said last."""
+        self._watch: asyncio.Task[None] | None = None
         self._closing = False
         self.stats = SchedulerStats()
         self.step_tokens = 0
         self.alive = False
         """Whether the core is up at all."""
-        self.healthy = False
-        """Whether steps can run right now."""
         self.last_sign_of_life_s = time.monotonic()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -77,13 +88,27 @@ class AsyncMPClient:
         except BaseException:
             await self._stop_core()
             raise
+        self._watch = asyncio.create_task(self._watch_core())
         return self
+
+    @property
+    def healthy(self) -> bool:
+        """Whether steps can run right now."""
+        return self.alive and self._core_ready and self._silent_s < SILENCE_S
+
+    @property
+    def _silent_s(self) -> float:
+        return time.monotonic() - self.last_sign_of_life_s
+
+    async def wait_lost(self) -> None:
+        """Until the core is gone and no other will be started."""
+        await self._lost.wait()
 
     async def _start_core(self) -> None:
         # Here, not in a thread: the core is killed when the thread that started it ends.
         self._client = MPClient(*self._arguments)
         self.info = await asyncio.to_thread(self._client.wait_ready)
-        self.alive = self.healthy = True
+        self.alive = self._core_ready = True
         self.last_sign_of_life_s = time.monotonic()
         self._receiver = threading.Thread(target=self._receive, args=(self._client,), name="core-results", daemon=True)
         self._receiver.start()
@@ -95,13 +120,27 @@ class AsyncMPClient:
             except EngineDeadError as error:
                 self._loop.call_soon_threadsafe(self._on_core_lost, client, error)
                 return
+            self.last_sign_of_life_s = time.monotonic()
             if message is not None:
                 self._loop.call_soon_threadsafe(self._dispatch, message)
 
+    async def _watch_core(self) -> None:
+        """A core that runs but says nothing: its calls go elsewhere if they can, and in the end it is killed."""
+        timeout_s = self._arguments[0].device.step_timeout_s
+        while True:
+            await asyncio.sleep(WATCH_S)
+            # While it replaces its worker it said that it is not ready, and may be silent.
+            if not self.alive or not self._core_ready or self._silent_s < SILENCE_S:
+                continue
+            if not self._hold_calls:
+                self._fail_all(EngineDeadError(f"the engine core has been silent for {self._silent_s:.0f} s"))
+            if self._silent_s > timeout_s:
+                logger.error("the engine core has been silent for %.0f s: killing it", self._silent_s)
+                self._client.child.kill()
+
     def _dispatch(self, message: EngineCoreOutputs | CoreHealth) -> None:
-        self.last_sign_of_life_s = time.monotonic()
         if isinstance(message, CoreHealth):
-            self.healthy = message.ready
+            self._core_ready = message.ready
             if not message.ready and not self._hold_calls:
                 self._fail_all(EngineDeadError(message.reason))
             return
@@ -116,7 +155,7 @@ class AsyncMPClient:
         """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest."""
         if self._closing:
             raise ShuttingDownError("the server is shutting down")
-        if not self.alive and self._num_restarts >= MAX_CORE_RESTARTS:
+        if self._lost.is_set():
             raise EngineDeadError("the engine core is gone and was restarted too often")
         call = _OpenCall(request)
         self._calls[request.call_id] = call
@@ -147,23 +186,37 @@ class AsyncMPClient:
     def _on_core_lost(self, client: MPClient, error: EngineDeadError) -> None:
         if client is not self._client or self._closing:
             return
-        self.alive = self.healthy = False
-        if self._num_restarts >= MAX_CORE_RESTARTS:
-            self._fail_all(error)
+        self.alive = self._core_ready = False
+        if error.code == GAVE_UP or not self._may_restart():
+            self._give_up(error)
             return
-        self._num_restarts += 1
         if not self._hold_calls:
             self._fail_all(error)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
+        config, spec, stem = self._arguments
+        if config.device.executor == "uni":
+            logger.warning("from now on the worker runs in a process of its own, so that its end is not the core's")
+            self._arguments = (replace(config, device=replace(config.device, executor="mp")), spec, stem)
         self._restart = self._loop.create_task(self._restart_core())
+
+    def _may_restart(self) -> bool:
+        now = time.monotonic()
+        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
+            self._restarts.popleft()
+        self._restarts.append(now)
+        return len(self._restarts) <= self._arguments[0].device.max_worker_restarts
+
+    def _give_up(self, error: EngineError) -> None:
+        logger.error("the engine core is lost for good: %s", error)
+        self._fail_all(error)
+        self._lost.set()
 
     async def _restart_core(self) -> None:
         await self._stop_core()
         try:
             await self._start_core()
         except StartupError as error:
-            self._num_restarts = MAX_CORE_RESTARTS
-            self._fail_all(EngineDeadError(f"the engine core could not be restarted: {error}"))
+            self._give_up(EngineDeadError(f"the engine core could not be restarted: {error}"))
             return
         for call in self._calls.values():
             self._client.submit(call.request)
@@ -173,7 +226,7 @@ class AsyncMPClient:
             call.queue.put_nowait(error)
 
     async def _stop_core(self) -> None:
-        self.alive = self.healthy = False
+        self.alive = self._core_ready = False
         client = getattr(self, "_client", None)
         if client is None:
             return
@@ -193,4 +246,6 @@ class AsyncMPClient:
             await asyncio.wait_for(self.idle.wait(), timeout_s)
         except TimeoutError:
             self._fail_all(ShuttingDownError("the server shut down before this call was finished"))
+        if self._watch is not None:
+            self._watch.cancel()
         await self._stop_core()

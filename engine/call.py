@@ -18,6 +18,7 @@ class Call:
         "computed_tokens",
         "first_step_s",
         "frontier",
+        "num_given_up",
         "num_in_flight",
         "num_steps",
         "pairs",
@@ -36,6 +37,8 @@ class Call:
         self.answered: set[int] = set()
         self.attempts: dict[int, int] = {}
         """Steps that failed with this pair in them."""
+        self.num_given_up = 0
+        """Pairs answered with an error because they kept losing their steps."""
         self.roots: list[Segment] = []
         self.frontier: list[Segment] = []
         self.remaining_tokens = 0

@@ -17,6 +17,7 @@ from engine.core import EngineCore
 from engine.core_process import CoreSetup
 from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
 from engine.executor import create_executor
+from engine.executor.base import GAVE_UP
 from engine.messages import (
     AbortRequest,
     CoreFailed,
@@ -130,7 +131,7 @@ class MPClient:
         except ChannelClosedError as error:
             raise EngineDeadError(f"the core process ended (exit code {self.child.exit_code})") from error
         if isinstance(message, CoreFailed):
-            raise EngineDeadError(message.error.message)
+            raise EngineDeadError(message.error.message, code=GAVE_UP if message.final else None)
         assert not isinstance(message, CoreReady)
         if isinstance(message, EngineCoreOutputs) and message.stats is not None:
             self._stats = message.stats

@@ -86,11 +86,13 @@ class DeviceConfig:
     gpu_memory_bytes: int | None = None
     enforce_eager: bool = False
     step_timeout_s: float = 300.0
+    """A step, or a core, that shows no progress for so long is killed, and its work is done again."""
     max_worker_restarts: int = 3
+    """Workers (and cores) replaced within five minutes before the server gives up and ends."""
     profile: str | None = None
     """Write a trace and a per-op table into this folder."""
-    faults: str | None = None
-    """Fault injection plan; inert unless the environment agrees."""
+    enable_fault_injection: bool = False
+    """For tests: break things as the variable ENGINE_FAULTS says. Nothing happens unless both are set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,12 @@ class ServerConfig:
     max_queued_pairs: int = 100_000
     max_queued_tokens: int = 50_000_000
     overload_status: Literal[503, 429] = 503
+    header_timeout_s: float = 10.0
+    """A connection that has not sent a whole request head by then is closed, however steadily it sends."""
+    body_timeout_s: float = 30.0
+    """A body must be here by then, or come at 64 KiB/s or more; otherwise 408."""
+    max_connections: int = 8192
+    """Beyond it, the connection that has waited longest without a request is closed."""
     drain_delay_s: float = 0.0
     shutdown_timeout_s: float = 30.0
     tokenizer_threads: int = 2

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.config import EngineConfig
-from engine.errors import EngineError
+from engine.errors import EngineDeadError, EngineError
 from engine.executor import Executor, StepError
 from engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
@@ -25,6 +25,10 @@ from engine.scheduler import Scheduler
 from engine.step import ModelRunnerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)
+STALL_S = 5.0
+STALL_FACTOR = 10
+"""A step that takes so many times longer per token than the slowest one before, and this many seconds at least, is
+reported as a stall. It is killed only after ``--step-timeout-s``."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,9 @@ class EngineCore:
         self.scheduler = Scheduler(config.scheduler, executor.info, stem, spec.causal, spec.max_model_len, clock)
         self._running: deque[_RunningStep] = deque()
         self._num_restarts = 0
+        self._last_done_s = clock()
+        self._slowest_token_s = 0.0
+        self._stalled = False
 
     @property
     def info(self) -> WorkerInfo:
@@ -104,6 +111,11 @@ class EngineCore:
         except StepError as failure:
             result.outputs += self._recover(failure)
             return
+        self._slowest_token_s = max(self._slowest_token_s, self._age(step) / step.num_tokens)
+        self._last_done_s = self._clock()
+        if self._stalled:
+            self._stalled = False
+            self._on_health(True, "steps are done again")
         result.outputs += self.scheduler.update(output)
         result.step_tokens += step.num_tokens
         result.step_s += output.device_s
@@ -115,19 +127,32 @@ class EngineCore:
         if failure.worker_lost:
             self._on_health(False, str(failure))
             self._num_restarts += 1
-        self._executor.recover(failure)
         outputs = self.scheduler.replay(failure.error, out_of_memory=failure.out_of_memory)
-        if failure.worker_lost:
+        failure.verdict = self.scheduler.verdict
+        self._executor.recover(failure)
+        self._last_done_s = self._clock()
+        if failure.worker_lost or self._stalled:
+            self._stalled = False
             self._on_health(True, "the worker was restarted")
         return outputs
 
+    def _age(self, step: _RunningStep) -> float:
+        """How long the first step has been running: a queued one starts when the one before it ends."""
+        return self._clock() - max(step.submitted_s, self._last_done_s)
+
     def _check_progress(self) -> None:
-        if not self._running:
+        """Report a step that takes far longer than any before it; end one that takes longer than it may."""
+        if not self._running or self._running[0].future.done():
             return
-        # A queued step starts when the one before it ends, so only the first one's age counts.
         step, timeout_s = self._running[0], self._config.device.step_timeout_s
-        if self._clock() - step.submitted_s > timeout_s * self._config.scheduler.pipeline_depth:
-            self._executor.kill_hung()
+        age_s = self._age(step)
+        if age_s > timeout_s:
+            self._on_health(False, f"a step did not end within {timeout_s:g} s")
+            if not self._executor.kill_hung():
+                raise EngineDeadError(f"a step did not end within {timeout_s:g} s")
+        elif not self._stalled and age_s > max(STALL_S, STALL_FACTOR * step.num_tokens * self._slowest_token_s):
+            self._stalled = True
+            self._on_health(False, f"a step of {step.num_tokens} tokens has been running for {age_s:.1f} s")
 
     def stats(self) -> SchedulerStats:
         stats = self.scheduler.stats()

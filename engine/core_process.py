@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 from collections import deque
+from typing import NoReturn
 
 import msgspec
 import numpy as np
@@ -18,6 +20,7 @@ from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.errors import EngineError
 from engine.executor import create_executor
+from engine.executor.base import GAVE_UP
 from engine.messages import (
     AbortRequest,
     CoreFailed,
@@ -105,26 +108,35 @@ def main() -> None:
         _run(setup, channel)
     except EngineError as error:
         logger.error("%s", error)
-        channel.send(CoreFailed(WireError(error.type, str(error), error.param)))
-        raise SystemExit(1) from None
-    finally:
+        channel.send(CoreFailed(WireError(error.type, str(error), error.param), error.code == GAVE_UP))
         channel.close()
+        _end_now()
+    except Exception:
+        # Our bug: the front end starts another core, and the log says where.
+        logger.exception("the core failed")
+        _end_now()
+    channel.close()
+
+
+def _end_now() -> NoReturn:
+    """Not sys.exit: a thread may be inside a step that never ends. The children follow (engine/process.py)."""
+    logging.shutdown()
+    os._exit(1)
 
 
 def _run(setup: CoreSetup, channel: Channel[ToCore]) -> None:
     def report(ready: bool, reason: str) -> None:
+        logger.log(logging.INFO if ready else logging.WARNING, "%s: %s", "ready" if ready else "not ready", reason)
         channel.send(CoreHealth(ready, reason))
 
     executor = create_executor(setup.config, setup.spec)
-    try:
-        core = EngineCore(setup.config, setup.spec, setup.stem, executor, on_health=report)
-        channel.send(CoreReady(executor.info))
-        # What exists now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        CoreProcess(core, channel).run()
-    finally:
-        executor.close()
+    core = EngineCore(setup.config, setup.spec, setup.stem, executor, on_health=report)
+    channel.send(CoreReady(executor.info))
+    # What exists now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    CoreProcess(core, channel).run()
+    executor.close()
 
 
 if __name__ == "__main__":

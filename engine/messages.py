@@ -47,6 +47,8 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     adapter: str | None = None
     cache_scope: str = ""
     """Prefixes kept between calls are shared only within one scope (the constant template excepted)."""
+    backlog_tokens: int = 0
+    """What the same caller had inside when this call came: it weighs like work of this call (fair shares)."""
 
     @property
     def num_pairs(self) -> int:
@@ -138,6 +140,8 @@ class CoreFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
     """The core cannot go on (or could not start); the reason is an ``EngineError``."""
 
     error: WireError
+    final: bool = False
+    """A new core would not help: the worker was replaced too often."""
 
 
 class CoreHealth(msgspec.Struct, array_like=True, gc=False, tag="health"):

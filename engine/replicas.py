@@ -127,6 +127,10 @@ class ReplicaClient:
         total.step_fill /= len(each)
         return total
 
+    async def wait_lost(self) -> None:
+        """Until no replica is left."""
+        await asyncio.gather(*(replica.client.wait_lost() for replica in self._replicas))
+
     async def shutdown(self, timeout_s: float) -> None:
         await asyncio.gather(*(replica.client.shutdown(timeout_s) for replica in self._replicas))
 

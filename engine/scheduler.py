@@ -4,6 +4,7 @@
 and priority weigh in tokens: *least remaining work first, with ageing*. Since every call ages at the same rate, the
 order of two calls does not change while they wait, so the key is a constant until the call itself makes progress, and
 a call that came ``remaining / ageing_tokens_per_s`` seconds before all others is at the front whatever its size.
+What its caller already had inside counts as well: who sends much waits behind himself, not in front of others.
 From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not fit is
 looked past, so a short call shares the step with a long one. A parent and its children go into the same step where
 they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
@@ -32,7 +33,7 @@ from engine.kv_memory import KVMemory
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 from engine.step_plan import StepPlan
-from engine.suspects import Suspects
+from engine.suspects import Suspects, Verdict
 from engine.token_tree import Segment, SegmentState, TreeBuilder
 
 MIN_TOKEN_BUDGET = 64
@@ -113,6 +114,7 @@ class Scheduler:
         config, request = self._config, call.request
         key = (
             call.remaining_tokens
+            + request.backlog_tokens
             + request.arrival_s * config.ageing_tokens_per_s
             + request.priority * config.priority_tokens
         )
@@ -300,6 +302,11 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         return bool(self._calls)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the last lost step told about its pairs."""
+        return self._suspects.verdict
 
     @property
     def num_in_flight(self) -> int:

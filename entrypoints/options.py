@@ -34,6 +34,8 @@ ALIASES = {
     "max_segment": "max_segment_tokens",
     "step_timeout": "step_timeout_s",
     "drain_delay": "drain_delay_s",
+    "header_timeout": "header_timeout_s",
+    "body_timeout": "body_timeout_s",
     "shutdown_timeout": "shutdown_timeout_s",
     "tp": "tensor_parallel_size",
     "tp_size": "tensor_parallel_size",
@@ -267,6 +269,7 @@ _POSITIVE = frozenset(
         *("tensor_parallel_size", "data_parallel_size", "cpu_threads", "step_timeout_s", "pipeline_depth"),
         "gpu_memory_bytes",
         *("max_body_bytes", "max_documents", "max_queued_pairs", "max_queued_tokens", "tokenizer_threads"),
+        *("header_timeout_s", "body_timeout_s", "max_connections"),
     )
 )
 

@@ -7,6 +7,12 @@ from typing import Protocol
 
 from engine.errors import EngineError
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.suspects import Verdict
+
+RESTART_WINDOW_S = 300.0
+"""Losses older than this no longer count against the restarts."""
+GAVE_UP = "gave_up"
+"""``EngineDeadError.code``: whoever supervises the process that raised it need not start another."""
 
 
 class StepError(Exception):
@@ -17,6 +23,8 @@ class StepError(Exception):
         self.error = error
         self.out_of_memory = out_of_memory
         self.worker_lost = worker_lost
+        self.verdict: Verdict = "unknown"
+        """What the scheduler makes of it; a loss that a pair explains is not counted against the worker."""
 
 
 class Executor(Protocol):
@@ -27,7 +35,8 @@ class Executor(Protocol):
         ...
 
     def kill_hung(self) -> bool:
-        """The running step takes too long: end its worker, so that its future fails. False where that is impossible."""
+        """The running step takes too long: end its worker, so that its future fails. False where that is impossible,
+        and only the end of this process helps."""
         ...
 
     def recover(self, failure: StepError) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
-from engine.executor.base import StepError
+from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
 from engine.executor.worker_process import WorkerSetup
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
@@ -20,7 +20,6 @@ from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 from engine.transport import Channel, ChannelClosedError
 
 logger = logging.getLogger(__name__)
-RESTART_WINDOW_S = 300.0
 STOP_TIMEOUT_S = 5.0
 
 
@@ -72,15 +71,23 @@ class MultiprocExecutor:
                 self._fail_pending(self._lost())
                 return
             if isinstance(message, StepResult):
-                with self._lock:
-                    step_id, future = self._pending.popleft()
-                assert step_id == message.output.step_id, "steps come back in order"
-                future.set_result(message.output)
+                future = self._take(message.output.step_id)
+                if future is not None:
+                    future.set_result(message.output)
             elif isinstance(message, WorkerFailed):
                 error = from_wire(message.error.type, message.error.message)
-                with self._lock:
-                    _, future = self._pending.popleft()
-                future.set_exception(StepError(error, out_of_memory=message.out_of_memory))
+                future = self._take(message.step_id)
+                if future is not None:
+                    future.set_exception(StepError(error, out_of_memory=message.out_of_memory))
+
+    def _take(self, step_id: int) -> Future[ModelRunnerOutput] | None:
+        """The future of this step. Steps come back in order: one that is missing was lost, and its worker with it."""
+        with self._lock:
+            if self._pending and self._pending[0][0] == step_id:
+                return self._pending.popleft()[1]
+        logger.error("the worker answered step %d out of turn: killing it (pid %d)", step_id, self._child.pid)
+        self._child.kill()
+        return None
 
     def _lost(self) -> StepError:
         code = self._child.exit_code
@@ -100,12 +107,7 @@ class MultiprocExecutor:
     def recover(self, failure: StepError) -> None:
         if not failure.worker_lost:
             return
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        if len(self._restarts) >= self._config.device.max_worker_restarts:
-            raise EngineDeadError(f"the worker died {len(self._restarts) + 1} times in {RESTART_WINDOW_S:.0f} s")
-        self._restarts.append(now)
+        self._charge(failure)
         self.num_restarts += 1
         self._stop_child()
         logger.warning("restarting the worker (%s)", failure)
@@ -113,6 +115,21 @@ class MultiprocExecutor:
             self.info = self._start()
         except EngineError as error:
             raise EngineDeadError(f"the worker could not be restarted: {error}") from error
+
+    def _charge(self, failure: StepError) -> None:
+        """Count a loss against the restarts, unless a pair explains it: then the first one is forgiven as well."""
+        if failure.verdict == "found" and self._restarts:
+            self._restarts.pop()
+        if failure.verdict != "unknown":
+            return
+        now = time.monotonic()
+        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
+            self._restarts.popleft()
+        if len(self._restarts) >= self._config.device.max_worker_restarts:
+            raise EngineDeadError(
+                f"the worker died {len(self._restarts) + 1} times in {RESTART_WINDOW_S:.0f} s", code=GAVE_UP
+            )
+        self._restarts.append(now)
 
     def _stop_child(self) -> None:
         self._child.stop(STOP_TIMEOUT_S)

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor.base import StepError
+from engine.faults import with_faults
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput
 
@@ -19,7 +20,7 @@ class UniprocExecutor:
     def __init__(self, config: EngineConfig, spec: ModelSpec) -> None:
         from engine.backends.worker import Worker
 
-        self._worker = Worker(config, spec, config.device.first_rank)
+        self._worker = with_faults(Worker(config, spec, config.device.first_rank), config.device)
         self._launcher = ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="worker-values")
         try:

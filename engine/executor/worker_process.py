@@ -5,6 +5,7 @@ One thread launches steps and one waits for their values and sends them, so the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import msgspec
 
 from engine.config import EngineConfig
 from engine.errors import EngineError, StepFailedError
+from engine.faults import AnswerDropped, FaultyWorker, with_faults
 from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, WireError, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
 from engine.process import receive_setup
@@ -50,7 +52,7 @@ def main() -> None:
 def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     from engine.backends.worker import Worker
 
-    worker = Worker(setup.config, setup.spec, setup.rank)
+    worker = with_faults(Worker(setup.config, setup.spec, setup.rank), setup.config.device)
     try:
         channel.send(WorkerReady(worker.load()))
     except EngineError as error:
@@ -67,7 +69,7 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     worker.close()
 
 
-def _launch(worker: Worker, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+def _launch(worker: Worker | FaultyWorker, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
     """A failed launch is reported where the step's values would be: results keep the order of the steps."""
     try:
         return worker.launch(plan)
@@ -81,18 +83,23 @@ def _launch(worker: Worker, plan: SchedulerOutput) -> Callable[[], ModelRunnerOu
 
 
 def _finish_and_send(
-    channel: Channel[ToWorker], worker: Worker, step_id: int, launched: Callable[[], ModelRunnerOutput]
+    channel: Channel[ToWorker], worker: Worker | FaultyWorker, step_id: int, launched: Callable[[], ModelRunnerOutput]
 ) -> None:
-    channel.send(_finish(worker, step_id, launched))
+    with contextlib.suppress(AnswerDropped):
+        channel.send(_finish(worker, step_id, launched))
 
 
-def _finish(worker: Worker, step_id: int, launched: Callable[[], ModelRunnerOutput]) -> StepResult | WorkerFailed:
+def _finish(
+    worker: Worker | FaultyWorker, step_id: int, launched: Callable[[], ModelRunnerOutput]
+) -> StepResult | WorkerFailed:
     from engine.backends.base import OutOfMemory
 
     try:
         return StepResult(launched())
     except OutOfMemory as error:
         return WorkerFailed(step_id, WireError(StepFailedError.type, str(error)), True)
+    except AnswerDropped:
+        raise
     except Exception as error:
         # Anything a kernel raises becomes the answer for this step; the worker goes on, unless its device is gone.
         logger.exception("step %d failed", step_id)
