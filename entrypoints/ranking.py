@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from engine.activation import ranking
@@ -65,7 +66,7 @@ def print_ranking(
 ) -> None:
     out = file or sys.stdout
     if form == "table":
-        print_table(ranked, top or TABLE_ROWS, out)
+        print_table(ranked, top or TABLE_ROWS, console(out))
         return
     pipe_text(out)
     entries = enumerate(ranked.best_first[:top], 1)
@@ -97,8 +98,7 @@ def _tsv_lines(entries: Iterator[tuple[int, RankedText]]) -> Iterator[str]:
         yield "\t".join([str(rank), f"{entry.score:.6g}", f"{entry.logit:.6g}", *texts]) + "\n"
 
 
-def print_table(ranked: Ranking, top: int, file: TextIO) -> None:
-    out = console(file)
+def print_table(ranked: Ranking, top: int, out: Console) -> None:
     shown = ranked.best_first[:top]
     unicode = speaks_unicode(out)
     places = _places(shown)

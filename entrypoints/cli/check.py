@@ -38,7 +38,7 @@ def check(
         raise ConfigError("--document is missing.")
     if not query.strip():
         raise ConfigError("The query is empty.")
-    announce_model(values, "engine check MODEL checks another")
+    announce_model(values, "engine check MODEL: another")
     with load_model(values) as llm:
         report = check_pairs(llm, query, document, with_reference=reference)
     if json:

@@ -79,6 +79,6 @@ def eval_(
     )
     settings = [(Path(str(values.get("model") or "tiny_reranker")).name, values)]
     settings += [(text, changed_values(values, text)) for text in compare]
-    announce_model(values, "engine eval MODEL measures another")
+    announce_model(values, "engine eval MODEL: another")
     evaluate(settings, options, load_model, sys.stdout)
     return 0

@@ -10,7 +10,7 @@ from engine.entrypoints.terminal import tell
 if TYPE_CHECKING:
     from engine import LLM
 
-PACKAGED = "the small English reranker that comes with the package"
+PACKAGED = "the small English reranker of the package"
 
 
 def announce_model(values: Mapping[str, Any], how_to_name: str) -> None:
@@ -18,7 +18,7 @@ def announce_model(values: Mapping[str, Any], how_to_name: str) -> None:
     if values.get("model"):
         tell(f"using {values['model']}")
     else:
-        tell(f"using {PACKAGED}, because no model was given ({how_to_name})")
+        tell(f"using {PACKAGED}, as no model was given ({how_to_name})")
 
 
 def load_model(values: Mapping[str, Any], *, log_level: str = "warning") -> LLM:

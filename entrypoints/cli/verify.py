@@ -40,7 +40,7 @@ def verify(
     from engine.entrypoints.terminal import console, pipe_text, tell
 
     pairs = built_in_pairs() if data is None else read_examples(data).lists()
-    announce_model(values, "engine verify MODEL verifies another")
+    announce_model(values, "engine verify MODEL: another")
     report = verify_model(values, pairs, load_model, with_reference=reference)
     if json:
         pipe_text(sys.stdout)

@@ -13,6 +13,7 @@ from engine.entrypoints.terminal import plain, wrapped
 
 MOST_IDS = 400
 MOST_CUT_CHARACTERS = 200
+_MARGIN = "  | "
 _SPECIAL, _CUT = "bold magenta", "bold red"
 
 
@@ -24,7 +25,8 @@ def print_check(report: CheckReport, out: Console, *, tokens: bool = False) -> N
         out.print()
         if len(report.pairs) > 1:
             out.print(plain(f"Document {number} of {len(report.pairs)}", "bold"))
-        out.print(_prompt(pair.pieces))
+        for line in _prompt(pair.pieces).wrap(out, out.width - len(_MARGIN)):
+            out.print(Text.assemble((_MARGIN, "dim"), line))
         out.print()
         if tokens:
             out.print(_token_table(pair))
@@ -35,7 +37,7 @@ def print_check(report: CheckReport, out: Console, *, tokens: bool = False) -> N
 
 
 def _prompt(pieces: list[Piece]) -> Text:
-    """Behind a margin, so that the prompt's own line ends can be told from the terminal's."""
+    """The template's special parts and the cuts marked, everything else as it is."""
     text = Text("", overflow="fold")
     for piece in pieces:
         if piece.kind == "special":
@@ -44,8 +46,7 @@ def _prompt(pieces: list[Piece]) -> Text:
             text.append(f"⟦cut: {piece.num_tokens} tokens: {_shortened(visible(piece.text))}⟧", _CUT)
         else:
             text.append(visible(piece.text))
-    lines = text.split("\n", allow_blank=True)
-    return Text("\n").join(Text.assemble(("  | ", "dim"), line) for line in lines)
+    return text
 
 
 def visible(text: str) -> str:

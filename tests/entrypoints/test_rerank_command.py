@@ -175,8 +175,7 @@ def test_the_answer_comes_first(notes: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr()
     assert ANSWER in said.out.splitlines()[0]
     assert said.err.splitlines() == [
-        "engine: using the small English reranker that comes with the package, because no model was given "
-        "(--model names another)"
+        "engine: using the small English reranker of the package, as no model was given (--model: another)"
     ]
 
 

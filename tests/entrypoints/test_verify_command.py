@@ -74,7 +74,7 @@ def test_json_and_one_setting(checkpoint: Path, data: Path, capsys: pytest.Captu
 def test_the_packaged_model_with_the_built_in_pairs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("verify", "--quantization", "int8", "--no-reference", *QUIET) in (0, 1)
     said = capsys.readouterr()
-    assert "because no model was given" in said.err
+    assert "as no model was given" in said.err
     assert "tiny_reranker on cpu, 25 pairs." in said.out
     assert "VERDICT: " in said.out.splitlines()[-1]
 

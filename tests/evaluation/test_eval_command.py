@@ -27,7 +27,7 @@ def test_table_json_and_run(beir: Path, capsys: pytest.CaptureFixture[str], tmp_
     words = ["--data", beir, "--compare", "quantization=int8", "--cross-check", "--output", output, "--save-run", run]
     assert run_here("eval", *words, *QUIET) == 0
     said = capsys.readouterr()
-    assert "using the small English reranker that comes with the package, because no model was given" in said.err
+    assert "using the small English reranker of the package, as no model was given" in said.err
     assert "small (test): 3 queries, 6 documents, 5 judgements" in said.out
     for word in ("nDCG@10", "MRR@10", "Recall@10", "BM25", "tiny_reranker", "quantization=int8", "ir-measures gives"):
         assert word in said.out

@@ -1,0 +1,46 @@
+"""The captured output in ``docs/`` is what the commands print: numbers may move with the model, the rest may not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from engine.entrypoints.ranking import TEXT_LINES
+from tests.entrypoints.capture_pages import IMAGE, IMAGE_FILE, PAGES, ROOT, captured_blocks, output_of
+
+BLOCKS = [block for page in PAGES for block in captured_blocks(page)]
+QUICK = [block for block in BLOCKS if not block.command.startswith("engine verify")]
+"""A verification of every precision takes half a minute, and has its own tests."""
+
+
+def lasting(command: str, output: str) -> list[str]:
+    """What another checkpoint must print too: the notice, and then the best text, or the words of the table's head."""
+    notice, first, *rest = output.splitlines()
+    if command.startswith("engine rerank"):
+        best = re.sub(r'"(score|logit)":[-\d.e]+', "", first) if "--json" in command else " ".join([first, *rest])
+        return [notice, *_words(best)[: 8 * TEXT_LINES]]
+    return [notice, *_words(first)]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]{2,}", text)
+
+
+def test_the_pages_have_their_blocks() -> None:
+    assert [block.command.split()[1] for block in BLOCKS] == ["rerank", "rerank", "rerank", "eval", "check", "verify"]
+    assert all(block.output for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", QUICK, ids=lambda block: block.command)
+def test_a_page_shows_what_the_command_prints(block: object) -> None:
+    assert lasting(block.command, output_of(block.command)) == lasting(block.command, block.output), (
+        "run python -m tests.entrypoints.capture_pages, and look at what changed"
+    )
+
+
+def test_the_picture_shows_the_best_line() -> None:
+    svg = IMAGE.read_text(encoding="utf-8")
+    best = (ROOT / IMAGE_FILE).read_text().splitlines()[0]
+    assert " ".join(best.split()[:6]) in svg.replace("&#160;", " ")
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", svg)  # nothing is fetched from elsewhere
