@@ -17,6 +17,8 @@ from tokenizers import Tokenizer
 
 from engine.errors import ModelLoadError
 
+METADATA = ("config_sentence_transformers.json", "1_LogitScore")
+"""Evidence that says a model is a reranker, but not which."""
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 _LFS_POINTER = b"version https://git-lfs"
@@ -85,8 +87,8 @@ class CheckpointFiles:
             "config.json": Path(str(self.config.get("_name_or_path") or "")).name,
             "README.md": readme,
             "its chat template": template if isinstance(template, str) else "",
-            "config_sentence_transformers.json": "cross-encoder reranker" if cross_encoder == "CrossEncoder" else "",
-            "1_LogitScore": "reranker" if self.logit_score is not None else "",
+            METADATA[0]: "cross-encoder reranker" if cross_encoder == "CrossEncoder" else "",
+            METADATA[1]: "reranker" if self.logit_score is not None else "",
         }
         return {place: text for place, text in found.items() if text}
 

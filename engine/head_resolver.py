@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from engine.checkpoint_files import CheckpointFiles
+from engine.checkpoint_files import METADATA, CheckpointFiles
 from engine.errors import ConfigError, ModelLoadError
 from engine.families import Family, Recipe, Task
 from engine.hf_overrides import METHODS
@@ -39,6 +39,11 @@ class Checkpoint:
     recipe: Recipe | None
     recipe_place: str
     has_weights: bool
+
+    @property
+    def recipe_is_a_guess(self) -> bool:
+        """Only Sentence-Transformers' metadata told that this is a reranker: then they tell its activation too."""
+        return self.recipe_place in METADATA
 
     @property
     def label(self) -> str:
@@ -196,9 +201,9 @@ def _activation(checkpoint: Checkpoint, num_labels: int) -> Activation:
     ):
         if name is not None:
             return _torch_activation(name)
-    if checkpoint.recipe is not None and num_labels == 1:
-        return checkpoint.recipe.activation
     name = checkpoint.files.cross_encoder.get("activation_fn")
+    if checkpoint.recipe is not None and num_labels == 1 and not (name and checkpoint.recipe_is_a_guess):
+        return checkpoint.recipe.activation
     return default if name is None else _torch_activation(name)
 
 

@@ -19,6 +19,8 @@ from engine.head_resolver import Checkpoint, resolve_head
 from engine.hf_overrides import apply_overrides
 from engine.hub import resolve_folder
 from engine.model_spec import HeadSpec, ModelSpec
+from engine.prompt import TEMPLATES
+from engine.saved_template import SAVED, has_saved_template, load_saved
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,8 @@ def _template(checkpoint: Checkpoint, score_template: str) -> str | None:
         return f"file:{path.resolve()}"
     if score_template == "none" or not checkpoint.family.causal:
         return None
+    if has_saved_template(checkpoint.files):
+        return _saved_or_known(checkpoint)
     if checkpoint.recipe is None:
         logger.warning(
             "%s: no template is known for this model, so query and document are joined as they are. "
@@ -104,6 +108,15 @@ def _template(checkpoint: Checkpoint, score_template: str) -> str | None:
         )
         return None
     return checkpoint.recipe.template
+
+
+def _saved_or_known(checkpoint: Checkpoint) -> str:
+    """The template that lies beside the weights; by its published name where it is that one word for word."""
+    folder = checkpoint.files.folder.resolve()
+    recipe = checkpoint.recipe
+    if recipe is not None and load_saved(folder).says_the_same(TEMPLATES[recipe.template]):
+        return recipe.template
+    return f"{SAVED}{folder}"
 
 
 def _use_sep_token(checkpoint: Checkpoint, head: HeadSpec) -> bool:

@@ -1,78 +1,22 @@
-"""Prompt templates: the text around a pair, as data, and templates read from a file.
+"""Prompt templates of published rerankers, as data, and where the template of a model is found.
 
-A template is a list of parts. A part without a slot is **fixed**: it is tokenised once, and only there special tokens
-count. A part with slots is **text**: what a caller wrote and the words between it, tokenised together with special
-tokens switched off. The built-in ones are code, not files, because a template engine drops a trailing newline and with
-it the score. A file is rendered once, at start, with marks where a caller's text will stand; never for a request.
+They are code, not files, because a template engine drops a trailing newline and with it the score. A file is rendered
+once, at start, with marks where a caller's text will stand; never for a request.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import ConfigError
+from engine.jinja_template import JinjaSource, checked, from_jinja
+from engine.saved_template import SAVED, load_saved
+from engine.template import Piece, Slot, Template, split_slots
+
+__all__ = ["JOINED", "QWEN3_RERANKER", "TEMPLATES", "Piece", "Slot", "Template", "load_template", "split_slots"]
 
 logger = logging.getLogger(__name__)
-
-
-class Slot(StrEnum):
-    """Where a caller's text stands."""
-
-    INSTRUCTION = "instruction"
-    QUERY = "query"
-    DOCUMENT = "document"
-
-
-Piece = str | Slot
-"""Literal text, or a place for a caller's."""
-
-_NAMED = re.compile(r"\{(" + "|".join(Slot) + r")\}")
-_MARKED = re.compile("\ue000(" + "|".join(Slot) + ")\ue001")
-"""Private-use characters: no template contains them, and Jinja's filters for text leave them alone."""
-
-
-def split_slots(text: str, pattern: re.Pattern[str] = _NAMED) -> tuple[Piece, ...]:
-    """``"a{query}b"`` -> ("a", Slot.QUERY, "b"), so that a query that holds ``{document}`` stays a query."""
-    found = pattern.split(text)  # literal, slot, literal, ...
-    return tuple(Slot(piece) if i % 2 else piece for i, piece in enumerate(found) if piece)
-
-
-@dataclass(frozen=True)
-class Template:
-    """The text around a pair."""
-
-    name: str
-    parts: tuple[tuple[Piece, ...], ...]
-    default_instruction: str = ""
-    with_instruction: Template | None = None
-    """Used instead for a call that gives an instruction; None: it has its place in ``parts``, or none at all."""
-
-    @classmethod
-    def of(
-        cls, name: str, *parts: str, default_instruction: str = "", with_instruction: tuple[str, ...] | None = None
-    ) -> Template:
-        other = cls.of(f"{name}, with instruction", *with_instruction) if with_instruction else None
-        return cls(name, tuple(split_slots(part) for part in parts), default_instruction, other)
-
-    @property
-    def suffix(self) -> str:
-        """What follows the last slot."""
-        tail: list[str] = []
-        for piece in reversed([piece for part in self.parts for piece in part]):
-            if isinstance(piece, Slot):
-                break
-            tail.append(str(piece))
-        return "".join(reversed(tail))
-
 
 QWEN3_RERANKER = Template.of(
     "qwen3-reranker",
@@ -133,13 +77,13 @@ TEMPLATES: dict[str, Template] = {
 JOINED = Template.of("joined", "{query}{document}")
 """No template: a decoder reads query and document as one text."""
 
-_MARKS = {slot: f"\ue000{slot}\ue001" for slot in Slot}
-
 
 def load_template(name: str | None, official: str | None = None) -> Template:
     """The template of ``ModelSpec.template``; a file's suffix is compared with the ``official`` template's."""
     if name is None:
         return JOINED
+    if name.startswith(SAVED):
+        return load_saved(Path(name.removeprefix(SAVED)))
     if not name.startswith("file:"):
         return TEMPLATES[name]
     template = _from_file(Path(name.removeprefix("file:")))
@@ -160,65 +104,5 @@ def _from_file(path: Path) -> Template:
         raise ConfigError(f"The score template {path} cannot be read: {error}.", param="score_template") from error
     name = f"The score template {path}"
     if "{{" in source or "{%" in source:
-        return from_jinja(source, name)
-    return Template(name, (_checked(split_slots(source), name),))
-
-
-def from_jinja(source: str, name: str, values: Mapping[str, Any] | None = None) -> Template:
-    """A chat template, rendered with marks where texts will stand; ``values`` are further arguments of it.
-
-    It is rendered with and without an instruction. Mostly the difference is a default in its place; else the two are
-    two templates.
-    """
-    text, without = (_render(source, name, mark, values or {}) for mark in (_MARKS[Slot.INSTRUCTION], None))
-    pieces = _checked(split_slots(text, _MARKED), name)
-    default = _default_instruction(text, without, name)
-    if default is not None:
-        return Template(name, (pieces,), default)
-    plain = _checked(split_slots(without, _MARKED), name)
-    return Template(name, (plain,), with_instruction=Template(f"{name}, with instruction", (pieces,)))
-
-
-def _checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:
-    for slot in (Slot.QUERY, Slot.DOCUMENT):
-        count = pieces.count(slot)
-        if count != 1:
-            raise ConfigError(
-                f"{name} must show the {slot} exactly once, and shows it {count} times.", param="score_template"
-            )
-    return pieces
-
-
-def _render(source: str, name: str, instruction: str | None, more: Mapping[str, Any]) -> str:
-    """The template with marks; ``instruction`` None: as for a call that gives none."""
-    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _raise
-    query, document = _MARKS[Slot.QUERY], _MARKS[Slot.DOCUMENT]
-    messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
-    values: dict[str, Any] = {"add_generation_prompt": True, **more}
-    values |= {"messages": messages, "query": query, "document": document}
-    if instruction is not None:
-        values |= {"instruction": instruction, "instruct": instruction}
-    try:
-        return environment.from_string(source).render(**values)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        if instruction is None:
-            return ""  # the template wants an instruction with every call
-        raise ConfigError(f"{name} cannot be rendered: {error}.", param="score_template") from error
-
-
-def _raise(message: str) -> None:
-    """``raise_exception`` of templates written for transformers."""
-    raise TemplateError(message)
-
-
-def _default_instruction(with_mark: str, without: str, name: str) -> str | None:
-    """What the template itself puts where the instruction goes; None if more than that changes without one."""
-    head, found, tail = with_mark.partition(_MARKS[Slot.INSTRUCTION])
-    if not found or not without:
-        return ""
-    if _MARKS[Slot.INSTRUCTION] in tail:
-        raise ConfigError(f"{name} shows the instruction more than once.", param="score_template")
-    if not (without.startswith(head) and without.endswith(tail) and len(without) >= len(head) + len(tail)):
-        return None
-    return without[len(head) : len(without) - len(tail)]
+        return from_jinja(JinjaSource(source, name))
+    return Template(name, (checked(split_slots(source), name),))
