@@ -138,7 +138,13 @@ def save_checkpoint(model: TinyReranker, tokenizer: Tokenizer, folder: Path) -> 
     config = model.config.to_hf()
     ids = {name: tokenizer.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>")}
     config |= {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    generation = {
+        "do_sample": False,
+        "max_new_tokens": 1,
+        **{name: config[name] for name in ("eos_token_id", "pad_token_id")},
+    }
+    for name, content in (("config.json", config), ("generation_config.json", generation)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     save_tokenizer(tokenizer, folder, model.config.max_position_embeddings)
 
 
