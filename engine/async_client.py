@@ -5,7 +5,7 @@ so when the core process is lost, a new one is started and gets the open calls a
 are not passed on twice.
 
 The core speaks at least every half second. When it is silent, steps cannot be trusted to run: the client says so at
-once (``healthy``), and kills the core after ``--step-timeout-s``. A core that its own worker took down (executor ``uni``)
+once (``healthy``), and kills the core after ``--step-timeout-s``. A core that its worker took down (executor ``uni``)
 is followed by one whose worker is a process of its own, where the pair that did it can be found.
 """
 
@@ -238,6 +238,12 @@ class AsyncMPClient:
             await asyncio.to_thread(self._receiver.join, CLOSE_TIMEOUT_S)
         client.child.release()
         client.channel.close()
+
+    def kill(self) -> None:
+        """End the core at once, and with it its workers; ``shutdown`` then has nothing to wait for."""
+        self._closing = True
+        self._fail_all(ShuttingDownError("the server was stopped"))
+        self._client.child.kill()
 
     async def shutdown(self, timeout_s: float) -> None:
         """Refuse new calls, give open ones ``timeout_s``, answer the rest with an error, end the core."""

@@ -8,6 +8,7 @@
     |   |-- AuthenticationError     401  no key or a wrong one
     |   |-- NotFoundError           404  unknown model or route
     |   |-- MethodNotAllowedError   405  the route exists, the method does not
+    |   |-- RequestTimeoutError     408  the body came too slowly
     |   |-- TooLargeError           413  more bytes, documents or tokens than the limits allow
     |   |-- UnsupportedMediaError   415  not JSON
     |   `-- HeadersTooLargeError    431  too many headers, or too many bytes of them
@@ -71,6 +72,11 @@ class NotFoundError(RequestError):
 class MethodNotAllowedError(RequestError):
     status = 405
     type = "method_not_allowed"
+
+
+class RequestTimeoutError(RequestError):
+    status = 408
+    type = "request_timeout"
 
 
 class TooLargeError(RequestError):

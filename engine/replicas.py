@@ -131,6 +131,10 @@ class ReplicaClient:
         """Until no replica is left."""
         await asyncio.gather(*(replica.client.wait_lost() for replica in self._replicas))
 
+    def kill(self) -> None:
+        for replica in self._replicas:
+            replica.client.kill()
+
     async def shutdown(self, timeout_s: float) -> None:
         await asyncio.gather(*(replica.client.shutdown(timeout_s) for replica in self._replicas))
 

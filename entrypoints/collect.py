@@ -49,6 +49,7 @@ def core_request(
     deadline_s: float | None = None,
     adapter: str | None = None,
     cache_scope: str = "",
+    backlog_tokens: int = 0,
 ) -> EngineCoreRequest:
     """All pairs of a call as one message of flat arrays."""
     types = [pair.token_type_ids for pair in pairs if pair.token_type_ids is not None]
@@ -63,6 +64,7 @@ def core_request(
         deadline_s=deadline_s,
         adapter=adapter,
         cache_scope=cache_scope,
+        backlog_tokens=backlog_tokens,
     )
 
 

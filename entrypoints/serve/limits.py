@@ -1,7 +1,7 @@
 """What a request may weigh, checked before anything is kept: headers, body bytes, media type.
 
 The body is counted while it is read, so a chunked upload without a length stops at the cap too. Deadlines for slow
-headers and bodies belong here as well; uvicorn has none.
+headers and bodies, and the cap on headers that have no end, are enforced at the socket (``protocol.py``).
 """
 
 from __future__ import annotations

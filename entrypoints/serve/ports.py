@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import resource
 import socket
 from pathlib import Path
 
 from engine.errors import ConfigError, StartupError
 
+logger = logging.getLogger(__name__)
 BACKLOG = 2048
+OTHER_DESCRIPTORS = 256
+"""What the process has open besides connections."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -36,6 +41,17 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def allow_open_files(num_connections: int) -> None:
+    """Raise this process's own limit on descriptors until the connections fit, or as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num_connections + OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        logger.warning("only %d descriptors are allowed; %d connections need %d", hard, num_connections, wanted)
+        wanted = hard
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def port_holder(port: int) -> tuple[int, str] | None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from engine.async_client import AsyncMPClient
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.app import create_app
@@ -25,12 +26,13 @@ from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialects.detect import by_name
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.ports import listen
+from engine.entrypoints.serve.ports import allow_open_files, listen
+from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.errors import ConfigError, RequestError, StartupError
 from engine.inputs import InputProcessor
 from engine.model_resolver import resolve_model
-from engine.replicas import start_client
+from engine.replicas import ReplicaClient, start_client
 
 logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75
@@ -55,6 +57,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
         except RequestError as error:
             raise ConfigError(f"--dialect: {error}", param="dialect") from error
     listener = listen(server_config.host, server_config.port)
+    allow_open_files(server_config.max_connections)
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_Server(engine_config, server_config, listener).run())
@@ -77,6 +80,7 @@ class _Server:
         self._num_signals = 0
         self._stop = asyncio.Event()
         self._stats: asyncio.Task[None] | None = None
+        self._client: AsyncMPClient | ReplicaClient | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -86,18 +90,21 @@ class _Server:
         serving = asyncio.create_task(http.serve(sockets=[self._listener]))
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(self._stop.wait())
+        lost: asyncio.Task[None] | None = None
         try:
             done, _ = await asyncio.wait((serving, loading, stopping), return_when=asyncio.FIRST_COMPLETED)
             if loading in done:
-                loading.result()  # raises what stopped the start
-                done, _ = await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+                lost = asyncio.create_task(loading.result().wait_lost())  # or raises what stopped the start
+                done, _ = await asyncio.wait((serving, stopping, lost), return_when=asyncio.FIRST_COMPLETED)
+            if lost is not None and lost in done:
+                return await self._end_without_core()
             if stopping not in done:
                 serving.result()
                 raise StartupError("The HTTP server ended by itself.")
             await self._service.drain()
             return 0
         finally:
-            for task in (loading, stopping, self._stats):
+            for task in (loading, stopping, lost, self._stats):
                 if task is not None:
                     task.cancel()
             await asyncio.wait((loading,))
@@ -108,7 +115,9 @@ class _Server:
     def _make_http(self) -> _Http:
         config = uvicorn.Config(
             create_app(self._service),
-            http="httptools",
+            http=guarded_protocol(
+                SocketLimits(self._config.header_timeout_s, self._config.body_timeout_s, self._config.max_connections)
+            ),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -121,12 +130,19 @@ class _Server:
         )
         return _Http(config)
 
-    async def _load(self) -> None:
+    async def _end_without_core(self) -> int:
+        """Everybody inside gets an error; whoever started this process starts another."""
+        logger.error("the engine cannot be restarted any more: ending")
+        self._service.state = "refusing"
+        await asyncio.wait((asyncio.ensure_future(self._service.admission.idle.wait()),), timeout=HARD_STOP_S)
+        return 1
+
+    async def _load(self) -> AsyncMPClient | ReplicaClient:
         host, port = self._listener.getsockname()[:2]
         logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
         spec = await asyncio.to_thread(resolve_model, self._engine_config.model)
         processor = await asyncio.to_thread(InputProcessor, spec, self._engine_config.model)
-        client = await start_client(self._engine_config, spec, processor.stem)
+        client = self._client = await start_client(self._engine_config, spec, processor.stem)
         try:
             trained = self._engine_config.model.load_format != "dummy"
             await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))
@@ -148,6 +164,7 @@ class _Server:
         )
         for note in info.notes:
             logger.info("%s", note)
+        return client
 
     def _on_signal(self) -> None:
         self._num_signals += 1
@@ -158,4 +175,6 @@ class _Server:
         else:
             logger.warning("second signal: stopping at once")
             self._service.stop_now()
+            if self._client is not None:
+                self._client.kill()
             self._http.force_exit = True

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from engine.config import ServerConfig
 from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked, shifted
 from engine.entrypoints.expansion import PairTexts, Places, named_by_caller
-from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.admission import Admission, estimated_tokens
 from engine.entrypoints.serve.deadline import until, within
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -224,14 +224,14 @@ class RerankService:
         deadline = None if call.timeout_s is None else started + call.timeout_s
         self.check_accepting()
         model = self.served_name(call.model)
-        with self.admission.enter(call.num_pairs) as ticket:
+        num_tokens = estimated_tokens(call, self.engine.processor.min_pair_tokens)
+        with self.admission.enter(call.num_pairs, num_tokens, call.caller) as ticket:
             work = _Work(call)
             # What the call's own deadline cuts off stays without a score; what was done before counts.
             with contextlib.suppress(TimeoutError):
                 await within(deadline, self._encode(work))
-            ticket.grow(len(work.pairs) - call.num_pairs)
             num_tokens = sum(len(pair.token_ids) for pair in work.pairs)
-            ticket.take_tokens(num_tokens)
+            ticket.settle(len(work.pairs), num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
             collector = PairCollector(self.engine.spec.head, work.pairs, raw_scores=call.raw_scores)
@@ -244,6 +244,7 @@ class RerankService:
                     arrival_s=started,
                     priority=call.priority,
                     deadline_s=deadline,
+                    backlog_tokens=ticket.backlog_tokens,
                     cache_scope=f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller,
                 )
                 async with aclosing(self.engine.client.run(request)) as outputs:

@@ -1,0 +1,160 @@
+"""uvicorn's HTTP protocol with the deadlines and caps that it lacks, where they belong: at the socket.
+
+* The head of a request is here ``header_timeout_s`` after its first byte, or after the connection was made; otherwise
+  the connection ends. The deadline is absolute: a byte now and then does not move it.
+* A head is at most ``MAX_HEADER_BYTES`` long (431); memory is not spent on more.
+* A body is here ``body_timeout_s`` after its head, or has come at ``MIN_BODY_BYTES_PER_S`` or more; otherwise 408.
+* Beyond ``max_connections``, the connection that has waited longest without a request ends, so that a flood of idle
+  connections cannot shut out those who want something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from engine.entrypoints.serve.errors import error_object
+from engine.entrypoints.serve.limits import LINGER_S, MAX_HEADER_BYTES
+from engine.errors import EngineError, HeadersTooLargeError, RequestTimeoutError
+
+MIN_BODY_BYTES_PER_S = 64 * 1024
+
+
+@dataclass
+class SocketLimits:
+    """Shared by all connections of a server."""
+
+    header_timeout_s: float
+    body_timeout_s: float
+    max_connections: int
+    idle: dict[GuardedProtocol, None] = field(default_factory=dict)
+    """Connections without a request, the one that has waited longest first."""
+
+
+def guarded_protocol(limits: SocketLimits) -> type[GuardedProtocol]:
+    """uvicorn makes the protocols itself, so the limits travel on the class."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """See the head of this module. Between two requests uvicorn's own keep-alive timeout holds."""
+
+    limits: SocketLimits
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._in_body = False
+        self._refused = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._body_since_s = 0.0
+
+    # -- the life of a connection ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.limits.idle[self] = None
+        if len(self.connections) > self.limits.max_connections:
+            oldest = next(iter(self.limits.idle))
+            oldest.transport.abort()
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        self.limits.idle.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return  # read and forgotten, so that the answer is not reset under way
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refuse(HeadersTooLargeError(f"The head of a request may have {MAX_HEADER_BYTES} bytes."))
+
+    def on_message_begin(self) -> None:
+        if not self._in_head:
+            self._await_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        self._in_head, self._head_bytes = False, 0
+        self._in_body, self._body_bytes, self._body_since_s = True, 0, time.monotonic()
+        self.limits.idle.pop(self, None)
+        self._deadline = self.loop.call_later(self.limits.body_timeout_s, self._body_is_late)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing() and not self.pipeline:
+            self.limits.idle[self] = None
+
+    # -- deadlines ------------------------------------------------------------------------------------------------
+
+    def _await_head(self) -> None:
+        self._disarm()
+        self._in_head = True
+        self._deadline = self.loop.call_later(self.limits.header_timeout_s, self._head_is_late)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    @property
+    def _answering(self) -> bool:
+        """An earlier request of this connection is being answered, and reading may be paused for it."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _head_is_late(self) -> None:
+        if self._answering:
+            self._await_head()
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _body_is_late(self) -> None:
+        spent = time.monotonic() - self._body_since_s
+        allowed = self.limits.body_timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S
+        if spent < allowed or self.pipeline:
+            self._deadline = self.loop.call_later(max(1.0, allowed - spent), self._body_is_late)
+        elif not self.transport.is_closing():
+            late = f"The body did not arrive within {self.limits.body_timeout_s:g} s (--body-timeout-s)."
+            self._refuse(RequestTimeoutError(late))
+
+    def _refuse(self, error: EngineError) -> None:
+        """Answer without the application, which is told that its client has left; then close."""
+        self._disarm()
+        answering, can_answer = self._answering, self._in_head and not self._answering
+        if answering:
+            can_answer = self._in_body and not self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if not can_answer:
+            self.transport.close()
+            return
+        self._refused = True
+        body = msgspec.json.encode(error_object(error, uuid.uuid4().hex))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[error.status] + head + body)
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+        self.flow.resume_reading()
