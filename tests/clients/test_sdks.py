@@ -18,7 +18,7 @@ def test_dashscope(engine: Engine) -> None:
     )
     assert answer.status_code == 200, answer
     engine.check([(result.index, result.relevance_score) for result in answer.output.results], top_n=3)
-    assert answer.output.results[0].document["text"] == DOCUMENTS[2]
+    assert answer.output.results[0]["document"]["text"] == DOCUMENTS[2]
     assert answer.usage.total_tokens > 0
     wrong = dashscope.TextReRank.call(model="no-such-model", query=QUERY, documents=DOCUMENTS, api_key=KEY)
     assert (wrong.status_code, wrong.code) == (404, "model_not_found")

@@ -1,0 +1,86 @@
+"""Everything of ``engine run-batch`` but its flags: files in place, the model loaded, the run, the report."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import EngineConfig, ServerConfig
+from engine.entrypoints.batch.output import OutputFile
+from engine.entrypoints.batch.runner import BatchReport, loaded_app, run_batch
+from engine.entrypoints.batch.transfer import fetch, is_address, local_name, put
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFiles:
+    """As the user named them."""
+
+    source: str
+    target: str
+    folder: Path | None
+    """Where the output grows."""
+
+
+def work_through(engine_config: EngineConfig, server_config: ServerConfig, files: BatchFiles, window: int) -> int:
+    with ExitStack() as stack:
+        source = _source(files, stack)
+        final, part = _target(files, stack)
+        output = stack.enter_context(OutputFile(final, part))
+        with asyncio.Runner() as runner:
+            try:
+                report = runner.run(_run(engine_config, server_config, source, output, window))
+            except asyncio.CancelledError:
+                print(f"engine: stopped; the same command goes on where it stopped ({output.part})", file=sys.stderr)
+                return 130
+        if is_address(files.target):
+            put(final, files.target)
+    return _say(report, files)
+
+
+async def _run(
+    engine_config: EngineConfig, server_config: ServerConfig, source: Path, output: OutputFile, window: int
+) -> BatchReport:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    async with loaded_app(engine_config, server_config) as app:
+        return await run_batch(app, source, output, window)
+
+
+def _source(files: BatchFiles, stack: ExitStack) -> Path:
+    if is_address(files.source):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-batch-")))
+        fetch(files.source, folder / "input.jsonl")
+        return folder / "input.jsonl"
+    source = Path(files.source)
+    if not source.is_file():
+        raise ConfigError(f"--input-file {source}: there is no such file.", param="input")
+    return source
+
+
+def _target(files: BatchFiles, stack: ExitStack) -> tuple[Path, Path | None]:
+    """Where the finished output lies on this machine, and where it grows (None: beside it)."""
+    if files.folder is not None:
+        files.folder.mkdir(parents=True, exist_ok=True)
+    if is_address(files.target):
+        folder = files.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-batch-")))
+        return local_name(files.target, folder), None
+    final = Path(files.target)
+    if not final.parent.is_dir():
+        raise ConfigError(f"--output-file {final}: there is no folder {final.parent}.", param="output")
+    return final, None if files.folder is None else files.folder / f"{final.name}.part"
+
+
+def _say(report: BatchReport, files: BatchFiles) -> int:
+    earlier = f" ({report.num_resumed} of them by an earlier run)" if report.num_resumed else ""
+    print(f"engine: {report.num_rows} rows answered{earlier} in {files.target}", file=sys.stderr)
+    if report.num_failed:
+        print(f"engine: {report.num_failed} rows failed; their error says why", file=sys.stderr)
+    return 1 if report.num_failed else 0

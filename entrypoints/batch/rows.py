@@ -1,0 +1,85 @@
+"""The rows of OpenAI's batch files: a call in, its answer out."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.errors import InvalidRequestError
+
+
+class InputRow(msgspec.Struct):
+    """One line of the input."""
+
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+    method: str = "POST"
+
+
+class RowResponse(msgspec.Struct):
+    status_code: int
+    request_id: str
+    body: Any = None
+
+
+class OutputRow(msgspec.Struct):
+    """One line of the output; a failed row has its status and an error instead of a body."""
+
+    id: str
+    custom_id: str | None
+    response: RowResponse
+    error: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server would have said."""
+
+    status: int
+    body: Any
+
+
+def read_row(line: bytes, number: int) -> InputRow:
+    try:
+        row = msgspec.json.decode(line, type=InputRow)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"Line {number} is no batch row: {error}.") from error
+    if row.method.upper() != "POST":
+        raise InvalidRequestError(f"Line {number}: the method is {row.method!r}, and only POST is possible.")
+    return row
+
+
+def custom_id_of(line: bytes) -> str | None:
+    """The id of a row that may be damaged otherwise."""
+
+    class OnlyId(msgspec.Struct):
+        custom_id: str | None = None
+
+    try:
+        return msgspec.json.decode(line, type=OnlyId).custom_id
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def path_of(url: str) -> str:
+    """Whatever stands before them, ``.../rerank`` and ``.../score`` mean those two, as in vLLM."""
+    for ending in ("/rerank", "/score"):
+        if url.endswith(ending) and not url.endswith("/text-rerank"):
+            return f"/v1{ending}"
+    return url if url.startswith("/") else f"/{url}"
+
+
+def output_row(custom_id: str | None, answer: Answer) -> OutputRow:
+    request_id = f"engine-batch-{uuid.uuid4().hex}"
+    if answer.status == 200:
+        response = RowResponse(200, request_id, answer.body)
+        return OutputRow(f"engine-{uuid.uuid4().hex}", custom_id, response)
+    body = answer.body if isinstance(answer.body, dict) else {}
+    error = body.get("error", body)
+    if not isinstance(error, dict):
+        error = {"message": str(error), **{k: v for k, v in body.items() if k != "error"}}
+    return OutputRow(f"engine-{uuid.uuid4().hex}", custom_id, RowResponse(answer.status, request_id), error)

@@ -1,0 +1,26 @@
+"""From settings to a model that can be asked: files, tokenizer, core process, self-test."""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine.config import EngineConfig
+from engine.entrypoints.self_test import SelfTest, run_self_test_async
+from engine.entrypoints.serve.service import LoadedEngine
+from engine.inputs import InputProcessor
+from engine.model_resolver import resolve_model
+from engine.replicas import start_client
+
+
+async def load_engine(config: EngineConfig) -> LoadedEngine:
+    """Raises ``StartupError``; then nothing is left running."""
+    spec = await asyncio.to_thread(resolve_model, config.model)
+    processor = await asyncio.to_thread(InputProcessor, spec, config.model)
+    client = await start_client(config, spec, processor.stem)
+    try:
+        trained = config.model.load_format != "dummy"
+        await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))
+    except BaseException:
+        await client.shutdown(0.0)
+        raise
+    return LoadedEngine(spec, processor, client, config.model.served_model_name)
