@@ -28,7 +28,7 @@ def check(
     """
     import msgspec
 
-    from engine.entrypoints.cli.loading import announce_model, load_model
+    from engine.entrypoints.cli.loading import announce_model, check_query, check_text, load_model
     from engine.entrypoints.inspection.check import check_pairs
     from engine.entrypoints.inspection.check_view import print_check
     from engine.entrypoints.terminal import console, pipe_text
@@ -36,8 +36,9 @@ def check(
 
     if not document:
         raise ConfigError("--document is missing.")
-    if not query.strip():
-        raise ConfigError("The query is empty.")
+    check_query(query)
+    for text in document:
+        check_text(text, "A document")
     announce_model(values, "engine check MODEL: another")
     with load_model(values) as llm:
         report = check_pairs(llm, query, document, with_reference=reference)

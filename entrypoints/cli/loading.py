@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.entrypoints.terminal import tell
+from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from engine import LLM
@@ -19,6 +20,19 @@ def announce_model(values: Mapping[str, Any], how_to_name: str) -> None:
         tell(f"using {values['model']}")
     else:
         tell(f"using {PACKAGED}, as no model was given ({how_to_name})")
+
+
+def check_query(query: str) -> None:
+    """A text of the command line that can be a query."""
+    check_text(query, "The query")
+    if not query.strip():
+        raise ConfigError("The query is empty.")
+
+
+def check_text(text: str, what: str) -> None:
+    """Bytes of the command line that are no UTF-8 arrive as halves of surrogate pairs."""
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigError(f"{what} is not UTF-8 text.")
 
 
 def load_model(values: Mapping[str, Any], *, log_level: str = "warning") -> LLM:

@@ -47,7 +47,7 @@ def rerank(
 
     Without --model, the small English reranker that comes with the package is used.
     """
-    from engine.entrypoints.cli.loading import announce_model, load_model
+    from engine.entrypoints.cli.loading import announce_model, check_query, load_model
     from engine.entrypoints.files.texts import read_texts
     from engine.entrypoints.ranking import print_ranking, rank_texts
     from engine.errors import ConfigError
@@ -56,8 +56,7 @@ def rerank(
         raise ConfigError("--json and --tsv exclude each other.")
     if top is not None and top < 1:
         raise ConfigError(f"--top {top}: one or more expected.")
-    if not query.strip():
-        raise ConfigError("The query is empty.")
+    check_query(query)
     if not files and sys.stdin.isatty():
         raise ConfigError("Name files to rank, or - for standard input.")
     for name in files:

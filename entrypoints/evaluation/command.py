@@ -68,6 +68,8 @@ def evaluate(
     options.check()
     dataset = read_dataset(options)
     first = first_stage(options.first_stage, dataset, options.top_k, skip_unknown=options.skip_unknown)
+    if not any(first.ranking.values()):
+        raise ConfigError(f"{dataset.name}: the first stage ({first.name}) finds no document for any query.")
     if options.save_run is not None:
         check_run_ids(first.ranking)
     systems = [System(first.name, first.ranking)] if first.measured else []

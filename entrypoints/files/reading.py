@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -24,7 +25,12 @@ Row = dict[str, Any]
 
 
 def shown_name(path: str | Path) -> str:
-    return "standard input" if str(path) == STANDARD_INPUT else str(path)
+    return "standard input" if str(path) == STANDARD_INPUT else printable_name(path)
+
+
+def printable_name(path: str | Path) -> str:
+    """A file's name may be bytes that are no text."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def wrong_line(path: str | Path, number: int, problem: str) -> ConfigError:

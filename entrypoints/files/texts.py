@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.entrypoints.files.reading import STANDARD_INPUT, json_rows, kind_of, shown_name, text_lines, wrong_line
+from engine.entrypoints.files.reading import (
+    STANDARD_INPUT,
+    json_rows,
+    kind_of,
+    printable_name,
+    shown_name,
+    text_lines,
+    wrong_line,
+)
 from engine.errors import ConfigError
 
 Unit = Literal["line", "paragraph", "file", "json"]
@@ -50,7 +58,7 @@ def natural_unit(files: Iterable[str], field: str | None) -> Unit:
 def _lines(name: str) -> Iterator[Text]:
     for number, line in text_lines(_checked(name)):
         if line.strip():
-            yield Text(line, name, number)
+            yield Text(line, printable_name(name), number)
 
 
 def _paragraphs(name: str) -> Iterator[Text]:
@@ -62,16 +70,16 @@ def _paragraphs(name: str) -> Iterator[Text]:
             first = first if block else number
             block.append(line)
         elif block:
-            yield Text("\n".join(block), name, first)
+            yield Text("\n".join(block), printable_name(name), first)
             block = []
     if block:
-        yield Text("\n".join(block), name, first)
+        yield Text("\n".join(block), printable_name(name), first)
 
 
 def _whole(name: str) -> Iterator[Text]:
     text = "\n".join(line for _, line in text_lines(_checked(name)))
     if text.strip():
-        yield Text(text, name, None)
+        yield Text(text, printable_name(name), None)
 
 
 def _json_texts(field: str) -> Callable[[str], Iterator[Text]]:
@@ -81,7 +89,7 @@ def _json_texts(field: str) -> Callable[[str], Iterator[Text]]:
         for number, row in json_rows(_checked(name)):
             text = row if isinstance(row, str) else _field(row, keys, field, name, number)
             if text.strip():
-                yield Text(text, name, number, row)
+                yield Text(text, printable_name(name), number, row)
 
     return read
 

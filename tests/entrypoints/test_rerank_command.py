@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,13 @@ class TestTexts:
         (tmp_path / "f").write_bytes(content)
         with pytest.raises(ConfigError, match=says):
             read_texts([str(tmp_path / "f")], by, field)
+
+    def test_a_name_that_is_no_text(self, tmp_path: Path) -> None:
+        path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+        Path(path).write_text("a")
+        (text,) = read_texts([path])
+        assert text.file.endswith("/caf\ufffd")
+        text.file.encode()
 
     def test_places_that_are_no_files(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is a folder; name the files in it"):
@@ -213,6 +221,7 @@ def test_a_named_model(notes: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["rerank"], "requires an argument"),
         (["rerank", " ", "f"], "The query is empty"),
+        (["rerank", "\udcff", "f"], "The query is not UTF-8 text"),
         (["rerank", "q", "gone.txt"], "gone.txt cannot be read: No such file"),
         (["rerank", "q", "f", "--top", "0"], "--top 0: one or more"),
         (["rerank", "q", "f", "--json", "--tsv"], "exclude each other"),

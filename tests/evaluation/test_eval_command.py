@@ -108,6 +108,12 @@ def test_wrong_words(beir: Path, words: list[str], says: str, capsys: pytest.Cap
     assert says in error
 
 
+def test_a_first_stage_that_finds_nothing(beir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (beir / "queries.jsonl").write_text("".join(f'{{"_id": "q{i}", "text": "xyzzy"}}\n' for i in (1, 2, 3)))
+    assert run_here("eval", "--data", beir) == 2
+    assert "the first stage (BM25) finds no document for any query" in capsys.readouterr().err
+
+
 def test_a_named_model_never_becomes_the_packaged_one(beir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("eval", "./no-such-model", "--data", beir) == 2
     said = capsys.readouterr()
