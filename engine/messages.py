@@ -16,6 +16,8 @@ import numpy as np
 
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
+STEP_TOKEN_BOUNDS = tuple(2**power for power in range(5, 18))
+"""Upper bounds of the histogram of step sizes; one more count is for larger ones."""
 _DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64))
 
 
@@ -121,6 +123,9 @@ class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=Fal
     prefix_store_tokens: int = 0
     kv_used_tokens: int = 0
     worker_restarts: int = 0
+    finished_calls: int = 0
+    step_token_counts: list[int] = []
+    """Steps by their tokens, one count for each of ``STEP_TOKEN_BOUNDS`` and one for the rest. Empty: none yet."""
 
 
 class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="outputs"):

@@ -14,6 +14,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Self
 
 import numpy as np
@@ -123,7 +124,11 @@ class ReplicaClient:
         each = self.replica_stats
         total = SchedulerStats()
         for name in SchedulerStats.__struct_fields__:
-            setattr(total, name, sum(getattr(stats, name) for stats in each))
+            values = [getattr(stats, name) for stats in each]
+            if isinstance(values[0], list):  # counts of a histogram
+                setattr(total, name, [sum(counts) for counts in zip_longest(*values, fillvalue=0)])
+            else:
+                setattr(total, name, sum(values))
         total.step_fill /= len(each)
         return total
 

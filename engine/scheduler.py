@@ -21,6 +21,7 @@ worker ends up alone, fails alone, and costs nobody else an answer.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable
 from itertools import count
 
@@ -30,7 +31,7 @@ from engine.call import Call
 from engine.config import SchedulerConfig
 from engine.errors import ConfigError, DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
 from engine.kv_memory import KVMemory
-from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 from engine.step_plan import StepPlan
 from engine.suspects import Suspects, Verdict
@@ -71,7 +72,7 @@ class Scheduler:
         self._step_ids = count()
         self._in_flight: dict[int, StepPlan] = {}
         self._suspects = Suspects()
-        self._stats = SchedulerStats()
+        self._stats = SchedulerStats(step_token_counts=[0] * (len(STEP_TOKEN_BOUNDS) + 1))
         self._fill_sum = 0.0
 
     def _check_limits(self, causal: bool, max_model_len: int) -> None:
@@ -249,6 +250,7 @@ class Scheduler:
     ) -> EngineCoreOutput:
         call.answered.update(indices, errors)
         self._stats.finished_pairs += len(indices) + len(errors)
+        self._stats.finished_calls += call.finished
         self._suspects.clear(call.call_id, [*indices, *errors])
         return EngineCoreOutput(
             call_id=call.call_id,
@@ -319,6 +321,7 @@ class Scheduler:
         stats = self._stats
         stats.num_steps += 1
         stats.computed_tokens += plan.num_tokens
+        stats.step_token_counts[bisect_left(STEP_TOKEN_BOUNDS, plan.num_tokens)] += 1
         self._fill_sum += plan.num_tokens / self._token_budget
 
     def stats(self) -> SchedulerStats:

@@ -1,4 +1,5 @@
-"""Who may call. Deny by default: with keys set, everything needs one but the three health routes.
+"""Who may call. Deny by default: with keys set, everything needs one but the three health routes and the files of the
+page, which hold no data: what the page shows it asks for with the key that its user types.
 
 The decision is made on the very path that the router matches, by equality with the open routes: a spelling that is not
 exactly one of them needs a key, and so does a path that exists nowhere. The Host header plays no part.
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.errors import error_response
+from engine.entrypoints.serve.page.files import PAGE_PATHS
 from engine.errors import AuthenticationError, ConfigError
 
 OPEN_ROUTES = frozenset(("/live", "/ready", "/health"))
@@ -58,7 +60,7 @@ class Authentication:
         caller = self._known(presented) if presented else None
         if caller is not None:
             scope.setdefault("state", {})["caller"] = caller
-        elif _route_path(scope) not in OPEN_ROUTES:
+        elif not _is_open(scope):
             reason = "The API key is wrong." if presented else "An API key is needed: Authorization: Bearer KEY."
             response = error_response(AuthenticationError(reason), scope["state"]["request_id"])
             await response(scope, receive, send)
@@ -70,6 +72,12 @@ class Authentication:
         # Every digest is compared, so that the time says nothing about which one was close.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return digest.hex()[:16] if any(matches) else None
+
+
+def _is_open(scope: Scope) -> bool:
+    """The same path may belong to a call: ``POST /`` is TEI's, and needs a key."""
+    path = _route_path(scope)
+    return path in OPEN_ROUTES or (scope["method"] == "GET" and path in PAGE_PATHS)
 
 
 def _route_path(scope: Scope) -> str:

@@ -1,19 +1,52 @@
-"""What /metrics tells. Own registry, own names (``engine_*``); totals of the core are read when somebody scrapes."""
+"""What /metrics tells. Own registry, own names (``engine_*``): what reranking costs, in its own words.
+
+Counters and histograms here belong to the API process and follow the calls; what the scheduler counts is read when
+somebody scrapes (``core_metrics.py``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
+from engine.entrypoints.serve.core_metrics import CoreMetrics, WatchedCore
 from engine.entrypoints.serve.dialects.base import CallResult
-from engine.messages import SchedulerStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _PAIR_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_TOKEN_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_SCORE_BUCKETS = (
+    *(-10, -5, -2, -1, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
+    *(1, 2, 5, 10),  # beyond 0 and 1: models whose score is the logit
+)
+
+
+class ArrayHistogram(Collector):
+    """A histogram that takes all pairs of a call at once."""
+
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._help = help_text
+        self._bounds = np.array(bounds, np.float64)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, values: Sequence[float]) -> None:
+        places = np.searchsorted(self._bounds, np.asarray(values, np.float64), side="left")
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(sum(values))
+
+    def collect(self) -> Iterable[Metric]:
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        buckets = list(zip(bounds, np.cumsum(self._counts).tolist(), strict=True))
+        yield HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
 
 
 class ServerMetrics:
@@ -25,6 +58,9 @@ class ServerMetrics:
         self.errors = Counter("engine_errors", "Errors answered, by type.", ["type"], registry=registry)
         self.pairs = Counter("engine_pairs", "Pairs answered with a score.", registry=registry)
         self.failed_pairs = Counter("engine_failed_pairs", "Pairs answered with an error.", ["type"], registry=registry)
+        self.unscored_pairs = Counter(
+            "engine_unscored_pairs", "Pairs that the deadline of their call left without a score.", registry=registry
+        )
         self.truncated_pairs = Counter("engine_truncated_pairs", "Pairs that had to be cut.", registry=registry)
         self.cancelled = Counter("engine_cancelled", "Calls whose client went away.", registry=registry)
         self.unknown_fields = Counter("engine_unknown_fields", "Body fields that were ignored.", registry=registry)
@@ -43,57 +79,42 @@ class ServerMetrics:
         self.encode_s = Histogram(
             "engine_encode_seconds", "Tokenisation of a call.", buckets=_LATENCY_BUCKETS, registry=registry
         )
+        self.compute_s = Histogram(
+            "engine_compute_seconds",
+            "From the first step to the last score.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
         self.call_pairs = Histogram("engine_call_pairs", "Pairs of a call.", buckets=_PAIR_BUCKETS, registry=registry)
+        self.pair_tokens = ArrayHistogram(
+            "engine_pair_tokens", "Length of a pair, template included, after cutting.", _TOKEN_BUCKETS, registry
+        )
+        self.scores = ArrayHistogram(
+            "engine_scores",
+            "Scores as they were answered; logits that a call asked for do not count.",
+            _SCORE_BUCKETS,
+            registry,
+        )
 
     def count_result(self, result: CallResult) -> None:
         """A finished call, whatever its dialect."""
         self.pairs.inc(len(result.in_order))
         for error in result.errors.values():
             self.failed_pairs.labels(error.type).inc()
+        self.unscored_pairs.inc(len(result.unscored))
         self.truncated_pairs.inc(result.truncated_documents)
         self.logical_tokens.inc(result.prompt_tokens)
         self.computed_tokens.inc(result.computed_tokens)
         self.call_s.observe(result.total_s)
         self.queue_s.observe(result.queue_s)
         self.encode_s.observe(result.encode_s)
+        self.compute_s.observe(result.compute_s)
         self.call_pairs.observe(result.call.num_pairs)
+        if not result.call.raw_scores:
+            self.scores.observe([pair.score for pair in result.in_order])
 
-    def watch_core(self, stats: Callable[[], SchedulerStats | None]) -> None:
-        self.registry.register(_CoreCollector(stats))
+    def watch_core(self, core: WatchedCore) -> None:
+        self.registry.register(CoreMetrics(core))
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
-
-
-class _CoreCollector(Collector):
-    """The scheduler's own totals, as they stood in its last message."""
-
-    def __init__(self, stats: Callable[[], SchedulerStats | None]) -> None:
-        self._stats = stats
-
-    def collect(self) -> Iterable[Metric]:
-        stats = self._stats()
-        if stats is None:
-            return
-        for name, help_text, total in (
-            ("steps", "Steps executed.", stats.num_steps),
-            ("scheduled_logical_tokens", "Tokens of scheduled pairs.", stats.logical_tokens),
-            ("scheduled_computed_tokens", "Tokens computed for them.", stats.computed_tokens),
-            ("finished_pairs", "Pairs finished by the core.", stats.finished_pairs),
-            ("aborted_pairs", "Pairs given up before they ran.", stats.aborted_pairs),
-            ("replayed_pairs", "Pairs run again after a worker died.", stats.replayed_pairs),
-            ("device_seconds", "Seconds the device was busy.", stats.device_s),
-            ("prefix_lookups", "Look-ups in the prefix store.", stats.prefix_lookups),
-            ("prefix_hits", "Look-ups that found something.", stats.prefix_hits),
-            ("worker_restarts", "Workers started again.", stats.worker_restarts),
-        ):
-            yield CounterMetricFamily(f"engine_core_{name}", help_text, value=total)
-        for name, help_text, now in (
-            ("waiting_calls", "Calls with pairs that have not run.", stats.num_waiting_calls),
-            ("waiting_pairs", "Pairs that have not run.", stats.num_waiting_pairs),
-            ("waiting_tokens", "Their tokens.", stats.num_waiting_tokens),
-            ("step_fill", "Mean share of the token budget used.", stats.step_fill),
-            ("prefix_store_tokens", "Tokens kept between calls.", stats.prefix_store_tokens),
-            ("kv_used_tokens", "Tokens whose keys and values are held.", stats.kv_used_tokens),
-        ):
-            yield GaugeMetricFamily(f"engine_core_{name}", help_text, value=now)

@@ -26,6 +26,7 @@ from engine.entrypoints.serve.dialects.detect import (
 )
 from engine.entrypoints.serve.docs_page import docs_page
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
+from engine.entrypoints.serve.page.files import add_page
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
 from engine.entrypoints.serve.tokens import TokenRoutes
@@ -55,6 +56,7 @@ def add_routes(app: FastAPI, service: RerankService) -> None:
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, StatusRoutes(service))
+    add_page(app)
 
 
 def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[str, Any], method: str = "POST") -> None:

@@ -164,7 +164,7 @@ class RerankService:
     def attach(self, engine: LoadedEngine) -> None:
         """The model is loaded: calls are taken from now on."""
         self._engine = engine
-        self.metrics.watch_core(lambda: engine.client.stats)
+        self.metrics.watch_core(engine.client)
         if self.state == "starting":
             self.state = "ready"
 
@@ -230,7 +230,9 @@ class RerankService:
             # What the call's own deadline cuts off stays without a score; what was done before counts.
             with contextlib.suppress(TimeoutError):
                 await within(deadline, self._encode(work))
-            num_tokens = sum(len(pair.token_ids) for pair in work.pairs)
+            pair_tokens = [len(pair.token_ids) for pair in work.pairs]
+            num_tokens = sum(pair_tokens)
+            self.metrics.pair_tokens.observe(pair_tokens)
             ticket.settle(len(work.pairs), num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
@@ -267,6 +269,7 @@ class RerankService:
             unscored=[place for place in places.missing() if place not in failed],
             prompt_tokens=num_tokens,
             computed_tokens=stats.computed_tokens if stats else 0,
+            num_steps=stats.num_steps if stats else 0,
             truncated_documents=sum(pair.truncated for pair in places.in_order()),
             encode_s=encode_s,
             queue_s=stats.queue_s if stats else 0.0,

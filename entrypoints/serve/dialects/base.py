@@ -40,6 +40,7 @@ class CallResult:
     """Places that the call's own deadline left without a score."""
     prompt_tokens: int = 0
     computed_tokens: int = 0
+    num_steps: int = 0
     truncated_documents: int = 0
     encode_s: float = 0.0
     queue_s: float = 0.0

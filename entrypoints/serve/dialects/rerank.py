@@ -82,6 +82,17 @@ class RerankUsage(msgspec.Struct):
     truncated_documents: int
 
 
+class RerankCost(msgspec.Struct):
+    """What the call took; the tokens that were not computed were shared between its documents, or kept."""
+
+    computed_tokens: int
+    steps: int
+    encode_ms: float
+    queue_ms: float
+    compute_ms: float
+    total_ms: float
+
+
 class RerankAnswer(PartialAnswer, kw_only=True):
     id: str
     object: str = "list"
@@ -89,6 +100,7 @@ class RerankAnswer(PartialAnswer, kw_only=True):
     model: str
     results: list[RerankEntry]
     usage: RerankUsage
+    cost: RerankCost
     meta: dict[str, Any]
 
 
@@ -120,6 +132,12 @@ def rerank_call(
     return call
 
 
+def cost_of(result: CallResult) -> RerankCost:
+    # The core counts its queue from the call's arrival; here tokenisation has a time of its own.
+    seconds = (result.encode_s, max(0.0, result.queue_s - result.encode_s), result.compute_s, result.total_s)
+    return RerankCost(result.computed_tokens, result.num_steps, *(round(1000 * s, 3) for s in seconds))
+
+
 class RerankDialect(Dialect):
     name = "rerank"
     title = "the common object"
@@ -136,6 +154,7 @@ class RerankDialect(Dialect):
             model=result.model,
             results=[self.render_pair(pair, result.call) for pair in result.pairs],
             usage=RerankUsage(result.prompt_tokens, result.prompt_tokens, result.truncated_documents),
+            cost=cost_of(result),
             meta={"api_version": {"version": "2"}, "billed_units": {"search_units": search_units(result)}},
             **partial_of(result),
         )
