@@ -30,7 +30,7 @@ from tests.support.commands import run_here
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/rerank-command.md", "docs/evaluation.md")
 IMAGE = ROOT / "docs" / "images" / "rerank.svg"
-IMAGE_QUERY, IMAGE_FILE = "undo the last commit", "docs/samples/tips.txt"
+IMAGE_QUERY, IMAGE_FILE = "how much space is left on the disk?", "docs/samples/tips.txt"
 WIDTH = 100
 _BLOCK = re.compile(r"(<!-- captured -->\n```text\n)\$ (engine [^\n]*)\n(.*?)(```)", re.DOTALL)
 
