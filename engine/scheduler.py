@@ -279,11 +279,8 @@ class Scheduler:
             # Steps run in order, so the first one lost is the one that failed.
             failed = plans[0]
             self._stats.replayed_pairs += sum(len(segment.pairs) for plan in plans for segment in plan.segments)
-            outputs = self._give_up(failed, error)
-            if out_of_memory:
-                halved = max(MIN_TOKEN_BUDGET, failed.num_tokens // 2)
-                self._token_budget = min(self._token_budget, halved)
-                self._builder.limit(self._token_budget)
+            if not (out_of_memory and self._shrink(failed)):
+                outputs = self._give_up(failed, error)
         self._waiting.clear()
         for call in list(self._calls.values()):
             if call.aborted or call.finished:
@@ -291,6 +288,15 @@ class Scheduler:
             else:
                 self._plant(call)
         return outputs
+
+    def _shrink(self, plan: StepPlan) -> bool:
+        """Smaller steps from now on; False if they are as small as they get, and some pair is too large by itself."""
+        halved = max(MIN_TOKEN_BUDGET, plan.num_tokens // 2)
+        if halved >= self._token_budget:
+            return False
+        self._token_budget = halved
+        self._builder.limit(halved)
+        return True
 
     def _give_up(self, plan: StepPlan, error: EngineError) -> list[EngineCoreOutput]:
         outputs = []

@@ -25,7 +25,10 @@ START_TIMEOUT_S = 120.0
 class ServerProcess:
     """Use as a context manager; ``url`` and ``port`` are known once it is entered."""
 
-    def __init__(self, *arguments: str | Path, wait: str = "ready") -> None:
+    def __init__(
+        self, *arguments: str | Path, wait: str = "ready", environment: dict[str, str] | None = None
+    ) -> None:
+        self._environment = environment or {}
         self._arguments = [str(argument) for argument in arguments]
         self._pattern = _READY if wait == "ready" else _LISTENING
         self.log: list[str] = []
@@ -33,6 +36,7 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGINE_")} | {"PYTHONSAFEPATH": "1"}
+        environment |= self._environment
         self.process = subprocess.Popen(
             [*COMMAND, "serve", *self._arguments, "--port", "0", "--cpu-threads", "1"],
             stderr=subprocess.PIPE,

@@ -90,8 +90,10 @@ async def test_a_killed_worker_and_a_killed_core_lose_nothing(setup: Setup, refe
         await client.shutdown(5.0)
 
 
-async def test_leaving_a_call_aborts_it(setup: Setup) -> None:
-    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.stem)
+async def test_leaving_a_call_aborts_it(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_FAULTS", "slow=0.05")  # so that a call is under way whenever it shall be
+    config = replace(setup.config, device=replace(setup.config.device, enable_fault_injection=True))
+    client = await AsyncMPClient.start(config, setup.spec, setup.inputs.stem)
     try:
         answers = client.run(setup.request("left", QUERY, DOCUMENTS * 5))
         await anext(answers)

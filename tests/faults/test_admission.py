@@ -1,0 +1,99 @@
+"""One decision a call, in pairs and tokens; when to come back; nobody's backlog keeps the others out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from engine.config import SchedulerConfig, ServerConfig
+from engine.entrypoints.serve.admission import Admission, Speed, estimated_tokens
+from engine.errors import OverloadedError
+from engine.messages import EngineCoreRequest
+from engine.request import RerankCall
+from engine.scheduler import Scheduler
+from tests.support.fake_worker import FakeRunner, fake_info
+
+
+def test_a_call_is_let_in_or_refused_as_a_whole() -> None:
+    admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=1600))
+    with admission.enter(10, 100, "a"):
+        with pytest.raises(OverloadedError, match="--max-queued-pairs"), admission.enter(7, 1, "b"):
+            pass
+        with pytest.raises(OverloadedError, match="--max-queued-tokens"), admission.enter(1, 1501, "b"):
+            pass
+        assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (1, 10, 100)
+    assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (0, 0, 0)
+    assert not admission._tokens_of
+    assert admission.idle.is_set()
+
+
+def test_an_empty_server_takes_any_call_that_is_allowed_at_all() -> None:
+    admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=100))
+    with admission.enter(500, 10_000, "a"):
+        assert admission.num_pairs == 500
+
+
+def test_real_tokens_replace_the_estimate_and_are_not_judged_again() -> None:
+    admission = Admission(ServerConfig(max_queued_tokens=1000))
+    with admission.enter(4, 100, "a") as ticket:
+        ticket.settle(8, 5000)
+        assert (admission.num_pairs, admission.num_tokens) == (8, 5000)
+        ticket.answered(2)
+        assert (admission.num_pairs, admission.num_tokens) == (6, 3750)
+        ticket.answered(6)
+        assert (admission.num_pairs, admission.num_tokens) == (0, 0)
+
+
+def test_one_caller_cannot_fill_the_queue() -> None:
+    admission = Admission(ServerConfig(max_queued_pairs=80))
+    with ExitStack() as inside:
+        for _ in range(7):
+            inside.enter_context(admission.enter(10, 10, "hog"))
+        with pytest.raises(OverloadedError, match="kept for other callers"), admission.enter(10, 10, "hog"):
+            pass
+        inside.enter_context(admission.enter(10, 10, "newcomer"))
+        with pytest.raises(OverloadedError), admission.enter(10, 10, "another"):
+            pass
+
+
+def test_retry_after_is_the_queue_over_the_measured_speed() -> None:
+    now = [0.0]
+    speed = Speed(lambda: now[0])
+    assert speed.seconds_for(10**9) == 1.0, "nothing is known yet"
+    for _ in range(100):
+        now[0] += 0.1
+        speed.done(50)
+    assert speed.seconds_for(5000) == pytest.approx(10.0, rel=0.01)
+    now[0] += 3600  # a quiet hour says nothing about speed
+    speed.start()
+    now[0] += 0.1
+    speed.done(50)
+    assert speed.seconds_for(5000) == pytest.approx(10.0, rel=0.01)
+
+
+def test_estimates_lie_near_the_truth() -> None:
+    english = "The giant panda is a bear species endemic to China. " * 20
+    assert estimated_tokens(RerankCall(queries=["what"], documents=[english]), 40) == 40 + 1 + len(english) // 4
+    assert estimated_tokens(RerankCall(queries=["q"], documents=["熊猫" * 100]), 40) == 240
+    assert estimated_tokens(RerankCall(queries=[], documents=[], prompts=[[1, 2, 3], "abcdefgh"]), 0) == 5
+    both = RerankCall(queries=["a" * 40, "b" * 40], documents=["c" * 400] * 3, every_query=True)
+    assert estimated_tokens(both, 10) == 6 * 10 + 20 * 3 + 300 * 2
+
+
+def test_a_backlog_stands_behind_the_first_call_of_another_caller() -> None:
+    scheduler = Scheduler(SchedulerConfig(), fake_info(256, 16), None, True, 64, lambda: 0.0)
+    runner = FakeRunner(256)
+    backlog = 0
+    for i in range(6):
+        tokens = np.arange(i * 50, i * 50 + 12, dtype=np.int32)
+        scheduler.add(EngineCoreRequest(f"hog{i}", tokens, np.array([12], np.int32), 0.0, backlog_tokens=backlog))
+        backlog += 12
+    tokens = np.arange(900, 914, dtype=np.int32)  # longer than the hog's calls, and later
+    scheduler.add(EngineCoreRequest("newcomer", tokens, np.array([14], np.int32), 0.0))
+    order = []
+    while (plan := scheduler.schedule()) is not None:
+        order += [output.call_id for output in scheduler.update(runner.execute(plan))]
+    assert order[:2] == ["hog0", "newcomer"]
+    assert order[2:] == [f"hog{i}" for i in range(1, 6)]
