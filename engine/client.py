@@ -18,6 +18,7 @@ from engine.core_process import CoreSetup
 from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
 from engine.executor import create_executor
 from engine.executor.base import GAVE_UP
+from engine.logs import current_format
 from engine.messages import (
     AbortRequest,
     CoreFailed,
@@ -101,7 +102,7 @@ class MPClient:
     def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> None:
         self.channel: Channel[FromCore] = Channel.listen(FromCore)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        setup = CoreSetup(config, spec, stem, self.channel.folder, level)
+        setup = CoreSetup(config, spec, stem, self.channel.folder, level, current_format())
         self.child = Child("engine.core_process", setup)
         self._stats = SchedulerStats()
 

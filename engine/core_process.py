@@ -16,6 +16,7 @@ from typing import NoReturn
 import msgspec
 import numpy as np
 
+from engine import logs
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.errors import EngineError
@@ -48,6 +49,7 @@ class CoreSetup(msgspec.Struct):
     stem: np.ndarray
     folder: str
     log_level: str
+    log_format: str
 
 
 class CoreProcess:
@@ -102,7 +104,7 @@ class CoreProcess:
 
 def main() -> None:
     setup = receive_setup(CoreSetup)
-    logging.basicConfig(level=setup.log_level, format="%(asctime)s core %(levelname)s %(message)s")
+    logs.set_up(setup.log_level, setup.log_format, "core")
     channel: Channel[ToCore] = Channel.connect(setup.folder, ToCore)
     try:
         _run(setup, channel)

@@ -13,6 +13,7 @@ from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
 from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
 from engine.executor.worker_process import WorkerSetup
+from engine.logs import current_format
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
 from engine.process import Child
@@ -36,7 +37,8 @@ class MultiprocExecutor:
     def _start(self) -> WorkerInfo:
         self._channel: Channel[FromWorker] = Channel.listen(FromWorker)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        setup = WorkerSetup(self._config, self._spec, self._config.device.first_rank, self._channel.folder, level)
+        rank, folder = self._config.device.first_rank, self._channel.folder
+        setup = WorkerSetup(self._config, self._spec, rank, folder, level, current_format())
         self._child = Child("engine.executor.worker_process", setup)
         try:
             message = self._channel.recv(watch_fd=self._child.handle)

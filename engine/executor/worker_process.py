@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine import logs
 from engine.config import EngineConfig
 from engine.errors import EngineError, StepFailedError
 from engine.faults import AnswerDropped, FaultyWorker, with_faults
@@ -37,11 +38,12 @@ class WorkerSetup(msgspec.Struct):
     rank: int
     folder: str
     log_level: str
+    log_format: str
 
 
 def main() -> None:
     setup = receive_setup(WorkerSetup)
-    logging.basicConfig(level=setup.log_level, format=f"%(asctime)s worker{setup.rank} %(levelname)s %(message)s")
+    logs.set_up(setup.log_level, setup.log_format, f"worker{setup.rank}")
     channel: Channel[ToWorker] = Channel.connect(setup.folder, ToWorker)
     try:
         _serve(channel, setup)

@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("engine.entrypoints.cli.verify:verify", "Compare a model with its reference in every dtype."),
     "plan": ("engine.entrypoints.cli.plan:plan", "Say what a model needs and what it will reach here."),
     "clients": ("engine.entrypoints.cli.clients:clients", "Print settings for known clients."),
+    "assets": ("engine.entrypoints.cli.assets:assets", "Print files for other programs: a Grafana dashboard."),
+    "collect-env": ("engine.entrypoints.cli.collect_env:collect_env", "Print what a bug report needs to say."),
+    "completion": ("engine.entrypoints.cli.completion:completion", "Print the completion of a shell."),
 }
 
 

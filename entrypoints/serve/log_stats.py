@@ -13,17 +13,32 @@ logger = logging.getLogger(__name__)
 PERIOD_S = 10.0
 
 
-def stats_line(before: SchedulerStats, now: SchedulerStats, seconds: float) -> str:
-    """The difference of two totals, as rates."""
+def stats_fields(before: SchedulerStats, now: SchedulerStats, seconds: float) -> dict[str, float]:
+    """The difference of two totals, as rates, and what waits."""
     logical = now.logical_tokens - before.logical_tokens
     computed = now.computed_tokens - before.computed_tokens
-    shared = 1 - computed / logical if logical else 0.0
-    busy = min(1.0, (now.device_s - before.device_s) / seconds)
+    rates = {
+        "calls_per_s": (now.finished_calls - before.finished_calls) / seconds,
+        "pairs_per_s": (now.finished_pairs - before.finished_pairs) / seconds,
+        "tokens_per_s": logical / seconds,
+        "computed_tokens_per_s": computed / seconds,
+        # The tokens of a call count when it comes in, its steps when they run: in one period there may be more of these.
+        "shared": max(0.0, 1 - computed / logical) if logical else 0.0,
+        "device_busy": min(1.0, (now.device_s - before.device_s) / seconds),
+    }
+    return {name: round(rate, 3) for name, rate in rates.items()} | {
+        "waiting_calls": now.num_waiting_calls,
+        "waiting_pairs": now.num_waiting_pairs,
+        "waiting_tokens": now.num_waiting_tokens,
+    }
+
+
+def stats_line(fields: dict[str, float]) -> str:
     return (
-        f"{(now.finished_pairs - before.finished_pairs) / seconds:.1f} pairs/s, {logical / seconds:.0f} tokens/s "
-        f"({computed / seconds:.0f} computed, {shared:.0%} shared), device busy {busy:.0%}, "
-        f"waiting: {now.num_waiting_calls} calls, {now.num_waiting_pairs} pairs"
-    )
+        "{calls_per_s:.1f} calls/s, {pairs_per_s:.1f} pairs/s, {tokens_per_s:.0f} tokens/s "
+        "({computed_tokens_per_s:.0f} computed, {shared:.0%} shared), device busy {device_busy:.0%}, "
+        "waiting: {waiting_calls} calls, {waiting_pairs} pairs"
+    ).format(**fields)
 
 
 async def log_stats(stats: Callable[[], SchedulerStats], period_s: float = PERIOD_S) -> None:
@@ -33,5 +48,6 @@ async def log_stats(stats: Callable[[], SchedulerStats], period_s: float = PERIO
         await asyncio.sleep(period_s)
         now, ended = stats(), time.monotonic()
         if now.num_steps != before.num_steps:
-            logger.info("%s", stats_line(before, now, ended - started))
+            fields = stats_fields(before, now, ended - started)
+            logger.info("%s", stats_line(fields), extra={"fields": fields})
         before, started = now, ended

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -44,15 +51,21 @@ class ArrayHistogram(Collector):
         self._sum += float(sum(values))
 
     def collect(self) -> Iterable[Metric]:
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(bounds, np.cumsum(self._counts).tolist(), strict=True))
-        yield HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
+        # Written out: the library's own family leaves sum and count out where a bound is below zero.
+        metric = Metric(self._name, self._help, "histogram")
+        cumulative = np.cumsum(self._counts).tolist()
+        for bound, count in zip((*map(floatToGoString, self._bounds), "+Inf"), cumulative, strict=True):
+            metric.add_sample(f"{self._name}_bucket", {"le": bound}, count)
+        metric.add_sample(f"{self._name}_count", {}, cumulative[-1])
+        metric.add_sample(f"{self._name}_sum", {}, self._sum)
+        yield metric
 
 
 class ServerMetrics:
     """Counters of the API process; the handlers update them."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second sample beside every counter, which nobody reads
         self.registry = registry = CollectorRegistry()
         self.calls = Counter("engine_calls", "Calls answered.", ["route", "dialect", "status"], registry=registry)
         self.errors = Counter("engine_errors", "Errors answered, by type.", ["type"], registry=registry)
