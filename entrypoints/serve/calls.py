@@ -79,7 +79,7 @@ class CallHandler:
 
     async def _handle(self, request: Request, detect: Detect, dialect: Dialect) -> Response:
         """``dialect`` shapes the errors of bodies that do not get far enough to show their own."""
-        names = FieldNames()
+        names: FieldNames | None = None  # until the body is read, errors name its fields themselves
         try:
             check_media_type(request.headers)
             body = await request.body()
@@ -102,7 +102,7 @@ class CallHandler:
         except RecursionError:
             return self._failure(request, InvalidRequestError("The body is nested too deeply."), dialect)
         except EngineError as error:
-            return self._failure(request, in_callers_words(error, names), dialect)
+            return self._failure(request, in_callers_words(error, names) if names else error, dialect)
         except Exception:
             # Whatever escapes is our bug: the log gets it all, the client only a number to quote.
             request_id = request.state.request_id

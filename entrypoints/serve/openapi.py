@@ -7,6 +7,7 @@ Field types say exactly what they take (``x-exact``, ``dialects/fields.py``), an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -49,11 +50,17 @@ def dialect_parameters(names: list[str], header: str) -> dict[str, Any]:
 
 def _any_of(types: Iterable[Any]) -> dict[str, Any]:
     each = [one for type_ in types for one in (type_ if isinstance(type_, tuple) else (type_,))]
-    unique = {repr(type_): type_ for type_ in each}
-    schemas, components = msgspec.json.schema_components(unique.values(), ref_template=REF_TEMPLATE)
-    _COMPONENTS.update({name: _exact(component) for name, component in components.items()})
-    options = [_exact(schema) for schema in schemas]
+    options = list({repr(type_): _schema(type_) for type_ in each}.values())
     return dict(options[0]) if len(options) == 1 else {"anyOf": options}
+
+
+@cache
+def _schema(type_: Any) -> dict[str, Any]:
+    """A reference to the struct, or a list of such; the struct itself goes into the components."""
+    (schema,), components = msgspec.json.schema_components((type_,), ref_template=REF_TEMPLATE)
+    _COMPONENTS.update({name: _exact(component) for name, component in components.items()})
+    exact: dict[str, Any] = _exact(schema)
+    return exact
 
 
 def _exact(node: Any) -> Any:

@@ -11,7 +11,7 @@ import requests
 
 from tests.clients.known_call import DOCUMENTS, KEY, QUERY, Engine
 
-pytest.importorskip("langchain_core", reason="the clients are installed by make test-clients")
+pytest.importorskip("langchain_cohere", reason="the clients are installed by make test-clients")
 from langchain_core.documents import BaseDocumentCompressor, Document
 
 PAGES = [Document(page_content=text) for text in DOCUMENTS]

@@ -21,7 +21,7 @@ def test_dashscope(engine: Engine) -> None:
     assert answer.output.results[0]["document"]["text"] == DOCUMENTS[2]
     assert answer.usage.total_tokens > 0
     wrong = dashscope.TextReRank.call(model="no-such-model", query=QUERY, documents=DOCUMENTS, api_key=KEY)
-    assert (wrong.status_code, wrong.code) == (404, "model_not_found")
+    assert (wrong.status_code, wrong.code) == (404, "ModelNotFound")
     assert "does not exist" in wrong.message
 
 

@@ -22,7 +22,7 @@ SPEC = ModelSpec(
     tokenizer_path="",
     model_type="qwen3",
     architecture="Qwen3ForSequenceClassification",
-    head=HeadSpec(kind="classifier"),
+    head=HeadSpec(kind="from_2_way_softmax", token_ids=(2152, 9693), tokens=("no", "yes")),
     causal=True,
     max_model_len=4096,
     vocab_size=60_000,
@@ -77,16 +77,18 @@ class FakeProcessor:
     ) -> list[EncodedPair]:
         self.num_encoded += len(documents)
         return [
-            self._pair(queries[i if len(queries) > 1 else 0], document, options, i)
+            self._pair(queries[i if len(queries) > 1 else 0], document, options, i, instructions and instructions[i])
             for i, document in enumerate(documents)
         ]
 
-    def _pair(self, query: str, document: str, options: PairOptions, index: int) -> EncodedPair:
+    def _pair(
+        self, query: str, document: str, options: PairOptions, index: int, instruction: str | None
+    ) -> EncodedPair:
         limit = options.max_tokens_per_doc or SPEC.max_model_len
         words = document.split()
         if len(words) > limit and not options.truncate:
             raise InvalidRequestError(f"documents[{index}] is too long", param=f"documents[{index}]")
-        ids = _ids(options.instruction or "", query, " ".join(words[:limit]))
+        ids = _ids(instruction or options.instruction or "", query, " ".join(words[:limit]))
         return EncodedPair(np.array(ids, np.int32), query_len=2, truncated_document=len(words) > limit)
 
     def encode_prompts(self, prompts: Sequence[str | list[int]], options: PairOptions, where: str) -> list[EncodedPair]:

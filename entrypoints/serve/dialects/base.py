@@ -156,7 +156,8 @@ def partial_of(result: CallResult) -> dict[str, Any]:
 def document_object(index: int, call: RerankCall, **more: Any) -> dict[str, Any]:
     """The document as most clients read one: an object with its text, and what the caller's own object held."""
     source = call.sources[index] if call.sources else None
-    return {**(source or {}), "text": call.documents[index], **more}
+    text = {} if source and isinstance(source.get("text"), str) else {"text": call.documents[index]}
+    return {**(source or {}), **text, **more}
 
 
 def search_units(result: CallResult) -> int:

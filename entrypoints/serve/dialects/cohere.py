@@ -21,6 +21,7 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
     search_units,
 )
+from engine.entrypoints.serve.dialects.extensions import chunk_options
 from engine.entrypoints.serve.dialects.fields import Count, as_count, as_query
 from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, rerank_call
 from engine.errors import EngineError
@@ -53,9 +54,7 @@ class CohereV1Dialect(RerankDialect):
 
     def call(self, body: RerankBody, view: RequestView) -> RerankCall:
         call = rerank_call(body, view, [as_query(body.query)], return_documents=False)
-        if call.chunks is None and body.long_document is None:
-            call = replace(call, chunks=ChunkOptions(most=V1_CHUNKS))
-        return call
+        return replace(call, chunks=chunk_options(body, default=ChunkOptions(most=V1_CHUNKS)))
 
     def render(self, result: CallResult) -> Any:
         return CohereAnswer(
@@ -116,7 +115,7 @@ class CohereV2Dialect(CohereV1Dialect):
         if wanted is not None and wanted.mode == "enabled":
             threshold = 0.1 if wanted.threshold is None else wanted.threshold
             spans = (threshold, as_count(wanted.max_spans, "relevant_spans.max_spans"))
-            return replace(call, chunks=call.chunks or ChunkOptions(), memo=spans)
+            return replace(call, chunks=chunk_options(body, default=ChunkOptions()), memo=spans)
         if body.max_tokens_per_doc is None and call.chunks is None:
             call = replace(call, options=replace(call.options, max_tokens_per_doc=V2_DOCUMENT_TOKENS))
         return call

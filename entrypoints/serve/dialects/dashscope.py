@@ -31,6 +31,15 @@ from engine.entrypoints.serve.dialects.fields import (
 from engine.errors import EngineError
 from engine.request import RerankCall
 
+ERROR_CODES = {
+    400: "InvalidParameter",
+    401: "InvalidApiKey",
+    404: "ModelNotFound",
+    413: "InvalidParameter",
+    429: "Throttling",
+    503: "ServiceUnavailable",
+}
+
 
 class DashScopeInput(msgspec.Struct):
     query: Query
@@ -102,4 +111,5 @@ class DashScopeDialect(Dialect):
         return DashScopeEntry(document=document, index=pair.index, relevance_score=pair.score)
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
-        return {"code": error.code or error.type, "message": str(error), "request_id": request_id}
+        code = ERROR_CODES.get(error.status, "InternalError")
+        return {"code": code, "message": str(error), "request_id": request_id}

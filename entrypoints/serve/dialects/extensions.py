@@ -115,12 +115,15 @@ def pair_options(body: Extensions) -> PairOptions:
     )
 
 
-def chunk_options(body: Extensions) -> ChunkOptions | None:
+def chunk_options(body: Extensions, *, default: ChunkOptions | None = None) -> ChunkOptions | None:
+    """``default``: of a dialect that reads long documents in chunks without being asked."""
     most = as_int(body.max_chunks_per_doc, "max_chunks_per_doc") or 0
     tokens = as_int(body.chunk_tokens, "chunk_tokens", minimum=MIN_CHUNK_TOKENS)
     overlap = as_int(body.chunk_overlap, "chunk_overlap")
-    asked = body.long_document == "chunk" or (body.long_document is None and most > 0)
-    return ChunkOptions(tokens=tokens, overlap=overlap, most=most) if asked else None
+    asked = body.long_document == "chunk" or most or tokens or default is not None
+    if not asked or body.long_document == "truncate":
+        return None
+    return ChunkOptions(tokens=tokens, overlap=overlap, most=most or (default.most if default else 0))
 
 
 def call_of(

@@ -21,6 +21,15 @@ from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, 
 from engine.errors import EngineError
 from engine.request import RerankCall
 
+ERROR_CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+
 
 class PineconeEntry(msgspec.Struct, kw_only=True):
     index: int
@@ -55,4 +64,5 @@ class PineconeDialect(RerankDialect):
         return PineconeEntry(index=pair.index, score=pair.score, document=document)
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
-        return {"error": {"code": error.type.upper(), "message": str(error)}, "status": error.status}
+        code = ERROR_CODES.get(error.status, "INTERNAL")
+        return {"error": {"code": code, "message": str(error)}, "status": error.status}
