@@ -17,11 +17,11 @@ def print_verify(report: VerifyReport, out: Console) -> None:
     out.print(wrapped(f"Reference: {report.reference}."))
     out.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("", "against", "max logit diff", "max score diff", "swaps", "tau", "bound", ""):
+    for name in ("", "setting", "against", "logit diff", "score diff", "swaps", "tau", "bound"):
         table.add_column(name, no_wrap=True)
     for result in report.results:
         if isinstance(result, Agreement):
-            table.add_row(*_cells(result), plain("ok" if result.ok else "NOT OK", "green" if result.ok else "bold red"))
+            table.add_row(plain("ok" if result.ok else "NOT OK", "green" if result.ok else "bold red"), *_cells(result))
     out.print(table)
     for result in report.results:
         if not isinstance(result, Agreement):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_a_right_model_passes(checkpoint: Path, data: Path, capsys: pytest.Captu
     assert lines[0].endswith("on cpu, 6 pairs.")
     assert lines[-1].startswith("VERDICT: OK. ")
     for setting in ("float32", "float32, alone", "bfloat16"):
-        assert any(line.startswith(setting) and line.endswith("ok") for line in lines)
+        assert any(re.match(rf"ok +{setting} ", line) for line in lines)
 
 
 def test_json_and_one_setting(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
