@@ -2,6 +2,7 @@
 #
 #   make demo    start the server, rerank real text over HTTP, watch the scores arrive, stop
 #   make test    lint, types and tests
+#   make test-clients   other projects' SDKs against this server, in an environment of their own
 #   make bench   a short benchmark of the packaged model on this machine
 #   make lint    ruff and mypy only        make format   let ruff rewrite
 #   make setup   the virtual environment   make clean    remove what the others made
@@ -20,7 +21,7 @@ NATIVE := $(shell find kernels CMakeLists.txt \( -name '*.cpp' -o -name '*.h' -o
 # The checkout stays off sys.path, so that nothing can import the bare folder names (docs/architecture.md).
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test bench lint format clean
+.PHONY: setup demo test test-clients bench lint format clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -38,6 +39,12 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
+
+test-clients: setup
+	test -x $(VENV)-clients/bin/python || $(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --quiet --upgrade pip # an older one takes very long to find versions that agree
+	$(VENV)-clients/bin/python -m pip install --quiet -r tests/clients/requirements.txt
+	ENGINE_PYTHON=$(abspath $(BIN))/python $(VENV)-clients/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . tests/clients
 
 lint: setup
 	$(BIN)/ruff check .
