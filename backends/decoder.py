@@ -51,7 +51,14 @@ class Decoder:
         read = self.last_layer(stream, batch, pool, self.rotary)
         if read is None:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
+        if self.head.kind == "embedding":
+            return self._pooled(*read)
         return self.ops.score(*read, self.norm, self.shape.eps, self.head.vectors, self.head.bias)
+
+    def _pooled(self, delta: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+        """The final norm in fp32: a few rows a step, so plain torch will do."""
+        x = residual.float() if delta is None else residual.float() + delta.float()
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.shape.eps) * self.norm.float()
 
 
 def _check(spec: ModelSpec, shape: DecoderShape) -> None:

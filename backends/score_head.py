@@ -28,9 +28,10 @@ class ScoreHead:
         """(O, D) fp32, once ``finish`` was called."""
         self.bias: torch.Tensor | None = None
         self._copy: torch.Tensor | None = None
+        self.num_outputs = hidden
         if self.kind == "embedding":
-            self.vectors = torch.eye(hidden)
-        elif self.kind == "classifier":
+            return
+        if self.kind == "classifier":
             self._from_classifier(params, spec, hidden)
         else:
             self._from_token_rows(params, spec, (vocab_size, hidden), embedding, tied)

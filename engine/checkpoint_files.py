@@ -62,6 +62,18 @@ class CheckpointFiles:
         return self.json("config_sentence_transformers.json") or {}
 
     @cached_property
+    def modules(self) -> list[dict[str, Any]]:
+        """Of Sentence-Transformers' ``modules.json``, in order; empty where there is none."""
+        path = self.folder / "modules.json"
+        if not path.is_file():
+            return []
+        try:
+            stored = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
+        return [module for module in stored if isinstance(module, dict)] if isinstance(stored, list) else []
+
+    @cached_property
     def logit_score(self) -> tuple[int | None, int] | None:
         """(false, true) token ids of a Sentence-Transformers ``LogitScore`` module."""
         module = self.json("1_LogitScore/config.json")

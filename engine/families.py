@@ -17,7 +17,7 @@ class Family:
     """Network bodies that share a ``model_type``."""
 
     body: str
-    """Architectures are this word plus ForCausalLM or ForSequenceClassification."""
+    """Architectures are this word and one of ``TASKS``."""
     causal: bool
     pooling: Pooling
     head_tensors: tuple[str, ...]
@@ -100,8 +100,9 @@ RECIPES: tuple[Recipe, ...] = (
     ),
 )
 
-Task = Literal["ForCausalLM", "ForSequenceClassification"]
-TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification")
+Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model"]
+TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
+"""How an architecture's name ends. The last two have no head: they embed."""
 
 
 def find_recipe(model_type: str, evidence: dict[str, str]) -> tuple[Recipe, str] | None:
@@ -116,10 +117,10 @@ def find_recipe(model_type: str, evidence: dict[str, str]) -> tuple[Recipe, str]
 
 
 def supported() -> str:
-    """The architectures for an error message."""
-    return ", ".join(
-        f"{family.body}{task}"
-        for family in FAMILIES.values()
-        for task in TASKS
-        if family.causal or task != "ForCausalLM"
+    """The families, for an error message."""
+    decoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if family.causal)
+    encoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if not family.causal)
+    return (
+        f"{decoders} as ForCausalLM, ForSequenceClassification or Model; "
+        f"{encoders} as ForSequenceClassification or Model"
     )

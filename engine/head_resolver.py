@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from engine.checkpoint_files import METADATA, CheckpointFiles
+from engine.embedding_resolver import embedding_head, is_embedding
 from engine.errors import ConfigError, ModelLoadError
 from engine.families import Family, Recipe, Task
 from engine.hf_overrides import METHODS
@@ -51,7 +52,7 @@ class Checkpoint:
 
 
 def resolve_head(checkpoint: Checkpoint) -> HeadSpec:
-    """Token rows of the language model's head where tokens are known, else the checkpoint's own classifier."""
+    """Token rows of the language model's head where tokens are known, the checkpoint's own classifier, or vectors."""
     config = checkpoint.config
     tokens = config.get("classifier_from_token")
     method = config.get("method")
@@ -73,6 +74,8 @@ def resolve_head(checkpoint: Checkpoint) -> HeadSpec:
         raise ConfigError(
             f"The method {method} needs classifier_from_token.", param="hf_overrides.classifier_from_token"
         )
+    if is_embedding(checkpoint.files, checkpoint.task):
+        return embedding_head(checkpoint.files, checkpoint.family, checkpoint.label)
     if checkpoint.task == "ForSequenceClassification" and not _overridden_to_classify(checkpoint):
         return _classifier_head(checkpoint)
     if checkpoint.files.logit_score is not None:

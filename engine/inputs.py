@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.checkpoint_files import CheckpointFiles, load_tokenizer
 from engine.config import ModelConfig
+from engine.embedding_encoder import EmbeddingEncoder, together
 from engine.errors import ConfigError, InvalidRequestError
 from engine.input_checks import TokenIds, check_query, check_text, checked_ids, name_of, wrong_lengths
 from engine.model_spec import ModelSpec
@@ -48,15 +49,18 @@ class InputProcessor:
         self._has_types = _takes_types(spec)
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
+        self._apart = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
-        self.stem = self._find_stem() if spec.causal else EMPTY
+        self.stem = self._find_stem() if spec.causal and self._apart is None else EMPTY
         """(n,) int32: the leading ids of every prompt with the default instruction."""
 
     def _check_room(self) -> int:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
+        if self._apart is not None:  # limits hold for each text
+            return len(self._apart.encode([shortest], self.max_model_len, _DEFAULTS)[0].token_ids)
         length = len(self._drafts([shortest])[0].ids)
         if length + _LEAST_ROOM > self.max_model_len:
             raise ConfigError(
@@ -70,7 +74,7 @@ class InputProcessor:
         self, spec: ModelSpec
     ) -> tuple[CompiledPrompt | None, Preformatted | None, dict[Template, CompiledPrompt]]:
         """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
-        if not spec.causal:
+        if not spec.causal or spec.head.kind == "embedding":
             return None, None, {}
         template = load_template(spec.template, official=_official(spec))
         chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
@@ -117,17 +121,20 @@ class InputProcessor:
         limit = self._limit(options)
         pairs = self._checked_pairs(queries, documents, options, instructions)
         pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
-        done = [
-            EncodedPair(draft.ids, draft.type_ids, draft.query_len)
-            if len(draft.ids) <= limit
-            else self._fitted(pair, draft, limit, options, f"documents[{i}]")
-            for i, (pair, draft) in enumerate(zip(pairs, self._drafts(pairs), strict=True))
-        ]
+        done = self._within(pairs, limit, options) if self._apart is None else self._apart.encode(pairs, limit, options)
         for i in cut_queries:
             done[i] = replace(done[i], truncated_query=True)
         for i in cut_documents:
             done[i] = replace(done[i], truncated_document=True)
         return done
+
+    def _within(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
+        return [
+            EncodedPair(draft.ids, draft.type_ids, draft.query_len)
+            if len(draft.ids) <= limit
+            else self._fitted(pair, draft, limit, options, f"documents[{i}]")
+            for i, (pair, draft) in enumerate(zip(pairs, self._drafts(pairs), strict=True))
+        ]
 
     def _drafts(self, pairs: Sequence[Pair]) -> list[Draft]:
         """Uncut, in order; a call may mix pairs with and without a prompt, since some bring their own."""
@@ -149,23 +156,33 @@ class InputProcessor:
         ]
         encoded = []
         for i, ids in enumerate(document_ids):
-            head = heads[i if len(heads) > 1 else 0]
-            whole = np.concatenate([head, checked_ids(ids, f"documents[{i}]", self._vocab_size)])
-            if not 1 <= len(whole) <= self.max_model_len:
-                raise InvalidRequestError(
-                    f"documents[{i}]: the pair has {len(whole)} token ids, and 1 to {self.max_model_len} are possible. "
-                    "Pairs of ids are never cut, since only their sender knows what may go.",
-                    param=f"documents[{i}]",
-                )
+            head, tail = heads[i if len(heads) > 1 else 0], checked_ids(ids, f"documents[{i}]", self._vocab_size)
+            if self._apart is not None:
+                for one in (head, tail):
+                    self._check_length(len(one), f"documents[{i}]", "a text")
+                encoded.append(together(EncodedPair(head), EncodedPair(tail)))
+                continue
+            whole = np.concatenate([head, tail])
+            self._check_length(len(whole), f"documents[{i}]", "the pair")
             types = np.zeros_like(whole) if self._has_types else None
             encoded.append(EncodedPair(whole, types, query_len=min(len(head), len(whole) - 1)))
         return encoded
+
+    def _check_length(self, num_ids: int, where: str, what: str) -> None:
+        if not 1 <= num_ids <= self.max_model_len:
+            raise InvalidRequestError(
+                f"{where}: {what} has {num_ids} token ids, and 1 to {self.max_model_len} are possible. "
+                "Pairs of ids are never cut, since only their sender knows what may go.",
+                param=where,
+            )
 
     def encode_prompts(
         self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS, where: str = "input"
     ) -> list[EncodedPair]:
         """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count."""
         limit = self._limit(options)
+        if self._apart is not None:
+            raise InvalidRequestError("This model embeds texts: it has scores for pairs, not for a text.", param=where)
         return [self._prompt_pair(prompt, f"{where}[{i}]", limit, options) for i, prompt in enumerate(prompts)]
 
     def _prompt_pair(self, prompt: str | TokenIds, where: str, limit: int, options: PairOptions) -> EncodedPair:

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.checkpoint_files import CheckpointFiles, load_tokenizer
 from engine.config import ModelConfig
+from engine.embedding_resolver import max_text_len, text_prompts
 from engine.errors import ConfigError, ModelLoadError
 from engine.families import FAMILIES, TASKS, Family, Task, find_recipe, supported
 from engine.head_resolver import Checkpoint, resolve_head
@@ -43,7 +44,8 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
 
     vocab_size = _vocab_size(checkpoint)
     head = resolve_head(checkpoint)
-    template = _template(checkpoint, config.score_template)
+    is_embedding = head.kind == "embedding"
+    template = None if is_embedding else _template(checkpoint, config.score_template)
     max_model_len = _max_model_len(checkpoint, config.max_model_len)
     spec = ModelSpec(
         name=config.model or folder.name,
@@ -55,6 +57,7 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
         head=head,
         causal=family.causal,
         template=template,
+        text_prompts=text_prompts(files) if is_embedding and config.score_template != "none" else ("", ""),
         use_sep_token=_use_sep_token(checkpoint, head),
         max_model_len=max_model_len,
         vocab_size=vocab_size,
@@ -121,7 +124,7 @@ def _saved_or_known(checkpoint: Checkpoint) -> str:
 
 def _use_sep_token(checkpoint: Checkpoint, head: HeadSpec) -> bool:
     if not checkpoint.family.causal:
-        return True
+        return head.kind != "embedding"
     stated = checkpoint.config.get("use_sep_token")
     return bool(stated) if stated is not None else head.kind == "classifier"
 
@@ -152,6 +155,7 @@ def _position_limit(checkpoint: Checkpoint) -> int:
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:
             limit = min(limit, int(stated))
+        limit = min(limit, max_text_len(checkpoint.files) or limit)
     return limit
 
 
@@ -176,10 +180,12 @@ def _decision(
         "from_2_way_softmax": "head = lm_head[{1!r}] - lm_head[{0!r}]",
         "no_post_processing": "head = lm_head rows of " + ", ".join(repr(token) for token in head.tokens),
         "classifier": f"head = its own classifier of {head.num_labels} label(s)",
+        "embedding": f"no head, query and document are embedded apart ({head.pooling} pooling)",
     }[head.kind].format(*head.tokens)
     ids = f" (ids {', '.join(map(str, head.token_ids))})" if head.token_ids else ""
     known = f", recognised as {checkpoint.recipe.name} by {checkpoint.recipe_place}" if checkpoint.recipe else ""
-    prompt = template or ("pairs by the tokenizer" if _use_sep_token(checkpoint, head) else "query and document joined")
+    plain = "pairs by the tokenizer" if _use_sep_token(checkpoint, head) else "query and document joined"
+    prompt = template or ("the texts alone" if head.kind == "embedding" else plain)
     return (
         f"{checkpoint.label}: {architecture}{known}; {how}{ids}, {head.activation}; "
         f"prompt {prompt}; up to {max_model_len} tokens."

@@ -53,6 +53,8 @@ class ModelSpec:
     """Left context only: prefixes can be shared and documents chunked."""
     template: str | None = None
     """Name of the built-in prompt template, ``file:PATH``, or None for plain pair encoding."""
+    text_prompts: tuple[str, str] = ("", "")
+    """Put before the query's text and before the document's where the two are embedded apart."""
     use_sep_token: bool = False
     """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int

@@ -6,7 +6,7 @@ query where that changes nothing. Which token belongs to whom (``roles``) is wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -173,8 +173,19 @@ class TokenizerPairs:
 
     def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
         """One text by itself, with the tokens that the tokenizer puts around one."""
-        (encoding,) = encode_all(self._tokenizer, [text], special=True)
-        draft = self._draft(encoding)
+        return self.encode_singles({text: (side, where)}, limit, truncate)[text]
+
+    def encode_singles(
+        self, texts: Mapping[str, tuple[Side, str]], limit: int, truncate: bool
+    ) -> dict[str, EncodedPair]:
+        """Texts by themselves; for each the end that may be cut, and its name for errors."""
+        encodings = encode_all(self._tokenizer, list(texts), special=True)
+        return {
+            text: self._single(self._draft(encoding), limit, truncate, side, where)
+            for (text, (side, where)), encoding in zip(texts.items(), encodings, strict=True)
+        }
+
+    def _single(self, draft: Draft, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
         if len(draft.ids) <= limit:
             return EncodedPair(draft.ids, draft.type_ids)
         if not truncate:

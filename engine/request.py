@@ -89,6 +89,8 @@ class EncodedPair:
     """Leading tokens that depend on template, instruction and query only: a hint where to cut."""
     truncated_document: bool = False
     truncated_query: bool = False
+    apart: bool = False
+    """Two texts that are embedded by themselves: the first ``query_len`` tokens, and the others."""
 
     @property
     def truncated(self) -> bool:

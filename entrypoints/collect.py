@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.activation import activate, logits_of, ranking
+from engine.entrypoints.apart import Cosines, distinct_texts
 from engine.errors import EngineError, NonFiniteScoreError, RequestError, from_wire
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest
 from engine.model_spec import HeadSpec
@@ -51,16 +52,19 @@ def core_request(
     cache_scope: str = "",
     backlog_tokens: int = 0,
 ) -> EngineCoreRequest:
-    """All pairs of a call as one message of flat arrays."""
+    """All pairs of a call as one message of flat arrays; the texts of the pairs where each is embedded by itself."""
     types = [pair.token_type_ids for pair in pairs if pair.token_type_ids is not None]
+    apart = pairs[0].apart
+    texts = distinct_texts(pairs)[0] if apart else [pair.token_ids for pair in pairs]
+    query_lens = None if apart else np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs))
     return EngineCoreRequest(
         call_id=call_id,
-        token_ids=np.concatenate([pair.token_ids for pair in pairs]).astype(np.int32, copy=False),
-        pair_lens=np.fromiter((len(pair.token_ids) for pair in pairs), np.int32, len(pairs)),
+        token_ids=np.concatenate(texts).astype(np.int32, copy=False),
+        pair_lens=np.fromiter(map(len, texts), np.int32, len(texts)),
         arrival_s=arrival_s,
         priority=priority,
         token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,
-        query_lens=np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs)),
+        query_lens=query_lens,
         deadline_s=deadline_s,
         adapter=adapter,
         cache_scope=cache_scope,
@@ -76,6 +80,7 @@ class PairCollector:
         self._raw_scores = raw_scores
         self._truncated = [pair.truncated for pair in pairs]
         self._scores: list[PairScore | None] = [None] * len(pairs)
+        self._cosines = Cosines(pairs) if pairs and pairs[0].apart else None
         self.errors: dict[int, EngineError] = {}
         self.stats: CallStats | None = None
 
@@ -87,19 +92,22 @@ class PairCollector:
         """The pairs that this output scored."""
         self.stats = output.stats or self.stats
         for index, error in output.errors.items():
-            self.errors[index] = from_wire(error.type, error.message, error.param)
+            for pair in [index] if self._cosines is None else self._cosines.pairs_of(index):
+                self.errors[pair] = from_wire(error.type, error.message, error.param)
         if not output.indices:
             return []
-        logits = logits_of(output.values, self._head)
+        if self._cosines is None:
+            indices, logits = output.indices, logits_of(output.values, self._head)
+        else:
+            indices, logits = self._cosines.add(output.indices, output.values)
         scores = logits if self._raw_scores else activate(logits, self._head)
         scored = []
-        for index, logit, score in zip(output.indices, logits.tolist(), scores.tolist(), strict=True):
+        for index, logit, score in zip(indices, logits.tolist(), scores.tolist(), strict=True):
             if not np.isfinite(logit):
                 self.errors[index] = NonFiniteScoreError(f"The model produced {logit} for pair {index}.")
                 continue
-            pair = PairScore(index, logit, score, self._truncated[index])
-            self._scores[index] = pair
-            scored.append(pair)
+            scored.append(PairScore(index, logit, score, self._truncated[index]))
+            self._scores[index] = scored[-1]
         return scored
 
     def in_order(self) -> list[PairScore]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def saved(small: Make) -> Make:
 def expected(
     folder: Path, query: str, document: str, template: str, instruction: str | None = None, **values: Any
 ) -> list[int]:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = _tokenizer(str(folder))
     messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
     if instruction:
         messages.insert(0, {"role": "system", "content": instruction})
@@ -93,6 +94,11 @@ def expected(
     given = {"add_generation_prompt": False} | values
     text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **given)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def ids(inputs: InputProcessor, query: str, documents: list[str], **options: Any) -> list[list[int]]:

@@ -1,0 +1,59 @@
+"""Pairs whose sides are embedded apart: the core computes each distinct text once, and a score is the cosine of two.
+
+Both ends of a call's trip number the texts the same way, from the pairs alone, so nothing but the texts travels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.request import EncodedPair
+
+_TINY = 1e-12
+
+
+def distinct_texts(pairs: Sequence[EncodedPair]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """The texts, and for each pair which two of them are its query and its document."""
+    numbers: dict[bytes, int] = {}
+    texts: list[np.ndarray] = []
+
+    def number(ids: np.ndarray) -> int:
+        found = numbers.setdefault(ids.tobytes(), len(texts))
+        if found == len(texts):
+            texts.append(ids)
+        return found
+
+    sides = [(number(pair.token_ids[: pair.query_len]), number(pair.token_ids[pair.query_len :])) for pair in pairs]
+    return texts, sides
+
+
+class Cosines:
+    """Takes vectors in any order and gives the pairs that they complete."""
+
+    def __init__(self, pairs: Sequence[EncodedPair]) -> None:
+        texts, self._sides = distinct_texts(pairs)
+        self._vectors: list[np.ndarray | None] = [None] * len(texts)
+        self._pairs_of: dict[int, list[int]] = defaultdict(list)
+        for index, sides in enumerate(self._sides):
+            for text in set(sides):
+                self._pairs_of[text].append(index)
+
+    def pairs_of(self, text: int) -> list[int]:
+        return self._pairs_of[text]
+
+    def add(self, texts: Sequence[int], vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """Completed pairs and their cosines, (n,) fp32."""
+        touched: dict[int, None] = {}
+        for text, vector in zip(texts, vectors.astype(np.float64), strict=True):
+            self._vectors[text] = vector / max(float(np.linalg.norm(vector)), _TINY)
+            touched |= dict.fromkeys(self._pairs_of[text])
+        done, cosines = [], []
+        for index in touched:
+            query, document = (self._vectors[text] for text in self._sides[index])
+            if query is not None and document is not None:
+                done.append(index)
+                cosines.append(float(query @ document))
+        return done, np.array(cosines, np.float32)
