@@ -132,14 +132,15 @@ def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_refer
     with load(baseline.values) as llm:
         spec, expected = llm.spec, _logits(llm, pairs)
         alone = [np.concatenate([_logits(llm, [(query, [text])])[0] for text in texts]) for query, texts in pairs]
-        bound = COMPANY_BOUND.get(device, DEVICE_BOUND)
+        flat = np.concatenate(expected)
+        spread = max(1.0, float(flat.max() - flat.min()))
+        unit = score_unit(spec.head, spread)
+        bound = COMPANY_BOUND.get(device, DEVICE_BOUND) * unit
         results.append(_agreement(f"{BASELINE}, alone", "in company", alone, expected, spec.head, bound))
         reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
     if reference is not None:
-        bound = REFERENCE_BOUND.get(device, DEVICE_BOUND)
+        bound = REFERENCE_BOUND.get(device, DEVICE_BOUND) * unit
         results.insert(0, _agreement(BASELINE, "transformers", expected, reference, spec.head, bound))
-    flat = np.concatenate(expected)
-    spread = max(1.0, float(flat.max() - flat.min()))
     for setting in others:
         bound = spread * max(LOGIT_SHARES.get(part, 0.25) for part in setting.name.split())
         try:
@@ -153,6 +154,14 @@ def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_refer
             results.append(_agreement(setting.name, BASELINE, logits, expected, spec.head, bound, bounds_logit=True))
     num_pairs = sum(len(texts) for _, texts in pairs)
     return VerifyReport(spec.name, device, description, reference is not None, num_pairs, results)
+
+
+def score_unit(head: HeadSpec, spread: float) -> float:
+    """Bounds are for probabilities. A score that is the logit itself moves four times as far and grows with its range.
+
+    (The sigmoid is nowhere steeper than 1/4.)
+    """
+    return 1.0 if head.activation in ("sigmoid", "softmax") else 4 * spread
 
 
 def _logits(llm: LLM, pairs: QuerySet) -> list[np.ndarray]:

@@ -18,12 +18,14 @@ from engine.entrypoints.inspection.verify import (
     Agreement,
     Setting,
     Unavailable,
+    score_unit,
     settings_to_verify,
     swapped_gaps,
     verify,
 )
 from engine.entrypoints.inspection.verify_view import verdict
 from engine.errors import DeviceError, EngineError
+from engine.model_spec import HeadSpec
 from tests.support.checkpoints import make_qwen3
 from tests.support.commands import QUIET, run_here
 
@@ -152,6 +154,11 @@ def test_what_is_within_bounds() -> None:
     assert not agreement(bounds_logit=True).ok
     assert not agreement(max_score=float("nan")).ok
     assert not agreement(max_score=0.06).ok
+
+
+def test_bounds_of_scores_that_are_logits() -> None:
+    assert score_unit(HeadSpec(kind="classifier"), 7.0) == 1.0
+    assert score_unit(HeadSpec(kind="classifier", activation="identity"), 7.0) == 28.0
 
 
 def test_built_in_pairs_are_varied() -> None:
