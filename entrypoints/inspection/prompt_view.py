@@ -66,8 +66,9 @@ class PromptView:
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
     def plain_text(self, instruction: str, query: str, document: str) -> str | None:
-        """The template filled in, by plain replacement; None for models that encode pairs without one."""
-        if self._spec.template is None:
+        """The template filled in, by plain replacement; None for models that take the tokenizer's own pair form."""
+        spec = self._spec
+        if not spec.causal or (spec.template is None and spec.use_sep_token):
             return None
         values = {Slot.INSTRUCTION: instruction, Slot.QUERY: query, Slot.DOCUMENT: document}
         pieces = [piece for part in load_template(self._spec.template).parts for piece in part]

@@ -130,6 +130,13 @@ def test_every_head_has_its_reference(
     assert pair["score"] == pytest.approx(pair["reference_score"], abs=1e-5)
 
 
+def test_a_model_without_template(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--query", "what is", "--document", " it", "--score-template", "none"]
+    (pair,) = checked(capsys, checkpoint, *words)["pairs"]
+    assert [piece["text"] for piece in pair["pieces"]] == ["what is it"]
+    assert pair["reference_ids_equal"] is True
+
+
 def test_tokens_that_are_part_of_a_character_are_spelled(checkpoint: Path) -> None:
     view = PromptView(resolve_model(ModelConfig(model=str(checkpoint))))
     ids = np.array(official_qwen3_ids(checkpoint, "🦴", ["𓀀"])[0])
