@@ -1,0 +1,125 @@
+"""Load on loopback: closed loops for capacity, open loops for overload, and a probe of /live beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+WORDS = [
+    "panda",
+    "bamboo",
+    "bear",
+    "river",
+    "mountain",
+    "capital",
+    "of",
+    "the",
+    "in",
+    "is",
+    "eats",
+    "grey",
+    "small",
+    "what",
+    "where",
+    "why",
+]
+
+
+def call_body(seed: int, num_documents: int = 8, words: int = 40) -> dict[str, Any]:
+    """A call whose query and documents nobody else sends."""
+    rng = random.Random(seed)
+    documents = [" ".join(rng.choices(WORDS, k=words)) for _ in range(num_documents)]
+    return {"query": f"query {seed} {rng.choice(WORDS)}", "documents": documents}
+
+
+@dataclass
+class Outcome:
+    """What became of the calls: seconds by status, 0 for a connection that broke."""
+
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    wall_s: float = 0.0
+    in_time: int = 0
+    """Answered with 200 within ``wall_s``: what came later is no goodput."""
+
+    def add(self, status: int, seconds: float) -> None:
+        self.seconds.setdefault(status, []).append(seconds)
+
+    def count(self, status: int) -> int:
+        return len(self.seconds.get(status, ()))
+
+    @property
+    def counts(self) -> dict[int, int]:
+        return {status: len(values) for status, values in sorted(self.seconds.items())}
+
+    @property
+    def goodput(self) -> float:
+        return self.in_time / self.wall_s if self.wall_s else 0.0
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as client:
+        yield client
+
+
+async def send(client: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome) -> None:
+    started = time.monotonic()
+    try:
+        async with client.post(f"{url}/v1/rerank", json=body) as answer:
+            content = await answer.json()
+            complete = answer.status != 200 or len(content["results"]) == len(body["documents"])
+            outcome.add(answer.status if complete else -1, time.monotonic() - started)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        outcome.add(0, time.monotonic() - started)
+
+
+async def closed_loop(url: str, callers: int, seconds: float, first_seed: int = 0) -> Outcome:
+    outcome, started = Outcome(), time.monotonic()
+    seeds = iter(range(first_seed, 10**9))
+
+    async def caller(client: aiohttp.ClientSession) -> None:
+        while time.monotonic() - started < seconds:
+            await send(client, url, call_body(next(seeds)), outcome)
+
+    async with session() as client:
+        await asyncio.gather(*(caller(client) for _ in range(callers)))
+    outcome.wall_s, outcome.in_time = time.monotonic() - started, outcome.count(200)
+    return outcome
+
+
+async def open_loop(url: str, calls_per_s: float, seconds: float, first_seed: int = 0) -> Outcome:
+    """Poisson arrivals, whether answers come or not. The goodput is that of the time in which calls arrived."""
+    rng = random.Random(first_seed)
+    outcome, started = Outcome(), time.monotonic()
+    tasks: set[asyncio.Task[None]] = set()
+    due, seed = 0.0, first_seed
+    async with session() as client:
+        while due < seconds:
+            await asyncio.sleep(max(0.0, started + due - time.monotonic()))
+            tasks.add(asyncio.create_task(send(client, url, call_body(seed), outcome)))
+            due, seed = due + rng.expovariate(calls_per_s), seed + 1
+        outcome.wall_s, outcome.in_time = time.monotonic() - started, outcome.count(200)
+        await asyncio.gather(*tasks)
+    return outcome
+
+
+async def probe_live(url: str, stop: asyncio.Event, every_s: float = 0.05) -> list[float]:
+    """Seconds that /live took, over and over, until ``stop``."""
+    taken = []
+    async with session() as client:
+        while not stop.is_set():
+            started = time.monotonic()
+            async with client.get(f"{url}/live") as answer:
+                assert answer.status == 200
+                await answer.read()
+            taken.append(time.monotonic() - started)
+            await asyncio.sleep(every_s)
+    return taken

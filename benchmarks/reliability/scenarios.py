@@ -1,0 +1,244 @@
+"""One function a figure. Each starts its own server with the small checkpoint, does its worst, and measures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from benchmarks.reliability.figures import Figure, quantile
+from benchmarks.reliability.load import Outcome, call_body, closed_loop, open_loop, probe_live
+from tests.e2e.server import ServerProcess, all_gone
+
+CANARY = call_body(424242, num_documents=3)
+
+
+def canary(server: ServerProcess) -> list[float]:
+    results = server.post("/v1/rerank", CANARY).json()["results"]
+    return [entry["relevance_score"] for entry in sorted(results, key=lambda entry: entry["index"])]
+
+
+def wait_ready(server: ServerProcess, timeout_s: float = 120.0) -> float:
+    started = time.monotonic()
+    while True:
+        try:
+            if requests.get(f"{server.url}/ready", timeout=5).status_code == 200:
+                return time.monotonic() - started
+        except requests.RequestException:
+            pass
+        assert time.monotonic() - started < timeout_s, "never ready again"
+        time.sleep(0.02)
+
+
+async def worker_kills(checkpoint: Path, kills: int) -> Figure:
+    """Every kill happens while calls are inside; the load goes on through all of them."""
+    arguments = ("--distributed-executor-backend", "mp", "--max-worker-restarts", str(2 * kills + 10))
+    started = time.monotonic()
+    with ServerProcess(checkpoint, *arguments) as server:
+        start_s = time.monotonic() - started
+        recoveries: list[float] = []
+        stop = time.monotonic() + 10**9
+
+        def kill_over_and_over() -> None:
+            for _ in range(kills):
+                time.sleep(1.0)
+                worker = server.family()[2]
+                os.kill(worker, signal.SIGKILL)
+                killed = time.monotonic()
+                assert all_gone([worker])
+                time.sleep(0.1)
+                wait_ready(server)
+                recoveries.append(time.monotonic() - killed)
+
+        killing = asyncio.create_task(asyncio.to_thread(kill_over_and_over))
+        total, seed = Outcome(), 0
+        while not killing.done() and time.monotonic() < stop:
+            outcome = await closed_loop(server.url, 8, 1.0, seed)
+            seed += 1_000_000
+            for status, seconds in outcome.seconds.items():
+                total.seconds.setdefault(status, []).extend(seconds)
+        await killing
+        restarts = server.metric("engine_core_worker_restarts_total")
+    lost = sum(count for status, count in total.counts.items() if status != 200)
+    slowest = max(recoveries)
+    return Figure(
+        f"worker killed under load, {kills} times",
+        f"all answered; ready within start time + 1 s ({start_s + 1:.1f} s)",
+        f"{total.count(200)} answered, {lost} lost; ready p50 {quantile(recoveries, 0.5):.1f} s, max {slowest:.1f} s",
+        lost == 0 and slowest <= start_s + 1 and restarts == kills,
+        {"statuses": total.counts, "recoveries_s": recoveries, "start_s": start_s, "restarts": restarts},
+    )
+
+
+async def api_kills(checkpoint: Path, kills: int) -> Figure:
+    """The family of a killed API process, and its port."""
+    gone_s: list[float] = []
+    clean = 0
+    for _ in range(kills):
+        with ServerProcess(checkpoint, "--distributed-executor-backend", "mp") as server:
+            family = server.family()
+            load = asyncio.create_task(closed_loop(server.url, 4, 0.5))
+            await asyncio.sleep(0.3)
+            server.process.kill()
+            killed = time.monotonic()
+            left = not await asyncio.to_thread(all_gone, family, 5.0)
+            gone_s.append(time.monotonic() - killed)
+            await load
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", server.port))
+            clean += not left
+    return Figure(
+        f"API process killed, {kills} times",
+        "no child and no port left after 5 s",
+        f"{clean} of {kills} clean; gone after max {max(gone_s):.2f} s",
+        clean == kills,
+        {"gone_s": gone_s},
+    )
+
+
+async def overload(checkpoint: Path, seconds: float) -> list[Figure]:
+    with ServerProcess(checkpoint, "--max-queued-pairs", "400") as server:
+        await closed_loop(server.url, 8, 1.0, first_seed=10**8)
+        peak = (await closed_loop(server.url, 16, seconds)).goodput
+        figures, live = [], []
+        for factor in (2, 5, 10):
+            stop = asyncio.Event()
+            probing = asyncio.create_task(probe_live(server.url, stop))
+            outcome = await open_loop(server.url, factor * peak, seconds, first_seed=factor * 10**6)
+            stop.set()
+            taken = await probing
+            refused, accepted = outcome.seconds.get(503, []), outcome.seconds.get(200, [])
+            other = {s: n for s, n in outcome.counts.items() if s not in (200, 503)}
+            share, refusal_s = outcome.goodput / peak, quantile(refused, 0.99)
+            figures.append(
+                Figure(
+                    f"open-loop load at {factor}x capacity",
+                    "goodput >= 95% of peak; refusals p99 <= 20 ms; nothing else",
+                    f"goodput {share:.0%} of {peak:.0f}/s; refusals p99 {refusal_s * 1e3:.0f} ms; accepted p99 "
+                    f"{quantile(accepted, 0.99):.2f} s; others {other or 'none'}",
+                    share >= 0.95 and refusal_s <= 0.02 and not other,
+                    {"statuses": outcome.counts, "peak_per_s": peak, "live_p99_s": quantile(taken, 0.99)},
+                )
+            )
+            live = taken
+        figures.append(_live_figure("at 10x load", live))
+    return figures
+
+
+def _live_figure(when: str, taken: list[float]) -> Figure:
+    p99 = quantile(taken, 0.99)
+    return Figure(
+        f"/live at p99 {when}", "<= 100 ms", f"{p99 * 1e3:.0f} ms of {len(taken)}", p99 <= 0.1, {"seconds": taken}
+    )
+
+
+async def large_bodies(checkpoint: Path, bodies: int) -> Figure:
+    document = "panda bamboo " * 270
+    body = json.dumps({"query": "q", "documents": [document] * 9000, "max_tokens_per_doc": 4}).encode()
+    with ServerProcess(checkpoint, "--max-body-bytes", "40M") as server:
+        stop = asyncio.Event()
+        probing = asyncio.create_task(probe_live(server.url, stop, 0.01))
+        for _ in range(bodies):
+            answer = await asyncio.to_thread(requests.post, f"{server.url}/v1/rerank", data=body, timeout=120)
+            assert answer.status_code == 200, answer.text[:200]
+        stop.set()
+        taken = await probing
+    return _live_figure(f"while {bodies} bodies of {len(body) / 2**20:.0f} MiB are read", taken)
+
+
+@contextmanager
+def slow_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
+    held = []
+    try:
+        for i in range(count):
+            client = socket.create_connection(("127.0.0.1", port), timeout=5)
+            client.sendall(
+                b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n" + (b"Content-Length: 9\r\n\r\n{" if i % 2 else b"")
+            )
+            held.append(client)
+        yield held
+    finally:
+        for client in held:
+            client.close()
+
+
+async def slow_clients(checkpoint: Path, count: int, seconds: float) -> Figure:
+    """Half of them are slow with their headers, half with their bodies. With and without them in turn: A B A B."""
+    with ServerProcess(checkpoint) as server:
+        await closed_loop(server.url, 8, 1.0, first_seed=10**8)
+        alone, beside = [], []
+        for turn in range(2):
+            alone.append((await closed_loop(server.url, 8, seconds, turn * 10**6)).goodput)
+            with slow_connections(server.port, count):
+                beside.append((await closed_loop(server.url, 8, seconds, 10**7 + turn * 10**6)).goodput)
+    share = sum(beside) / sum(alone)
+    return Figure(
+        f"{count} slow connections",
+        "goodput of others >= 90%",
+        f"{share:.0%} of {sum(alone) / 2:.0f} calls/s",
+        share >= 0.9,
+        {"alone_per_s": alone, "beside_per_s": beside},
+    )
+
+
+async def cancel(checkpoint: Path, times: int) -> Figure:
+    """Steps that ran after the server had noticed that a call's client left."""
+    after: list[float] = []
+    body = json.dumps(call_body(1, num_documents=3000, words=100)).encode()
+    head = b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with ServerProcess(checkpoint, "--max-num-batched-tokens", "512") as server:
+        for i in range(times):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(head + body)
+                server.wait_for("engine_core_waiting_pairs", 100)
+            server.wait_for("engine_cancelled_total", i + 1)
+            time.sleep(0.6)  # the core tells its totals twice a second
+            first = server.metric("engine_core_steps_total")
+            time.sleep(1.2)
+            after.append(server.metric("engine_core_steps_total") - first)
+            assert server.metric("engine_core_waiting_pairs") == 0
+    return Figure(
+        f"cancel, {times} times",
+        "the call is out of the queue at once, no step of it later",
+        f"steps after the cancel had settled: {max(after):.0f}",
+        max(after) == 0,
+        {"steps_after": after},
+    )
+
+
+async def soak(checkpoint: Path, minutes: float) -> Figure:
+    """Mixed load; memory of all processes, descriptors and a canary's scores at its beginning and end."""
+    with ServerProcess(checkpoint) as server:
+        expected = canary(server)
+        samples: list[tuple[float, float, int]] = []
+        started, seed, drift = time.monotonic(), 0, 0
+        while time.monotonic() - started < 60 * minutes:
+            await closed_loop(server.url, 6, max(1.0, 60 * minutes / 40), seed)
+            seed += 10**6
+            drift += canary(server) != expected
+            samples.append((time.monotonic() - started, *_weight(server.family())))
+    settled = samples[len(samples) // 4 :]
+    grown = settled[-1][1] - settled[0][1]
+    files = settled[-1][2] - settled[0][2]
+    return Figure(
+        f"{minutes:g} minutes of load",
+        "memory and descriptors flat; canary bit-identical",
+        f"memory {grown:+.1f} MiB after the first quarter, descriptors {files:+d}, {drift} canaries drifted",
+        grown < max(8.0, 0.02 * settled[0][1]) and abs(files) <= 4 and drift == 0,
+        {"samples": samples},
+    )
+
+
+def _weight(family: list[int]) -> tuple[float, int]:
+    """Resident MiB and open descriptors of these processes."""
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in family)
