@@ -77,7 +77,9 @@ async def test_objects_become_yaml_in_the_order_of_rank_fields() -> None:
         plain = (await server.client.post("/v1/rerank", json={"query": QUERY, "documents": documents})).json()[
             "results"
         ]
-    assert {e["index"]: e["document"]["text"] for e in results} == {0: "a: first\nb: second", 1: "a: first"}
+    assert {e["index"]: e["document"]["text"] for e in results} == {0: "a: first\nb: second", 1: "t"}
+    for entry, read in zip(sorted(results, key=lambda e: e["index"]), ("a: first\nb: second", "a: first"), strict=True):
+        assert entry["relevance_score"] == pytest.approx(expected_score(QUERY, read))
     assert {e["index"]: e["document"]["text"] for e in plain} == {0: "b: second\na: first", 1: "t"}
 
 
