@@ -25,14 +25,21 @@ class ModelConfig:
     model: str = ""
     """Local folder or hub id. Empty: the small reranker that the package carries."""
     tokenizer: str | None = None
+    """Local folder or hub id of another tokenizer. None: the model's own."""
     revision: str | None = None
+    """Branch, tag or commit of the model on the hub. None: its main branch."""
     tokenizer_revision: str | None = None
+    """The same for the tokenizer. None: as for the model."""
     served_model_name: tuple[str, ...] = ()
+    """Names that calls may use; the first one is in the answers. Empty: the name of the model."""
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     """Keys of config.json to replace; only the documented ones are allowed (``engine/model_spec.py``)."""
     dtype: Dtype = "auto"
+    """What the model computes in. auto: what suits checkpoint and device."""
     quantization: Quantization | None = None
+    """Compute the linear layers in this precision; `engine verify` says what it costs. None: the model's dtype."""
     load_format: LoadFormat = "auto"
+    """Where the weights come from; dummy: random ones, for measuring without a download."""
     max_model_len: int | None = None
     """Longest pair in tokens, template included. None: what the model was made for."""
     score_template: str = "auto"
@@ -40,6 +47,7 @@ class ModelConfig:
     instruction: str | None = None
     """Default instruction; None: the one of the model's template."""
     seed: int = 0
+    """Of the random weights of ``--load-format dummy``."""
     lora_modules: dict[str, str] = field(default_factory=dict)
     """Served name -> folder of a LoRA adapter on this model."""
 
@@ -75,16 +83,25 @@ class DeviceConfig:
     """Where and with how many processes the model runs."""
 
     device: DeviceName = "auto"
+    """auto: the first of npu, cuda and cpu that is usable; the log says why."""
     executor: ExecutorName = "uni"
+    """Where the workers run: uni in the process of the core, mp in processes of their own."""
     tensor_parallel_size: int = 1
+    """Devices that share one model."""
     data_parallel_size: int = 1
+    """Copies of the model, each with its own devices or cores; calls are spread over them."""
     first_rank: int = field(default=0, metadata={"internal": True})
     """Number of the first device of this replica; set by the data-parallel client."""
     cpu_threads: int | None = None
+    """Threads of a worker on the CPU. None: the physical cores that this process may use."""
     cpu_pin: bool = False
+    """Give each worker cores of its own."""
     gpu_memory_utilization: float | None = None
+    """Share of the device's memory that may be used. None: the backend decides."""
     gpu_memory_bytes: int | None = None
+    """The same in bytes."""
     enforce_eager: bool = False
+    """Capture no graphs: slower, and easier to debug."""
     step_timeout_s: float = 300.0
     """A step, or a core, that shows no progress for so long is killed, and its work is done again."""
     max_worker_restarts: int = 3
@@ -112,20 +129,29 @@ class ServerConfig:
     """The HTTP server."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; other than loopback only with a key."""
     port: int = 8000
+    """0: a free one, which the log names."""
     api_key: tuple[str, ...] = ()
+    """Keys that let callers in; may be given several times. None: everybody on this machine."""
     insecure_no_auth: bool = False
     """Allow a non-loopback address without a key."""
     root_path: str = ""
+    """Prefix that a proxy puts before every path."""
     dialect: str | None = None
     """Answer in this dialect wherever request and route leave it open."""
     strict: bool = False
     """Refuse unknown fields instead of ignoring and counting them."""
     max_body_bytes: int = 32 * 1024 * 1024
+    """Largest body of a call."""
     max_documents: int = 10_000
+    """Most documents of a call."""
     max_queued_pairs: int = 100_000
+    """Pairs inside at once; calls beyond it are refused at once."""
     max_queued_tokens: int = 50_000_000
+    """The same in tokens."""
     overload_status: Literal[503, 429] = 503
+    """What refused calls are answered with."""
     header_timeout_s: float = 10.0
     """A connection that has not sent a whole request head by then is closed, however steadily it sends."""
     body_timeout_s: float = 30.0
@@ -133,8 +159,16 @@ class ServerConfig:
     max_connections: int = 8192
     """Beyond it, the connection that has waited longest without a request is closed."""
     drain_delay_s: float = 0.0
+    """After the signal to stop: take calls for so long, not ready, until load balancers have noticed."""
     shutdown_timeout_s: float = 30.0
+    """Finish what was accepted within this time; the rest is answered with an error."""
     tokenizer_threads: int = 2
+    """Threads that tokenise calls."""
     log_format: Literal["text", "json"] = "text"
+    """One line an event for people, or one JSON object for collectors."""
     log_level: str = "info"
+    """debug, info, warning, error or critical."""
     disable_log_stats: bool = False
+    """No line every ten seconds about calls, tokens and queue."""
+    otlp_traces_endpoint: str | None = None
+    """Send OpenTelemetry traces of calls to this collector (OTLP over HTTP, like http://collector:4318)."""

@@ -17,6 +17,7 @@ from engine.entrypoints.serve.limits import Limits, RequestIds
 from engine.entrypoints.serve.openapi import describe
 from engine.entrypoints.serve.routes import add_routes
 from engine.entrypoints.serve.service import RerankService
+from engine.entrypoints.serve.tracing import Tracing, tracer_for
 from engine.errors import EngineError, MethodNotAllowedError, NotFoundError
 
 
@@ -26,6 +27,8 @@ def create_app(service: RerankService) -> FastAPI:
     add_routes(app, service)
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(EngineError, _engine_error)
+    if config.otlp_traces_endpoint:
+        app.add_middleware(Tracing, tracer=tracer_for(config.otlp_traces_endpoint))
     # Outermost last: an id for everything, then the key, then the limits.
     app.add_middleware(Limits, max_body_bytes=config.max_body_bytes)
     app.add_middleware(Authentication, keys=config.api_key)

@@ -65,7 +65,8 @@ class ServerMetrics:
     """Counters of the API process; the handlers update them."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second sample beside every counter, which nobody reads
+        # A second sample beside every counter, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self.calls = Counter("engine_calls", "Calls answered.", ["route", "dialect", "status"], registry=registry)
         self.errors = Counter("engine_errors", "Errors answered, by type.", ["type"], registry=registry)

@@ -25,6 +25,7 @@ from engine.entrypoints.serve.admission import Admission, estimated_tokens
 from engine.entrypoints.serve.deadline import until, within
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.metrics import ServerMetrics
+from engine.entrypoints.serve.tracing import trace_result
 from engine.errors import (
     DeadlineExceededError,
     EngineDeadError,
@@ -277,6 +278,7 @@ class RerankService:
             total_s=time.monotonic() - started,
         )
         self.metrics.count_result(result)
+        trace_result(result)
         yield result
 
     async def _encode(self, work: _Work) -> None:
