@@ -71,7 +71,7 @@ async def worker_kills(checkpoint: Path, kills: int) -> Figure:
     return Figure(
         f"worker killed under load, {kills} times",
         f"all answered; ready within start time + 1 s ({start_s + 1:.1f} s)",
-        f"{total.count(200)} answered, {lost} lost; again after p50 {quantile(recoveries, 0.5):.1f} s, max {slowest:.1f} s",
+        f"{total.count(200)} answered, {lost} lost; again p50 {quantile(recoveries, 0.5):.1f} s, max {slowest:.1f} s",
         lost == 0 and slowest <= start_s + 1 and restarts == kills,
         {"statuses": total.counts, "recoveries_s": recoveries, "start_s": start_s, "restarts": restarts},
     )

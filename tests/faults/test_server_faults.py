@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -19,7 +20,10 @@ from engine.model_resolver import resolve_model
 from tests.e2e.server import ServerProcess, all_gone
 from tests.support.checkpoints import make_qwen3
 
-CALL = {"query": "what is a panda?", "documents": [f"panda {i} eats " + "bamboo " * (20 + i % 7) for i in range(40)]}
+CALL: dict[str, Any] = {
+    "query": "what is a panda?",
+    "documents": [f"panda {i} eats " + "bamboo " * (20 + i % 7) for i in range(40)],
+}
 MP = ("--distributed-executor-backend", "mp")
 
 
