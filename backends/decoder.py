@@ -21,6 +21,7 @@ class Decoder:
     """Implements ``models.Model``."""
 
     graphable = True
+    adaptable = True
 
     def __init__(self, spec: ModelSpec, shape: DecoderShape, params: Parameters) -> None:
         _check(spec, shape)
@@ -53,7 +54,7 @@ class Decoder:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
         if self.head.kind == "embedding":
             return self._pooled(*read)
-        return self.ops.score(*read, self.norm, self.shape.eps, self.head.vectors, self.head.bias)
+        return self.ops.score(*read, self.norm, self.shape.eps, *self.head.state)
 
     def _pooled(self, delta: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
         """The final norm in fp32: a few rows a step, so plain torch will do."""

@@ -51,12 +51,14 @@ class Encoder:
         *,
         attention: AttentionMaker | None = None,
         graphable: bool = False,
+        adaptable: bool = True,
         final_norm: str | None = None,
         unused: tuple[str, ...] = (),
     ) -> None:
-        """``graphable``: the family's own ``attention`` is. ``unused``: beginnings of the names of tensors that
-        checkpoints of this family may hold beside what is needed."""
+        """``graphable``, ``adaptable``: the family's own ``attention`` is. ``unused``: how the names of tensors begin
+        that checkpoints of this family may hold beside what is needed."""
         _check(spec, shape)
+        self.adaptable = adaptable
         self.shape, self.embedding, self.dtype = shape, embedding, params.dtype
         self.scale = (shape.head_dim * shape.score_terms) ** -0.5
         self.reads_all = spec.head.pooling == "mean"

@@ -6,13 +6,14 @@ pair, so computing it in fp32 as the file has it costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from engine.backends.adapters import AdaptableHead
 from engine.backends.packed_batch import PackedBatch, ranges
 from engine.backends.parameters import Parameters
 from engine.errors import ModelLoadError
@@ -40,13 +41,15 @@ class HeadNames:
     norm_bias: bool = True
 
 
-class EncoderHead:
+class EncoderHead(AdaptableHead):
     """(R, D) -> (R, O) logits, or the vectors themselves for a model without a head."""
+
+    state: dict[str, torch.Tensor]
+    """The tensors on the device, once ``finish`` was called."""
 
     def __init__(self, params: Parameters, spec: ModelSpec, hidden: int, eps: float, names: HeadNames) -> None:
         self.names, self.eps, self.device = names, eps, params.device
         self.tensors: dict[str, torch.Tensor] = {}
-        """By their names in the checkpoint; fp32."""
         self.num_outputs = hidden
         if spec.head.kind == "embedding":
             return
@@ -68,18 +71,21 @@ class EncoderHead:
 
     def finish(self) -> None:
         """After the last tensor was read."""
-        self.tensors = {name: tensor.to(self.device) for name, tensor in self.tensors.items()}
+        self.state = self.derive(self.tensors)
+
+    def derive(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def __call__(self, read: torch.Tensor) -> torch.Tensor:
-        x, names, find = read.float(), self.names, self.tensors.get
-        if not self.tensors:
+        x, names, tensors = read.float(), self.names, self.state
+        if not tensors:
             return x
-        x = ACTIVATIONS[names.activation](
-            F.linear(x, self.tensors[f"{names.dense}.weight"], find(f"{names.dense}.bias"))
-        )
+        x = F.linear(x, tensors[f"{names.dense}.weight"], tensors.get(f"{names.dense}.bias"))
+        x = ACTIVATIONS[names.activation](x)
         if names.norm:
-            x = F.layer_norm(x, x.shape[1:], self.tensors[f"{names.norm}.weight"], find(f"{names.norm}.bias"), self.eps)
-        return F.linear(x, self.tensors[f"{names.out}.weight"], find(f"{names.out}.bias"))
+            norm_bias = tensors.get(f"{names.norm}.bias")
+            x = F.layer_norm(x, x.shape[1:], tensors[f"{names.norm}.weight"], norm_bias, self.eps)
+        return F.linear(x, tensors[f"{names.out}.weight"], tensors.get(f"{names.out}.bias"))
 
 
 def mean_of_segments(x: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

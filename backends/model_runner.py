@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from engine.backends.adapters import Adapters
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.models import Model
@@ -28,6 +29,7 @@ class ModelRunner:
         device: torch.device,
         dtype: torch.dtype,
         kv_capacity: int,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model, self.backend, self.device = model, backend, device
         self.max_model_len = spec.max_model_len
@@ -42,6 +44,7 @@ class ModelRunner:
             upload=backend.upload,
         )
         self.forward = backend.capture(model.forward) if model.graphable else model.forward
+        self.adapters = adapters
         self._last_done_s = 0.0
 
     def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
@@ -66,7 +69,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _launch(self, plan: SchedulerOutput) -> Callable[[], np.ndarray]:
-        return self.backend.fetch(self.forward(pack(plan, self.rules), self.pool).float())
+        if self.adapters is not None:
+            self.adapters.use(plan.adapter)
+        forward = self.forward if plan.adapter is None else self.model.forward  # what was captured is the base alone
+        return self.backend.fetch(forward(pack(plan, self.rules), self.pool).float())
 
     def _finish(self, step_id: int, started_s: float, fetch: Callable[[], np.ndarray]) -> ModelRunnerOutput:
         values = fetch()

@@ -44,6 +44,15 @@ class Rows:
     """Rows of the whole tensor; None: ``count``."""
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """``rows`` of a tensor, in a weight from its row ``above`` on."""
+
+    weight: LinearWeight
+    rows: Rows
+    above: int
+
+
 class Parameters:
     """``tensors``: what the checkpoint holds; None when the weights are made up."""
 
@@ -62,6 +71,8 @@ class Parameters:
         self.slots: list[Slot] = []
         self._made: list[torch.Tensor] = []
         self._linears: list[LinearWeight] = []
+        self.places: dict[str, list[Place]] = {}
+        """Where the rows of each linear tensor are, by its name without ``.weight``."""
         self._tensors = tensors
         self._keep_narrow_tables = keep_narrow_tables
 
@@ -113,6 +124,7 @@ class Parameters:
             self.slots.append(Slot(f"{rows.name}.weight", (total, in_features), take_rows))
             if bias:
                 self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias))
+            self.places.setdefault(rows.name, []).append(Place(weight, rows, above))
             above += rows.count
         return weight
 

@@ -7,53 +7,68 @@ file has them, are all that is kept of it. With tied embeddings the rows are the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 
+from engine.backends.adapters import AdaptableHead
 from engine.backends.parameters import Parameters
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
 
 LM_HEAD = "lm_head.weight"
+SCORE, SCORE_BIAS = "score.weight", "score.bias"
 
 
-class ScoreHead:
+class Vectors(NamedTuple):
+    vectors: torch.Tensor
+    """(O, D) fp32."""
+    bias: torch.Tensor | None
+
+
+class ScoreHead(AdaptableHead):
     """(R, O) logits, or pooled vectors for a model without a head."""
+
+    state: Vectors
+    """Once ``finish`` was called."""
 
     def __init__(
         self, params: Parameters, spec: ModelSpec, *, hidden: int, vocab_size: int, embedding: str, tied: bool
     ) -> None:
         self.kind = spec.head.kind
         self.device = params.device
-        self.vectors = torch.empty(0, hidden)
-        """(O, D) fp32, once ``finish`` was called."""
-        self.bias: torch.Tensor | None = None
+        self.tensors: dict[str, torch.Tensor] = {}
         self._copy: torch.Tensor | None = None
         self.num_outputs = hidden
         if self.kind == "embedding":
             return
         if self.kind == "classifier":
+            self.num_outputs = spec.head.num_labels
             self._from_classifier(params, spec, hidden)
         else:
+            self.rows = spec.head.token_ids
+            self.num_outputs = 1 if self.kind == "from_2_way_softmax" else len(self.rows)
             self._from_token_rows(params, spec, (vocab_size, hidden), embedding, tied)
-        self.num_outputs = 1 if self.kind == "from_2_way_softmax" else len(self.vectors)
 
     def _from_classifier(self, params: Parameters, spec: ModelSpec, hidden: int) -> None:
         num_labels = spec.head.num_labels
-        stored = params.shape_in_checkpoint("score.weight")
+        stored = params.shape_in_checkpoint(SCORE)
         if stored is not None and stored[0] != num_labels:
             raise ModelLoadError(
-                f"{spec.path} says {num_labels} label(s) in config.json, but its score.weight has {stored[0]}; "
+                f"{spec.path} says {num_labels} label(s) in config.json, but its {SCORE} has {stored[0]}; "
                 "correct num_labels (or id2label) there"
             )
-        self.vectors = params.exact("score.weight", (num_labels, hidden))
-        if params.in_checkpoint("score.bias"):
-            self.bias = params.exact("score.bias", (num_labels,))
+        self.tensors[SCORE] = params.exact(SCORE, (num_labels, hidden))
+        if params.in_checkpoint(SCORE_BIAS):
+            self.tensors[SCORE_BIAS] = params.exact(SCORE_BIAS, (num_labels,))
 
     def _from_token_rows(
         self, params: Parameters, spec: ModelSpec, shape: tuple[int, int], embedding: str, tied: bool
     ) -> None:
-        if self.kind == "from_2_way_softmax" and len(spec.head.token_ids) != 2:
-            raise ModelLoadError(f"from_2_way_softmax needs two tokens (false, true), not {len(spec.head.token_ids)}")
+        token_ids = spec.head.token_ids
+        if self.kind == "from_2_way_softmax" and len(token_ids) != 2:
+            raise ModelLoadError(f"from_2_way_softmax needs two tokens (false, true), not {len(token_ids)}")
         if not tied:
             if params.lacks(LM_HEAD):
                 raise ModelLoadError(
@@ -61,22 +76,28 @@ class ScoreHead:
                     "nothing to make the score from; download the whole checkpoint, or correct the flag if the "
                     "embedding is tied"
                 )
-            self.vectors = params.exact_rows(LM_HEAD, shape, spec.head.token_ids)
+            self.tensors[LM_HEAD] = params.exact_rows(LM_HEAD, shape, token_ids)
             return
-        self.vectors = params.exact_rows(embedding, shape, spec.head.token_ids)
+        self.tensors[LM_HEAD] = params.exact_rows(embedding, shape, token_ids)
         if params.in_checkpoint(LM_HEAD):
-            self._copy = params.exact_rows(LM_HEAD, shape, spec.head.token_ids)
+            self._copy = params.exact_rows(LM_HEAD, shape, token_ids)
 
     def finish(self, folder: str) -> None:
         """After the last tensor was read."""
-        if self._copy is not None and not torch.equal(self._copy, self.vectors):
+        if self._copy is not None and not torch.equal(self._copy, self.tensors[LM_HEAD]):
             raise ModelLoadError(
                 f"{folder} says tie_word_embeddings=true, but its {LM_HEAD} differs from the embedding; one of them is "
                 "wrong: correct the flag in config.json or remove the tensor"
             )
         self._copy = None
+        self.state = self.derive(self.tensors)
+
+    def derive(self, tensors: Mapping[str, torch.Tensor]) -> Vectors:
+        if self.kind == "embedding":
+            return Vectors(torch.empty(0), None)
+        bias = tensors.get(SCORE_BIAS)
+        vectors = tensors[SCORE] if self.kind == "classifier" else tensors[LM_HEAD]
         if self.kind == "from_2_way_softmax":
-            no, yes = self.vectors
-            self.vectors = (yes - no).unsqueeze(0)
-        self.vectors = self.vectors.to(self.device)
-        self.bias = None if self.bias is None else self.bias.to(self.device)
+            no, yes = vectors
+            vectors = (yes - no).unsqueeze(0)
+        return Vectors(vectors.to(self.device), None if bias is None else bias.to(self.device))

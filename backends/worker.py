@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 
+from engine.backends.adapter_files import load_adapters
+from engine.backends.adapters import AdapterOps, Adapters
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.compressed_tensors import CompressedScheme, Dequantizer, read_scheme
 from engine.backends.fit import check_fit
@@ -20,6 +23,7 @@ from engine.backends.registry import choose_backend
 from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError
+from engine.kernels.ops import Ops
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
@@ -43,12 +47,18 @@ class Worker:
         dtype_name = _choose_dtype(self.config, self.spec, backend)
         dtype = getattr(torch, dtype_name)
         try:
-            params, model, ops_notes = self._load_model(backend, device, dtype)
+            params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
             budget = _token_budget(self.config, self.spec, backend)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
             kv_capacity = self._kv_capacity(backend, device, budget, bytes_per_token)
             self.runner = ModelRunner(
-                model, self.spec, backend=backend, device=device, dtype=dtype, kv_capacity=kv_capacity
+                model,
+                self.spec,
+                backend=backend,
+                device=device,
+                dtype=dtype,
+                kv_capacity=kv_capacity,
+                adapters=adapters,
             )
             for num_tokens in backend.capabilities.warm_up_tokens:
                 self.runner.warm_up(min(num_tokens, budget))
@@ -93,7 +103,7 @@ class Worker:
 
     def _load_model(
         self, backend: Backend, device: torch.device, dtype: torch.dtype
-    ) -> tuple[Parameters, Model, tuple[str, ...]]:
+    ) -> tuple[Parameters, Model, Adapters | None, tuple[str, ...]]:
         family = find_family(self.spec.model_type)
         is_dummy = self.config.model.load_format == "dummy"
         scheme = None if is_dummy else read_scheme(self.spec.path, self.spec.config)
@@ -106,8 +116,9 @@ class Worker:
             limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
             check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities)
         ops, ops_note = backend.make_ops(device, dtype, quantization)
+        adapter_ops = AdapterOps(ops) if self.config.model.lora_modules else None
         params = Parameters(
-            ops,
+            cast(Ops, adapter_ops) if adapter_ops else ops,  # it passes on what it does not change
             device=device,
             dtype=dtype,
             tensors=tensors,
@@ -122,7 +133,18 @@ class Worker:
             load_weights(params.slots, tensors, dequantizer.widen)
         params.slots.clear()
         model.finish()
-        return params, model, (*notes, ops_note)
+        adapters = self._load_adapters(adapter_ops, model, params, family.CHECKPOINT_PREFIX) if adapter_ops else None
+        return params, model, adapters, (*notes, ops_note)
+
+    def _load_adapters(self, ops: AdapterOps, model: Model, params: Parameters, prefix: str) -> Adapters:
+        folders = self.config.model.lora_modules
+        if not model.adaptable:
+            raise ConfigError(
+                f"LoRA adapters on {self.spec.model_type} models are not supported: merge {', '.join(folders)} into "
+                "the model and serve that",
+                param="lora_modules",
+            )
+        return load_adapters(folders, ops, model.head, params, prefix)
 
     def _kv_capacity(self, backend: Backend, device: torch.device, budget: int, bytes_per_token: int) -> int:
         if not bytes_per_token:
@@ -140,8 +162,6 @@ class Worker:
 
 
 def _check_supported(config: EngineConfig) -> None:
-    if config.model.lora_modules:
-        raise ConfigError("LoRA adapters are not supported: merge the adapter into the model and serve that")
     if config.device.tensor_parallel_size != 1:
         raise ConfigError("tensor_parallel_size must be 1: splitting one model over devices is not supported")
 

@@ -30,6 +30,7 @@ _UNLIMITED = 10**9
 
 def resolve_model(config: ModelConfig) -> ModelSpec:
     """Understand the checkpoint, or say in one sentence why not."""
+    _check_adapters(config)
     folder = resolve_folder(config.model, config.revision)
     tokenizer_folder = resolve_folder(config.tokenizer, config.tokenizer_revision) if config.tokenizer else folder
     files = CheckpointFiles(folder, config.model)
@@ -65,6 +66,18 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
     )
     logger.info("%s", spec.decision)
     return spec
+
+
+def _check_adapters(config: ModelConfig) -> None:
+    """Their folders are there, and their names tell them from the model."""
+    for name, path in config.lora_modules.items():
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise ConfigError(
+                f"--lora-modules {name}={path}: this is no folder of a LoRA adapter; it holds no adapter_config.json.",
+                param="lora_modules",
+            )
+        if name in (config.model, *config.served_model_name):
+            raise ConfigError(f"--lora-modules {name}={path}: the model itself has this name.", param="lora_modules")
 
 
 def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task, str]:

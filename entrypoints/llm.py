@@ -27,6 +27,7 @@ from engine.client import EngineClient, create_client
 from engine.entrypoints.collect import PairCollector, core_request, shifted
 from engine.entrypoints.llm_arguments import (
     Prompt,
+    adapter_of,
     engine_config,
     pair_options,
     pair_stream,
@@ -54,8 +55,9 @@ NumberedPair = tuple[int, tuple[Prompt, Prompt]]
 class _Group:
     """Some consecutive pairs on their way: encoded by a thread, then scored by the core."""
 
-    def __init__(self, call_id: str, encoding: Future[list[EncodedPair]]) -> None:
+    def __init__(self, call_id: str, encoding: Future[list[EncodedPair]], adapter: str | None = None) -> None:
         self.call_id = call_id
+        self.adapter = adapter
         self.encoding = encoding
         self.collector: PairCollector | None = None
         self.pairs: list[EncodedPair] = []
@@ -104,6 +106,7 @@ class LLM:
 
         ``instruction`` and ``chat_template`` shape the prompt; limits come as keywords (``max_tokens_per_doc``,
         ``truncate_prompt_tokens`` ...) or inside vLLM's ``pooling_params`` and ``tokenization_kwargs``.
+        ``lora_request`` names one of ``lora_modules``.
         """
         return list(self.score_iter(data_1, data_2, use_tqdm=use_tqdm, **options))
 
@@ -114,7 +117,8 @@ class LLM:
         self._check_open()
         first, second = options.pop("text_1", data_1), options.pop("text_2", data_2)
         pairs, total = pair_stream(options.pop("data_1", first), options.pop("data_2", second))
-        return self._run(pairs, total, pair_options(options), use_tqdm)
+        adapter = adapter_of(options.pop("lora_request", None), self.config.model.lora_modules)
+        return self._run(pairs, total, pair_options(options), adapter, use_tqdm)
 
     def rerank(
         self,
@@ -143,19 +147,20 @@ class LLM:
         pairs: Iterator[tuple[Prompt, Prompt]],
         total: int | None,
         options: PairOptions,
+        adapter: str | None,
         use_tqdm: bool | Callable[..., Any],
     ) -> Iterator[ScoringRequestOutput]:
         window: deque[_Group] = deque()
         bar = _progress_bar(use_tqdm, total)
         numbered = enumerate(pairs)
         try:
-            self._fill(window, numbered, options)
+            self._fill(window, numbered, options, adapter)
             while window:
                 self._advance(window)
                 while window and window[0].complete:
                     group = window.popleft()
                     del self._groups[group.call_id]
-                    self._fill(window, numbered, options)
+                    self._fill(window, numbered, options, adapter)
                     for output in self._outputs(group):
                         bar.update(1)
                         yield output
@@ -164,10 +169,12 @@ class LLM:
             self._give_up(window)
             bar.close()
 
-    def _fill(self, window: deque[_Group], pairs: Iterator[NumberedPair], options: PairOptions) -> None:
+    def _fill(
+        self, window: deque[_Group], pairs: Iterator[NumberedPair], options: PairOptions, adapter: str | None
+    ) -> None:
         while len(window) < WINDOW and (chunk := list(islice(pairs, GROUP_PAIRS))):
             call_id = f"offline-{next(self._call_ids)}"
-            window.append(_Group(call_id, self._threads.submit(self._encode, chunk, options)))
+            window.append(_Group(call_id, self._threads.submit(self._encode, chunk, options), adapter))
             self._groups[call_id] = window[-1]
 
     def _encode(self, chunk: Sequence[NumberedPair], options: PairOptions) -> list[EncodedPair]:
@@ -198,7 +205,9 @@ class LLM:
                     owner.collector.add(output)
 
     def _submit(self, group: _Group, pairs: list[EncodedPair]) -> None:
-        request: EngineCoreRequest = core_request(group.call_id, pairs, arrival_s=time.monotonic())
+        request: EngineCoreRequest = core_request(
+            group.call_id, pairs, arrival_s=time.monotonic(), adapter=group.adapter
+        )
         group.pairs = pairs
         group.collector = PairCollector(self.spec.head, pairs)
         with self._lock, interrupt_after():

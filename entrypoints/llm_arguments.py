@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import chain, islice, repeat
 from typing import Any
@@ -69,10 +69,19 @@ def resolve_callable_overrides(model: ModelConfig, change: Callable[[Any], Any])
     return replace(model, hf_overrides=changed)
 
 
+def adapter_of(request: Any, known: Collection[str]) -> str | None:
+    """``lora_request``: the name of an adapter of ``lora_modules``, or an object that has it as ``lora_name``."""
+    if request is None:
+        return None
+    name = request if isinstance(request, str) else getattr(request, "lora_name", None)
+    if name not in known:
+        named = f"the adapters named there are {', '.join(known)}" if known else "none was named there"
+        raise ValueError(f"lora_request: {name!r} was not given to LLM(lora_modules={{name: path}}); {named}")
+    return str(name)
+
+
 def pair_options(given: dict[str, Any]) -> PairOptions:
     """``instruction=...`` and friends, plainly or inside ``pooling_params`` and ``tokenization_kwargs``."""
-    if given.get("lora_request") is not None:
-        raise ValueError("lora_request: name the adapter with lora_modules when the LLM is made")
     if given.get("chat_template") is not None:
         raise ValueError("chat_template: pass it to LLM(chat_template=...), so that it is checked once at the start")
     values = {name: value for name, value in given.items() if name not in _UNUSED}

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
+from engine.entrypoints.lora_flag import lora_modules
 from engine.errors import ConfigError
 
 SECTIONS: dict[str, type[Any]] = {
@@ -112,6 +113,11 @@ IGNORED: dict[str, Ignored] = {
     "pipeline_parallel_size": Ignored("layers are not split over devices", takes_value=True, allowed=("1",)),
     "download_dir": Ignored("the hub's cache is where HF_HOME says", takes_value=True),
     "ignore_patterns": Ignored("only the files that are needed are fetched", takes_value=True),
+    "enable_lora": Ignored("adapters are served because --lora-modules names them"),
+    "max_loras": Ignored("all named adapters are kept on the device", takes_value=True),
+    "max_lora_rank": Ignored("an adapter may have any rank", takes_value=True),
+    "max_cpu_loras": Ignored("all named adapters are kept on the device", takes_value=True),
+    "lora_dtype": Ignored("adapters run in the model's dtype", takes_value=True),
     "skip_server_warmup": Ignored("the server is ready once its self-test has passed"),
     "additional_config": Ignored("there are no additional settings", takes_value=True),
     "disable_uvicorn_access_log": Ignored("there is no access log below --log-level debug"),
@@ -201,6 +207,8 @@ def convert(option: Option, value: Any) -> Any:
         value = DTYPE_ALIASES.get(value, value)
     if option.name == "max_model_len" and value in ("auto", -1, "-1"):
         return None
+    if option.name == "lora_modules":
+        value = lora_modules(value or {})
     if option.name == "score_template" and value is None:
         return option.default
     if option.name == "model" and value is None:

@@ -83,6 +83,10 @@ class LinearWeight(Protocol):
 class Ops(Protocol):
     """What a device must be able to do. ``kernels/reference.py`` is the oracle for every method."""
 
+    def unpack(self, x: Activation) -> torch.Tensor:
+        """The plain (T, D) tensor that an activation stands for."""
+        ...
+
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight: ...
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 import torch
 
+from engine.backends.adapters import AdaptableHead
 from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.packed_batch import PackedBatch
 from engine.backends.parameters import Parameters
@@ -27,6 +28,10 @@ class Model(Protocol):
     num_outputs: int
     graphable: bool
     """A step is the same kernels whatever its lengths, all from ``Ops``, so a device may tune, record and replay it."""
+
+    adaptable: bool
+    """All that LoRA adapters change goes through ``Ops`` at each step, or is in ``head``."""
+    head: AdaptableHead
 
     def finish(self) -> None:
         """Called once after the last tensor was read."""

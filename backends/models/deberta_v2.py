@@ -51,6 +51,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
         HeadNames(dense="pooler.dense", out="classifier", activation=config.get("pooler_hidden_act", "gelu")),
         params,
         attention=attention,
+        adaptable=False,  # distances are projected once, with the base's weights
         unused=("pooler.", "lm_predictions.", "mask_predictions.", "cls.", "embeddings.position_embeddings."),
     )
 

@@ -99,6 +99,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     kind = option.type
     if kind is bool:
         annotation: Any = bool | None
+    elif option.name == "lora_modules":
+        annotation, settings["consume_multiple"], settings["metavar"] = tuple[str, ...] | None, True, "NAME=PATH"
     elif typing.get_origin(kind) is dict:
         annotation, settings["converter"], settings["n_tokens"] = dict[str, Any] | None, _json_object, 1
         settings["accepts_keys"], settings["metavar"] = False, "JSON"

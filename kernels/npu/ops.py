@@ -32,6 +32,11 @@ class NpuOps:
         self._rope_positions: torch.Tensor | None = None
         self._rope_factors = (torch.empty(0), torch.empty(0))
 
+    def unpack(self, x: Activation) -> torch.Tensor:
+        if isinstance(x, QuantizedActivation):
+            return (x.values.float() * x.scales.unsqueeze(-1)).to(self.dtype)
+        return x
+
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
         if self.int8:
             return NpuInt8Linear(out_features, in_features, bias=bias, device=self.device)

@@ -1,0 +1,116 @@
+"""LoRA adapters (Hu et al. 2021, arXiv 2106.09685): a few models that differ from one base by products of low rank.
+
+The base weights stay as they are. While an adapter is in use, each product x W^T gets (x A^T) B^T added, with the scale
+folded into B; heads are small, so each adapter has its own. The scheduler sees to it that a step uses one at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from engine.kernels.ops import Activation, LinearWeight, Ops
+
+GATES = {False: "none", True: "tanh"}
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What an adapter adds to some columns of a product. r rank, D inputs, C columns."""
+
+    down: torch.Tensor
+    """(r, D)."""
+    up: torch.Tensor
+    """(C, r), scaled."""
+    first: int
+    """Column of the product where the C begin."""
+
+
+Sides = Mapping[int, Sequence[Side]]
+"""By the id of the weight."""
+
+
+class AdapterOps:
+    """``Ops`` that add the active adapter's products; everything else is the base's."""
+
+    def __init__(self, base: Ops) -> None:
+        self.base = base
+        self.active: Sides = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
+        y = self.base.linear(x, weight)
+        return self._add(y, x, weight)
+
+    def linear_residual(
+        self, x: Activation, weight: LinearWeight, residual: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        delta, residual = self.base.linear_residual(x, weight, residual)
+        if delta is None:
+            return None, self._add(residual, x, weight)
+        return self._add(delta, x, weight), residual
+
+    def linear_swiglu(self, x: Activation, gate_up: LinearWeight) -> Activation:
+        if id(gate_up) not in self.active:
+            return self.base.linear_swiglu(x, gate_up)
+        gate, up = self.linear(x, gate_up).chunk(2, dim=-1)
+        return (F.silu(gate.float()) * up).to(gate.dtype)
+
+    def linear_geglu(self, x: Activation, gate_up: LinearWeight, *, tanh: bool) -> Activation:
+        if id(gate_up) not in self.active:
+            return self.base.linear_geglu(x, gate_up, tanh=tanh)
+        gate, up = self.linear(x, gate_up).chunk(2, dim=-1)
+        return (F.gelu(gate.float(), approximate=GATES[tanh]) * up).to(gate.dtype)
+
+    def linear_gelu(self, x: Activation, weight: LinearWeight, *, tanh: bool = False) -> Activation:
+        if id(weight) not in self.active:
+            return self.base.linear_gelu(x, weight, tanh=tanh)
+        y = self.linear(x, weight)
+        return F.gelu(y.float(), approximate=GATES[tanh]).to(y.dtype)
+
+    def _add(self, y: torch.Tensor, x: Activation, weight: LinearWeight) -> torch.Tensor:
+        sides = self.active.get(id(weight))
+        if sides:
+            plain = self.base.unpack(x)
+            for side in sides:
+                y[:, side.first : side.first + len(side.up)] += F.linear(F.linear(plain, side.down), side.up)
+        return y
+
+
+class AdaptableHead:
+    """A head that adapters may change: fp32 tensors by name, and what is computed from them once."""
+
+    tensors: dict[str, torch.Tensor]
+    """By the names that adapters use; fp32 on the CPU."""
+    rows: tuple[int, ...] | None = None
+    """Which rows of the checkpoint's tensor are kept of each; None: all."""
+    state: Any
+
+    def derive(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+        """What ``state`` is with these tensors."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    sides: Sides
+    head_state: Any
+
+
+class Adapters:
+    """All adapters of a worker; ``use`` chooses before each step."""
+
+    def __init__(self, ops: AdapterOps, head: AdaptableHead, adapters: Mapping[str, Adapter]) -> None:
+        self._ops, self._head = ops, head
+        self._adapters: dict[str | None, Adapter] = {None: Adapter({}, head.state)} | dict(adapters.items())
+
+    def use(self, name: str | None) -> None:
+        adapter = self._adapters[name]
+        self._ops.active = adapter.sides
+        self._head.state = adapter.head_state
