@@ -16,7 +16,8 @@ from typing import Self
 
 import requests
 
-COMMAND = [os.environ.get("ENGINE_PYTHON", sys.executable), "-P", "-c", "from engine.entrypoints.cli import main; main()"]
+PYTHON = os.environ.get("ENGINE_PYTHON", sys.executable)
+COMMAND = [PYTHON, "-P", "-c", "from engine.entrypoints.cli import main; main()"]
 _READY = re.compile(r"ready on (http://\S+?):(\d+)")
 _LISTENING = re.compile(r"listening on (http://\S+?):(\d+)")
 START_TIMEOUT_S = 120.0
@@ -25,9 +26,7 @@ START_TIMEOUT_S = 120.0
 class ServerProcess:
     """Use as a context manager; ``url`` and ``port`` are known once it is entered."""
 
-    def __init__(
-        self, *arguments: str | Path, wait: str = "ready", environment: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, *arguments: str | Path, wait: str = "ready", environment: dict[str, str] | None = None) -> None:
         self._environment = environment or {}
         self._arguments = [str(argument) for argument in arguments]
         self._pattern = _READY if wait == "ready" else _LISTENING
