@@ -15,7 +15,7 @@ import pytest
 
 from engine import LLM
 from engine.entrypoints import llm as llm_module
-from engine.entrypoints.llm_arguments import engine_config, pair_options, pair_stream
+from engine.entrypoints.llm_arguments import adapter_of, engine_config, pair_options, pair_stream
 from engine.errors import ConfigError, InvalidRequestError
 from tests.support.checkpoints import INSTRUCTION, PREFIX, QWEN3_OVERRIDES, SUFFIX, make_qwen3, official_qwen3_scores
 
@@ -280,7 +280,7 @@ def test_options_in_vllms_wrappings() -> None:
     with pytest.raises(ValueError, match="max_tokens_per_doc"):
         pair_options({"max_tokens_per_doc": -1})
     with pytest.raises(ValueError, match="lora_modules"):
-        pair_options({"lora_request": object()})
+        adapter_of(object(), {})
 
 
 def test_pair_stream_counts() -> None:
