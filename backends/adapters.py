@@ -6,6 +6,7 @@ folded into B; heads are small, so each adapter has its own. The scheduler sees 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ class AdapterOps:
         return y
 
 
-class AdaptableHead:
+class AdaptableHead(ABC):
     """A head that adapters may change: fp32 tensors by name, and what is computed from them once."""
 
     tensors: dict[str, torch.Tensor]
@@ -92,9 +93,9 @@ class AdaptableHead:
     """Which rows of the checkpoint's tensor are kept of each; None: all."""
     state: Any
 
+    @abstractmethod
     def derive(self, tensors: Mapping[str, torch.Tensor]) -> Any:
         """What ``state`` is with these tensors."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
