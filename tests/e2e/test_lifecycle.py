@@ -26,7 +26,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sigterm_under_load_loses_no_accepted_call(checkpoint: Path) -> None:
-    with ServerProcess(checkpoint) as server, ThreadPoolExecutor(16) as pool:
+    slow = {"ENGINE_FAULTS": "slow=0.03"}  # so that all sixteen are inside at once, however busy the machine is
+    with (
+        ServerProcess(checkpoint, "--enable-fault-injection", environment=slow) as server,
+        ThreadPoolExecutor(16) as pool,
+    ):
         family = server.family()
         assert len(family) >= 2
         expected = [entry["relevance_score"] for entry in server.post("/v1/rerank", SLOW).json()["results"]]
