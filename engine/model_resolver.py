@@ -45,6 +45,7 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
 
     vocab_size = _vocab_size(checkpoint)
     head = resolve_head(checkpoint)
+    _check_scorable(checkpoint, head)
     is_embedding = head.kind == "embedding"
     template = None if is_embedding else _template(checkpoint, config.score_template)
     max_model_len = _max_model_len(checkpoint, config.max_model_len)
@@ -96,6 +97,27 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task, str]:
     if not family.causal and task == "ForCausalLM":
         raise ConfigError(f"{architecture} is not a reranker: it has no classification head.", param="model")
     return family, task, architecture
+
+
+def _check_scorable(checkpoint: Checkpoint, head: HeadSpec) -> None:
+    """One value a pair, or vectors to compare."""
+    files, label, count = checkpoint.files, checkpoint.label, head.num_labels
+    if checkpoint.task == "ForMaskedLM" and not files.modules:
+        raise ConfigError(
+            f"{label} fills gaps in texts ({checkpoint.config['architectures'][0]}): it has no head for pairs, and no "
+            "modules.json says that it embeds. Serve a checkpoint that was trained to rank, such as one that ends in "
+            f"{checkpoint.family.body}ForSequenceClassification.",
+            param="model",
+        )
+    if head.kind == "embedding" or count == 1:
+        return
+    names = head.tokens or tuple(str(name) for name in (checkpoint.config.get("id2label") or {}).values())
+    raise ConfigError(
+        f"{label} gives {count} values a pair ({', '.join(names) or 'labels without names'}), and a score is one "
+        "value. Serve a checkpoint with one label. Two labels become one without loss: keep row 1 minus row 0 of the "
+        "classifier's weight and bias as its only row, and set num_labels to 1.",
+        param="model",
+    )
 
 
 def _template(checkpoint: Checkpoint, score_template: str) -> str | None:

@@ -166,6 +166,11 @@ class Family:
     """Arguments of LLM that such a checkpoint needs."""
     write: Callable[..., Path] = save_random
 
+    @property
+    def body(self) -> str:
+        """As architectures begin."""
+        return self.architecture.removesuffix("ForSequenceClassification").removesuffix("ForCausalLM")
+
     def make(self, folder: Path, shape: str) -> Path:
         return self.write(folder, self.architecture, self.tokenizer, name=self.name, **self.shapes[shape])
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine import LLM
+from engine.backends.models import supported_families
+from engine.families import FAMILIES as RESOLVED
 from tests.families.cases import FAMILIES, Family
-from tests.support.texts import TEXTS
+from tests.families.measure import measure
+from tests.families.table import MEASURED, render, stored
 
-QUERY = "Which animal is native to the bamboo forests of central China?"
-DOCUMENTS = [*TEXTS[:24], " ".join(TEXTS[:6]), "", "yes"]
 PROBABILITY, LOGIT = 1e-5, 1e-4
 """Bounds: absolute on the probability, relative on the logit."""
 
@@ -27,12 +27,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def check(logits: list[float], expected: list[float]) -> None:
-    got, wanted = np.array(logits), np.array(expected)
-    np.testing.assert_allclose(got, wanted, rtol=LOGIT, atol=LOGIT)
-    np.testing.assert_allclose(1 / (1 + np.exp(-got)), 1 / (1 + np.exp(-wanted)), rtol=0, atol=PROBABILITY)
-
-
 @pytest.mark.parametrize(
     ("family", "shape"),
     [
@@ -42,10 +36,26 @@ def check(logits: list[float], expected: list[float]) -> None:
     ],
 )
 def test_scores_are_those_of_transformers(family: Family, shape: str, tmp_path: Path) -> None:
-    folder = family.make(tmp_path, shape)
-    expected = family.expected(folder, QUERY, DOCUMENTS)
-    assert np.ptp(expected) > 0.01, "the checkpoint does not tell pairs apart"
-    with LLM(model=str(folder), device="cpu", cpu_threads=1, **family.settings) as llm:
-        outputs = llm.score(QUERY, DOCUMENTS, use_tqdm=False)
-    assert [output.prompt_token_ids for output in outputs] == family.ids(folder, QUERY, DOCUMENTS)
-    check([output.outputs.logit for output in outputs], expected)
+    found = measure(family, shape, tmp_path)
+    assert np.ptp(found.expected) > 0.01, "the checkpoint does not tell pairs apart"
+    assert found.ids == found.expected_ids
+    np.testing.assert_allclose(found.logits, found.expected, rtol=LOGIT, atol=LOGIT)
+    assert found.difference <= PROBABILITY
+
+
+def test_no_family_is_left_out() -> None:
+    assert set(FAMILIES) == set(RESOLVED)
+    assert {name.replace("-", "_") for name in FAMILIES} == set(supported_families())
+
+
+def test_the_table_of_families_is_up_to_date() -> None:
+    """``python -m tests.families.table`` writes it."""
+
+    def cells(text: str) -> list[list[str]]:
+        return [line.split("|") for line in text.splitlines()]
+
+    written, rendered = cells(stored()), cells(render(lambda family: ""))
+    for row, expected in zip(written, rendered, strict=True):
+        assert row[:MEASURED] == expected[:MEASURED]
+    for row in written[2:]:
+        assert float(row[MEASURED]) <= PROBABILITY

@@ -14,7 +14,7 @@ from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
 from engine.model_resolver import resolve_model
 from engine.model_spec import ModelSpec
-from tests.support.checkpoints import QWEN3_OVERRIDES
+from tests.support.checkpoints import QWEN3_OVERRIDES, make_bert
 
 Make = Callable[..., Path]
 
@@ -203,8 +203,18 @@ def test_no_post_processing(small: Make) -> None:
     overrides = {"classifier_from_token": ["yes"], "method": "no_post_processing"}
     head = resolve(small(), hf_overrides=overrides).head
     assert (head.kind, head.num_labels, head.activation) == ("no_post_processing", 1, "sigmoid")
-    many = resolve(small(), hf_overrides=overrides | {"classifier_from_token": ["yes", "no", "1"]}).head
-    assert (many.num_labels, many.activation) == (3, "softmax")
+    with pytest.raises(ConfigError, match=r"gives 3 values a pair \(yes, no, 1\), and a score is one value"):
+        resolve(small(), hf_overrides=overrides | {"classifier_from_token": ["yes", "no", "1"]})
+
+
+def test_models_that_cannot_score_say_what_to_do(bert: Path, tmp_path: Path) -> None:
+    folder = make_bert(tmp_path / "three", num_labels=3)
+    change_config(folder, id2label={"0": "contradiction", "1": "entailment", "2": "neutral"})
+    with pytest.raises(ConfigError, match=r"contradiction, entailment, neutral\), and a score .* one label"):
+        resolve(folder)
+    change_config(folder, architectures=["BertForMaskedLM"])
+    with pytest.raises(ConfigError, match=r"fills gaps in texts .* BertForSequenceClassification"):
+        resolve(folder)
 
 
 @pytest.mark.parametrize(
