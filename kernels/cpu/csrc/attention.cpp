@@ -8,26 +8,16 @@
 namespace engine_cpu {
 namespace {
 
-constexpr int64_t kLeastTaskCost = 4096;  // tile columns; about a tenth of a millisecond
+constexpr int kMostTiles = 8;  // of a task: their queries and results stay in the second-level cache beside the keys
+constexpr int kTasksPerThread = 8;
 
-size_t scratch_floats(int head_dim, int lanes) {
-    return static_cast<size_t>(2 * (head_dim + 16) + kKeyBlock) * static_cast<size_t>(lanes);
-}
-
-// First tile of each task: neighbours of about equal cost.
+// First tile of each task: neighbours of one segment, fewer where there are many threads to feed.
 std::vector<size_t> cut(const std::vector<AttentionPlan::Tile>& tiles, int kv_heads, int threads) {
-    int64_t total = 0;
-    for (const auto& tile : tiles) total += tile.cost;
-    const int64_t wanted = std::max(kLeastTaskCost, total * kv_heads / (16 * threads));
+    const size_t fair = tiles.size() * static_cast<size_t>(kv_heads) / static_cast<size_t>(threads * kTasksPerThread);
+    const size_t most = std::clamp<size_t>(fair, 1, kMostTiles);
     std::vector<size_t> starts;
-    int64_t cost = wanted;
-    for (size_t i = 0; i < tiles.size(); i++) {
-        if (cost >= wanted) {
-            starts.push_back(i);
-            cost = 0;
-        }
-        cost += tiles[i].cost;
-    }
+    for (size_t i = 0; i < tiles.size(); i++)
+        if (i == 0 || tiles[i].segment != tiles[i - 1].segment || i - starts.back() == most) starts.push_back(i);
     starts.push_back(tiles.size());
     return starts;
 }
@@ -45,27 +35,31 @@ struct TileRunner {
     Sink sink;
     int group;
 
-    void run(const AttentionPlan::Tile& tile, int kv_head, float* scratch) const {
-        const auto& s = plan.segments[static_cast<size_t>(tile.segment)];
-        const float* q_rows[64];
-        int limits[64], out_cols[64];
-        int64_t out_rows[64];
-        for (int i = 0; i < tile.rows; i++) {
-            const int64_t row = tile.first_row + i, token = row / group;
-            const int head = kv_head * group + static_cast<int>(row % group);
-            q_rows[i] = in.q + (s.q_start + token) * in.q_strides.row + head * in.q_strides.head;
-            limits[i] = static_cast<int>(plan.causal ? s.own_len - s.q_len + token + 1 : s.own_len);
-            out_rows[i] = s.q_start + token;
-            out_cols[i] = head * in.shape.head_dim;
-        }
+    // Neighbouring tiles of one segment.
+    void run(const AttentionPlan::Tile* first, int count, int kv_head, float* scratch) const {
+        const auto& s = plan.segments[static_cast<size_t>(first->segment)];
+        AttentionTile tiles[kMostTiles];
+        for (int i = 0; i < count; i++) fill(tiles[i], first[i], s, kv_head);
         thread_local std::vector<KeyRun> runs;
         runs.clear();
         if (s.context >= 0)
             for (const auto& range : plan.contexts[static_cast<size_t>(s.context)]) runs.push_back(context_run(range, kv_head));
-        runs.push_back(step_run(s.own_start, tile.own_keys, kv_head));
-        table.attention({q_rows, limits, tile.rows, in.shape.head_dim, in.scale, runs.data(),
-                         static_cast<int>(runs.size()), scratch, out_rows, out_cols, sink.data, sink.row_stride,
-                         sink.piece_stride, sink.piece});
+        runs.push_back(step_run(s.own_start, first[count - 1].own_keys, kv_head));
+        table.attention({tiles, count, runs.data(), static_cast<int>(runs.size()), in.shape.head_dim, in.scale, scratch,
+                         sink.data, sink.row_stride, sink.piece_stride, sink.piece});
+    }
+
+    void fill(AttentionTile& to, const AttentionPlan::Tile& tile, const AttentionPlan::Segment& s, int kv_head) const {
+        to.rows = tile.rows;
+        to.own_keys = static_cast<int>(tile.own_keys);
+        for (int i = 0; i < tile.rows; i++) {
+            const int64_t row = tile.first_row + i, token = row / group;
+            const int head = kv_head * group + static_cast<int>(row % group);
+            to.q_rows[i] = in.q + (s.q_start + token) * in.q_strides.row + head * in.q_strides.head;
+            to.limits[i] = static_cast<int>(plan.causal ? s.own_len - s.q_len + token + 1 : s.own_len);
+            to.out_rows[i] = s.q_start + token;
+            to.out_cols[i] = head * in.shape.head_dim;
+        }
     }
 
     KeyRun step_run(int64_t start, int64_t n, int head) const {
@@ -92,12 +86,11 @@ std::vector<AttentionPlan::Tile> AttentionPlan::tiles(int group, int lanes) cons
     for (size_t i : order) {
         const Segment& s = segments[i];
         const int64_t rows = s.q_len * group;
-        const int64_t context = s.context < 0 ? 0 : context_lens[static_cast<size_t>(s.context)];
         for (int64_t row = 0; row < rows; row += lanes) {
             const int count = static_cast<int>(std::min<int64_t>(lanes, rows - row));
             const int64_t last_token = (row + count - 1) / group;
             const int64_t own = causal ? s.own_len - s.q_len + last_token + 1 : s.own_len;
-            list.push_back({static_cast<int>(i), row, count, own, context + own + 8});
+            list.push_back({static_cast<int>(i), row, count, own});
         }
     }
     return list;
@@ -117,12 +110,12 @@ ActivationBuffer Runtime::attention(Kind kind, const AttentionInput& in, const A
         plain = new_tensor(plan.num_queries * cols);
         sink = {plain.data(), cols, 0, cols};
     }
-    reserve_scratch(scratch_floats(shape.head_dim, table_.lanes));
+    reserve_scratch(static_cast<size_t>(table_.attention_floats(shape.head_dim, kMostTiles)));
     const TileRunner runner{table_, in, plan, sink, group};
     pool_.run(parts * shape.num_kv_heads, [&](int64_t task, int thread) {
         const size_t part = static_cast<size_t>(task % parts);
-        for (size_t i = starts[part]; i < starts[part + 1]; i++)
-            runner.run(tiles[i], static_cast<int>(task / parts), scratch(thread));
+        const int count = static_cast<int>(starts[part + 1] - starts[part]);
+        runner.run(&tiles[starts[part]], count, static_cast<int>(task / parts), scratch(thread));
     });
     if (kind == Kind::f32) return out;
     for_rows(plan.num_queries, cols, [&](int64_t row0, int rows, int thread) {

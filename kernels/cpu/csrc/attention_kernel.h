@@ -1,4 +1,5 @@
-// Attention of one tile of query rows over all their keys, in place: keys and values are read where they lie.
+// Attention of some tiles of query rows over all their keys, in place: keys and values are read where they lie, a block
+// at a time for all tiles, so that long contexts come into the cache once for all of them.
 //
 // The lanes of a vector are query rows (tokens times the query heads that share a key/value head), so maxima, sums and
 // masks need no work across lanes, and a row's result does not depend on which rows share its tile: keys that a row
@@ -104,14 +105,16 @@ static void transpose_rows(const float* const* rows, int num, int head_dim, floa
         }
 }
 
-struct SoftmaxState {
-    Vf top[NV];    // largest score so far
-    Vf total[NV];  // sum of exponentials
+struct TileState {  // what a tile keeps between blocks of keys; in scratch memory
+    Vf top[NV];     // largest score so far
+    Vf total[NV];   // sum of exponentials
+    Vi limits[NV];  // own keys that each lane sees
+    int lowest;     // the least of them
 };
 
 // Scores of one block -> exponentials in place; what was accumulated before is brought to the new maximum.
 template <int V>
-static void softmax_block(float* scores, int keys, SoftmaxState& state, float* out, int head_dim, bool first) {
+static void softmax_block(float* scores, int keys, TileState& state, float* out, int head_dim, bool first) {
     for (int v = 0; v < V; v++) {
         Vf top = state.top[v];
         for (int j = 0; j < keys; j++) top = max(loadf(scores + (j * NV + v) * W), top);
@@ -144,15 +147,17 @@ static void mask_future(float* scores, int first, int n, const Vi* limits, int l
 
 // out^T / total -> rows of the result. A row that cannot be written in whole vectors goes through `spare`.
 template <int V>
-static void write_rows(const AttentionTile& t, const float* out, const Vf* total, float* spare) {
+static void write_rows(const AttentionTask& t, const AttentionTile& tile, const float* out, const Vf* total,
+                       float* spare) {
     const int padded = (t.head_dim + W - 1) / W * W;
     float* to[NR];
     bool direct[NR];
     for (int i = 0; i < V * W; i++) {
-        const int col = i < t.rows ? t.out_cols[i] : 0, inside = col % t.out_piece;
-        direct[i] = i < t.rows && padded == t.head_dim && inside + t.head_dim <= t.out_piece;
+        const int col = i < tile.rows ? tile.out_cols[i] : 0, inside = col % t.out_piece;
+        direct[i] = i < tile.rows && padded == t.head_dim && inside + t.head_dim <= t.out_piece;
         to[i] = spare + i * padded;
-        if (direct[i]) to[i] = t.out + t.out_rows[i] * t.out_row_stride + col / t.out_piece * t.out_piece_stride + inside;
+        if (direct[i])
+            to[i] = t.out + tile.out_rows[i] * t.out_row_stride + col / t.out_piece * t.out_piece_stride + inside;
     }
     for (int v = 0; v < V; v++) {
         const Vf inverse = splat(1.0f) / total[v];
@@ -165,10 +170,10 @@ static void write_rows(const AttentionTile& t, const float* out, const Vf* total
             for (int i = 0; i < W; i++) store(to[v * W + i] + h, r[i]);
         }
     }
-    for (int i = 0; i < t.rows; i++) {
-        float* row = t.out + t.out_rows[i] * t.out_row_stride;
+    for (int i = 0; i < tile.rows; i++) {
+        float* row = t.out + tile.out_rows[i] * t.out_row_stride;
         const float* from = to[i];
-        for (int col = t.out_cols[i], n = direct[i] ? 0 : t.head_dim; n > 0;) {
+        for (int col = tile.out_cols[i], n = direct[i] ? 0 : t.head_dim; n > 0;) {
             const int inside = col % t.out_piece, part = min_int(n, t.out_piece - inside);
             __builtin_memcpy(row + col / t.out_piece * t.out_piece_stride + inside, from, part * sizeof(float));
             col += part, from += part, n -= part;
@@ -176,65 +181,106 @@ static void write_rows(const AttentionTile& t, const float* out, const Vf* total
     }
 }
 
-template <int V>
-static void attend(const AttentionTile& t) {
+struct Piece {  // of a run, inside one block of keys
+    const KeyRun* run;
+    bool own;
+    int first, n;
+};
+
+// Scratch of a tile: its state, Q^T and out^T, each with room for whole vectors of h.
+struct TileScratch {
+    TileState* state;
+    float *q, *out;
+};
+
+static int64_t tile_floats(int head_dim) {
+    const int padded = (head_dim + W - 1) / W * W;
+    return (int64_t)(sizeof(TileState) + W * 4 - 1) / (W * 4) * W + 2 * padded * NR;
+}
+static int64_t attention_floats(int head_dim, int num_tiles) { return num_tiles * tile_floats(head_dim) + kKeyBlock * NR; }
+
+static TileScratch tile_scratch(const AttentionTask& t, int index) {
     const int padded = (t.head_dim + W - 1) / W * W;
-    float* q = t.scratch;
-    float* out = q + padded * NR;
-    float* scores = out + padded * NR;
-    transpose_rows(t.q_rows, t.rows, t.head_dim, t.scale, q);
-    __builtin_memset(out, 0, t.head_dim * NR * sizeof(float));
-    SoftmaxState state;
-    alignas(64) int32_t limit_lanes[NR] = {};
-    int lowest = t.limits[0];
-    for (int i = 0; i < t.rows; i++) {
-        limit_lanes[i] = t.limits[i];
-        lowest = min_int(lowest, t.limits[i]);
+    float* base = t.scratch + kKeyBlock * NR + index * tile_floats(t.head_dim);
+    float* q = base + tile_floats(t.head_dim) - 2 * padded * NR;
+    return {(TileState*)base, q, q + padded * NR};
+}
+
+static void begin_tile(const AttentionTask& t, const AttentionTile& tile, const TileScratch& s) {
+    transpose_rows(tile.q_rows, tile.rows, t.head_dim, t.scale, s.q);
+    __builtin_memset(s.out, 0, t.head_dim * NR * sizeof(float));
+    alignas(64) int32_t lanes[NR] = {};
+    s.state->lowest = tile.limits[0];
+    for (int i = 0; i < tile.rows; i++) {
+        lanes[i] = tile.limits[i];
+        s.state->lowest = min_int(s.state->lowest, tile.limits[i]);
     }
-    Vi limits[NV];
     for (int v = 0; v < NV; v++) {
-        limits[v] = load<Vi>(limit_lanes + v * W);
-        state.top[v] = splat(-3.0e38f);
-        state.total[v] = splat(0.0f);
+        s.state->limits[v] = load<Vi>(lanes + v * W);
+        s.state->top[v] = splat(-3.0e38f);
+        s.state->total[v] = splat(0.0f);
     }
-    struct Piece {
-        const KeyRun* run;
-        int first, n, at;
-    } pieces[kKeyBlock];
+}
+
+// One block of keys for one tile, which may see less of the own ones than its neighbours.
+template <int V>
+static void attend_block(const AttentionTask& t, const AttentionTile& tile, const TileScratch& s, const Piece* pieces,
+                         int num_pieces, bool first_block) {
+    float* scores = t.scratch;
+    int filled = 0;
+    auto seen = [&](const Piece& p) { return p.own ? min_int(p.n, tile.own_keys - p.first) : p.n; };
+    for (int i = 0; i < num_pieces; i++) {
+        const Piece& p = pieces[i];
+        const int n = seen(p);
+        float* to = scores + filled * NR;
+        for (int j = 0; j < n; j += kTileRows)
+            kScoreTiles<V>.with_rows[min_int(kTileRows, n - j) - 1](p.run->k + (p.first + j) * p.run->k_stride,
+                                                                    p.run->k_stride, s.q, t.head_dim, to + j * NR);
+        if (p.own && p.first + n > s.state->lowest) mask_future(to, p.first, n, s.state->limits, s.state->lowest);
+        filled += n > 0 ? n : 0;
+    }
+    if (filled == 0) return;
+    softmax_block<V>(scores, filled, *s.state, s.out, t.head_dim, first_block);
+    const float* p_rows = scores;
+    for (int i = 0; i < num_pieces; i++) {
+        const Piece& p = pieces[i];
+        const int n = seen(p);
+        if (n <= 0) break;
+        for (int h = 0; h < t.head_dim; h += kTileRows)
+            kValueTiles<V>.with_rows[min_int(kTileRows, t.head_dim - h) - 1](
+                p.run->v + p.first * p.run->v_stride + h, p.run->v_stride, p_rows, n, s.out + h * NR);
+        p_rows += n * NR;
+    }
+}
+
+static void attention(const AttentionTask& t) {
+    for (int i = 0; i < t.num_tiles; i++) begin_tile(t, t.tiles[i], tile_scratch(t, i));
+    Piece pieces[kKeyBlock];
     int num = 0, filled = 0, blocks = 0;
     auto flush = [&] {
-        softmax_block<V>(scores, filled, state, out, t.head_dim, blocks++ == 0);
-        for (int i = 0; i < num; i++) {
-            const Piece& piece = pieces[i];
-            for (int h = 0; h < t.head_dim; h += kTileRows)
-                kValueTiles<V>.with_rows[min_int(kTileRows, t.head_dim - h) - 1](
-                    piece.run->v + piece.first * piece.run->v_stride + h, piece.run->v_stride,
-                    scores + piece.at * NR, piece.n, out + h * NR);
+        for (int i = 0; i < t.num_tiles; i++) {
+            if (t.tiles[i].rows <= W)
+                attend_block<1>(t, t.tiles[i], tile_scratch(t, i), pieces, num, blocks == 0);
+            else
+                attend_block<NV>(t, t.tiles[i], tile_scratch(t, i), pieces, num, blocks == 0);
         }
         num = filled = 0;
+        blocks++;
     };
-    for (int r = 0; r < t.num_runs; r++) {
-        const KeyRun& run = t.runs[r];
-        for (int first = 0; first < run.n;) {
-            const int n = min_int(run.n - first, kKeyBlock - filled);
-            float* s = scores + filled * NR;
-            for (int j = 0; j < n; j += kTileRows)
-                kScoreTiles<V>.with_rows[min_int(kTileRows, n - j) - 1](run.k + (first + j) * run.k_stride, run.k_stride, q,
-                                                              t.head_dim, s + j * NR);
-            if (r == t.num_runs - 1 && first + n > lowest) mask_future(s, first, n, limits, lowest);
-            pieces[num++] = Piece{&run, first, n, filled};
+    for (int r = 0; r < t.num_runs; r++)
+        for (int first = 0; first < t.runs[r].n;) {
+            const int n = min_int(t.runs[r].n - first, kKeyBlock - filled);
+            pieces[num++] = Piece{&t.runs[r], r == t.num_runs - 1, first, n};
             filled += n;
             first += n;
             if (filled == kKeyBlock) flush();
         }
-    }
     if (filled) flush();
-    write_rows<V>(t, out, state.total, q);
-}
-
-static void attention(const AttentionTile& t) {
-    if (t.rows <= W)
-        attend<1>(t);
-    else
-        attend<NV>(t);
+    for (int i = 0; i < t.num_tiles; i++) {
+        const TileScratch s = tile_scratch(t, i);
+        if (t.tiles[i].rows <= W)
+            write_rows<1>(t, t.tiles[i], s.out, s.state->total, s.q);
+        else
+            write_rows<NV>(t, t.tiles[i], s.out, s.state->total, s.q);
+    }
 }

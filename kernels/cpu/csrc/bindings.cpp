@@ -92,13 +92,10 @@ AttentionPlan make_plan(const IntArray& q_starts, const IntArray& q_lens, const 
         plan.segments.push_back({q_starts(i), q_lens(i), own_starts(i), own_lens(i), static_cast<int>(context_ids(i))});
     for (size_t c = 0; c + 1 < context_indptr.shape(0); c++) {
         auto& ranges = plan.contexts.emplace_back();
-        int64_t total = 0;
         for (int64_t g = context_indptr(c); g < context_indptr(c + 1); g++) {
             const auto at = static_cast<size_t>(2 * g);
             ranges.push_back({context_ranges(at), context_ranges(at + 1)});
-            total += context_ranges(at + 1);
         }
-        plan.context_lens.push_back(total);
     }
     return plan;
 }

@@ -124,6 +124,9 @@ struct RopeTask {
     int rows;
 };
 
+constexpr int kKeyBlock = 256;  // keys whose scores are in the cache at once
+constexpr int kMaxLanes = 32;
+
 struct KeyRun {  // keys and values that lie together: n rows of one head
     const float* k;
     const float* v;
@@ -133,18 +136,24 @@ struct KeyRun {  // keys and values that lie together: n rows of one head
 };
 
 struct AttentionTile {  // up to `lanes` query rows of one key/value head of one segment
-    const float* const* q_rows;   // [rows]
-    const int* limits;            // [rows] own keys each row sees
+    const float* q_rows[kMaxLanes];
+    int limits[kMaxLanes];        // own keys each row sees
+    int64_t out_rows[kMaxLanes];  // where the results go: row and first column
+    int out_cols[kMaxLanes];
     int rows;
-    int head_dim;
-    float scale;
+    int own_keys;                 // that some row sees
+};
+
+struct AttentionTask {  // tiles of one segment that read the same keys, a block of them at a time
+    const AttentionTile* tiles;
+    int num_tiles;
     const KeyRun* runs;           // context first; the last one holds the own keys
     int num_runs;
-    float* scratch;               // attention_scratch_floats(head_dim)
-    const int64_t* out_rows;      // [rows] where the results go: row and first column; columns come in pieces
-    const int* out_cols;          // (the blocks of an activation) of out_piece columns, out_piece_stride apart
-    float* out;
-    int64_t out_row_stride;
+    int head_dim;
+    float scale;
+    float* scratch;               // attention_floats(head_dim, num_tiles), aligned to a vector
+    float* out;                   // columns come in pieces (the blocks of an activation) of out_piece columns,
+    int64_t out_row_stride;       // out_piece_stride apart
     int64_t out_piece_stride;
     int out_piece;
 };
@@ -167,11 +176,10 @@ struct KernelTable {
     void (*rms_norm)(const NormTask&);
     void (*layer_norm)(const NormTask&);
     void (*qk_norm_rope)(const RopeTask&);
-    void (*attention)(const AttentionTile&);
+    void (*attention)(const AttentionTask&);
+    int64_t (*attention_floats)(int head_dim, int num_tiles);
     // Loops of multiply-adds on registers alone: the ceiling that the other kernels are measured against.
     double (*ceiling)(Kind kind, int64_t iterations);
 };
-
-constexpr int kKeyBlock = 256;  // keys whose scores are in the cache at once
 
 }  // namespace engine_cpu

@@ -45,6 +45,7 @@ const KernelTable table = {
     .layer_norm = layer_norm,
     .qk_norm_rope = qk_norm_rope,
     .attention = attention,
+    .attention_floats = attention_floats,
     .ceiling = ceiling,
 };
 }  // namespace ENGINE_ISA

@@ -90,11 +90,9 @@ public:
         int64_t first_row;  // of the segment's q_len * group rows
         int rows;
         int64_t own_keys;   // that some row sees
-        int64_t cost;
     };
     std::vector<Segment> segments;
     std::vector<std::vector<Range>> contexts;
-    std::vector<int64_t> context_lens;
     int64_t kv_capacity;
     bool causal;
     int64_t num_queries = 0;

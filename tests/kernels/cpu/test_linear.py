@@ -146,6 +146,8 @@ def test_impossible_calls_are_refused(ops: CpuOps) -> None:
         ops.linear(torch.randn(2, 31), weight)
     with pytest.raises(ValueError, match="fp32 matrices"):
         ops.linear(torch.randn(2, 32, dtype=torch.float64), weight)
+    with pytest.raises(ValueError, match="contiguous rows"):
+        ops.linear(torch.randn(32, 2).T, weight)
     with pytest.raises(ValueError, match="does not fit"):
         ops.linear_residual(torch.randn(2, 32), weight, torch.randn(2, 63))
     with pytest.raises(ValueError, match="do not fit a weight of 32 columns"):
