@@ -63,7 +63,7 @@ class InprocClient:
     """The core in this process."""
 
     def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> None:
-        executor = create_executor(config, spec)
+        executor = create_executor(config, spec, automatic="uni")
         try:
             self._core = EngineCore(config, spec, stem, executor)
         except BaseException:

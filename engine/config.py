@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda", "npu"]
-ExecutorName = Literal["uni", "mp", "ray"]
+ExecutorName = Literal["auto", "uni", "mp", "ray"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 PrefixCache = Literal["off", "template", "query"]
 Quantization = Literal["int16", "int8", "fp8", "w8a8"]
@@ -84,8 +84,8 @@ class DeviceConfig:
 
     device: DeviceName = "auto"
     """auto: the first of npu, cuda and cpu that is usable; the log says why."""
-    executor: ExecutorName = "uni"
-    """Where the workers run: uni in the process of the core, mp in processes of their own."""
+    executor: ExecutorName = "auto"
+    """Where the workers run: uni in the process of the core, mp in processes of their own; auto: mp under serve."""
     tensor_parallel_size: int = 1
     """Devices that share one model."""
     data_parallel_size: int = 1

@@ -131,7 +131,7 @@ def _run(setup: CoreSetup, channel: Channel[ToCore]) -> None:
         logger.log(logging.INFO if ready else logging.WARNING, "%s: %s", "ready" if ready else "not ready", reason)
         channel.send(CoreHealth(ready, reason))
 
-    executor = create_executor(setup.config, setup.spec)
+    executor = create_executor(setup.config, setup.spec, automatic="mp")
     core = EngineCore(setup.config, setup.spec, setup.stem, executor, on_health=report)
     channel.send(CoreReady(executor.info))
     # What exists now lives as long as the process: the collector need not look at it again.

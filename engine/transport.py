@@ -19,6 +19,7 @@ from engine import messages
 
 Incoming = TypeVar("Incoming")
 SEND_TIMEOUT_MS = 1000
+LAST_WORDS_MS = 200
 
 
 class ChannelClosedError(Exception):
@@ -80,7 +81,8 @@ class Channel(Generic[Incoming]):
             poller.register(watch_fd, zmq.POLLIN)
         try:
             ready = dict(poller.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
-            if self._in in ready:
+            # Last words may still be on their way from the socket's own thread when the process is already gone.
+            if self._in in ready or (ready and self._in.poll(LAST_WORDS_MS)):
                 return self._decoder.decode(self._in.recv())
         except zmq.ZMQError as error:
             raise ChannelClosedError(str(error)) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, ExecutorName
 from engine.errors import ConfigError
 from engine.executor.base import Executor, StepError
 from engine.model_spec import ModelSpec
@@ -10,9 +10,9 @@ from engine.model_spec import ModelSpec
 __all__ = ["Executor", "StepError", "create_executor"]
 
 
-def create_executor(config: EngineConfig, spec: ModelSpec) -> Executor:
-    """The executor that ``config.device.executor`` names, its model loaded."""
-    name = config.device.executor
+def create_executor(config: EngineConfig, spec: ModelSpec, *, automatic: ExecutorName) -> Executor:
+    """The executor that the settings name, its model loaded; ``automatic`` is what ``auto`` means here."""
+    name = automatic if config.device.executor == "auto" else config.device.executor
     if name == "uni":
         from engine.executor.uniproc import UniprocExecutor
 
