@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.entrypoints.serve.dialects.base import RequestView
+from engine.entrypoints.serve.dialects.base import Dialect, RequestView
 from engine.entrypoints.serve.dialects.detect import (
     DIALECTS,
     ISAACUS,
@@ -28,6 +28,13 @@ DOCUMENTS = {"query": "q", "documents": ["a", "b"]}
 
 def keys_of(body: dict[str, Any]) -> Any:
     return read_keys(json.dumps(body).encode())
+
+
+def named(value: Any) -> str:
+    """Test ids without addresses, so that parallel workers collect the same ones."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={named(each)}" for key, each in value.items())
+    return type(value).__name__ if isinstance(value, Dialect) else str(value)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,7 @@ def keys_of(body: dict[str, Any]) -> Any:
         ({"query": "q"}, {"route": NVIDIA}, "nvidia", "nvidia"),
         ({}, {"default": "sglang"}, "sglang", "sglang"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_who_reads_and_who_answers(body: dict[str, Any], said: dict[str, Any], reader: str, answerer: str) -> None:
     said = {"chosen": None, "route": None, "has_api_key": False, "default": None} | said
