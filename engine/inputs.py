@@ -30,7 +30,7 @@ from engine.text_spans import Chunking, Span, TextToken, chunk_spans, text_token
 from engine.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
 
 _DEFAULTS = PairOptions()
-_LEAST_ROOM = 8
+LEAST_ROOM = 8
 """Tokens that must be left for query and document beside the template."""
 
 
@@ -62,10 +62,10 @@ class InputProcessor:
         if self._apart is not None:  # limits hold for each text
             return len(self._apart.encode([shortest], self.max_model_len, _DEFAULTS)[0].token_ids)
         length = len(self._drafts([shortest])[0].ids)
-        if length + _LEAST_ROOM > self.max_model_len:
+        if length + LEAST_ROOM > self.max_model_len:
             raise ConfigError(
                 f"A model length of {self.max_model_len} tokens leaves no room: a pair of two letters already has "
-                f"{length} with template and instruction. Raise --max-model-len to {length + _LEAST_ROOM} or more.",
+                f"{length} with template and instruction. Raise --max-model-len to {length + LEAST_ROOM} or more.",
                 param="max_model_len",
             )
         return length

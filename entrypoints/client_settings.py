@@ -24,6 +24,8 @@ class ClientSettings:
     """Text to copy, with places for address, key and model."""
     package: str = ""
     note: str = ""
+    shown_by: str = ""
+    """Test that uses it, where that is none of tests/clients."""
 
     def text(self, url: str, key: str, model: str) -> str:
         values = {"url": url, "key": key, "model": model}

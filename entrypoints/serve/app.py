@@ -9,6 +9,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from engine import __version__
 from engine.entrypoints.serve.auth import Authentication
@@ -42,12 +43,18 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
+        allow = ", ".join(sorted(_methods_of(request)))
         ours: EngineError = MethodNotAllowedError(f"{request.method} is not possible on {path}; allowed: {allow}.")
         response = error_response(ours, request.state.request_id)
         response.headers["Allow"] = allow
         return response
     return error_response(NotFoundError(not_found_message(path)), request.state.request_id)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Of every route on this path; Starlette's own error knows the first one only."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
 
 
 async def _engine_error(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNam
 from engine.entrypoints.serve.dialects.detect import (
     RERANK,
     Speakers,
+    by_name,
     invocation_speakers,
     rerank_speakers,
     score_dialect,
@@ -196,10 +197,9 @@ class CallHandler:
 
 def _said(request: Request) -> dict[str, Any]:
     """What the caller says about the dialect outside the body."""
-    chosen = request.query_params.get("dialect")
-    for name in DIALECT_HEADERS:
-        chosen = request.headers.get(name) if chosen is None else chosen
-    return {"chosen": chosen, "has_api_key": "api-key" in request.headers}
+    said = [request.query_params.get("dialect"), *map(request.headers.get, DIALECT_HEADERS)]
+    names = [by_name(name).name for name in said if name is not None]  # a wrong one is an error wherever it stands
+    return {"chosen": names[0] if names else None, "has_api_key": "api-key" in request.headers}
 
 
 def _wanted_lines(request: Request, call: RerankCall) -> Lines | None:

@@ -18,14 +18,23 @@ from engine.entrypoints.serve.service import RerankService
 
 REF_TEMPLATE = "#/components/schemas/{name}"
 _COMPONENTS: dict[str, Any] = {}
-STREAMS = ("text/event-stream", "application/x-ndjson")
+STREAMS: dict[str, dict[str, Any]] = {
+    "text/event-stream": {
+        "type": "object",
+        "description": "score for each entry as it is there, error for one that failed, result for the whole answer.",
+        "required": ["event", "data"],
+        "properties": {"event": {"enum": ["score", "error", "result"]}, "data": {"type": "string"}},
+    },
+    "application/x-ndjson": {"description": "The same objects, one a line: entries, then the whole answer."},
+}
+"""What one message of a stream looks like."""
 
 
 def route_schema(bodies: Iterable[Any], answers: Iterable[Any], *, streams: bool = False) -> dict[str, Any]:
     """A route that takes one of these bodies and gives one of these answers."""
     content: dict[str, Any] = {"application/json": {"schema": _any_of(answers)}}
     if streams:
-        content |= {media_type: {"schema": {"type": "string"}} for media_type in STREAMS}
+        content |= {media_type: {"schema": schema} for media_type, schema in STREAMS.items()}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": _any_of(bodies)}}},
         "responses": {"200": {"description": "The answer.", "content": content}},
@@ -105,9 +114,10 @@ def _bounds(service: RerankService) -> dict[str, dict[str, Any]]:
     if not service.default_model:
         return {}
     engine = service.engine
+    least, most = engine.pair_limits
     return {
         "vocab_size": {"maximum": engine.spec.vocab_size - 1},
-        "pair_tokens": {"minimum": engine.processor.min_pair_tokens, "maximum": engine.spec.max_model_len},
+        "pair_tokens": {"minimum": least, "maximum": most},
         "label_tokens": {"enum": list(engine.label_tokens)} if engine.label_tokens else {},
     }
 

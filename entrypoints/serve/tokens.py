@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple
 from functools import partial
 from typing import Annotated, Any
@@ -12,10 +13,20 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from engine.entrypoints.serve.dialects.classify import Messages, pair_of
-from engine.entrypoints.serve.dialects.fields import EXACT, TOKEN_ID, Bool, as_bool, fail, read, read_keys
+from engine.entrypoints.serve.dialects.fields import (
+    EXACT,
+    TOKEN_ID,
+    Bool,
+    TokenIds,
+    as_bool,
+    as_ids,
+    fail,
+    read,
+    read_keys,
+)
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.limits import check_media_type
-from engine.entrypoints.serve.service import RerankService
+from engine.entrypoints.serve.service import Processor, RerankService
 from engine.request import PairOptions
 
 _IDS = {"type": "array", "items": TOKEN_ID}
@@ -24,10 +35,18 @@ _SOME_IDS = {"anyOf": [_IDS, {"type": "array", "items": _IDS}]}
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):
-    """vLLM: a text, or a query and a document whose whole prompt is wanted."""
+    """vLLM: a text."""
 
-    prompt: str | None = None
-    messages: Messages = None
+    prompt: str
+    model: str | None = None
+    add_special_tokens: Bool = None
+    return_token_strs: Bool = None
+
+
+class TokenizeMessagesBody(msgspec.Struct, kw_only=True):
+    """vLLM: a query and a document, whose whole prompt is wanted."""
+
+    messages: Messages
     model: str | None = None
     add_special_tokens: Bool = None
     return_token_strs: Bool = None
@@ -44,14 +63,14 @@ class TokenizeInputsBody(msgspec.Struct, kw_only=True):
 class DetokenizeBody(msgspec.Struct, kw_only=True):
     """vLLM: the ids of one text."""
 
-    tokens: Annotated[list[int], Meta(extra_json_schema={EXACT: _IDS})]
+    tokens: TokenIds
     model: str | None = None
 
 
 class DecodeBody(msgspec.Struct, kw_only=True):
     """TEI: the ids of one text or of several."""
 
-    ids: Annotated[list[int | list[int]], Meta(extra_json_schema={EXACT: _SOME_IDS})]
+    ids: Annotated[list[int | float | list[int | float]], Meta(extra_json_schema={EXACT: _SOME_IDS})]
     skip_special_tokens: Bool = None
     model: str | None = None
 
@@ -78,7 +97,7 @@ class DetokenizeAnswer(msgspec.Struct):
 
 
 class TokenRoutes:
-    TOKENIZE = (TokenizeBody, TokenizeInputsBody)
+    TOKENIZE = (TokenizeBody, TokenizeMessagesBody, TokenizeInputsBody)
     TOKENIZE_ANSWERS = (TokenizeAnswer, list[list[SimpleToken]])
     DETOKENIZE = (DetokenizeBody, DecodeBody)
     DETOKENIZE_ANSWERS = (DetokenizeAnswer, list[str])
@@ -87,51 +106,53 @@ class TokenRoutes:
         self._service = service
 
     async def tokenize(self, request: Request) -> Response:
-        fields = await self._body(request, "inputs", TokenizeInputsBody, TokenizeBody)
+        types = {"inputs": TokenizeInputsBody, "messages": TokenizeMessagesBody}
+        fields = await self._body(request, types, TokenizeBody)
         special = as_bool(fields.add_special_tokens, "add_special_tokens", default=True)
-        processor = self._service.engine.processor
+        engine = self._service.models.choose(fields.model).engine
+        processor = engine.processor
         if isinstance(fields, TokenizeInputsBody):
             texts = [fields.inputs] if isinstance(fields.inputs, str) else fields.inputs
             tokens = await self._service.in_thread(
                 lambda: [processor.text_tokens(text, add_special_tokens=special) for text in texts]
             )
             return json_response([[SimpleToken(*astuple(token)) for token in one] for one in tokens])
-        ids = await self._service.in_thread(self._prompt_ids, fields, special)
+        ids = await self._service.in_thread(_prompt_ids, processor, fields, special)
         strings = None
         if as_bool(fields.return_token_strs, "return_token_strs", default=False):
             strings = await self._service.in_thread(processor.token_strings, ids)
-        return json_response(TokenizeAnswer(len(ids), self._service.engine.spec.max_model_len, ids, strings))
-
-    def _prompt_ids(self, fields: TokenizeBody, special: bool) -> list[int]:
-        processor = self._service.engine.processor
-        if fields.messages is not None:
-            query, document, instruction = pair_of(fields.messages)
-            (pair,) = processor.encode([query], [document], PairOptions(instruction=instruction))
-            ids: list[int] = pair.token_ids.tolist()
-            return ids
-        if fields.prompt is None:
-            fail("A text is needed", "prompt")
-        return processor.tokenize(fields.prompt, add_special_tokens=special)
+        return json_response(TokenizeAnswer(len(ids), engine.spec.max_model_len, ids, strings))
 
     async def detokenize(self, request: Request) -> Response:
-        fields = await self._body(request, "ids", DecodeBody, DetokenizeBody)
-        decode = self._service.engine.processor.detokenize
+        fields = await self._body(request, {"ids": DecodeBody}, DetokenizeBody)
+        decode = self._service.models.choose(fields.model).engine.processor.detokenize
         if isinstance(fields, DetokenizeBody):
-            return json_response(DetokenizeAnswer(await self._service.in_thread(decode, fields.tokens)))
-        several = [one for one in fields.ids if isinstance(one, list)]
+            text = await self._service.in_thread(decode, as_ids(fields.tokens, "tokens"))
+            return json_response(DetokenizeAnswer(text))
+        several = [as_ids(one, f"ids[{i}]") for i, one in enumerate(fields.ids) if isinstance(one, list)]
         if several and len(several) < len(fields.ids):
             fail("Expected token ids, or a list of lists of them", "ids")
         skip = as_bool(fields.skip_special_tokens, "skip_special_tokens", default=True)
-        texts = [
-            await self._service.in_thread(partial(decode, one, skip_special_tokens=skip))
-            for one in (several or [fields.ids])
-        ]
+        lists = several or [as_ids([one for one in fields.ids if not isinstance(one, list)], "ids")]
+        texts = [await self._service.in_thread(partial(decode, one, skip_special_tokens=skip)) for one in lists]
         return json_response(texts)
 
-    async def _body(self, request: Request, key: str, with_key: type[Any], without: type[Any]) -> Any:
+    async def _body(self, request: Request, by_key: Mapping[str, type[Any]], otherwise: type[Any]) -> Any:
+        """``by_key``: the struct of a body with this key."""
         check_media_type(request.headers)
         body = await request.body()
         self._service.served_name(None)
-        fields = read(body, with_key if key in read_keys(body) else without)
+        keys = read_keys(body)
+        type_ = next((type_ for key, type_ in by_key.items() if keys.get(key, "null") != "null"), otherwise)
+        fields = read(body, type_)
         self._service.served_name(fields.model)
         return fields
+
+
+def _prompt_ids(processor: Processor, fields: TokenizeBody | TokenizeMessagesBody, special: bool) -> list[int]:
+    if isinstance(fields, TokenizeMessagesBody):
+        query, document, instruction = pair_of(fields.messages)
+        (pair,) = processor.encode([query], [document], PairOptions(instruction=instruction))
+        ids: list[int] = pair.token_ids.tolist()
+        return ids
+    return processor.tokenize(fields.prompt, add_special_tokens=special)

@@ -250,7 +250,7 @@ async def test_openapi_and_docs() -> None:
         document["paths"]
     )
     schemas = document["components"]["schemas"]
-    assert {"RerankBody", "TeiBody", "ScoreBody", "TokenizeBody", "Error"} <= set(schemas)
+    assert {"RerankBody", "TeiBody", "TextBody", "TokenizeBody", "Error"} <= set(schemas)
     assert set(schemas["RerankBody"]["required"]) == {"query", "documents"}
     for references in json.dumps(document).split('"$ref": "')[1:]:
         assert references.split('"')[0].rsplit("/", 1)[1] in schemas

@@ -103,7 +103,7 @@ class Dialect(ABC):
     """The key that tells this dialect's bodies, and the JSON type of its value ("" for any)."""
     names: ClassVar[FieldNames] = FieldNames()
     request_type: ClassVar[Any]
-    """The msgspec struct of the body."""
+    """The msgspec struct of the body, or a tuple of those that are possible."""
     answer_type: ClassVar[Any]
     """The struct of the answer, a list of structs, or a tuple of what it may be."""
 
@@ -114,9 +114,13 @@ class Dialect(ABC):
 
     def parse(self, body: bytes, keys: Keys, view: RequestView) -> ParsedCall:
         """The call, or ``InvalidRequestError`` with the path of the field."""
-        fields = read(body, self.request_type)
-        unknown = tuple(sorted(keys.keys() - set(self.request_type.__struct_encode_fields__)))
+        type_ = self.body_type(keys)
+        fields = read(body, type_)
+        unknown = tuple(sorted(keys.keys() - set(type_.__struct_encode_fields__)))
         return ParsedCall(self.call(fields, view), unknown, self.names_of(fields), fields.request_id)
+
+    def body_type(self, keys: Keys) -> Any:
+        return self.request_type
 
     def names_of(self, body: Any) -> FieldNames:
         return self.names

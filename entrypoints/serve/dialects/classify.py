@@ -24,7 +24,7 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import EXACT, Prompts, as_prompts, fail
+from engine.entrypoints.serve.dialects.fields import EXACT, Keys, Prompts, as_prompts, fail
 from engine.entrypoints.serve.dialects.score import ScoreUsage
 from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.request import RerankCall
@@ -33,7 +33,7 @@ ROLES = ("query", "document", "system")
 _NOT_BLANK = {"type": "string", "pattern": r"\S"}
 _MESSAGES = {
     EXACT: {
-        "type": ["array", "null"],
+        "type": "array",
         "prefixItems": [
             {
                 "type": "object",
@@ -54,13 +54,8 @@ class Message(msgspec.Struct):
 
 
 Messages = Annotated[
-    list[Message] | None, Meta(description="A query and a document, as two messages.", extra_json_schema=_MESSAGES)
+    list[Message], Meta(description="A query and a document, as two messages.", extra_json_schema=_MESSAGES)
 ]
-
-
-class PromptBody(Extensions, kw_only=True):
-    input: Prompts | None = None
-    messages: Messages = None
 
 
 def pair_of(messages: list[Message]) -> tuple[str, str, str | None]:
@@ -75,8 +70,20 @@ def pair_of(messages: list[Message]) -> tuple[str, str, str | None]:
     return found["query"], found["document"], found.get("system") or None
 
 
-class ClassifyBody(PromptBody, kw_only=True):
-    pass
+class PromptFields(Extensions, kw_only=True):
+    """What bodies with a prompt and bodies with messages have in common."""
+
+
+class ClassifyBody(PromptFields, kw_only=True):
+    """Whole prompts."""
+
+    input: Prompts
+
+
+class ClassifyMessagesBody(PromptFields, kw_only=True):
+    """A pair."""
+
+    messages: Messages
 
 
 class Classification(msgspec.Struct):
@@ -98,14 +105,23 @@ class ClassifyAnswer(PartialAnswer, kw_only=True):
 class ClassifyDialect(Dialect):
     name = "classify"
     title = "vLLM classify"
-    names = FieldNames("messages[0].content", "input[{}]")
-    request_type: ClassVar[Any] = ClassifyBody
+    request_type: ClassVar[Any] = (ClassifyBody, ClassifyMessagesBody)
     answer_type: ClassVar[Any] = ClassifyAnswer
 
-    def call(self, body: PromptBody, view: RequestView) -> RerankCall:
-        if (body.input is None) == (body.messages is None):
-            fail("Exactly one of input and messages is needed", "input")
-        if body.messages is None:
+    def body_type(self, keys: Keys) -> Any:
+        with_input, with_messages = self.request_type
+        has_input = keys.get("input", "null") != "null"
+        return with_messages if keys.get("messages", "null") != "null" and not has_input else with_input
+
+    def names_of(self, body: Any) -> FieldNames:
+        several = isinstance(body, ClassifyMessagesBody | PoolingMessagesBody)
+        if several:
+            return FieldNames("messages", "messages")
+        one = isinstance(body.input, str) or isinstance(body.input[0], int | float)
+        return FieldNames("input", "input" if one else "input[{}]")
+
+    def call(self, body: Any, view: RequestView) -> RerankCall:
+        if not isinstance(body, ClassifyMessagesBody | PoolingMessagesBody):
             return call_of(body, view, queries=[], documents=[], prompts=as_prompts(body.input, "input"))
         query, document, instruction = pair_of(body.messages)
         call = call_of(body, view, queries=[query], documents=[document])
@@ -127,9 +143,21 @@ class ClassifyDialect(Dialect):
         return Classification(pair.index, LABEL, [pair.score])
 
 
-class PoolingBody(PromptBody, kw_only=True):
+class PoolingFields(PromptFields, kw_only=True):
     task: Literal["classify"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
+
+
+class PoolingBody(PoolingFields, kw_only=True):
+    """Whole prompts."""
+
+    input: Prompts
+
+
+class PoolingMessagesBody(PoolingFields, kw_only=True):
+    """A pair."""
+
+    messages: Messages
 
 
 class Pooled(msgspec.Struct, kw_only=True):
@@ -151,7 +179,7 @@ class PoolingAnswer(PartialAnswer, kw_only=True):
 class PoolingDialect(ClassifyDialect):
     name = "pooling"
     title = "vLLM pooling"
-    request_type: ClassVar[Any] = PoolingBody
+    request_type: ClassVar[Any] = (PoolingBody, PoolingMessagesBody)
     answer_type: ClassVar[Any] = PoolingAnswer
 
     def call(self, body: Any, view: RequestView) -> RerankCall:

@@ -98,12 +98,17 @@ Cut = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": [*FLAGS,
 Text = Annotated[str, _exact(_NOT_BLANK)]
 Query = Annotated[str | dict[str, Any], _exact(*_QUERY)]
 Queries = Annotated[list[str | dict[str, Any]], _exact({"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}})]
+QuerySide = Annotated[
+    str | dict[str, Any] | list[str | dict[str, Any]],
+    _exact(*_QUERY, {"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}}),
+]
+"""One query, or one for each document."""
 Documents = Annotated[
     str | dict[str, Any] | list[str | dict[str, Any]],
     _exact(*_DOCUMENT, {"type": "array", "minItems": 1, "items": {"anyOf": [*_DOCUMENT]}}),
 ]
 Prompts = Annotated[
-    str | list[str | int | list[int]],
+    str | list[str | int | float | list[int | float]],
     _exact(
         _NOT_BLANK,
         {"type": "array", "minItems": 1, "items": _NOT_BLANK},
@@ -112,8 +117,7 @@ Prompts = Annotated[
     ),
 ]
 """A text, token ids, or a list of either."""
-Texts = Annotated[list[str], _exact({"type": "array", "minItems": 1, "items": {"type": "string"}})]
-TokenIds = Annotated[list[int], _exact(_TOKEN_IDS, _NULL)]
+TokenIds = Annotated[list[int | float], _exact({"type": "array", "items": TOKEN_ID})]
 
 T = TypeVar("T")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -239,6 +243,14 @@ def as_query(value: str | dict[str, Any], param: str = "query") -> str:
     return text
 
 
+def as_queries(value: Any, param: str) -> list[str]:
+    if not isinstance(value, list):
+        return [as_query(value, param)]
+    if not value:
+        fail("At least one query is needed", param)
+    return [as_query(query, f"{param}[{i}]") for i, query in enumerate(value)]
+
+
 class DocumentList(msgspec.Struct):
     """Documents as texts, with what their objects said beside the text."""
 
@@ -264,17 +276,32 @@ def as_documents(value: Any, param: str = "documents", rank_fields: list[str] | 
     return DocumentList(texts, instructions if any(instructions) else None, sources)
 
 
+def as_ids(value: list[int | float], param: str) -> list[int]:
+    return [as_int(item, f"{param}[{i}]") or 0 for i, item in enumerate(value)]
+
+
 def as_prompts(value: Any, param: str) -> list[str | list[int]]:
     """A text, token ids, or a list of either."""
     if isinstance(value, str):
-        return [value]
+        return [as_prompt(value, param)]
     if not value:
         fail("At least one text is needed", param)
-    if all(isinstance(item, int) for item in value):
-        return [value]
-    if len({type(item) for item in value}) > 1 or isinstance(value[0], int):
+    kinds = {"ids" if isinstance(item, int | float) else type(item).__name__ for item in value}
+    if len(kinds) > 1:
         fail("Texts and token ids cannot be mixed", param)
-    return list(value)
+    if kinds == {"ids"}:
+        return [as_ids(value, param)]
+    return [as_prompt(item, f"{param}[{i}]") for i, item in enumerate(value)]
+
+
+def as_prompt(value: str | list[int | float], param: str) -> str | list[int]:
+    if isinstance(value, list):
+        if not value:
+            fail("At least one token id is needed", param)
+        return as_ids(value, param)
+    if not value.strip():
+        fail("The text must not be empty", param)
+    return value
 
 
 def as_texts(value: Any, param: str) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
@@ -21,7 +22,7 @@ from engine.request import RerankCall
 
 
 class SageMakerBody(Extensions, kw_only=True):
-    text_pairs: list[tuple[Text, str]]
+    text_pairs: Annotated[list[tuple[Text, str]], Meta(min_length=1)]
 
 
 class SageMakerAnswer(PartialAnswer, kw_only=True):
@@ -43,8 +44,6 @@ class SageMakerDialect(Dialect):
     answer_type: ClassVar[Any] = SageMakerAnswer
 
     def call(self, body: SageMakerBody, view: RequestView) -> RerankCall:
-        if not body.text_pairs:
-            fail("At least one pair is needed", "text_pairs")
         for i, (query, _) in enumerate(body.text_pairs):
             if not query.strip():
                 fail("The query must not be empty", f"text_pairs[{i}][0]")

@@ -17,23 +17,57 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import Bool, Documents, as_bool, as_documents, fail
+from engine.entrypoints.serve.dialects.fields import (
+    Bool,
+    Documents,
+    Keys,
+    QuerySide,
+    as_bool,
+    as_documents,
+    as_queries,
+    fail,
+)
 from engine.request import RerankCall
 
-SIDES = (("data_1", "data_2"), ("queries", "documents"), ("queries", "items"), ("text_1", "text_2"))
 
-
-class ScoreBody(Extensions, kw_only=True):
-    """Two sides, in one of four spellings."""
-
-    data_1: Documents | None = None
-    data_2: Documents | None = None
-    text_1: Documents | None = None
-    text_2: Documents | None = None
-    queries: Documents | None = None
-    documents: Documents | None = None
-    items: Documents | None = None
+class ScoreFields(Extensions, kw_only=True):
     raw_scores: Bool = None
+
+
+class DataBody(ScoreFields, kw_only=True):
+    """Today's names."""
+
+    data_1: QuerySide
+    data_2: Documents
+
+
+class QueriesDocumentsBody(ScoreFields, kw_only=True):
+    """Names for reranking."""
+
+    queries: QuerySide
+    documents: Documents
+
+
+class QueriesItemsBody(ScoreFields, kw_only=True):
+    """Names for anything else."""
+
+    queries: QuerySide
+    items: Documents
+
+
+class TextBody(ScoreFields, kw_only=True):
+    """Yesterday's names."""
+
+    text_1: QuerySide
+    text_2: Documents
+
+
+BODIES: dict[tuple[str, str], type[ScoreFields]] = {
+    ("data_1", "data_2"): DataBody,
+    ("queries", "documents"): QueriesDocumentsBody,
+    ("queries", "items"): QueriesItemsBody,
+    ("text_1", "text_2"): TextBody,
+}
 
 
 class ScoreUsage(msgspec.Struct):
@@ -65,27 +99,28 @@ class ScoreAnswer(PartialAnswer, kw_only=True):
 class ScoreDialect(Dialect):
     name = "score"
     title = "vLLM score"
-    request_type: ClassVar[Any] = ScoreBody
+    request_type: ClassVar[Any] = tuple(BODIES.values())
     answer_type: ClassVar[Any] = ScoreAnswer
 
-    def call(self, body: ScoreBody, view: RequestView) -> RerankCall:
-        first, second = sides_of(body)
-        queries, documents = as_documents(getattr(body, first), first), as_documents(getattr(body, second), second)
-        for i, text in enumerate(queries.texts):
-            if not text.strip():
-                fail("The query must not be empty", self.names_of(body).query.format(i))
-        if len(queries.texts) not in (1, len(documents.texts)):
-            lengths = f"got {len(queries.texts)}:{len(documents.texts)}"
-            fail(f"Input lengths must be either 1:1, 1:N or N:N, {lengths}", second)
-        return call_of(
-            body,
-            view,
-            queries=queries.texts,
-            documents=documents,
-            raw_scores=as_bool(body.raw_scores, "raw_scores", default=False),
-        )
+    def body_type(self, keys: Keys) -> Any:
+        given = {name for sides in BODIES for name in sides if keys.get(name, "null") != "null"}
+        found = next((body for sides, body in BODIES.items() if given == set(sides)), None)
+        if found is None:
+            missing = next((b if a in given else a for a, b in BODIES if (a in given) != (b in given)), "data_1")
+            spellings = ", ".join("/".join(sides) for sides in BODIES)
+            fail(f"Two sides are needed, as one of {spellings}; found {', '.join(sorted(given)) or 'none'}", missing)
+        return found
 
-    def names_of(self, body: ScoreBody) -> FieldNames:
+    def call(self, body: Any, view: RequestView) -> RerankCall:
+        first, second = sides_of(body)
+        queries, documents = as_queries(getattr(body, first), first), as_documents(getattr(body, second), second)
+        if len(queries) not in (1, len(documents.texts)):
+            lengths = f"got {len(queries)}:{len(documents.texts)}"
+            fail(f"Input lengths must be either 1:1, 1:N or N:N, {lengths}", second)
+        raw_scores = as_bool(body.raw_scores, "raw_scores", default=False)
+        return call_of(body, view, queries=queries, documents=documents, raw_scores=raw_scores)
+
+    def names_of(self, body: Any) -> FieldNames:
         first, second = (f"{side}[{{}}]" if isinstance(getattr(body, side), list) else side for side in sides_of(body))
         return FieldNames(first, second)
 
@@ -103,12 +138,6 @@ class ScoreDialect(Dialect):
         return ScoreEntry(index=pair.index, score=pair.score, truncated=True if pair.truncated else UNSET)
 
 
-def sides_of(body: ScoreBody) -> tuple[str, str]:
+def sides_of(body: ScoreFields) -> tuple[str, str]:
     """The names of the two sides."""
-    given = {name for pair in SIDES for name in pair if getattr(body, name) is not None}
-    sides = next((pair for pair in SIDES if given == set(pair)), None)
-    if sides is None:
-        missing = next((b if a in given else a for a, b in SIDES if (a in given) != (b in given)), "data_1")
-        spellings = ", ".join("/".join(pair) for pair in SIDES)
-        fail(f"Two sides are needed, as one of {spellings}; found {', '.join(sorted(given)) or 'none'}", missing)
-    return sides
+    return next(sides for sides, type_ in BODIES.items() if isinstance(body, type_))

@@ -25,22 +25,23 @@ from engine.entrypoints.serve.dialects.base import (
     usage_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import EXACT, Bool, Prompts, as_bool, as_prompts, fail
+from engine.entrypoints.serve.dialects.fields import EXACT, TOKEN_ID, Bool, Keys, Text, as_bool, as_ids, fail
 from engine.entrypoints.serve.dialects.vllm import flat_error
 from engine.errors import EngineError
 from engine.request import RerankCall
 
 _LABEL = {"type": "integer", "x-bound": "label_tokens"}
 _LABELS = {"type": "array", "minItems": 1, "items": _LABEL}
+_TEXTS = {EXACT: {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}}
+_IDS = {"type": "array", "items": TOKEN_ID}
+_LISTS = {"type": "array", "minItems": 1, "items": _IDS}
 _TRUE = {EXACT: {"enum": [True, "true", "True", None]}}
 _FALSE = {EXACT: {"enum": [False, "false", "False", None]}}
 
 
-class SglangScoreBody(Extensions, kw_only=True):
-    query: Prompts
-    items: Prompts
+class SglangScoreFields(Extensions, kw_only=True):
     label_token_ids: Annotated[
-        list[int] | None,
+        list[int | float] | None,
         Meta(
             description="Any of the model's two label tokens; absent: both, the one for a relevant document first.",
             extra_json_schema={EXACT: {"anyOf": [_LABELS, {"type": "null"}]}},
@@ -52,6 +53,20 @@ class SglangScoreBody(Extensions, kw_only=True):
     return_token_logprobs: Annotated[
         bool | str | None, Meta(description="Always false here.", extra_json_schema=_FALSE)
     ] = None
+
+
+class SglangScoreBody(SglangScoreFields, kw_only=True):
+    """Texts, joined as they are."""
+
+    query: Text
+    items: Annotated[str | list[str], Meta(extra_json_schema=_TEXTS)]
+
+
+class SglangScoreIdsBody(SglangScoreFields, kw_only=True):
+    """Token ids."""
+
+    query: Annotated[list[int | float], Meta(extra_json_schema={EXACT: {**_IDS, "minItems": 1}})]
+    items: Annotated[list[list[int | float]], Meta(extra_json_schema={EXACT: _LISTS})]
 
 
 class SglangScoreAnswer(PartialAnswer, kw_only=True):
@@ -72,10 +87,13 @@ class SglangScoreDialect(Dialect):
     name = "sglang-score"
     title = "SGLang score"
     names = FieldNames("query", "items[{}]")
-    request_type: ClassVar[Any] = SglangScoreBody
+    request_type: ClassVar[Any] = (SglangScoreBody, SglangScoreIdsBody)
     answer_type: ClassVar[Any] = SglangScoreAnswer
 
-    def call(self, body: SglangScoreBody, view: RequestView) -> RerankCall:
+    def body_type(self, keys: Keys) -> Any:
+        return SglangScoreIdsBody if keys.get("query") == "array" else SglangScoreBody
+
+    def call(self, body: SglangScoreBody | SglangScoreIdsBody, view: RequestView) -> RerankCall:
         if not as_bool(body.apply_softmax, "apply_softmax", default=True):
             fail("Only the probabilities of the labels among themselves are known: apply_softmax true", "apply_softmax")
         if as_bool(body.return_token_logprobs, "return_token_logprobs", default=False):
@@ -106,13 +124,13 @@ def label_scores(logit: float, labels: list[bool], temperature: float) -> list[f
     return [power / sum(powers) for power in powers]
 
 
-def _labels(wanted: list[int] | None, known: tuple[int, ...]) -> list[bool]:
+def _labels(wanted: list[int | float] | None, known: tuple[int, ...]) -> list[bool]:
     """For each label whether it is the one for a relevant document."""
     if len(known) != 2:
         fail("This model has no label tokens: its head is a classifier", "label_token_ids")
     if wanted is None:
         return [True, False]
-    for i, label in enumerate(wanted):
+    for i, label in enumerate(as_ids(wanted, "label_token_ids")):
         if label not in known:
             no, yes = known
             message = f"Token {label} is none of this model's labels, {yes} (relevant) and {no}"
@@ -122,17 +140,16 @@ def _labels(wanted: list[int] | None, known: tuple[int, ...]) -> list[bool]:
     return [label == known[1] for label in wanted]
 
 
-def _joined(body: SglangScoreBody, item_first: bool) -> list[str | list[int]]:
-    (query, *more), items = as_prompts(body.query, "query"), as_prompts(body.items, "items")
-    if more:
-        fail("Expected one text, or the token ids of one", "query")
-    joined: list[str | list[int]] = []
-    for i, item in enumerate(items):
-        first, second = (item, query) if item_first else (query, item)
-        if isinstance(first, str) and isinstance(second, str):
-            joined.append(first + second)
-        elif not isinstance(first, str) and not isinstance(second, str):
-            joined.append([*first, *second])
-        else:
-            fail("Query and items must both be texts, or both token ids", f"items[{i}]")
-    return joined
+def _joined(body: SglangScoreBody | SglangScoreIdsBody, item_first: bool) -> list[str | list[int]]:
+    if not body.items and body.items != "":
+        fail("At least one item is needed", "items")
+    if isinstance(body, SglangScoreBody):
+        if not body.query.strip():
+            fail("The query must not be empty", "query")
+        texts = [body.items] if isinstance(body.items, str) else body.items
+        return [text + body.query if item_first else body.query + text for text in texts]
+    query = as_ids(body.query, "query")
+    if not query:
+        fail("The query must not be empty", "query")
+    items = [as_ids(item, f"items[{i}]") for i, item in enumerate(body.items)]
+    return [[*item, *query] if item_first else [*query, *item] for item in items]

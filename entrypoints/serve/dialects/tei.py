@@ -15,9 +15,10 @@ from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     EXACT,
     Bool,
+    Documents,
     Query,
-    Texts,
     as_bool,
+    as_documents,
     as_query,
     fail,
 )
@@ -36,7 +37,7 @@ class TeiFields(Extensions, kw_only=True):
 
 class TeiBody(TeiFields, kw_only=True):
     query: Query
-    texts: Texts
+    texts: Documents
     return_text: Bool = None
 
 
@@ -61,13 +62,13 @@ class TeiDialect(Dialect):
     answer_type: ClassVar[Any] = list[TeiRank]
 
     def call(self, body: Any, view: RequestView) -> RerankCall:
-        if not body.texts:
+        if body.texts == []:
             fail("At least one text is needed", "texts", EMPTY)
         return tei_call(
             body,
             view,
             queries=[as_query(body.query)],
-            documents=body.texts,
+            documents=as_documents(body.texts, "texts"),
             return_documents=as_bool(body.return_text, "return_text", default=False),
         )
 

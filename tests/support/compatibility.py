@@ -1,0 +1,143 @@
+"""docs/compatibility.md, from what the tests hold: golden files, tests of clients, the codecs' own fields.
+
+``python -m tests.support.compatibility`` writes it; a test says when that was forgotten.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.entrypoints.serve.dialects.base import Dialect
+from engine.entrypoints.serve.dialects.detect import (
+    ALIASES,
+    CLASSIFY,
+    DIALECTS,
+    POOLING,
+    PREDICT,
+    QUERIES,
+    SCORE,
+    SGLANG_SCORE,
+)
+from engine.entrypoints.serve.dialects.extensions import Extensions
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "compatibility.md"
+GOLDEN = ROOT / "tests" / "serve" / "golden"
+CLIENTS = ROOT / "tests" / "clients"
+
+HEAD = """# Who this server talks to
+
+Written by `python -m tests.support.compatibility` from the golden files, the tests of clients and the codecs; a test
+compares it with them.
+"""
+DIALECTS_TEXT = """
+## Dialects
+
+A body is read by its keys and its path, and answered in the dialect that it was written in. Where several dialects send
+the same body, the answer is the common object, a superset that all their clients read; `?dialect=NAME`, the header
+`X-Dialect: NAME` or `engine serve --dialect NAME` asks for one exactly. The last column is what the tests call:
+requests with their answers, to the last field.
+"""
+CLIENTS_TEXT = """
+## Clients
+
+`engine clients` prints the settings of each; `make test-clients` installs those with tests and runs them against a
+server, every one with a key, and compares order and scores with the server's own.
+"""
+FIELDS_TEXT = """
+## Fields that every dialect takes
+
+Null is absent, 5.0 is 5, "true" is true. Fields that nobody knows are ignored and counted (`engine_unknown_fields`);
+`--strict` refuses them.
+"""
+
+
+def page() -> str:
+    parts = [HEAD, DIALECTS_TEXT, table(("Dialect", "Name", "Found by", "Paths tried", "Shown by"), dialect_rows())]
+    parts += [CLIENTS_TEXT, table(("Client", "Package", "Answer", "Tests"), client_rows())]
+    parts += [FIELDS_TEXT, table(("Field", "Meaning"), field_rows())]
+    return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+
+
+def dialect_rows() -> Iterator[tuple[str, ...]]:
+    others = (QUERIES, SCORE, SGLANG_SCORE, CLASSIFY, POOLING, PREDICT)
+    for dialect in (*DIALECTS.values(), *others):
+        cases = json.loads((GOLDEN / f"{dialect.name}.json").read_text("utf-8"))
+        name = f"`{dialect.name}`" if dialect.name in DIALECTS else ""
+        name += "".join(f", `{alias}`" for alias, meant in ALIASES.items() if meant == dialect.name)
+        paths = sorted({case["request"]["path"].partition("?")[0] for case in cases})
+        shown = f"[{len(cases)} calls](../tests/serve/golden/{dialect.name}.json)"
+        yield dialect.title, name, found_by(dialect, cases), ", ".join(f"`{path}`" for path in paths), shown
+
+
+def found_by(dialect: Dialect, cases: list[dict[str, Any]]) -> str:
+    """How the answered calls of the golden file made themselves understood."""
+    ways: dict[str, None] = {}
+    for request in (case["request"] for case in cases if case["response"]["status"] == 200):
+        headers = {name.lower() for name in request.get("headers", {})}
+        if "dialect=" in request["path"] or "x-dialect" in headers:
+            ways["choice"] = None
+        elif "api-key" in headers:
+            ways["header `Api-Key`"] = None
+        elif "top_k" in request["body"] and "documents" in request["body"]:
+            ways["`top_k`"] = None
+        elif dialect.reads[0] not in ("documents", "texts", "inputs") and dialect.reads[0] in request["body"]:
+            ways[f"`{dialect.reads[0]}`"] = None
+        elif dialect.name in ("tei", "queries"):
+            ways["`texts`" if dialect.name == "tei" else "`queries`"] = None
+        else:
+            ways["path" if dialect.name != "rerank" else "being the common one"] = None
+    return ", ".join(sorted(ways, key=lambda way: way == "choice"))
+
+
+def client_rows() -> Iterator[tuple[str, ...]]:
+    tested = client_tests()
+    for client_id, entry in tomllib.loads((ROOT / "entrypoints" / "clients.toml").read_text("utf-8")).items():
+        files = tested.get(client_id, {})
+        tests = ", ".join(f"[{count} in {name}](../tests/clients/{name})" for name, count in files.items())
+        if "shown_by" in entry:
+            tests = f"[{Path(entry['shown_by']).name}](../{entry['shown_by']})"
+        package = f"`{entry['package']}`" if "package" in entry else ""
+        yield entry["title"], package, DIALECTS[entry["speaks"]].title, tests or "settings only"
+
+
+def client_tests() -> dict[str, dict[str, int]]:
+    """Client id -> file -> number of tests that carry its mark."""
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted(CLIENTS.glob("test_*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.client":
+                    (client_id,) = (argument.value for argument in mark.args if isinstance(argument, ast.Constant))
+                    files = found.setdefault(str(client_id), {})
+                    files[path.name] = files.get(path.name, 0) + 1
+    return found
+
+
+def field_rows() -> Iterator[tuple[str, ...]]:
+    schema = msgspec.json.schema_components([Extensions])[1]["Extensions"]
+    for name, field in schema["properties"].items():
+        yield f"`{name}`", field.get("description", "")
+
+
+def main() -> None:
+    PAGE.write_text(page(), "utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
