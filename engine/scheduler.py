@@ -332,9 +332,11 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         stats = self._stats
-        stats.num_waiting_calls = sum(1 for call in self._calls.values() if call.frontier)
-        stats.num_waiting_pairs = sum(len(call.pairs) - len(call.answered) for call in self._calls.values())
-        stats.num_waiting_tokens = sum(call.remaining_tokens for call in self._calls.values())
+        # An aborted call stays until its steps in flight have ended; nobody waits for it.
+        live = [call for call in self._calls.values() if not call.aborted]
+        stats.num_waiting_calls = sum(1 for call in live if call.frontier)
+        stats.num_waiting_pairs = sum(len(call.pairs) - len(call.answered) for call in live)
+        stats.num_waiting_tokens = sum(call.remaining_tokens for call in live)
         stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0
         store = self._memory.store
         stats.prefix_hits, stats.prefix_lookups = store.hits, store.lookups

@@ -40,7 +40,7 @@ class Engine:
         scheduler = SchedulerConfig() if sharing else SchedulerConfig(prefix_cache="off", min_shared_tokens=NEVER)
         device = DeviceConfig(device=settings.device)
         config = EngineConfig(model=model, scheduler=scheduler, device=device)
-        executor = create_executor(config, spec)
+        executor = create_executor(config, spec, automatic="uni")
         try:
             return cls(EngineCore(config, spec, stem, executor))
         except BaseException:

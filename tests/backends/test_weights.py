@@ -82,9 +82,9 @@ def test_head_from_tied_rows_is_exact(tmp_path: Path) -> None:
     make_qwen3(tmp_path, dtype="bfloat16")
     model, file = load(tmp_path), load_file(tmp_path / "model.safetensors")
     rows = file["model.embed_tokens.weight"].double()
-    assert model.head.vectors.dtype == torch.float32
+    assert model.head.state.vectors.dtype == torch.float32
     expected = rows[NO_YES[1]] - rows[NO_YES[0]]
-    torch.testing.assert_close(model.head.vectors[0].double(), expected, atol=0, rtol=1e-7)
+    torch.testing.assert_close(model.head.state.vectors[0].double(), expected, atol=0, rtol=1e-7)
     assert model.num_outputs == 1
 
 
@@ -99,7 +99,7 @@ def test_head_from_untied_rows_reads_only_them(tmp_path: Path, monkeypatch) -> N
         safetensors_file.os, "preadv", lambda fd, views, at: read.append((at, len(views[0]))) or preadv(fd, views, at)
     )
     model = load(tmp_path)
-    assert torch.equal(model.head.vectors[0], file["lm_head.weight"][NO_YES[1]] - file["lm_head.weight"][NO_YES[0]])
+    assert torch.equal(model.head.state.vectors[0], file["lm_head.weight"][NO_YES[1]] - file["lm_head.weight"][NO_YES[0]])
     row_bytes = head.num_bytes // head.shape[0]
     inside = [(at, size) for at, size in read if head.offset <= at < head.offset + head.num_bytes]
     assert sorted(inside) == sorted((head.offset + row * row_bytes, row_bytes) for row in NO_YES)
@@ -107,16 +107,16 @@ def test_head_from_untied_rows_reads_only_them(tmp_path: Path, monkeypatch) -> N
 
 def test_head_without_post_processing_keeps_the_rows(folder: Path) -> None:
     model = load(folder, head=HeadSpec(kind="no_post_processing", token_ids=(5, 3, 9), num_labels=3))
-    assert torch.equal(model.head.vectors, model.embedding[[5, 3, 9]])
+    assert torch.equal(model.head.state.vectors, model.embedding[[5, 3, 9]])
     assert model.num_outputs == 3
 
 
 def test_converted_head(tmp_path: Path) -> None:
     make_qwen3(tmp_path, converted=True, score_bias=True)
     model, file = load(tmp_path), load_file(tmp_path / "model.safetensors")
-    assert torch.equal(model.head.vectors, file["score.weight"])
-    assert model.head.bias is not None
-    assert torch.equal(model.head.bias, file["score.bias"])
+    assert torch.equal(model.head.state.vectors, file["score.weight"])
+    assert model.head.state.bias is not None
+    assert torch.equal(model.head.state.bias, file["score.bias"])
 
 
 def test_number_of_labels_is_compared_with_the_file(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_bf16_embedding_may_stay_narrow(tmp_path: Path) -> None:
 
 
 def test_tied_copy_of_the_embedding_is_harmless(folder: Path) -> None:
-    before = load(folder).head.vectors
+    before = load(folder).head.state.vectors
     rewrite(folder, lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()})
-    assert torch.equal(load(folder).head.vectors, before)
+    assert torch.equal(load(folder).head.state.vectors, before)
 
 
 def test_tie_flag_against_the_files(folder: Path) -> None:
@@ -185,7 +185,7 @@ def test_both_spellings_of_one_name(folder: Path) -> None:
 def test_made_up_weights_depend_on_the_seed_alone(folder: Path) -> None:
     first, again, other = (load(folder, dummy_seed=seed) for seed in (4, 4, 5))
     assert torch.equal(plain(first.layers[0].qkv), plain(again.layers[0].qkv))
-    assert torch.equal(first.head.vectors, again.head.vectors)
+    assert torch.equal(first.head.state.vectors, again.head.state.vectors)
     assert not torch.equal(plain(first.layers[0].qkv), plain(other.layers[0].qkv))
     assert 0.9 < float(first.norm.mean()) < 1.1
     assert 0.01 < float(plain(first.layers[0].qkv).std()) < 0.03

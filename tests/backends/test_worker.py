@@ -17,7 +17,7 @@ from engine.backends.fit import weight_bytes
 from engine.backends.safetensors_file import TensorInfo
 from engine.backends.worker import Worker
 from engine.config import EngineConfig
-from engine.errors import ConfigError, DeviceError
+from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.step import WorkerInfo
 from tests.backends.plans import PlanBuilder, config_of, spec_of
 from tests.support.checkpoints import make_qwen3
@@ -223,8 +223,8 @@ def test_non_finite_values_are_passed_through(folder: Path) -> None:
 
 
 def test_settings_that_do_not_exist_here(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="LoRA"):
-        load(folder, config_of(lora_modules={"a": "b"}))
+    with pytest.raises(ModelLoadError, match=r"adapter 'a' in absent: there is no adapter_config\.json"):
+        load(folder, config_of(lora_modules={"a": "absent"}))
     with pytest.raises(ConfigError, match="tensor_parallel_size"):
         load(folder, with_device(config_of(), tensor_parallel_size=2))
 

@@ -80,7 +80,7 @@ def test_a_killed_worker_costs_time_and_no_answers(checkpoint: Path) -> None:
 def test_a_silent_core_is_not_ready_and_is_replaced(checkpoint: Path) -> None:
     with ServerProcess(checkpoint, "--step-timeout-s", "4") as server, ThreadPoolExecutor(1) as pool:
         expected = scores(server.post("/v1/rerank", CALL))
-        api, core = server.family()
+        api, core, *_ = server.family()
         os.kill(core, signal.SIGSTOP)
         call = pool.submit(server.post, "/v1/rerank", CALL)
         wait_for(lambda: status(server, "/ready") == 503, 4)
@@ -125,7 +125,7 @@ def test_a_pair_that_kills_its_process_fails_alone(checkpoint: Path) -> None:
     documents[2] += " 7"
     with ServerProcess(
         checkpoint,
-        *("--enable-fault-injection", "--max-worker-restarts", "1"),
+        *("--enable-fault-injection", "--max-worker-restarts", "1", "--distributed-executor-backend", "uni"),
         environment={"ENGINE_FAULTS": f"crash@token:{token}"},
     ) as server:
         healthy = scores(server.post("/v1/rerank", {"query": "q", "documents": [d for d in documents if "7" not in d]}))

@@ -1,0 +1,20 @@
+"""What holds for every test: an environment as in a pipe, and a root logger that no test leaves changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.commands import logging_restored
+
+os.environ.pop("COLUMNS", None)
+"""pytest-xdist gives its workers 80; commands have a width of their own where no terminal says one."""
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_as_before() -> Iterator[None]:
+    """Else a handler goes on writing to the captured stream of a test that is over."""
+    with logging_restored():
+        yield
