@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +29,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _T = TypeVar("_T")
 
 
-def resolve_folder(model: str, revision: str | None = None) -> Path:
-    """The local folder of ``model``: a folder, a hub id, or empty for the reranker that the package carries."""
+def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[str] = DATA_FILES) -> Path:
+    """The local folder of ``model``: a folder, a hub id, or empty for the reranker that the package carries.
+
+    ``files``: patterns of what is needed of a model on the hub.
+    """
     if not model:
         return _packaged()
     path = Path(os.path.expanduser(model))  # Path.expanduser raises for an unknown user
@@ -48,7 +51,7 @@ def resolve_folder(model: str, revision: str | None = None) -> Path:
         )
     if os.environ.get("ENGINE_USE_MODELSCOPE", "").lower() in ("1", "true", "yes"):
         return _from_modelscope(model, revision)
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, files)
 
 
 def _packaged() -> Path:
@@ -62,12 +65,12 @@ def _packaged() -> Path:
     return PACKAGED_MODEL
 
 
-def _from_hub(model: str, revision: str | None) -> Path:
+def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     def cached() -> Path | None:
         try:
-            return Path(snapshot_download(model, revision=revision, allow_patterns=DATA_FILES, local_files_only=True))
+            return Path(snapshot_download(model, revision=revision, allow_patterns=[*files], local_files_only=True))
         except (OSError, errors.LocalEntryNotFoundError):
             return None
 
@@ -101,7 +104,7 @@ def _from_hub(model: str, revision: str | None) -> Path:
         return folder
     return _download(
         model,
-        lambda: snapshot_download(model, revision=revision, allow_patterns=DATA_FILES, ignore_patterns=OTHER_FORMATS),
+        lambda: snapshot_download(model, revision=revision, allow_patterns=[*files], ignore_patterns=OTHER_FORMATS),
     )
 
 

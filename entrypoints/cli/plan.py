@@ -1,0 +1,52 @@
+"""``engine plan MODEL --device DEVICE --devices N``: what fits, how fast it should be, which flags to use."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from engine.entrypoints.cli.flags import flags
+
+
+@flags(("model",), compatibility=False)
+def plan(
+    values: dict[str, Any],
+    *,
+    device: Annotated[
+        str, Parameter(help="auto, cpu, cuda or npu: this machine, measured; or a name such as h200, l4, 910b.")
+    ] = "auto",
+    devices: Annotated[int, Parameter(help="How many there are; on a CPU: how many replicas share it.")] = 1,
+    cpu_threads: Annotated[int | None, Parameter(help="Threads of each replica on a CPU.")] = None,
+    query_tokens: Annotated[int, Parameter(help="Tokens before the document: template, instruction, query.")] = 90,
+    document_tokens: Annotated[int, Parameter(help="Tokens of a document, with what follows it.")] = 190,
+    documents: Annotated[int, Parameter(help="Documents of a call.")] = 100,
+    json: Annotated[bool, Parameter(help="Print everything as JSON.", negative=())] = False,
+) -> int:
+    """Say what a model needs and what it should reach on a device, from its config.json; no weights are read.
+
+    The exit code is 1 when it does not fit in any way.
+    """
+    import msgspec
+
+    from engine.entrypoints.options import build_configs
+    from engine.entrypoints.planning.estimate import Workload
+    from engine.entrypoints.planning.plan import make_plan
+    from engine.entrypoints.planning.view import print_plan
+    from engine.entrypoints.terminal import console, pipe_text
+    from engine.errors import ConfigError
+
+    sizes = {"devices": devices, "query-tokens": query_tokens, "document-tokens": document_tokens}
+    for name, value in {**sizes, "documents": documents}.items():
+        if value < 1:
+            raise ConfigError(f"--{name} must be at least 1, not {value}.")
+    workload = Workload(query_tokens=query_tokens, document_tokens=document_tokens, documents=documents)
+    engine_config, _ = build_configs(values)
+    found = make_plan(engine_config.model, device, devices, workload, cpu_threads=cpu_threads)
+    if json:
+        pipe_text(sys.stdout)
+        print(msgspec.json.format(msgspec.json.encode(found.as_json()), indent=2).decode(), flush=True)
+    else:
+        print_plan(found, console())
+    return 0 if found.chosen.fits else 1

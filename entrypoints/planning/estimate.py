@@ -1,0 +1,153 @@
+"""What fits and how fast it should be: pure arithmetic on a ``ModelShape`` and ``DeviceFacts``.
+
+A step computes each token of its segments once, so the work of a call is ``query + documents * document`` tokens while
+it answers ``documents * (query + document)``. A step takes as long as its products and attention at the share of the
+device's rate that whole steps reach, plus two all-reduces a layer between the devices of a tensor-parallel group; and
+never less than reading the weights takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.entrypoints.planning.devices import DeviceFacts
+from engine.entrypoints.planning.model_shape import ITEM_BYTES, ModelShape
+
+GIB = 2**30
+LIBRARIES = GIB // 2
+"""Workspaces and contexts that no allocator of ours sees."""
+MIN_SHARED_TOKENS = 8192
+FLOATS = ("float32", "bfloat16", "float16")
+ATTENTION_SHARE = 0.5
+"""Of the products' rate that attention over short segments reaches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One call, as most callers send it. Tokens include template and suffix."""
+
+    query_tokens: int = 90
+    document_tokens: int = 190
+    documents: int = 100
+
+    def computed_tokens(self, *, shares: bool) -> int:
+        """A model without left context shares nothing."""
+        queries = 1 if shares else self.documents
+        return queries * self.query_tokens + self.documents * self.document_tokens
+
+    @property
+    def mean_keys(self) -> float:
+        """What a token of a document attends to, on average, in a causal model."""
+        return self.query_tokens + self.document_tokens / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One way to run the model on the devices."""
+
+    dtype: str
+    quantization: str | None
+    tensor_parallel_size: int
+    data_parallel_size: int
+    """0: it does not fit on the devices that are there."""
+    weight_bytes: int
+    """On one device, like the next two."""
+    kv_bytes: int
+    step_bytes: int
+    limit_bytes: int
+    fits: bool
+    largest_model_len: int
+    """Longest pair whose keys and values would fit."""
+    tokens_per_s: float
+    """Computed tokens, all replicas together; the sharing makes logical ones more."""
+    pairs_per_s: float
+    call_s: float
+    """One call alone on one replica."""
+    bound: str
+    """What a full step waits for: compute, memory or links."""
+
+
+def options(shape: ModelShape, device: DeviceFacts, num_devices: int, workload: Workload, max_len: int) -> list[Option]:
+    """Each precision of the device on the fewest devices that hold the model: its own dtype, then quantisations."""
+    own = device.default_dtype
+    choices = [(own, None), *((own, kind) for kind in device.rates if kind not in FLOATS)]
+    return [_smallest(shape, device, num_devices, workload, max_len, dtype, kind) for dtype, kind in choices]
+
+
+def _smallest(
+    shape: ModelShape,
+    device: DeviceFacts,
+    num_devices: int,
+    workload: Workload,
+    max_len: int,
+    dtype: str,
+    quantization: str | None,
+) -> Option:
+    sizes = [size for size in range(1, num_devices + 1) if shape.num_heads % size == 0]
+    tried = [_option(shape, device, num_devices, size, workload, max_len, dtype, quantization) for size in sizes]
+    return next((option for option in tried if option.fits), tried[-1])
+
+
+def _option(
+    shape: ModelShape,
+    device: DeviceFacts,
+    num_devices: int,
+    group: int,
+    workload: Workload,
+    max_len: int,
+    dtype: str,
+    quantization: str | None,
+) -> Option:
+    budget = device.token_budget if shape.causal else max(device.token_budget, max_len)
+    weights = shape.weight_bytes(dtype, quantization, keeps_narrow=device.kind == "cpu") // group
+    kv_token = shape.kv_bytes(dtype) // min(group, shape.num_kv_heads)
+    wanted = max_len + max(2 * budget, MIN_SHARED_TOKENS)
+    step = LIBRARIES + budget * shape.activation_bytes(dtype)
+    limit = int(device.memory_bytes * device.usable_memory)
+    room = limit - weights - step
+    # The pool may be smaller than wanted, but one whole pair has to have its place.
+    fits = room >= kv_token * max_len
+    replicas = num_devices // group if fits else 0
+    seconds, bound = _step_seconds(shape, device, group, workload, budget, dtype, quantization, weights)
+    computed = workload.computed_tokens(shares=shape.causal)
+    call_tokens = min(computed, budget)
+    call_step, _ = _step_seconds(shape, device, group, workload, call_tokens, dtype, quantization, weights)
+    rate = replicas * budget / seconds
+    return Option(
+        dtype=dtype,
+        quantization=quantization,
+        tensor_parallel_size=group,
+        data_parallel_size=replicas,
+        weight_bytes=weights,
+        kv_bytes=min(kv_token * wanted, max(0, room)),
+        step_bytes=step,
+        limit_bytes=limit,
+        fits=fits,
+        largest_model_len=max(0, room) // kv_token if kv_token else max_len,
+        tokens_per_s=rate,
+        pairs_per_s=rate * workload.documents / computed,
+        call_s=call_step * computed / call_tokens,
+        bound=bound,
+    )
+
+
+def _step_seconds(
+    shape: ModelShape,
+    device: DeviceFacts,
+    group: int,
+    workload: Workload,
+    tokens: int,
+    dtype: str,
+    quantization: str | None,
+    weights: int,
+) -> tuple[float, str]:
+    """Of a step of ``tokens`` on a group, and what it waits for."""
+    linear_rate = device.rates[quantization or dtype] * device.step_share * group
+    attention_rate = device.rates[dtype] * device.step_share * ATTENTION_SHARE * group
+    keys = workload.mean_keys if shape.causal else workload.query_tokens + workload.document_tokens
+    compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)
+    sent = 2 * (group - 1) / group * shape.hidden * ITEM_BYTES[dtype]
+    links = 2 * shape.num_layers * tokens * sent / device.link if group > 1 else 0.0
+    memory = weights / device.bandwidth
+    total = max(compute, memory) + links
+    return total, "links" if links > max(compute, memory) else "memory" if memory > compute else "compute"

@@ -1,0 +1,153 @@
+"""From a model and a device to a plan: the options, the one to take, and the flags that say so."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engine.checkpoint_files import CheckpointFiles
+from engine.config import ModelConfig
+from engine.entrypoints.planning.devices import DeviceFacts, find_device
+from engine.entrypoints.planning.estimate import Option, Workload, options
+from engine.entrypoints.planning.model_shape import ModelShape
+from engine.errors import ConfigError
+from engine.hf_overrides import apply_overrides
+from engine.hub import resolve_folder
+
+HERE = ("auto", "cpu", "cuda", "npu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: str
+    shape: ModelShape
+    device: DeviceFacts
+    num_devices: int
+    cpu_threads: int | None
+    workload: Workload
+    max_len: int
+    options: list[Option]
+    chosen: Option
+    flags: list[str]
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "model_len": self.max_len,
+            "weights": self.shape.linear_params + self.shape.embedding_params,
+            "gflop_per_token": self.shape.token_flop / 1e9,
+            "device": asdict(self.device),
+            "devices": self.num_devices,
+            "workload": asdict(self.workload),
+            "options": [asdict(option) for option in self.options],
+            "chosen": asdict(self.chosen),
+            "command": " ".join(["engine", "serve", *self.flags]) if self.chosen.fits else None,
+            "notes": self.notes,
+        }
+
+
+def make_plan(
+    config: ModelConfig, device: str, num_devices: int, workload: Workload, *, cpu_threads: int | None = None
+) -> Plan:
+    shape = ModelShape.of(_config_json(config))
+    max_len = min(config.max_model_len or shape.max_len, shape.max_len)
+    if device not in HERE:
+        facts = find_device(device)
+    else:
+        from engine.entrypoints.planning.here import measure
+
+        if device in ("auto", "cpu") and cpu_threads is None and num_devices > 1:
+            cpu_threads = max(1, len(os.sched_getaffinity(0)) // num_devices)
+        facts = measure(device, shape, cpu_threads, num_devices)
+    found = options(shape, facts, num_devices, workload, max_len)
+    chosen = _choose(config, found)
+    plan = Plan(
+        config.model or "the packaged reranker",
+        shape,
+        facts,
+        num_devices,
+        cpu_threads if facts.kind == "cpu" else None,
+        workload,
+        max_len,
+        found,
+        chosen,
+        [],
+        [],
+    )
+    plan.flags.extend(_flags(config, plan))
+    plan.notes.extend(_notes(plan))
+    return plan
+
+
+def _config_json(config: ModelConfig) -> dict[str, Any]:
+    folder = resolve_folder(config.model, config.revision, files=["config.json"])
+    return apply_overrides(CheckpointFiles(folder, config.model).config, config.hf_overrides)
+
+
+def _choose(config: ModelConfig, found: list[Option]) -> Option:
+    """What was asked for; else the device's own dtype, which costs no accuracy, unless only a quantisation fits."""
+    if config.quantization is not None:
+        asked = next((option for option in found if option.quantization == config.quantization), None)
+        if asked is None:
+            known = ", ".join(str(option.quantization) for option in found[1:]) or "none"
+            raise ConfigError(
+                f"--quantization {config.quantization} is not available on this device; available: {known}.",
+                param="quantization",
+            )
+        return asked
+    return next((option for option in found if option.fits), found[0])
+
+
+def _flags(config: ModelConfig, plan: Plan) -> list[str]:
+    chosen = plan.chosen
+    flags = [config.model] if config.model else []
+    flags += ["--device", plan.device.kind]
+    if chosen.quantization:
+        flags += ["--quantization", chosen.quantization]
+    if config.max_model_len:
+        flags += ["--max-model-len", str(config.max_model_len)]
+    if chosen.tensor_parallel_size > 1:
+        flags += ["-tp", str(chosen.tensor_parallel_size)]
+    if chosen.data_parallel_size > 1:
+        flags += ["-dp", str(chosen.data_parallel_size)]
+    if plan.device.kind == "cpu" and chosen.data_parallel_size > 1 and plan.cpu_threads:
+        flags += ["--cpu-threads", str(plan.cpu_threads), "--cpu-pin"]
+    return flags
+
+
+def _notes(plan: Plan) -> list[str]:
+    chosen, notes = plan.chosen, []
+    if not chosen.fits:
+        notes.append(_why_not(plan))
+    idle = plan.num_devices - chosen.tensor_parallel_size * chosen.data_parallel_size
+    if chosen.fits and idle:
+        notes.append(f"{idle} of the {plan.num_devices} devices stay idle: they do not make up another replica.")
+    if chosen.fits and chosen.tensor_parallel_size > 1:
+        notes.append(
+            f"One device does not hold the model: {chosen.tensor_parallel_size} share it, and wait for one another "
+            "twice a layer."
+        )
+    faster = max(plan.options, key=lambda option: option.tokens_per_s)
+    if chosen.fits and faster.tokens_per_s > 1.1 * chosen.tokens_per_s:
+        notes.append(
+            f"--quantization {faster.quantization} should be {faster.tokens_per_s / chosen.tokens_per_s:.1f} times as "
+            "fast; engine verify says what it costs in accuracy."
+        )
+    if plan.shape.causal is False:
+        notes.append("The model has no left context: nothing of a query is shared between its documents.")
+    return notes
+
+
+def _why_not(plan: Plan) -> str:
+    chosen, gb = plan.chosen, 1e9
+    if chosen.weight_bytes + chosen.step_bytes > chosen.limit_bytes:
+        return (
+            f"It does not fit: weights of {chosen.weight_bytes / gb:.1f} GB and {chosen.step_bytes / gb:.1f} GB for a "
+            f"step on each of {chosen.tensor_parallel_size} devices, which may use {chosen.limit_bytes / gb:.1f} GB."
+        )
+    return (
+        f"Keys and values of a pair of {plan.max_len} tokens do not fit beside the weights; "
+        f"--max-model-len {chosen.largest_model_len} does."
+    )

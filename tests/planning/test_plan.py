@@ -1,0 +1,212 @@
+"""``engine plan``: the numbers of a config are those of the checkpoint, the arithmetic is right, the advice follows."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.backends.weights import open_checkpoint
+from engine.entrypoints.planning.devices import DEVICES, recognise
+from engine.entrypoints.planning.estimate import Option, Workload, options
+from engine.entrypoints.planning.model_shape import ModelShape
+from tests.support.checkpoints import make_bert, make_qwen3, make_xlm_roberta
+from tests.support.commands import run_here
+
+QWEN = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_hidden_layers": 28,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "vocab_size": 151669,
+    "max_position_embeddings": 40960,
+    "torch_dtype": "bfloat16",
+}
+QWEN_8B = QWEN | {
+    "num_attention_heads": 32,
+    "num_hidden_layers": 36,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+}
+H200, L4 = DEVICES["h200"], DEVICES["l4"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of which only config.json is there: more is not needed."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    return tmp_path
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> dict[str, Any]:
+    assert run_here("plan", *words, "--json") == code
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+@pytest.mark.parametrize(
+    ("make", "prefix"), [(make_qwen3, "model."), (make_bert, "bert."), (make_xlm_roberta, "roberta.")]
+)
+def test_weights_are_those_of_the_files(make: Any, prefix: str, tmp_path: Path) -> None:
+    path = make(tmp_path / "model")
+    shape = ModelShape.of(json.loads((path / "config.json").read_text()))
+    # What a body multiplies or looks up; heads and token types are not part of the arithmetic.
+    left_out = ("lm_head", "classifier", "pooler", "token_type", "score")
+    matrices = [
+        math.prod(info.shape)
+        for name, info in open_checkpoint(str(path), prefix).items()
+        if len(info.shape) == 2 and not any(word in name for word in left_out)
+    ]
+    assert sum(matrices) == shape.linear_params + shape.embedding_params
+
+
+def test_published_sizes() -> None:
+    shape = ModelShape.of(QWEN)
+    assert shape.linear_params == pytest.approx(0.440e9, rel=0.002)
+    assert shape.kv_bytes("bfloat16") == 112 * 1024
+    assert shape.activation_bytes("bfloat16") == 24 * 1024
+    assert ModelShape.of(QWEN_8B).linear_params == pytest.approx(6.946e9, rel=0.002)
+
+
+def options_of(config: dict[str, Any], device: str, count: int, max_len: int = 8192) -> list[Option]:
+    return options(ModelShape.of(config), DEVICES[device], count, Workload(), max_len)
+
+
+def test_a_model_that_fits_becomes_replicas() -> None:
+    narrow, fp8 = options_of(QWEN, "h200", 8)
+    assert (narrow.tensor_parallel_size, narrow.data_parallel_size, narrow.fits) == (1, 8, True)
+    one = options_of(QWEN, "h200", 1)[0]
+    assert narrow.tokens_per_s == pytest.approx(8 * one.tokens_per_s)
+    assert narrow.call_s == one.call_s, "more replicas make no single call faster"
+    assert fp8.weight_bytes < narrow.weight_bytes
+    assert fp8.tokens_per_s > narrow.tokens_per_s
+    # 0.85 GFLOP and some attention a token at 60 % of 788 TFLOP/s.
+    assert 400e3 < one.tokens_per_s < 788e12 * 0.6 / ModelShape.of(QWEN).token_flop
+    assert one.pairs_per_s == pytest.approx(one.tokens_per_s * 100 / 19090)
+
+
+def test_a_model_too_large_for_one_device_is_divided() -> None:
+    narrow, fp8 = options_of(QWEN_8B, "l4", 4, 40960)
+    assert (narrow.tensor_parallel_size, narrow.data_parallel_size) == (2, 2)
+    assert (fp8.tensor_parallel_size, fp8.data_parallel_size) == (1, 4)
+    nowhere = options_of(QWEN_8B, "l4", 1, 40960)[0]
+    assert not nowhere.fits
+    assert nowhere.tokens_per_s == 0
+
+
+def test_a_group_never_has_a_size_that_does_not_divide_the_heads() -> None:
+    heavy = QWEN_8B | {"num_attention_heads": 40, "num_key_value_heads": 8, "num_hidden_layers": 100}
+    for count in range(1, 17):
+        for option in options_of(heavy, "l4", count):
+            assert 40 % option.tensor_parallel_size == 0
+            assert option.tensor_parallel_size * option.data_parallel_size <= count
+
+
+def test_links_cost_what_they_cost() -> None:
+    """Two devices are less than twice as fast as one, and slower over slower links."""
+    shape, work = ModelShape.of(QWEN_8B), Workload()
+    whole = replace(L4, memory_bytes=200e9)
+    one = options(shape, whole, 1, work, 4096)[0]
+    small = replace(L4, memory_bytes=12e9)
+    pair = options(shape, small, 2, work, 4096)[0]
+    slow = options(shape, replace(small, link=small.link / 16), 2, work, 4096)[0]
+    assert pair.tensor_parallel_size == slow.tensor_parallel_size == 2
+    assert one.tokens_per_s < pair.tokens_per_s < 2 * one.tokens_per_s
+    assert slow.tokens_per_s < pair.tokens_per_s
+    assert slow.bound == "links"
+
+
+def test_small_steps_wait_for_the_weights() -> None:
+    starved = replace(H200, token_budget=16)
+    assert options(ModelShape.of(QWEN), starved, 1, Workload(), 4096)[0].bound == "memory"
+
+
+def test_an_encoder_shares_nothing_and_keeps_nothing(tmp_path: Path) -> None:
+    shape = ModelShape.of(json.loads((make_bert(tmp_path / "bert") / "config.json").read_text()))
+    assert shape.kv_bytes("float32") == 0
+    assert Workload().computed_tokens(shares=False) == 28_000
+    assert Workload().computed_tokens(shares=True) == 19_090
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H200, compute capability 9.0", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("Ascend910B3", "910b"),
+        ("Ascend910_9391", "910c"),
+        ("Ascend310P3", "310p"),
+        ("NVIDIA T4", None),
+    ],
+)
+def test_drivers_names(driver: str, name: str | None) -> None:
+    found = recognise(driver)
+    assert (found.name if found else None) == name
+
+
+def test_the_command_suggests_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = planned(capsys, folder, "--device", "h200", "--devices", "4")
+    assert report["command"] == f"engine serve {folder} --device cuda -dp 4"
+    assert any("--quantization fp8" in note for note in report["notes"])
+    report = planned(capsys, folder, "--device", "h200", "--quantization", "fp8", "--max-model-len", "2k")
+    assert report["command"] == f"engine serve {folder} --device cuda --quantization fp8 --max-model-len 2000"
+
+
+def test_what_does_not_fit_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_8B | {"num_hidden_layers": 200}))
+    report = planned(capsys, tmp_path, "--device", "l4", code=1)
+    assert report["command"] is None
+    assert "does not fit: weights of" in report["notes"][0]
+
+
+def test_the_table_is_readable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("plan", folder, "--device", "910b", "--devices", "2") == 0
+    out = capsys.readouterr().out
+    assert "w8a8" in out
+    assert "596 M weights" in out
+    assert out.rstrip().endswith(f"engine serve {folder} --device npu -dp 2")
+
+
+def test_this_machine_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_qwen3(tmp_path / "model", hidden=256, intermediate=512)
+    report = planned(capsys, tmp_path / "model", "--device", "cpu", "--cpu-threads", "1")
+    rates = report["device"]["rates"]
+    assert rates["float32"] > 1e9, "a core multiplies more than a thousand million times a second"
+    assert report["device"]["bandwidth"] > 1e8
+    assert report["chosen"]["fits"]
+    assert report["chosen"]["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--device", "h300"], "not in the table"),
+        (["--devices", "0"], "at least 1"),
+        (["--device", "a100", "--quantization", "fp8"], "not available on this device"),
+    ],
+)
+def test_refusals(folder: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("plan", folder, *words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_config_without_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**QWEN, "hidden_size": None} | {"model_type": "qwen9"}))
+    assert run_here("plan", tmp_path, "--device", "h200") == 2
+    assert "qwen9" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in QWEN.items() if k != "hidden_size"}))
+    assert run_here("plan", tmp_path, "--device", "h200") == 2
+    assert "does not say hidden_size" in capsys.readouterr().err
