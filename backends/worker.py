@@ -25,7 +25,7 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError
 from engine.kernels.ops import Ops
 from engine.model_spec import ModelSpec
-from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 MIN_SHARED_TOKENS = 8192
 """Slots of the pool beyond those of the longest pair: prefixes that the calls in flight share."""
@@ -34,8 +34,9 @@ MIN_SHARED_TOKENS = 8192
 class Worker:
     """``load`` first, then ``execute`` any number of times, then ``close``."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0) -> None:
-        self.config, self.spec, self.rank = config, spec, rank
+    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, member: Member | None = None) -> None:
+        """``rank``: the number of the device; ``member``: which share of the model it has (None: all of it)."""
+        self.config, self.spec, self.rank, self.member = config, spec, rank, member or Member()
         self.runner: ModelRunner | None = None
 
     def load(self) -> WorkerInfo:

@@ -1,4 +1,4 @@
-"""The two objects of one step: what the scheduler asks for, and what the model runner answers.
+"""The two objects of one step: what the scheduler asks for, and what the model runner answers; and what workers are.
 
 Both hold flat arrays, so a step costs no Python work per document after planning. Letters: T tokens of the step,
 S segments, C distinct contexts, G context ranges, K keep ranges, R read segments, O outputs of the head.
@@ -55,6 +55,18 @@ class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     """(R, O) float32, in the order of ``read_segments``: logits (O = number of labels) or pooled vectors."""
     device_s: float = 0.0
     """Seconds the device was busy with the step."""
+
+
+class Member(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
+    """Which of a replica's workers one is. They compute every step together, each with its share of the model."""
+
+    index: int = 0
+    """0 to ``size - 1``: which share. Worker 0 answers."""
+    size: int = 1
+    """``tensor_parallel_size``."""
+    meeting: str = ""
+    """Where the workers find each other at start: the path of a file that does not exist yet, in a folder that all of
+    them can write to and nobody else can enter. So all of them are on one host. Empty for a worker alone."""
 
 
 class WorkerInfo(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):

@@ -12,8 +12,15 @@ __all__ = ["Executor", "StepError", "create_executor"]
 
 def create_executor(config: EngineConfig, spec: ModelSpec, *, automatic: ExecutorName) -> Executor:
     """The executor that the settings name, its model loaded; ``automatic`` is what ``auto`` means here."""
-    name = automatic if config.device.executor == "auto" else config.device.executor
+    name, size = config.device.executor, config.device.tensor_parallel_size
+    if name == "auto":
+        name = automatic if size == 1 else "mp"
     if name == "uni":
+        if size > 1:
+            raise ConfigError(
+                f"tensor_parallel_size {size} needs {size} worker processes, but the executor uni has none; "
+                "use --distributed-executor-backend mp"
+            )
         from engine.executor.uniproc import UniprocExecutor
 
         return UniprocExecutor(config, spec)

@@ -1,4 +1,18 @@
-"""The contract of an executor. Steps run in the order in which they were submitted."""
+"""The contract of an executor. Steps run in the order in which they were submitted.
+
+**How workers are addressed.** A replica has ``tensor_parallel_size`` workers that compute every step together. Each is
+told two things that have nothing to do with one another:
+
+* ``rank``: the number of its device among those that its process sees, ``first_rank + index`` where it sees all of the
+  host's, 0 where whoever placed it shows it one device only;
+* ``member``: which share of the model it has, of how many, and the file through which the workers of the replica find
+  each other (``step.Member``).
+
+The same plans in the same order go to all of them. Worker 0 sends the results; the others send only failures. As they
+wait for one another inside a step, any failure of one of them ends all: the executor kills the rest, starts the group
+anew and the steps in flight are replayed. ``engine/executor/worker_process.py`` is such a worker for every executor
+that has processes.
+"""
 
 from __future__ import annotations
 

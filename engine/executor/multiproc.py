@@ -1,4 +1,4 @@
-"""Workers as processes, one a device. A worker that ends or hangs is replaced within a budget of restarts."""
+"""Workers as processes, one a device. When one ends or hangs, all are replaced, within a budget of restarts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+
+import msgspec
 
 from engine.config import EngineConfig
-from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
+from engine.errors import EngineDeadError, EngineError, from_wire
 from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
-from engine.executor.worker_process import WorkerSetup
-from engine.logs import current_format
-from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed, WorkerReady
+from engine.executor.rank_process import RankProcess
+from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
 from engine.model_spec import ModelSpec
-from engine.process import Child
-from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 from engine.transport import Channel, ChannelClosedError
 
 logger = logging.getLogger(__name__)
-STOP_TIMEOUT_S = 5.0
 
 
 class MultiprocExecutor:
@@ -32,68 +31,82 @@ class MultiprocExecutor:
         self._lock = threading.Lock()
         self._restarts: deque[float] = deque()
         self.num_restarts = 0
+        self._size = config.device.tensor_parallel_size
+        self._closing = False
         self.info = self._start()
 
     def _start(self) -> WorkerInfo:
-        self._channel: Channel[FromWorker] = Channel.listen(FromWorker)
-        level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        rank, folder = self._config.device.first_rank, self._channel.folder
-        setup = WorkerSetup(self._config, self._spec, rank, folder, level, current_format())
-        self._child = Child("engine.executor.worker_process", setup)
-        try:
-            message = self._channel.recv(watch_fd=self._child.handle)
-        except ChannelClosedError:
-            code = self._child.stop(1.0)
-            self._stop_child()
-            raise ModelLoadError(f"the worker process ended with code {code} while loading the model") from None
-        if isinstance(message, WorkerFailed):
-            self._stop_child()
-            raise from_wire(message.error.type, message.error.message)
-        assert isinstance(message, WorkerReady)
-        self._receiver = threading.Thread(target=self._receive, name="worker-results", daemon=True)
-        self._receiver.start()
-        return message.info
+        """All workers at once; raises what stopped the first one that failed."""
+        self._loss: StepError | None = None
+        self._ranks: list[RankProcess] = []
+        meeting = ""
+        for index in range(self._size):
+            channel: Channel[FromWorker] = Channel.listen(FromWorker)
+            if self._size > 1:
+                meeting = meeting or f"{channel.folder}/meeting"
+            member = Member(index, self._size, meeting)
+            rank = RankProcess(self._config, self._spec, member, channel, self._take_message, self._on_end)
+            self._ranks.append(rank)
+        done, _ = wait([rank.ready for rank in self._ranks], return_when=FIRST_EXCEPTION)
+        failures = [error for ready in done if (error := ready.exception()) is not None]
+        if failures:
+            self._stop_ranks(kill=self._size > 1)
+            raise failures[0]
+        return _together([rank.ready.result() for rank in self._ranks])
 
     def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
         future: Future[ModelRunnerOutput] = Future()
         with self._lock:
             self._pending.append((plan.step_id, future))
-        with contextlib.suppress(ChannelClosedError):  # the receiver notices, and fails what is pending
-            self._channel.send(StepRequest(plan))
-        if not self._receiver.is_alive():
-            self._fail_pending(self._lost())
+        for rank in self._ranks:
+            with contextlib.suppress(ChannelClosedError):  # its receiver notices, and fails what is pending
+                rank.channel.send(StepRequest(plan))
+        if self._loss is not None:
+            self._fail_pending(self._loss)
         return future
 
-    def _receive(self) -> None:
-        channel, child = self._channel, self._child
-        while True:
-            try:
-                message = channel.recv(watch_fd=child.handle)
-            except ChannelClosedError:
-                self._fail_pending(self._lost())
-                return
-            if isinstance(message, StepResult):
-                future = self._take(message.output.step_id)
-                if future is not None:
-                    future.set_result(message.output)
-            elif isinstance(message, WorkerFailed):
-                error = from_wire(message.error.type, message.error.message)
-                future = self._take(message.step_id)
-                if future is not None:
-                    future.set_exception(StepError(error, out_of_memory=message.out_of_memory))
+    def _take_message(self, message: StepResult | WorkerFailed) -> None:
+        if isinstance(message, StepResult):
+            future = self._take(message.output.step_id)
+            if future is not None:
+                future.set_result(message.output)
+            return
+        error = from_wire(message.error.type, message.error.message)
+        if self._size > 1:  # the others may wait for it inside the step for ever
+            self._lose(StepError(error, out_of_memory=message.out_of_memory, worker_lost=True))
+            return
+        future = self._take(message.step_id)
+        if future is not None:
+            future.set_exception(StepError(error, out_of_memory=message.out_of_memory))
 
     def _take(self, step_id: int) -> Future[ModelRunnerOutput] | None:
         """The future of this step. Steps come back in order: one that is missing was lost, and its worker with it."""
         with self._lock:
             if self._pending and self._pending[0][0] == step_id:
                 return self._pending.popleft()[1]
-        logger.error("the worker answered step %d out of turn: killing it (pid %d)", step_id, self._child.pid)
-        self._child.kill()
+        logger.error("the worker answered step %d out of turn: killing it (pid %d)", step_id, self._ranks[0].child.pid)
+        self._kill()
         return None
 
-    def _lost(self) -> StepError:
-        code = self._child.exit_code
-        return StepError(EngineDeadError(f"the worker process ended (exit code {code})"), worker_lost=True)
+    def _on_end(self, rank: RankProcess) -> None:
+        which = "the worker process" if self._size == 1 else f"the process of worker {rank.index}"
+        error = EngineDeadError(f"{which} ended (exit code {rank.child.exit_code})")
+        self._lose(StepError(error, worker_lost=True))
+
+    def _lose(self, failure: StepError) -> None:
+        """One worker is gone or out of step: end the others, which may be waiting for it, and fail what is pending."""
+        with self._lock:
+            is_first = self._loss is None
+            if is_first:
+                self._loss = failure
+        if is_first:
+            if not self._closing:
+                self._kill()
+            self._fail_pending(failure)
+
+    def _kill(self) -> None:
+        for rank in self._ranks:
+            rank.child.kill()
 
     def _fail_pending(self, failure: StepError) -> None:
         with self._lock:
@@ -102,8 +115,9 @@ class MultiprocExecutor:
             future.set_exception(failure)
 
     def kill_hung(self) -> bool:
-        logger.error("the worker makes no progress: killing it (pid %d)", self._child.pid)
-        self._child.kill()
+        pids = ", ".join(str(rank.child.pid) for rank in self._ranks)
+        logger.error("the worker makes no progress: killing it (pid %s)", pids)
+        self._kill()
         return True
 
     def recover(self, failure: StepError) -> None:
@@ -111,7 +125,7 @@ class MultiprocExecutor:
             return
         self._charge(failure)
         self.num_restarts += 1
-        self._stop_child()
+        self._stop_ranks(kill=True)
         logger.warning("restarting the worker (%s)", failure)
         try:
             self.info = self._start()
@@ -122,7 +136,7 @@ class MultiprocExecutor:
         """Count a loss against the restarts, unless a pair explains it: then the first one is forgiven as well."""
         if failure.verdict == "found" and self._restarts:
             self._restarts.pop()
-        if failure.verdict != "unknown":
+        if failure.verdict != "unknown" or failure.out_of_memory:  # the next steps are smaller
             return
         now = time.monotonic()
         while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
@@ -133,15 +147,27 @@ class MultiprocExecutor:
             )
         self._restarts.append(now)
 
-    def _stop_child(self) -> None:
-        self._child.stop(STOP_TIMEOUT_S)
-        if hasattr(self, "_receiver"):
-            self._receiver.join(5.0)
-        self._child.release()
-        self._channel.close()
+    def _stop_ranks(self, *, kill: bool = False) -> None:
+        if kill:
+            self._kill()
+        for rank in self._ranks:
+            rank.stop()
 
     def close(self) -> None:
-        if self._child.alive:
-            with contextlib.suppress(ChannelClosedError):
-                self._channel.send(ShutdownRequest())
-        self._stop_child()
+        self._closing = True
+        for rank in self._ranks:
+            if rank.child.alive:
+                with contextlib.suppress(ChannelClosedError):
+                    rank.channel.send(ShutdownRequest())
+        self._stop_ranks()
+
+
+def _together(infos: list[WorkerInfo]) -> WorkerInfo:
+    """What the workers of a group are as one."""
+    return msgspec.structs.replace(
+        infos[0],
+        device=" + ".join(info.device for info in infos),
+        weight_bytes=sum(info.weight_bytes for info in infos),
+        peak_memory_bytes=sum(info.peak_memory_bytes for info in infos),
+        load_s=max(info.load_s for info in infos),
+    )

@@ -21,7 +21,7 @@ from engine.faults import AnswerDropped, FaultyWorker, with_faults
 from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, WireError, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
 from engine.process import receive_setup
-from engine.step import ModelRunnerOutput, SchedulerOutput
+from engine.step import Member, ModelRunnerOutput, SchedulerOutput
 from engine.transport import Channel
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class WorkerSetup(msgspec.Struct):
     config: EngineConfig
     spec: ModelSpec
     rank: int
+    member: Member
     folder: str
     log_level: str
     log_format: str
@@ -54,7 +55,7 @@ def main() -> None:
 def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     from engine.backends.worker import Worker
 
-    worker = with_faults(Worker(setup.config, setup.spec, setup.rank), setup.config.device)
+    worker = with_faults(Worker(setup.config, setup.spec, setup.rank, setup.member), setup.config.device)
     try:
         channel.send(WorkerReady(worker.load()))
     except EngineError as error:
@@ -67,7 +68,7 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
                 break
             assert isinstance(message, StepRequest)
             step_id, launched = message.plan.step_id, _launch(worker, message.plan)
-            sender.submit(_finish_and_send, channel, worker, step_id, launched)
+            sender.submit(_finish_and_send, channel, worker, setup.member, step_id, launched)
     worker.close()
 
 
@@ -85,10 +86,16 @@ def _launch(worker: Worker | FaultyWorker, plan: SchedulerOutput) -> Callable[[]
 
 
 def _finish_and_send(
-    channel: Channel[ToWorker], worker: Worker | FaultyWorker, step_id: int, launched: Callable[[], ModelRunnerOutput]
+    channel: Channel[ToWorker],
+    worker: Worker | FaultyWorker,
+    member: Member,
+    step_id: int,
+    launched: Callable[[], ModelRunnerOutput],
 ) -> None:
     with contextlib.suppress(AnswerDropped):
-        channel.send(_finish(worker, step_id, launched))
+        result = _finish(worker, step_id, launched)
+        if member.index == 0 or isinstance(result, WorkerFailed):
+            channel.send(result)
 
 
 def _finish(
