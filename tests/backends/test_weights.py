@@ -99,7 +99,9 @@ def test_head_from_untied_rows_reads_only_them(tmp_path: Path, monkeypatch) -> N
         safetensors_file.os, "preadv", lambda fd, views, at: read.append((at, len(views[0]))) or preadv(fd, views, at)
     )
     model = load(tmp_path)
-    assert torch.equal(model.head.state.vectors[0], file["lm_head.weight"][NO_YES[1]] - file["lm_head.weight"][NO_YES[0]])
+    assert torch.equal(
+        model.head.state.vectors[0], file["lm_head.weight"][NO_YES[1]] - file["lm_head.weight"][NO_YES[0]]
+    )
     row_bytes = head.num_bytes // head.shape[0]
     inside = [(at, size) for at, size in read if head.offset <= at < head.offset + head.num_bytes]
     assert sorted(inside) == sorted((head.offset + row * row_bytes, row_bytes) for row in NO_YES)
