@@ -14,14 +14,15 @@ from engine.entrypoints.options import human_int
 from engine.errors import ConfigError
 
 JSON_FLAGS = ("--hf-overrides",)
+MODEL_FLAGS = ("--model", "--model-path", "--model-id")
 _SHORT = re.compile(r"-O(\d)\Z")
 
 
 def normalise(argv: list[str]) -> list[str]:
-    """``argv`` with dotted and repeated JSON flags merged into one token."""
+    """``argv`` with dotted and repeated JSON flags merged into one token, and the models after the first marked."""
     merged: dict[str, dict[str, Any]] = {}
     tokens: list[str] = []
-    items = iter(argv)
+    items = iter(_mark_further_models(argv))
     for item in items:
         if item == "--":
             tokens += [item, *items]
@@ -41,6 +42,21 @@ def normalise(argv: list[str]) -> list[str]:
             tokens.append(item)
     for name, value_object in merged.items():
         tokens += [name, json.dumps(value_object)]
+    return tokens
+
+
+def _mark_further_models(argv: list[str]) -> list[str]:
+    """``serve A --model B`` and ``serve --model A --model B`` -> ``--also-model B``."""
+    if argv[:1] != ["serve"]:
+        return argv
+    is_first = len(argv) < 2 or argv[1].startswith("-")
+    tokens = []
+    for item in argv:
+        flag, has_value, value = item.partition("=")
+        if flag.replace("_", "-") in MODEL_FLAGS:
+            item = item if is_first else f"--also-model{has_value}{value}"
+            is_first = False
+        tokens.append(item)
     return tokens
 
 

@@ -37,11 +37,16 @@ Command = Callable[..., int | None]
 
 
 def flags(
-    sections: Sequence[str], *, compatibility: bool = True, model_as_flag: bool = False
+    sections: Sequence[str],
+    *,
+    compatibility: bool = True,
+    model_as_flag: bool = False,
+    several_models: bool = False,
 ) -> Callable[[Command], Command]:
     """Gives ``command(values, **own)`` the flags of these sections; ``values`` has what the user set, by field name.
 
-    ``model_as_flag``: the model is ``--model`` only, for commands whose own words come first.
+    ``model_as_flag``: the model is ``--model`` only, for commands whose own words come first. ``several_models``:
+    ``values["also_model"]`` has those after the first.
     """
     options = [option for option in OPTIONS.values() if option.section in sections]
 
@@ -52,11 +57,14 @@ def flags(
             bound = signature.bind(*args, **given).arguments
             ours = {name: bound[name] for name in (p.name for p in own) if name in bound}
             values = {option.name: bound[option.name] for option in options if bound.get(option.name) is not None}
+            if several_models:
+                values["also_model"] = bound.get("also_model") or ()
             if compatibility:
                 _notices({name: bound[name] for name in IGNORED if bound.get(name) is not None})
             return command(values, **ours)
 
         parameters = [_model_parameter(model_as_flag)] if "model" in sections else []
+        parameters += [_also_model_parameter()] if several_models else []
         parameters += [_parameter(option) for option in options if option.name != "model"]
         parameters += own
         parameters += [_ignored_parameter(name) for name in IGNORED] if compatibility else []
@@ -85,6 +93,20 @@ def _model_parameter(as_flag: bool) -> inspect.Parameter:
     ]
     kind = inspect.Parameter.KEYWORD_ONLY if as_flag else inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Parameter("model", kind, default=None, annotation=annotation)
+
+
+def _also_model_parameter() -> inspect.Parameter:
+    settings = Parameter(
+        name="--also-model",
+        group=GROUPS["model"],
+        help="A further model, which calls choose by name; repeating --model does the same. JSON such as "
+        '\'{"model": "...", "served_model_name": "..."}\' gives it settings of its own.',
+        show_default=False,
+        negative_iterable=(),
+        consume_multiple=False,
+    )
+    annotation = Annotated[tuple[str, ...] | None, settings]
+    return inspect.Parameter("also_model", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _parameter(option: Option) -> inspect.Parameter:

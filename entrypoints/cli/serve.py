@@ -7,17 +7,19 @@ from typing import Any
 from engine.entrypoints.cli.flags import flags
 
 
-@flags(("model", "scheduler", "device", "server"))
+@flags(("model", "scheduler", "device", "server"), several_models=True)
 def serve(values: dict[str, Any]) -> int:
-    """Serve a model over HTTP: /v1/rerank, /v1/score and the routes of other rerank servers.
+    """Serve models over HTTP: /v1/rerank, /v1/score and the routes of other rerank servers.
 
-    Without a model, the small reranker that comes with the package is served.
+    Without a model, the small reranker that comes with the package is served. With several, a call chooses by "model";
+    the first one answers calls that name none.
     """
     from engine.entrypoints.log_setup import set_up_logging
-    from engine.entrypoints.options import build_configs
+    from engine.entrypoints.several_models import build_several
 
-    engine_config, server_config = build_configs(values)
+    engine_configs, server_config = build_several(values)
     set_up_logging(server_config.log_level, server_config.log_format)
     from engine.entrypoints.serve.server import run_server
 
-    return run_server(engine_config, server_config)
+    first, *others = engine_configs
+    return run_server(first, server_config, *others)

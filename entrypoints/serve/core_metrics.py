@@ -1,8 +1,11 @@
-"""The scheduler's own totals on /metrics, as they stood in its last message. With several replicas, one sample each."""
+"""The scheduler's own totals on /metrics, as they stood in its last message. With several replicas, one sample each;
+with several models, each sample says whose it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Protocol
 
@@ -55,54 +58,87 @@ class WatchedCore(Protocol):
     def stats(self) -> SchedulerStats: ...
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """The totals of one replica of one model."""
+
+    labels: list[str]
+    stats: SchedulerStats
+    info: WorkerInfo
+
+
 class CoreMetrics(Collector):
-    def __init__(self, core: WatchedCore) -> None:
-        self._core = core
+    """``cores``: by the name of their model; more may come later."""
+
+    def __init__(self, cores: Mapping[str, WatchedCore]) -> None:
+        self._cores = cores
 
     def collect(self) -> Iterable[Metric]:
-        each: list[SchedulerStats] = getattr(self._core, "replica_stats", None) or [self._core.stats]
-        names = ["replica"] if len(each) > 1 else []
-        labels = [[str(i)] if names else [] for i in range(len(each))]
+        replicas = {model: _replica_stats(core) for model, core in self._cores.items()}
+        has_replicas = any(len(each) > 1 for each in replicas.values())
+        models = ["model"] if len(replicas) > 1 else []
+        names = [*models, *(["replica"] if has_replicas else [])]
+        samples = [
+            _Sample([*([model] if models else []), *([str(i)] if has_replicas else [])], stats, self._cores[model].info)
+            for model, each in replicas.items()
+            for i, stats in enumerate(each)
+        ]
         for name, help_text, field in _COUNTERS:
             counter = CounterMetricFamily(f"engine_core_{name}", help_text, labels=names)
-            for label, stats in zip(labels, each, strict=True):
-                counter.add_metric(label, getattr(stats, field))
+            for sample in samples:
+                counter.add_metric(sample.labels, getattr(sample.stats, field))
             yield counter
-        for name, help_text, values in (
-            *((name, text, [getattr(stats, field) for stats in each]) for name, text, field in _GAUGES),
-            *((name, text, [value] * len(each)) for name, text, value in self._sizes()),
-            (
-                "prefix_store_bytes",
-                "Memory of the tokens kept between calls.",
-                [stats.prefix_store_tokens * self._core.info.kv_bytes_per_token for stats in each],
-            ),
-        ):
+        for name, help_text, value_of in (*_gauges(), *_SIZES):
             gauge = GaugeMetricFamily(f"engine_core_{name}", help_text, labels=names)
-            for label, value in zip(labels, values, strict=True):
-                gauge.add_metric(label, value)
+            for sample in samples:
+                gauge.add_metric(sample.labels, value_of(sample))
             yield gauge
         steps = HistogramMetricFamily("engine_step_tokens", "Tokens computed in a step.", labels=names)
-        for label, stats in zip(labels, each, strict=True):
-            steps.add_metric(label, _step_buckets(stats), sum_value=stats.computed_tokens)
+        for sample in samples:
+            steps.add_metric(sample.labels, _step_buckets(sample.stats), sum_value=sample.stats.computed_tokens)
         yield steps
-        yield GaugeMetricFamily("engine_core_replicas", "Copies of the model that share the calls.", value=len(each))
-        yield GaugeMetricFamily("engine_core_healthy", "1 while a step can run.", value=int(self._core.healthy))
-        yield self._description()
+        yield from self._of_models(models, replicas)
 
-    def _sizes(self) -> Iterable[tuple[str, str, float]]:
-        info = self._core.info
-        return (
-            ("token_budget", "Most tokens of a step.", info.max_num_batched_tokens),
-            ("weight_bytes", "Memory of the weights.", info.weight_bytes),
-            ("kv_capacity_tokens", "Room for keys and values, in tokens.", info.kv_capacity),
-            ("kv_capacity_bytes", "Its memory.", info.kv_capacity * info.kv_bytes_per_token),
-        )
-
-    def _description(self) -> Metric:
-        info = self._core.info
-        return InfoMetricFamily(
+    def _of_models(self, names: list[str], replicas: Mapping[str, list[SchedulerStats]]) -> Iterable[Metric]:
+        number = GaugeMetricFamily("engine_core_replicas", "Copies of the model that share the calls.", labels=names)
+        healthy = GaugeMetricFamily("engine_core_healthy", "1 while a step can run.", labels=names)
+        for model, core in self._cores.items():
+            labels = [model] if names else []
+            number.add_metric(labels, len(replicas[model]))
+            healthy.add_metric(labels, int(core.healthy))
+        yield number
+        yield healthy
+        info = next(iter(self._cores.values())).info
+        yield InfoMetricFamily(
             "engine", "What runs here.", value={"version": __version__, "device": info.device, "dtype": info.dtype}
         )
+
+
+def _replica_stats(core: WatchedCore) -> list[SchedulerStats]:
+    return getattr(core, "replica_stats", None) or [core.stats]
+
+
+def _gauges() -> Iterable[tuple[str, str, Callable[[_Sample], float]]]:
+    for name, help_text, field in _GAUGES:
+        yield name, help_text, partial(_stat, field)
+
+
+def _stat(field: str, sample: _Sample) -> float:
+    value: float = getattr(sample.stats, field)
+    return value
+
+
+_SIZES: tuple[tuple[str, str, Callable[[_Sample], float]], ...] = (
+    ("token_budget", "Most tokens of a step.", lambda sample: sample.info.max_num_batched_tokens),
+    ("weight_bytes", "Memory of the weights.", lambda sample: sample.info.weight_bytes),
+    ("kv_capacity_tokens", "Room for keys and values, in tokens.", lambda sample: sample.info.kv_capacity),
+    ("kv_capacity_bytes", "Its memory.", lambda sample: sample.info.kv_capacity * sample.info.kv_bytes_per_token),
+    (
+        "prefix_store_bytes",
+        "Memory of the tokens kept between calls.",
+        lambda sample: sample.stats.prefix_store_tokens * sample.info.kv_bytes_per_token,
+    ),
+)
 
 
 def _step_buckets(stats: SchedulerStats) -> list[tuple[str, float]]:

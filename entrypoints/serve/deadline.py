@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def within(deadline_s: float | None, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, or ``TimeoutError`` at ``deadline_s`` (of ``time.monotonic``)."""
-    return await asyncio.wait_for(work, _left(deadline_s))
+def passed(deadline_s: float | None) -> bool:
+    return deadline_s is not None and time.monotonic() >= deadline_s
 
 
 async def until(deadline_s: float | None, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:

@@ -23,4 +23,4 @@ async def load_engine(config: EngineConfig) -> LoadedEngine:
     except BaseException:
         await client.shutdown(0.0)
         raise
-    return LoadedEngine(spec, processor, client, config.model.served_model_name)
+    return LoadedEngine(spec, processor, client, config.model.served_model_name, tuple(config.model.lora_modules))

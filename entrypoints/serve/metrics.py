@@ -68,6 +68,7 @@ class ServerMetrics:
         # A second sample beside every counter, which nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
+        self._cores: dict[str, WatchedCore] = {}
         self.calls = Counter("engine_calls", "Calls answered.", ["route", "dialect", "status"], registry=registry)
         self.errors = Counter("engine_errors", "Errors answered, by type.", ["type"], registry=registry)
         self.pairs = Counter("engine_pairs", "Pairs answered with a score.", registry=registry)
@@ -127,8 +128,10 @@ class ServerMetrics:
         if not result.call.raw_scores:
             self.scores.observe([pair.score for pair in result.in_order])
 
-    def watch_core(self, core: WatchedCore) -> None:
-        self.registry.register(CoreMetrics(core))
+    def watch_core(self, core: WatchedCore, model: str = "") -> None:
+        if not self._cores:
+            self.registry.register(CoreMetrics(self._cores))
+        self._cores[model] = core
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 
@@ -48,7 +48,7 @@ class _Http(uvicorn.Server):
         yield
 
 
-def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
+def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_models: EngineConfig) -> int:
     """Serve until a signal; returns the exit code. Raises ``StartupError``."""
     check_exposure(server_config)
     if server_config.dialect:
@@ -60,7 +60,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     allow_open_files(server_config.max_connections)
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_Server(engine_config, server_config, listener).run())
+            return runner.run(_Server((engine_config, *more_models), server_config, listener).run())
     finally:
         listener.close()
 
@@ -72,15 +72,17 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Server:
-    def __init__(self, engine_config: EngineConfig, server_config: ServerConfig, listener: socket.socket) -> None:
-        self._engine_config = engine_config
+    def __init__(
+        self, engine_configs: Sequence[EngineConfig], server_config: ServerConfig, listener: socket.socket
+    ) -> None:
+        self._engine_configs = engine_configs
         self._config = server_config
         self._listener = listener
         self._service = RerankService(server_config, ServerMetrics())
         self._num_signals = 0
         self._stop = asyncio.Event()
-        self._stats: asyncio.Task[None] | None = None
-        self._client: AsyncMPClient | ReplicaClient | None = None
+        self._stats: list[asyncio.Task[None]] = []
+        self._clients: list[AsyncMPClient | ReplicaClient] = []
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -94,7 +96,8 @@ class _Server:
         try:
             done, _ = await asyncio.wait((serving, loading, stopping), return_when=asyncio.FIRST_COMPLETED)
             if loading in done:
-                lost = asyncio.create_task(loading.result().wait_lost())  # or raises what stopped the start
+                loading.result()  # raises what stopped the start
+                lost = asyncio.create_task(self._wait_lost())
                 done, _ = await asyncio.wait((serving, stopping, lost), return_when=asyncio.FIRST_COMPLETED)
             if lost is not None and lost in done:
                 return await self._end_without_core()
@@ -104,7 +107,7 @@ class _Server:
             await self._service.drain()
             return 0
         finally:
-            for task in (loading, stopping, lost, self._stats):
+            for task in (loading, stopping, lost, *self._stats):
                 if task is not None:
                     task.cancel()
             await asyncio.wait((loading,))
@@ -137,34 +140,55 @@ class _Server:
         await asyncio.wait((asyncio.ensure_future(self._service.admission.idle.wait()),), timeout=HARD_STOP_S)
         return 1
 
-    async def _load(self) -> AsyncMPClient | ReplicaClient:
+    async def _wait_lost(self) -> None:
+        """Until a core is gone for good."""
+        waits = [asyncio.ensure_future(client.wait_lost()) for client in self._clients]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _load(self) -> None:
+        """The models in turn; calls are taken when all of them are there."""
         host, port = self._listener.getsockname()[:2]
         logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
-        spec = await asyncio.to_thread(resolve_model, self._engine_config.model)
-        processor = await asyncio.to_thread(InputProcessor, spec, self._engine_config.model)
-        client = self._client = await start_client(self._engine_config, spec, processor.stem)
+        engines: list[LoadedEngine] = []
         try:
-            trained = self._engine_config.model.load_format != "dummy"
+            for config in self._engine_configs:
+                engines.append(await self._load_one(config))
+            self._service.attach(*engines)
+        except BaseException:
+            await asyncio.gather(*(engine.client.shutdown(0.0) for engine in engines))
+            raise
+        for engine in engines:
+            info = engine.client.info
+            logger.info(
+                "ready on http://%s:%d: %s on %s in %s, loaded in %.1f s",
+                host,
+                port,
+                ", ".join((engine.spec.name, *engine.adapters)),
+                info.device,
+                info.dtype,
+                info.load_s,
+            )
+            for note in info.notes:
+                logger.info("%s", note)
+
+    async def _load_one(self, config: EngineConfig) -> LoadedEngine:
+        spec = await asyncio.to_thread(resolve_model, config.model)
+        processor = await asyncio.to_thread(InputProcessor, spec, config.model)
+        client = await start_client(config, spec, processor.stem)
+        self._clients.append(client)
+        try:
+            trained = config.model.load_format != "dummy"
             await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))
         except BaseException:
             await client.shutdown(0.0)
             raise
-        self._service.attach(LoadedEngine(spec, processor, client, self._engine_config.model.served_model_name))
         if not self._config.disable_log_stats:
-            self._stats = asyncio.create_task(log_stats(lambda: client.stats))
-        info = client.info
-        logger.info(
-            "ready on http://%s:%d: %s on %s in %s, loaded in %.1f s",
-            host,
-            port,
-            spec.name,
-            info.device,
-            info.dtype,
-            info.load_s,
-        )
-        for note in info.notes:
-            logger.info("%s", note)
-        return client
+            self._stats.append(asyncio.create_task(log_stats(lambda: client.stats)))
+        return LoadedEngine(spec, processor, client, config.model.served_model_name, tuple(config.model.lora_modules))
 
     def _on_signal(self) -> None:
         self._num_signals += 1
@@ -175,6 +199,6 @@ class _Server:
         else:
             logger.warning("second signal: stopping at once")
             self._service.stop_now()
-            if self._client is not None:
-                self._client.kill()
+            for client in self._clients:
+                client.kill()
             self._http.force_exit = True

@@ -8,7 +8,6 @@ stream use ``score``, which waits for the end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,18 +21,19 @@ from engine.config import ServerConfig
 from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked, shifted
 from engine.entrypoints.expansion import PairTexts, Places, named_by_caller
 from engine.entrypoints.serve.admission import Admission, estimated_tokens
-from engine.entrypoints.serve.deadline import until, within
+from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.metrics import ServerMetrics
+from engine.entrypoints.serve.served_models import ServedModels
 from engine.entrypoints.serve.tracing import trace_result
 from engine.errors import (
     DeadlineExceededError,
     EngineDeadError,
-    NotFoundError,
-    NotReadyError,
+    InvalidRequestError,
     RequestError,
     ShuttingDownError,
 )
+from engine.inputs import LEAST_ROOM
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.prompt import QWEN3_RERANKER
@@ -43,6 +43,8 @@ from engine.text_spans import Span, TextToken
 
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 """``draining``: not ready, but calls that still come are taken; ``refusing``: only what is inside is finished."""
+HASTY_SLICE = 32
+"""The same for a call with a deadline."""
 ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
 
@@ -115,10 +117,18 @@ class LoadedEngine:
     client: CoreClient
     served_names: tuple[str, ...] = ()
     """Empty: the name that the user gave."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters, which calls name like models."""
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.served_names or (self.spec.name,)
+
+    @property
+    def pair_limits(self) -> tuple[int, int]:
+        """To how many tokens a call may have its pairs cut: the template stays, and some room beside it."""
+        most = self.spec.max_model_len
+        return min(self.processor.min_pair_tokens + LEAST_ROOM, most), most
 
     @cached_property
     def label_tokens(self) -> tuple[int, ...]:
@@ -135,8 +145,9 @@ class LoadedEngine:
 class _Work:
     """A call on its way to the core."""
 
-    def __init__(self, call: RerankCall) -> None:
+    def __init__(self, call: RerankCall, engine: LoadedEngine) -> None:
         self.call = call
+        self.engine = engine
         self.texts: PairTexts | None = None
         """None for whole prompts, and until they are cut."""
         self.pairs: list[EncodedPair] = []
@@ -147,7 +158,7 @@ T = TypeVar("T")
 
 
 class RerankService:
-    """The model behind the routes, and the state of the process that serves it."""
+    """The models behind the routes, and the state of the process that serves them."""
 
     def __init__(self, config: ServerConfig, metrics: ServerMetrics) -> None:
         self.config = config
@@ -157,32 +168,32 @@ class RerankService:
         self.admission = Admission(config)
         self.cut_off = asyncio.Event()
         """Set when the drain deadline has passed: what still runs is answered with an error."""
-        self._engine: LoadedEngine | None = None
+        self.models = ServedModels()
         self._threads = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenizer")
         metrics.running_calls.set_function(lambda: self.admission.num_calls)
         metrics.queued_pairs.set_function(lambda: self.admission.num_pairs)
 
-    def attach(self, engine: LoadedEngine) -> None:
-        """The model is loaded: calls are taken from now on."""
-        self._engine = engine
-        self.metrics.watch_core(engine.client)
+    def attach(self, *engines: LoadedEngine) -> None:
+        """The models are loaded: calls are taken from now on."""
+        for engine in engines:
+            self.models.add(engine)
+            self.metrics.watch_core(engine.client, engine.names[0])
         if self.state == "starting":
             self.state = "ready"
 
     @property
     def engine(self) -> LoadedEngine:
-        if self._engine is None:
-            raise NotReadyError("The model is still loading.", retry_after_s=5)
-        return self._engine
+        """The model of calls that name none."""
+        return self.models.default
 
     @property
     def default_model(self) -> str:
-        return self._engine.names[0] if self._engine else ""
+        return self.engine.names[0] if self.models else ""
 
     @property
     def label_tokens(self) -> tuple[int, ...]:
         """Ids of "no" and "yes", where the model's score is the difference of two tokens."""
-        return self._engine.label_tokens if self._engine else ()
+        return self.engine.label_tokens if self.models else ()
 
     @property
     def stopping(self) -> bool:
@@ -198,17 +209,12 @@ class RerankService:
         """Raises why a load balancer should send calls elsewhere."""
         if self.stopping:
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
-        if not self.engine.client.healthy:
+        _ = self.engine
+        if not all(engine.client.healthy for engine in self.models):
             raise EngineDeadError("The engine cannot run a step now.", retry_after_s=5)
 
     def served_name(self, name: str | None) -> str:
-        served = self.engine.names
-        if not name:
-            return served[0]
-        if name in served or name == self.engine.spec.name:
-            return name
-        message = f"The model `{name}` does not exist. Served here: {', '.join(served)}."
-        raise NotFoundError(message, param="model", code="model_not_found")
+        return self.models.choose(name).name
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -224,22 +230,22 @@ class RerankService:
         started = time.monotonic()
         deadline = None if call.timeout_s is None else started + call.timeout_s
         self.check_accepting()
-        model = self.served_name(call.model)
-        num_tokens = estimated_tokens(call, self.engine.processor.min_pair_tokens)
+        chosen = self.models.choose(call.model)
+        engine = chosen.engine
+        self._check_cut(engine, call.options.truncate_prompt_tokens)
+        num_tokens = estimated_tokens(call, engine.processor.min_pair_tokens)
         with self.admission.enter(call.num_pairs, num_tokens, call.caller) as ticket:
-            work = _Work(call)
-            # What the call's own deadline cuts off stays without a score; what was done before counts.
-            with contextlib.suppress(TimeoutError):
-                await within(deadline, self._encode(work))
+            work = _Work(call, engine)
+            await self._encode(work, deadline)
             pair_tokens = [len(pair.token_ids) for pair in work.pairs]
             num_tokens = sum(pair_tokens)
             self.metrics.pair_tokens.observe(pair_tokens)
             ticket.settle(len(work.pairs), num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
-            collector = PairCollector(self.engine.spec.head, work.pairs, raw_scores=call.raw_scores)
+            collector = PairCollector(engine.spec.head, work.pairs, raw_scores=call.raw_scores)
             places = Places(call, work.texts)
-            if work.pairs:
+            if work.pairs and not passed(deadline):
                 request = core_request(
                     # Two clients may choose the same request id; the core's ids are ours alone.
                     f"{request_id}.{uuid.uuid4().hex[:8]}",
@@ -247,10 +253,11 @@ class RerankService:
                     arrival_s=started,
                     priority=call.priority,
                     deadline_s=deadline,
+                    adapter=chosen.adapter,
                     backlog_tokens=ticket.backlog_tokens,
                     cache_scope=f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller,
                 )
-                async with aclosing(self.engine.client.run(request)) as outputs:
+                async with aclosing(engine.client.run(request)) as outputs:
                     async for output in until(deadline, outputs):
                         ticket.answered(len(output.indices) + len(output.errors))
                         yield places.add(collector.add(output))
@@ -261,7 +268,7 @@ class RerankService:
         rankings = places.by_query(len(call.queries) if call.every_query else 1)
         result = CallResult(
             request_id=request_id,
-            model=model,
+            model=chosen.name,
             created=int(time.time()),
             call=call,
             rankings=[ranked(one, top_n=call.top_n, min_score=call.min_score) for one in rankings],
@@ -281,31 +288,47 @@ class RerankService:
         trace_result(result)
         yield result
 
-    async def _encode(self, work: _Work) -> None:
-        """Fills ``work.pairs``, a slice at a time, so that a call that runs out of time keeps what it has."""
-        call, processor = work.call, self.engine.processor
+    def _check_cut(self, engine: LoadedEngine, asked: int | None) -> None:
+        least, most = engine.pair_limits
+        if asked is not None and not least <= asked <= most:
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens is {asked}; possible are -1 (the model's length) and {least} to {most}.",
+                param="truncate_prompt_tokens",
+            )
+
+    async def _encode(self, work: _Work, deadline: float | None) -> None:
+        """Fills ``work.pairs``, a slice at a time; after the call's deadline, no other slice is begun.
+
+        The first one always is: a wrong call is told so, however little time it gave itself.
+        """
+        size = ENCODE_SLICE if deadline is None else HASTY_SLICE
+        call, processor = work.call, work.engine.processor
         if call.prompts is not None:
-            for start in range(0, len(call.prompts), ENCODE_SLICE):
-                prompts = call.prompts[start : start + ENCODE_SLICE]
+            for start in range(0, len(call.prompts), size):
+                prompts = call.prompts[start : start + size]
                 await self._encode_slice(work, start, processor.encode_prompts, prompts, call.options, "documents")
+                if passed(deadline):
+                    return
             return
         texts = PairTexts.of(call)
         if call.chunks is not None:
-            texts = await self._cut(texts, call, call.chunks)
+            texts = await self._cut(texts, work, call.chunks)
         work.texts = texts
-        for start in range(0, len(texts.documents), ENCODE_SLICE):
-            part = texts.part(start, start + ENCODE_SLICE)
+        for start in range(0, len(texts.documents), size):
+            part = texts.part(start, start + size)
             await self._encode_slice(
                 work, start, processor.encode, part.queries, part.documents, part.options, part.instructions
             )
+            if passed(deadline):
+                return
 
-    async def _cut(self, texts: PairTexts, call: RerankCall, chunks: ChunkOptions) -> PairTexts:
+    async def _cut(self, texts: PairTexts, work: _Work, chunks: ChunkOptions) -> PairTexts:
         spans: list[list[Span]] = []
         for start in range(0, len(texts.documents), ENCODE_SLICE):
             part = texts.part(start, start + ENCODE_SLICE)
             try:
                 spans += await self.in_thread(
-                    self.engine.processor.chunk_spans,
+                    work.engine.processor.chunk_spans,
                     part.documents,
                     part.queries,
                     chunks,
@@ -313,7 +336,7 @@ class RerankService:
                     part.instructions,
                 )
             except RequestError as error:
-                raise named_by_caller(shifted(error, start), call, texts) from error
+                raise named_by_caller(shifted(error, start), work.call, texts) from error
         return texts.cut(spans, self.config.max_documents)
 
     async def _encode_slice(
@@ -345,5 +368,4 @@ class RerankService:
     async def stop(self) -> None:
         self.state = "stopped"
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._engine:
-            await self._engine.client.shutdown(timeout_s=2.0)
+        await asyncio.gather(*(engine.client.shutdown(timeout_s=2.0) for engine in self.models))

@@ -33,7 +33,7 @@ class StatusRoutes:
         return json_response({"server_load": self._service.admission.num_calls})
 
     async def models(self, request: Request) -> Response:
-        engine = self._service.engine
+        _ = self._service.engine  # or 503
         cards: list[dict[str, Any]] = [
             {
                 "id": name,
@@ -41,11 +41,12 @@ class StatusRoutes:
                 "created": self._service.started_at,
                 "owned_by": "engine",
                 "root": engine.spec.name,
-                "parent": None,
+                "parent": engine.names[0] if name in engine.adapters else None,
                 "max_model_len": engine.spec.max_model_len,
                 "permission": [],
             }
-            for name in engine.names
+            for engine in self._service.models
+            for name in (*engine.names, *engine.adapters)
         ]
         return json_response({"object": "list", "data": cards})
 

@@ -199,7 +199,7 @@ def gemma_tokenizer_json(vocab_size: int = 2000) -> str:
 
 
 @lru_cache
-def llama_tokenizer_json(vocab_size: int = 2000) -> str:
+def llama_tokenizer_json(vocab_size: int = 3000) -> str:
     """Byte-level BPE with ``<|begin_of_text|>`` before a text, as in Llama 3."""
     stored = json.loads(qwen_tokenizer_json(vocab_size))
     tokenizer = Tokenizer.from_str(json.dumps(stored))

@@ -1,0 +1,67 @@
+"""The models of a server: which one a call means by ``model``, and with which LoRA adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.errors import ConfigError, NotFoundError, NotReadyError
+
+if TYPE_CHECKING:
+    from engine.entrypoints.serve.service import LoadedEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    engine: LoadedEngine
+    name: str
+    """As the call said it."""
+    adapter: str | None = None
+
+
+class ServedModels:
+    """In the order in which they were given; the first one answers calls that name none."""
+
+    def __init__(self) -> None:
+        self._engines: list[LoadedEngine] = []
+        self._by_name: dict[str, Chosen] = {}
+
+    def add(self, engine: LoadedEngine) -> None:
+        chosen = [Chosen(engine, name) for name in engine.names]
+        chosen += [Chosen(engine, name, name) for name in engine.adapters]
+        for one in chosen:
+            if one.name in self._by_name:
+                raise ConfigError(
+                    f"Two models are called {one.name!r}: name them apart with --served-model-name, one name a model.",
+                    param="served_model_name",
+                )
+            self._by_name[one.name] = one
+        self._by_name.setdefault(engine.spec.name, chosen[0])
+        self._engines.append(engine)
+
+    def __iter__(self) -> Iterator[LoadedEngine]:
+        return iter(self._engines)
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for engine in self._engines for name in (*engine.names, *engine.adapters)]
+
+    @property
+    def default(self) -> LoadedEngine:
+        if not self._engines:
+            raise NotReadyError("The model is still loading.", retry_after_s=5)
+        return self._engines[0]
+
+    def choose(self, name: str | None) -> Chosen:
+        default = self.default
+        if not name:
+            return Chosen(default, default.names[0])
+        found = self._by_name.get(name)
+        if found is None:
+            message = f"The model `{name}` does not exist. Served here: {', '.join(self.names)}."
+            raise NotFoundError(message, param="model", code="model_not_found")
+        return found if found.name == name else Chosen(found.engine, name)
