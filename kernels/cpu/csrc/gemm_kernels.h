@@ -183,19 +183,7 @@ static void gemm(const GemmTask& t) {
     gemm_kind<I8>(t);
 }
 
-// Multiply-adds whose operands never leave the registers. `hide` makes a value unknown to the compiler, which would
-// otherwise compute equal accumulators once.
-template <class V>
-INLINE void hide(V& value) {
-#if defined(__AVX512F__)
-    __asm__ volatile("" : "+v"(value));
-#elif defined(__SSE2__)
-    __asm__ volatile("" : "+x"(value));
-#else
-    __asm__ volatile("" : "+m"(value));
-#endif
-}
-
+// Multiply-adds whose operands never leave the registers; equal accumulators would be computed once, were they not hidden.
 template <class K>
 static double ceiling_kind(int64_t iterations) {
     TileOut o{};
@@ -216,13 +204,13 @@ static double ceiling_kind(int64_t iterations) {
             acc[m][v] = K::start(o, v);
             hide(acc[m][v]);
         }
-    for (int64_t i = 0; i < iterations; i++) {
-        hide(x);
+    for (int64_t i = 0; i < iterations; i++)
 #pragma GCC unroll 16
-        for (int m = 0; m < kTileRows; m++)
+        for (int m = 0; m < kTileRows; m++) {
+            hide(x);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++) acc[m][v] = K::dot(acc[m][v], x, w[v]);
-    }
+        }
     double total = 0;
     for (int m = 0; m < kTileRows; m++)
         for (int v = 0; v < NV; v++) total += (double)acc[m][v][0];

@@ -174,16 +174,35 @@ INLINE void transpose(Vf (&r)[W]) {
     }
 }
 
+// Makes a value unknown to the compiler and keeps it in a register.
+template <class V>
+INLINE void hide(V& value) {
+#if defined(__AVX512F__)
+    __asm__ volatile("" : "+v"(value));
+#elif defined(__SSE2__)
+    __asm__ volatile("" : "+x"(value));
+#else
+    __asm__ volatile("" : "+m"(value));
+#endif
+}
+
+// Without it gcc computes the products of several steps first and adds later, and spills what no register file holds.
+INLINE Vi add_now(Vi c, Vi product) {
+    c += product;
+    hide(c);
+    return c;
+}
+
 // c += dot products of the elements inside each 32-bit word.
 INLINE Vi dot_i16(Vi c, Vi a, Vi b) {
 #if defined(__AVX512VNNI__)
     return (Vi)_mm512_dpwssd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
-    return c + (Vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+    return add_now(c, (Vi)_mm512_madd_epi16((__m512i)a, (__m512i)b));
 #elif defined(__AVXVNNI__)
     return (Vi)_mm256_dpwssd_avx_epi32((__m256i)c, (__m256i)a, (__m256i)b);
 #elif defined(__AVX2__)
-    return c + (Vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    return add_now(c, (Vi)_mm256_madd_epi16((__m256i)a, (__m256i)b));
 #else
     return c + (a >> 16) * (b >> 16) + ((a << 16) >> 16) * ((b << 16) >> 16);
 #endif
@@ -198,7 +217,7 @@ INLINE Vi dot_i8(Vi c, Vi a, Vi b) {  // unsigned a, signed b
     return (Vi)_mm256_dpbusd_avx_epi32((__m256i)c, (__m256i)a, (__m256i)b);
 #elif defined(__AVX2__)
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
-    return c + (Vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return add_now(c, (Vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #else
     const Vu u = (Vu)a;
 #pragma GCC unroll 4
