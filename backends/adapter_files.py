@@ -93,14 +93,15 @@ class _Loader:
             for place in params.places[module]:
                 rows = place.rows
                 total = rows.total or rows.count
-                if (down.shape[1], up.shape[0]) != (place.weight.in_features, total):
+                if (down.shape[1], up.shape[0]) != (place.in_features, total):
                     raise ModelLoadError(
-                        f"{self.label} does not fit the model: {module} has {total} x {place.weight.in_features} "
+                        f"{self.label} does not fit the model: {module} has {total} x {place.in_features} "
                         f"weights, and the adapter's factors make {up.shape[0]} x {down.shape[1]}"
                     )
                 part = up[rows.first : rows.first + rows.count]
-                placed = [factor.to(params.device, params.dtype) for factor in (down, part)]
-                sides[id(place.weight)].append(Side(placed[0], placed[1].contiguous(), place.above))
+                own = down if place.columns is None else down[:, place.columns.start : place.columns.stop]
+                placed = [factor.to(params.device, params.dtype).contiguous() for factor in (own, part)]
+                sides[id(place.weight)].append(Side(placed[0], placed[1], place.above))
         state = head.derive({name: self._changed(name, tensor, head.rows) for name, tensor in head.tensors.items()})
         left = sorted([*self._factors, *self._whole])
         if left:

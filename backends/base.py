@@ -34,6 +34,8 @@ class Capabilities:
     """Most segments that one step may hold."""
     warm_up_tokens: tuple[int, ...] = (64,)
     """Sizes of the steps that are run before the first real one."""
+    one_memory: bool = False
+    """All workers of a machine share one memory, not each its device's."""
     keeps_narrow_embedding: bool = False
     """Rows are widened when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
     keeps_narrow_weights: bool = False
@@ -55,6 +57,8 @@ class Backend(ABC):
     name: ClassVar[str]
     dist_backend: ClassVar[str]
     """Name for torch.distributed."""
+    dist_interface_variable: ClassVar[str]
+    """Which the library of the collectives reads for the network interface that it may use."""
     visible_devices_variable: ClassVar[str | None] = None
 
     @property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.layers import ACTIVATIONS, DecoderLayer, DecoderShape, LastDecoderLayer, Rotary
 from engine.backends.packed_batch import PackedBatch
+from engine.backends.parallel import WordTable
 from engine.backends.parameters import Parameters
 from engine.backends.rotary import rope_tables
 from engine.backends.score_head import ScoreHead
@@ -27,10 +27,11 @@ class Decoder:
         _check(spec, shape)
         self.spec, self.shape = spec, shape
         self.ops, self.dtype = params.ops, params.dtype
-        self.kv_shape: KVShape | None = KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim)
+        num_kv_heads = len(params.group.part(shape.num_kv_heads))
+        self.kv_shape: KVShape | None = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
         self.scale = shape.scale
         self.rotary = Rotary(*rope_tables(spec.config, shape.head_dim, spec.max_model_len, params.device))
-        self.embedding = params.table(EMBEDDING, shape.vocab_size, shape.hidden)
+        self.embedding = WordTable(params, EMBEDDING, shape.vocab_size, shape.hidden)
         self.layers = [DecoderLayer(params, shape, index) for index in range(shape.num_layers - 1)]
         self.last_layer = LastDecoderLayer(params, shape, shape.num_layers - 1)
         self.norm = params.scale("norm.weight", shape.hidden, offset=shape.norm_offset)
@@ -43,7 +44,7 @@ class Decoder:
         self.head.finish(self.spec.path)
 
     def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
-        hidden = F.embedding(batch.token_ids, self.embedding).to(self.dtype)
+        hidden = self.embedding(batch.token_ids).to(self.dtype)
         if self.shape.embedding_scale != 1.0:
             hidden = hidden * torch.tensor(self.shape.embedding_scale, dtype=self.dtype)  # rounded as the dtype has it
         stream: tuple[torch.Tensor | None, torch.Tensor] = (None, hidden)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.backends.encoder_layers import EncoderShape, Norm, SelfAttention
-from engine.backends.parameters import Parameters
+from engine.backends.parameters import Parameters, Rows
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.padded_attention import attend_near
 
@@ -74,14 +74,15 @@ class DisentangledAttention(SelfAttention):
         if not distances.shape.shared:
             for kind, name in (("c2p", "pos_key_proj"), ("p2c", "pos_query_proj")):
                 if kind in distances.shape.kinds:
-                    self.own[kind] = params.linear([(prefix + name, shape.hidden)], shape.hidden, bias=True)
+                    rows = Rows(prefix + name, shape.hidden).part(params.group, shape.num_heads)
+                    self.own[kind] = params.linear([rows], shape.hidden, bias=True)
         self.projected: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def finish(self) -> None:
-        """(N, H, 2 * span) fp32: distances as keys for ``c2p``, as queries for ``p2c``."""
+        """(N, H, 2 * span) fp32: distances as keys for ``c2p``, as queries for ``p2c``. N: this worker's heads."""
         embedded = self.distances.embeddings(self.dtype)
-        size = self.shape.hidden
+        size = self.num_heads * self.shape.head_dim
         if self.distances.shape.shared:
             columns = torch.cat([self.ops.linear(embedded, weight) for weight in self.projections], dim=1)
             found = {"p2c": columns[:, :size], "c2p": columns[:, size : 2 * size]}
@@ -89,7 +90,7 @@ class DisentangledAttention(SelfAttention):
             found = {kind: self.ops.linear(embedded, weight) for kind, weight in self.own.items()}
         scale = (self.shape.head_dim * self.shape.score_terms) ** -0.5
         for kind in self.distances.shape.kinds:
-            heads = found[kind].float().view(len(embedded), self.shape.num_heads, self.shape.head_dim)
+            heads = found[kind].float().view(len(embedded), self.num_heads, self.shape.head_dim)
             self.projected[kind] = (heads * scale).permute(1, 2, 0).contiguous()
 
     def attend(

@@ -16,6 +16,7 @@ from engine.backends.encoder_head import EncoderHead, HeadNames, mean_of_segment
 from engine.backends.encoder_layers import ACTIVATIONS, EncoderLayer, EncoderShape, Norm, SelfAttention
 from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.packed_batch import PackedBatch
+from engine.backends.parallel import WordTable
 from engine.backends.parameters import Parameters
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
@@ -79,7 +80,7 @@ class Encoder:
 
     def _make_tables(self, params: Parameters) -> None:
         shape, embedding = self.shape, self.embedding
-        self.words = params.table(f"{embedding.words}.weight", shape.vocab_size, shape.hidden)
+        self.words = WordTable(params, f"{embedding.words}.weight", shape.vocab_size, shape.hidden)
         self.positions = self.token_types = None
         if embedding.num_positions:
             name = "embeddings.position_embeddings.weight"
@@ -96,7 +97,7 @@ class Encoder:
 
     def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
         if not batch.num_reads:
-            return self.words.new_empty(0, self.num_outputs, dtype=torch.float32)
+            return self.words.table.new_empty(0, self.num_outputs, dtype=torch.float32)
         x = self._embed(batch)
         for layer in self.layers:
             x = layer(x, batch)
@@ -105,7 +106,7 @@ class Encoder:
         return self.head(mean_of_segments(x, batch) if self.reads_all else x)
 
     def _embed(self, batch: PackedBatch) -> torch.Tensor:
-        x = F.embedding(batch.token_ids, self.words).to(self.dtype)
+        x = self.words(batch.token_ids).to(self.dtype)
         if self.token_types is not None:
             types = batch.token_type_ids
             x = x + (self.token_types[0] if types is None else F.embedding(types, self.token_types)).to(self.dtype)

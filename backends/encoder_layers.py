@@ -14,6 +14,7 @@ import torch
 
 from engine.backends.layers import Rotary
 from engine.backends.packed_batch import PackedBatch
+from engine.backends.parallel import SummedLinear
 from engine.backends.parameters import Parameters, Rows
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.padded_attention import attend_near
@@ -80,13 +81,18 @@ class Norm:
 
 
 class SelfAttention:
-    """Projection to queries, keys and values, and bidirectional attention. ``rotary``: models with rotary positions."""
+    """Projection to queries, keys and values, and bidirectional attention. ``rotary``: models with rotary positions.
+
+    In a group of workers, each has a run of the heads (``parallel.py``).
+    """
 
     def __init__(
         self, params: Parameters, shape: EncoderShape, index: int, *, reads_only: bool, rotary: Rotary | None = None
     ) -> None:
         self.ops, self.shape, self.reads_only, self.rotary = params.ops, shape, reads_only, rotary
-        rows = self._rows(f"{shape.layer.format(index)}.", shape.names.qkv)
+        self.num_heads = len(params.group.part(shape.num_heads))
+        whole = self._rows(f"{shape.layer.format(index)}.", shape.names.qkv)
+        rows = [part.part(params.group, shape.num_heads) for part in whole]
         groups = [rows[:1], rows[1:]] if reads_only else [rows]
         self.projections = [params.linear(group, shape.hidden, bias=shape.attention_bias) for group in groups]
 
@@ -97,8 +103,8 @@ class SelfAttention:
         return [Rows(prefix + name, size) for name in names]
 
     def __call__(self, x: torch.Tensor, batch: PackedBatch) -> Activation:
-        """(T, D) -> (T, D), or (R, D) in a layer that computes the read tokens only."""
-        num_heads = self.shape.num_heads
+        """(T, D) -> (T, D), or (R, D) in a layer that computes the read tokens only; of D, this worker's heads."""
+        num_heads = self.num_heads
         if not self.reads_only:
             q, k, v = self._heads(self.ops.linear(x, self.projections[0]), num_heads, num_heads, batch.positions)
             return self.attend(q, k, v, batch.attention, batch.positions)
@@ -150,10 +156,11 @@ class EncoderLayer:
         names, prefix = shape.names, f"{shape.layer.format(index)}."
         has_norm = not (shape.pre_norm and index == 0)  # the embedding's norm has just been applied
         self.attention_norm = self._norm(params, prefix + names.attention_norm) if has_norm else None
-        self.out = params.linear([(prefix + names.out, shape.hidden)], shape.hidden, bias=shape.attention_bias)
+        self.out = SummedLinear(params, prefix + names.out, shape.hidden, shape.hidden, bias=shape.attention_bias)
         self.mlp_norm = self._norm(params, prefix + names.mlp_norm)
-        self.up = params.linear(self._up_rows(prefix + names.up), shape.hidden, bias=shape.up_bias)
-        self.down = params.linear([(prefix + names.down, shape.hidden)], shape.intermediate, bias=shape.down_bias)
+        up_rows = [rows.part(params.group, shape.intermediate) for rows in self._up_rows(prefix + names.up)]
+        self.up = params.linear(up_rows, shape.hidden, bias=shape.up_bias)
+        self.down = SummedLinear(params, prefix + names.down, shape.hidden, shape.intermediate, bias=shape.down_bias)
 
     def _norm(self, params: Parameters, name: str) -> Norm:
         return Norm(params, name, self.shape.hidden, self.shape.eps, bias=self.shape.norm_bias)
@@ -170,9 +177,9 @@ class EncoderLayer:
         attended = self.attention(before(x) if before else x, batch)
         if self.attention.reads_only:
             x = x.index_select(0, batch.read_rows)
-        x = _sum(self.ops.linear_residual(attended, self.out, x))
+        x = _sum(self.out(attended, x))
         x = behind(x) if behind else x
-        x = _sum(self.ops.linear_residual(self._mlp(self.mlp_norm(x) if self.shape.pre_norm else x), self.down, x))
+        x = _sum(self.down(self._mlp(self.mlp_norm(x) if self.shape.pre_norm else x), x))
         return x if self.shape.pre_norm else self.mlp_norm(x)
 
     def _mlp(self, x: torch.Tensor) -> Activation:

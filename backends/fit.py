@@ -43,8 +43,10 @@ def check_fit(
     limit: int,
     device: str,
     capabilities: Capabilities,
+    num_workers: int = 1,
 ) -> None:
-    """Refuse what cannot fit, and say what would."""
+    """Refuse what cannot fit, and say what would. Of ``num_workers``, each on a device of its own has its share."""
+    limit *= 1 if capabilities.one_memory else num_workers
     needed = weight_bytes(tensors, dtype, quantization, capabilities.keeps_narrow_weights)
     if needed <= limit:
         return

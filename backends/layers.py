@@ -15,7 +15,8 @@ import torch
 
 from engine.backends.kv_pool import KVPool
 from engine.backends.packed_batch import PackedBatch
-from engine.backends.parameters import Parameters
+from engine.backends.parallel import SummedLinear
+from engine.backends.parameters import Parameters, Rows
 from engine.kernels.ops import Activation, LinearWeight
 
 Stream = tuple[torch.Tensor | None, torch.Tensor]
@@ -79,30 +80,35 @@ class Rotary:
 
 
 class _Layer(ABC):
-    """What a whole layer and the last one have in common: norms, output projection, MLP."""
+    """What a whole layer and the last one have in common: norms, output projection, MLP.
+
+    In a group of workers, each has a run of the heads and of the MLP's features (``parallel.py``).
+    """
 
     def __init__(self, params: Parameters, shape: DecoderShape, index: int) -> None:
         self.ops, self.shape, self.index, self.name = params.ops, shape, index, f"layers.{index}"
-        attention, mlp = f"{self.name}.self_attn", f"{self.name}.mlp"
+        attention, mlp, features = f"{self.name}.self_attn", f"{self.name}.mlp", shape.intermediate
+        self.num_heads = len(params.group.part(shape.num_heads))
+        self.num_kv_heads = len(params.group.part(shape.num_kv_heads))
         self.input_norm = params.scale(f"{self.name}.input_layernorm.weight", shape.hidden, offset=shape.norm_offset)
         self.q_norm = params.scale(f"{attention}.q_norm.weight", shape.head_dim) if shape.head_norms else None
         self.k_norm = params.scale(f"{attention}.k_norm.weight", shape.head_dim) if shape.head_norms else None
         self.make_qkv(params, attention)
-        self.o_proj = params.linear(
-            [(f"{attention}.o_proj", shape.hidden)], shape.num_heads * shape.head_dim, bias=shape.o_bias
-        )
+        width = shape.num_heads * shape.head_dim
+        self.o_proj = SummedLinear(params, f"{attention}.o_proj", shape.hidden, width, bias=shape.o_bias)
         self.mlp_norm = params.scale(
             f"{self.name}.post_attention_layernorm.weight", shape.hidden, offset=shape.norm_offset
         )
-        self.gate_up = params.linear(
-            [(f"{mlp}.gate_proj", shape.intermediate), (f"{mlp}.up_proj", shape.intermediate)],
-            shape.hidden,
-            bias=shape.mlp_bias,
-        )
-        self.down_proj = params.linear([(f"{mlp}.down_proj", shape.hidden)], shape.intermediate, bias=shape.mlp_bias)
+        gate_up = [Rows(f"{mlp}.{name}", features).part(params.group, features) for name in ("gate_proj", "up_proj")]
+        self.gate_up = params.linear(gate_up, shape.hidden, bias=shape.mlp_bias)
+        self.down_proj = SummedLinear(params, f"{mlp}.down_proj", shape.hidden, features, bias=shape.mlp_bias)
 
     @abstractmethod
     def make_qkv(self, params: Parameters, attention: str) -> None: ...
+
+    def head_rows(self, params: Parameters, name: str, num_heads: int) -> Rows:
+        """The rows of this worker's heads."""
+        return Rows(name, num_heads * self.shape.head_dim).part(params.group, num_heads)
 
     def rotate(
         self, qkv: torch.Tensor, num_heads: int, num_kv_heads: int, rotary: Rotary, positions: torch.Tensor
@@ -122,13 +128,13 @@ class _Layer(ABC):
 
     def finish(self, attended: Activation, residual: torch.Tensor) -> Stream:
         """Output projection and MLP."""
-        delta, residual = self.ops.linear_residual(attended, self.o_proj, residual)
+        delta, residual = self.o_proj(attended, residual)
         x, residual = self.ops.add_rms_norm(delta, residual, self.mlp_norm, self.shape.eps)
         if self.shape.activation == "silu":
             gated = self.ops.linear_swiglu(x, self.gate_up)
         else:
             gated = self.ops.linear_geglu(x, self.gate_up, tanh=self.shape.activation != "gelu")
-        return self.ops.linear_residual(gated, self.down_proj, residual)
+        return self.down_proj(gated, residual)
 
 
 class DecoderLayer(_Layer):
@@ -137,14 +143,17 @@ class DecoderLayer(_Layer):
     qkv: LinearWeight
 
     def make_qkv(self, params: Parameters, attention: str) -> None:
-        q_rows, kv_rows = (heads * self.shape.head_dim for heads in (self.shape.num_heads, self.shape.num_kv_heads))
-        parts = [(f"{attention}.q_proj", q_rows), (f"{attention}.k_proj", kv_rows), (f"{attention}.v_proj", kv_rows)]
+        heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
+        parts = [
+            self.head_rows(params, f"{attention}.{name}_proj", count)
+            for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
+        ]
         self.qkv = params.linear(parts, self.shape.hidden, bias=self.shape.qkv_bias)
 
     def __call__(self, stream: Stream, batch: PackedBatch, pool: KVPool, rotary: Rotary) -> Stream:
         x, residual = self.ops.add_rms_norm(*stream, self.input_norm, self.shape.eps)
         qkv = self.ops.linear(x, self.qkv)
-        q, k, v = self.rotate(qkv, self.shape.num_heads, self.shape.num_kv_heads, rotary, batch.positions)
+        q, k, v = self.rotate(qkv, self.num_heads, self.num_kv_heads, rotary, batch.positions)
         attended = self.ops.attention(q, k, v, pool.keys[self.index], pool.values[self.index], batch.attention)
         pool.keep(self.index, k, v, batch)
         return self.finish(attended, residual)
@@ -157,12 +166,11 @@ class LastDecoderLayer(_Layer):
     kv_proj: LinearWeight
 
     def make_qkv(self, params: Parameters, attention: str) -> None:
-        q_rows, kv_rows = (heads * self.shape.head_dim for heads in (self.shape.num_heads, self.shape.num_kv_heads))
         hidden, bias = self.shape.hidden, self.shape.qkv_bias
-        self.q_proj = params.linear([(f"{attention}.q_proj", q_rows)], hidden, bias=bias)
-        self.kv_proj = params.linear(
-            [(f"{attention}.k_proj", kv_rows), (f"{attention}.v_proj", kv_rows)], hidden, bias=bias
-        )
+        q_rows = self.head_rows(params, f"{attention}.q_proj", self.shape.num_heads)
+        kv_rows = [self.head_rows(params, f"{attention}.{name}_proj", self.shape.num_kv_heads) for name in ("k", "v")]
+        self.q_proj = params.linear([q_rows], hidden, bias=bias)
+        self.kv_proj = params.linear(kv_rows, hidden, bias=bias)
 
     def __call__(self, stream: Stream, batch: PackedBatch, pool: KVPool, rotary: Rotary) -> Stream | None:
         """The stream of the read tokens, (R, D); None if the step reads none."""
@@ -173,13 +181,13 @@ class LastDecoderLayer(_Layer):
         )
         x, _ = self.ops.add_rms_norm(delta, residual, self.input_norm, self.shape.eps)
         kv = self.ops.linear(x, self.kv_proj)
-        _, k, v = self.rotate(kv, 0, self.shape.num_kv_heads, rotary, batch.positions)
+        _, k, v = self.rotate(kv, 0, self.num_kv_heads, rotary, batch.positions)
         if not batch.num_reads:
             pool.keep(self.index, k, v, batch)
             return None
         x_read, residual_read = self.ops.add_rms_norm(*read, self.input_norm, self.shape.eps)
         q = self.ops.linear(x_read, self.q_proj)
-        q, _, _ = self.rotate(q, self.shape.num_heads, 0, rotary, batch.read_positions)
+        q, _, _ = self.rotate(q, self.num_heads, 0, rotary, batch.read_positions)
         attended = self.ops.attention(q, k, v, pool.keys[self.index], pool.values[self.index], batch.read_attention)
         pool.keep(self.index, k, v, batch)
         return self.finish(attended, residual_read)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.backends.group import Group
 from engine.backends.safetensors_file import TensorInfo
 from engine.kernels.ops import LinearWeight, Ops
 
@@ -25,8 +26,10 @@ class Slot:
     """Of the whole tensor in the file."""
     take: Callable[[int, torch.Tensor], None]
     """Called with the number of the first row and a run of rows, until all rows have come."""
-    only_rows: tuple[int, ...] | None = None
-    """The rows that this slot wants, one at a time; None: all of them."""
+    only_rows: Sequence[int] | None = None
+    """The rows that this slot wants; others may come as well. None: all of them."""
+    columns: range | None = None
+    """The only columns that ``take`` gets; None: all."""
     is_scale: bool = False
     """A norm's weight: near 1, not near 0, when weights are made up."""
 
@@ -43,6 +46,17 @@ class Rows:
     total: int | None = None
     """Rows of the whole tensor; None: ``count``."""
 
+    def part(self, group: Group, units: int) -> Rows:
+        """Of these rows, which are ``units`` blocks of equal size, those of this worker."""
+        size, own = self.count // units, group.part(units)
+        return Rows(self.name, len(own) * size, self.first + own.start * size, self.total or self.count)
+
+    @property
+    def wanted(self) -> range | None:
+        """As ``Slot.only_rows``."""
+        all_of_them = self.total is None or self.total == self.count
+        return None if all_of_them else range(self.first, self.first + self.count)
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -51,6 +65,10 @@ class Place:
     weight: LinearWeight
     rows: Rows
     above: int
+    in_features: int
+    """Of the whole tensor."""
+    columns: range | None
+    """Of them, those that the weight has; None: all."""
 
 
 class Parameters:
@@ -64,8 +82,10 @@ class Parameters:
         dtype: torch.dtype,
         tensors: Mapping[str, TensorInfo] | None,
         keep_narrow_tables: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.ops = ops
+        self.group = group or Group()
         self.device = device
         self.dtype = dtype
         self.slots: list[Slot] = []
@@ -102,29 +122,34 @@ class Parameters:
         self.slots.append(Slot(name, (size,), _copier(vector)))
         return vector
 
-    def table(self, name: str, num_rows: int, size: int) -> torch.Tensor:
-        """An embedding (num_rows, size); it may stay in the file's dtype if narrower, and rows be widened later."""
+    def table(self, name: str, num_rows: int, size: int, *, rows: range | None = None) -> torch.Tensor:
+        """An embedding (num_rows, size), or some of its rows; it may stay in the file's dtype if narrower, and rows be
+        widened later."""
+        own = Rows(name, num_rows) if rows is None else Rows(name, len(rows), rows.start, num_rows)
         dtype = self.dtype
         if self._keep_narrow_tables and self._tensors is not None and name in self._tensors:
             stored = self._tensors[name].dtype
             dtype = stored if stored.is_floating_point and 2 <= stored.itemsize < dtype.itemsize else dtype
-        table = self._empty((num_rows, size), dtype)
-        self.slots.append(Slot(name, (num_rows, size), _copier(table)))
+        table = self._empty((own.count, size), dtype)
+        self.slots.append(Slot(name, (num_rows, size), _placed(_copier(table), own, 0), own.wanted))
         return table
 
-    def linear(self, parts: Sequence[Rows | tuple[str, int]], in_features: int, *, bias: bool = False) -> LinearWeight:
-        """One weight whose rows are those of ``parts``, one below the other."""
-        wanted = [part if isinstance(part, Rows) else Rows(*part) for part in parts]
-        weight = self.ops.new_linear(sum(rows.count for rows in wanted), in_features, bias=bias)
+    def linear(
+        self, parts: Sequence[Rows], in_features: int, *, columns: range | None = None, bias: bool = False
+    ) -> LinearWeight:
+        """One weight whose rows are those of ``parts``, one below the other; of each row all, or ``columns``."""
+        num_columns = in_features if columns is None else len(columns)
+        weight = self.ops.new_linear(sum(rows.count for rows in parts), num_columns, bias=bias)
         self._linears.append(weight)
         above = 0
-        for rows in wanted:
+        for rows in parts:
             total = rows.total or rows.count
             take_rows, take_bias = (_placed(load, rows, above) for load in (weight.load_rows, weight.load_bias))
-            self.slots.append(Slot(f"{rows.name}.weight", (total, in_features), take_rows))
+            shape = (total, in_features)
+            self.slots.append(Slot(f"{rows.name}.weight", shape, take_rows, rows.wanted, columns))
             if bias:
-                self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias))
-            self.places.setdefault(rows.name, []).append(Place(weight, rows, above))
+                self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias, rows.wanted))
+            self.places.setdefault(rows.name, []).append(Place(weight, rows, above, in_features, columns))
             above += rows.count
         return weight
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -175,34 +175,54 @@ class TensorReader:
     ) -> None:
         self._close()
 
-    def rows(self, info: TensorInfo, first: int = 0, last: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-        """Rows ``first : last`` in runs that fit the buffer, each with the number of its first row.
+    def rows(
+        self, info: TensorInfo, first: int = 0, last: int | None = None, columns: range | None = None
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Rows ``first : last`` in runs that fit the buffer, each with the number of its first row; of each row all, or
+        ``columns``, and nothing else is read.
 
         A vector is a matrix of one column here, so that long and short tensors are read alike.
         """
         num_rows, row_shape = (info.shape[0], info.shape[1:]) if info.shape else (1, ())
         row_bytes = math.prod(row_shape) * info.dtype.itemsize
-        at_once = max(1, BUFFER_BYTES // max(1, row_bytes))
+        skipped, taken, shape = 0, row_bytes, row_shape
+        if columns is not None:
+            skipped, taken = columns.start * info.dtype.itemsize, len(columns) * info.dtype.itemsize
+            shape = (len(columns),)
+        at_once = max(1, BUFFER_BYTES // max(1, taken))
         last = num_rows if last is None else last
         for start in range(first, last, at_once):
             stop = min(start + at_once, last)
-            raw = self._read(info.file, info.offset + start * row_bytes, (stop - start) * row_bytes)
-            yield start, raw.view(info.dtype).view(stop - start, *row_shape)
+            offset = info.offset + start * row_bytes + skipped
+            if taken == row_bytes:
+                raw = self._read(info.file, [offset], (stop - start) * row_bytes)
+            else:
+                raw = self._read(info.file, range(offset, offset + (stop - start) * row_bytes, row_bytes), taken)
+            yield start, raw.view(info.dtype).view(stop - start, *shape)
 
-    def _read(self, file: Path, offset: int, num_bytes: int) -> torch.Tensor:
+    def _read(self, file: Path, offsets: Sequence[int], num_bytes: int) -> torch.Tensor:
+        """``num_bytes`` from each of ``offsets``, one after the other."""
         if file != self._file:
             self._close()
             self._file, self._descriptor = file, os.open(file, os.O_RDONLY)
-        if num_bytes > len(self._buffer):  # a single row longer than the buffer
-            self._buffer = torch.empty(num_bytes, dtype=torch.uint8)
-        view = memoryview(self._buffer.numpy().data)[:num_bytes]
-        done = 0
+        total = len(offsets) * num_bytes
+        if total > len(self._buffer):  # a single row longer than the buffer
+            self._buffer = torch.empty(total, dtype=torch.uint8)
+        view = memoryview(self._buffer.numpy().data)[:total]
+        for place, offset in enumerate(offsets):
+            self._fill(view[place * num_bytes : (place + 1) * num_bytes], offset)
+        return self._buffer[:total]
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        done, num_bytes = 0, len(view)
         while done < num_bytes:
             count = os.preadv(self._descriptor, [view[done:]], offset + done)
             if count == 0:
-                raise _bad(file, f"it ended at byte {offset + done:,} while {num_bytes - done:,} more were expected")
+                assert self._file is not None
+                raise _bad(
+                    self._file, f"it ended at byte {offset + done:,} while {num_bytes - done:,} more were expected"
+                )
             done += count
-        return self._buffer[:num_bytes]
 
     def _close(self) -> None:
         if self._descriptor >= 0:

@@ -6,6 +6,7 @@ place; so beside the weights themselves only one small buffer exists.
 
 from __future__ import annotations
 
+import math
 import sys
 import zlib
 from collections import defaultdict
@@ -80,18 +81,33 @@ def _harmless(name: str) -> bool:
     return name in HARMLESS_NAMES or name.endswith(HARMLESS_ENDINGS)
 
 
-def _by_name(slots: Iterable[Slot]) -> dict[str, list[Slot]]:
-    grouped: dict[str, list[Slot]] = defaultdict(list)
+def _by_reading(slots: Iterable[Slot]) -> dict[tuple[str, range | None], list[Slot]]:
+    """Slots that take what is read of the same tensor, by its name and the columns that are read."""
+    grouped: dict[tuple[str, range | None], list[Slot]] = defaultdict(list)
     for slot in slots:
-        grouped[slot.name].append(slot)
+        grouped[slot.name, slot.columns].append(slot)
     return grouped
 
 
-def _wanted_rows(slots: Sequence[Slot]) -> tuple[int, ...] | None:
-    """The only rows that anybody wants of a tensor; None for all."""
+def _wanted_runs(slots: Sequence[Slot]) -> list[tuple[int, int]]:
+    """The rows that anybody wants of a tensor, each run of neighbours as (first, last + 1)."""
+    num_rows = slots[0].shape[0] if slots[0].shape else 1
     if any(slot.only_rows is None for slot in slots):
-        return None
-    return tuple(sorted({row for slot in slots for row in slot.only_rows or ()}))
+        return [(0, num_rows)]
+    runs: list[tuple[int, int]] = []
+    for row in sorted({row for slot in slots for row in slot.only_rows or ()}):
+        if runs and runs[-1][1] == row:
+            runs[-1] = (runs[-1][0], row + 1)
+        else:
+            runs.append((row, row + 1))
+    return runs
+
+
+def _num_bytes(info: TensorInfo, takers: Sequence[Slot]) -> int:
+    """What will be read of a tensor."""
+    num_rows, columns = sum(last - first for first, last in _wanted_runs(takers)), takers[0].columns
+    width = math.prod(info.shape[1:]) if columns is None else len(columns)
+    return num_rows * width * info.dtype.itemsize
 
 
 def load_weights(
@@ -100,26 +116,28 @@ def load_weights(
     widen: Callable[[str, int, torch.Tensor], torch.Tensor] = lambda name, first, rows: rows,
 ) -> None:
     """Fill every slot from the files, through ``widen``; a progress bar in bytes when somebody watches."""
-    grouped = sorted(_by_name(slots).items(), key=lambda item: (tensors[item[0]].file, tensors[item[0]].offset))
-    total = sum(tensors[name].num_bytes for name, takers in grouped if _wanted_rows(takers) is None)
+    readings = sorted(
+        _by_reading(slots).items(), key=lambda item: (tensors[item[0][0]].file, tensors[item[0][0]].offset)
+    )
+    total = sum(_num_bytes(tensors[name], takers) for (name, _), takers in readings)
     bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
     with TensorReader() as reader, bar:
-        for name, takers in grouped:
-            rows = _wanted_rows(takers)
-            spans = [(0, None)] if rows is None else [(row, row + 1) for row in rows]
-            for first, last in spans:
-                for start, run in reader.rows(tensors[name], first, last):
+        for (name, columns), takers in readings:
+            for first, last in _wanted_runs(takers):
+                for start, run in reader.rows(tensors[name], first, last, columns):
                     wide = widen(name, start, run)
                     for slot in takers:
                         slot.take(start, wide)
-                    if rows is None:
-                        bar.update(run.nbytes)
+                    bar.update(run.nbytes)
 
 
 def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | str = "cpu") -> None:
     """Random weights (``--load-format dummy``) that depend on the seed, the tensor's name and ``draw_on`` alone."""
     rows_at_once = 4096
-    for name, takers in _by_name(slots).items():
+    by_name: dict[str, list[Slot]] = defaultdict(list)
+    for slot in slots:
+        by_name[slot.name].append(slot)
+    for name, takers in by_name.items():
         generator = torch.Generator(draw_on).manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         shape = takers[0].shape
         for first in range(0, shape[0], rows_at_once):
@@ -127,4 +145,4 @@ def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | st
             run = torch.randn(run_shape, generator=generator, device=draw_on) * 0.02
             run += 1.0 if takers[0].is_scale else 0.0
             for slot in takers:
-                slot.take(first, run)
+                slot.take(first, run if slot.columns is None else run[:, slot.columns.start : slot.columns.stop])

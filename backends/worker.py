@@ -16,6 +16,7 @@ from engine.backends.adapters import AdapterOps, Adapters
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.compressed_tensors import CompressedScheme, Dequantizer, read_scheme
 from engine.backends.fit import check_fit
+from engine.backends.group import LOADING_TIMEOUT_S, Group, meet
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
 from engine.backends.parameters import Parameters
@@ -37,21 +38,26 @@ class Worker:
     def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, member: Member | None = None) -> None:
         """``rank``: the number of the device; ``member``: which share of the model it has (None: all of it)."""
         self.config, self.spec, self.rank, self.member = config, spec, rank, member or Member()
+        self.group = Group()
         self.runner: ModelRunner | None = None
 
     def load(self) -> WorkerInfo:
         started = time.perf_counter()
-        _check_supported(self.config)
+        size = self.config.device.tensor_parallel_size
+        if size != self.member.size:
+            raise ConfigError(f"tensor_parallel_size is {size}, but this worker is one of {self.member.size}")
         backend, reason = choose_backend(self.config.device.device)
         notes = [reason, *backend.set_up(self.config.device, self.rank)]
         device = backend.device(self.rank)
         dtype_name = _choose_dtype(self.config, self.spec, backend)
         dtype = getattr(torch, dtype_name)
+        self.group = group = meet(self.member, backend, self.config.device.step_timeout_s)
         try:
             params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
-            budget = _token_budget(self.config, self.spec, backend)
+            budget = group.least("token budget", _token_budget(self.config, self.spec, backend), LOADING_TIMEOUT_S)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
             kv_capacity = self._kv_capacity(backend, device, budget, bytes_per_token)
+            kv_capacity = group.least("room for keys", kv_capacity, LOADING_TIMEOUT_S)
             self.runner = ModelRunner(
                 model,
                 self.spec,
@@ -60,10 +66,11 @@ class Worker:
                 dtype=dtype,
                 kv_capacity=kv_capacity,
                 adapters=adapters,
+                in_group=group.size > 1,
             )
             for num_tokens in backend.capabilities.warm_up_tokens:
                 self.runner.warm_up(min(num_tokens, budget))
-            best, tuning_notes = backend.tune(self.runner.time_step, budget) if model.graphable else (budget, ())
+            best, tuning_notes = self._tune(self.runner, backend, budget) if model.graphable else (budget, ())
             if self.spec.causal and self.config.scheduler.max_num_batched_tokens is None:
                 budget = best
         except (MemoryError, RuntimeError, OutOfMemory) as error:
@@ -83,6 +90,15 @@ class Worker:
             notes=(*notes, *ops_notes, *tuning_notes),
         )
 
+    def _tune(self, runner: ModelRunner, backend: Backend, budget: int) -> tuple[int, tuple[str, ...]]:
+        """Workers of a group must run the same steps, and measuring would lead each to its own."""
+        if self.group.size == 1:
+            return backend.tune(runner.time_step, budget)
+        return budget, (
+            f"one of {self.group.size} workers that share the model, over {backend.dist_backend}: nothing is tuned, "
+            "and no step is recorded as a graph",
+        )
+
     def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
         return self.launch(plan)()
 
@@ -96,7 +112,8 @@ class Worker:
         return self.runner is not None and self.runner.backend.is_lost(error)
 
     def close(self) -> None:
-        """Give the device back. May be called twice."""
+        """Give the device back, and leave the group. May be called twice."""
+        self.group.leave()
         if self.runner is not None:
             backend, device = self.runner.backend, self.runner.device
             self.runner = None
@@ -115,7 +132,8 @@ class Worker:
             dequantizer = Dequantizer(self.spec.path, scheme, stored)
             tensors = dequantizer.weights
             limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
-            check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities)
+            size = self.group.size
+            check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities, size)
         ops, ops_note = backend.make_ops(device, dtype, quantization)
         adapter_ops = AdapterOps(ops) if self.config.model.lora_modules else None
         params = Parameters(
@@ -124,6 +142,7 @@ class Worker:
             dtype=dtype,
             tensors=tensors,
             keep_narrow_tables=backend.capabilities.keeps_narrow_embedding,
+            group=self.group,
         )
         model = family.build(self.spec, params)
         if tensors is None:
@@ -160,11 +179,6 @@ class Worker:
                 f"steps of {budget}; raise it, or lower --max-model-len"
             )
         return capacity
-
-
-def _check_supported(config: EngineConfig) -> None:
-    if config.device.tensor_parallel_size != 1:
-        raise ConfigError("tensor_parallel_size must be 1: splitting one model over devices is not supported")
 
 
 def _choose_quantization(

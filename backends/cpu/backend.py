@@ -28,6 +28,7 @@ CGROUP = Path("/sys/fs/cgroup")
 class CpuBackend(Backend):
     name = "cpu"
     dist_backend = "gloo"
+    dist_interface_variable = "GLOO_SOCKET_IFNAME"
 
     def __init__(self) -> None:
         self._num_threads = default_num_threads()
@@ -39,6 +40,7 @@ class CpuBackend(Backend):
             dtypes=("float32", "bfloat16"),
             quantizations=("int16", "int8"),
             default_token_budget=min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, TOKENS_PER_THREAD * self._num_threads)),
+            one_memory=True,
             keeps_narrow_embedding=True,
             kv_by_head=True,
             keeps_narrow_weights=_obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None,
@@ -60,6 +62,8 @@ class CpuBackend(Backend):
                 self._num_threads = check_num_threads(config.cpu_threads)
             except ValueError as error:
                 raise ConfigError(str(error), param="cpu_threads") from None
+        elif config.tensor_parallel_size > 1:
+            self._num_threads = max(1, default_num_threads() // config.tensor_parallel_size)
         self._pin = config.cpu_pin
         if not config.cpu_pin:
             return ()

@@ -33,6 +33,7 @@ LARGEST_STEP = 16_384
 class CudaBackend(Backend):
     name = "cuda"
     dist_backend = "nccl"
+    dist_interface_variable = "NCCL_SOCKET_IFNAME"
     visible_devices_variable = "CUDA_VISIBLE_DEVICES"
 
     def __init__(self) -> None:
@@ -78,7 +79,10 @@ class CudaBackend(Backend):
     def device(self, rank: int) -> torch.device:
         num_devices = torch.cuda.device_count()
         if rank >= num_devices:
-            raise DeviceError(f"worker {rank} needs a GPU of its own, but torch sees {num_devices}")
+            raise DeviceError(
+                f"worker {rank} needs a GPU of its own, but torch sees {num_devices}; lower --tensor-parallel-size or "
+                f"--data-parallel-size, or let this process see more (is {self.visible_devices_variable} set?)"
+            )
         return torch.device("cuda", rank)
 
     def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ DEFAULT_TOKEN_BUDGET_310P = 2048
 class NpuBackend(Backend):
     name = "npu"
     dist_backend = "hccl"
+    dist_interface_variable = "HCCL_SOCKET_IFNAME"
     visible_devices_variable = VISIBLE_DEVICES
 
     def __init__(self) -> None:
@@ -80,8 +81,8 @@ class NpuBackend(Backend):
         count = self._npu.device_count()
         if rank >= count:
             raise DeviceError(
-                f"worker {rank} needs an NPU of its own, but {count} are visible; lower the number of workers or "
-                f"extend {VISIBLE_DEVICES}"
+                f"worker {rank} needs an NPU of its own, but {count} are visible; lower --tensor-parallel-size or "
+                f"--data-parallel-size, or extend {VISIBLE_DEVICES}"
             )
         self._npu.set_device(rank)
         self._npu.set_compile_mode(jit_compile=False)  # compiled per shape, every new step length would stall

@@ -6,12 +6,14 @@ from engine.config import EngineConfig, ExecutorName
 from engine.errors import ConfigError
 from engine.executor.base import Executor, StepError
 from engine.model_spec import ModelSpec
+from engine.tensor_parallel import check_division
 
 __all__ = ["Executor", "StepError", "create_executor"]
 
 
 def create_executor(config: EngineConfig, spec: ModelSpec, *, automatic: ExecutorName) -> Executor:
     """The executor that the settings name, its model loaded; ``automatic`` is what ``auto`` means here."""
+    check_division(config, spec)
     name, size = config.device.executor, config.device.tensor_parallel_size
     if name == "auto":
         name = automatic if size == 1 else "mp"

@@ -67,7 +67,7 @@ def test_tensors_land_in_their_fused_places(folder: Path, monkeypatch, buffer_by
     assert torch.equal(plain(model.last_layer.q_proj), file[f"{last}.self_attn.q_proj.weight"])
     gate_up = [file[f"{first}.mlp.{part}_proj.weight"] for part in ("gate", "up")]
     assert torch.equal(plain(model.layers[0].gate_up), torch.cat(gate_up))
-    assert torch.equal(model.embedding, file["model.embed_tokens.weight"])
+    assert torch.equal(model.embedding.table, file["model.embed_tokens.weight"])
     assert torch.equal(model.norm, file["model.norm.weight"])
 
 
@@ -109,7 +109,7 @@ def test_head_from_untied_rows_reads_only_them(tmp_path: Path, monkeypatch) -> N
 
 def test_head_without_post_processing_keeps_the_rows(folder: Path) -> None:
     model = load(folder, head=HeadSpec(kind="no_post_processing", token_ids=(5, 3, 9), num_labels=3))
-    assert torch.equal(model.head.state.vectors, model.embedding[[5, 3, 9]])
+    assert torch.equal(model.head.state.vectors, model.embedding.table[[5, 3, 9]])
     assert model.num_outputs == 3
 
 
@@ -129,8 +129,8 @@ def test_number_of_labels_is_compared_with_the_file(tmp_path: Path) -> None:
 
 def test_bf16_embedding_may_stay_narrow(tmp_path: Path) -> None:
     make_qwen3(tmp_path, dtype="bfloat16")
-    assert load(tmp_path, narrow=True).embedding.dtype == torch.bfloat16
-    assert load(tmp_path, narrow=False).embedding.dtype == torch.float32
+    assert load(tmp_path, narrow=True).embedding.table.dtype == torch.bfloat16
+    assert load(tmp_path, narrow=False).embedding.table.dtype == torch.float32
 
 
 def test_tied_copy_of_the_embedding_is_harmless(folder: Path) -> None:

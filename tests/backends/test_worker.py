@@ -213,7 +213,7 @@ def test_other_errors_in_a_step_stay_what_they_are(folder: Path) -> None:
 def test_non_finite_values_are_passed_through(folder: Path) -> None:
     worker, _ = load(folder, config_of())
     assert worker.runner is not None
-    worker.runner.model.embedding[40] = torch.nan  # type: ignore[attr-defined]
+    worker.runner.model.embedding.table[40] = torch.nan  # type: ignore[attr-defined]
     plan = PlanBuilder(8192)
     plan.add([1, 40], read=True)
     plan.add([1, 2], read=True)

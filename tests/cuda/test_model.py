@@ -129,5 +129,6 @@ def test_compressed_checkpoints_run_in_fp8_or_widened(
         assert worker.runner is not None
         model = worker.runner.model
         assert isinstance(model, Decoder)
-        assert isinstance(model.last_layer.o_proj, Fp8Linear)
-        assert torch.equal(model.last_layer.o_proj.weight.float(), stored.float())  # quantised again, bit for bit
+        o_proj = model.last_layer.o_proj.weight
+        assert isinstance(o_proj, Fp8Linear)
+        assert torch.equal(o_proj.weight.float(), stored.float())  # quantised again, bit for bit
