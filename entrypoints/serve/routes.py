@@ -86,7 +86,7 @@ def _add_calls(app: FastAPI, calls: CallHandler) -> None:
     for path, dialect, summary in OWN_PATHS:
         own = route_schema([dialect.request_type], [dialect.answer_type], streams=True)
         _add(app, path, calls.only(dialect), summary, schema=own)
-    every = [*readers, *both, PREDICT, CLASSIFY, POOLING]
+    every = [*DIALECTS.values(), *both, PREDICT, CLASSIFY, POOLING]  # queries with documents are a score here
     anything = route_schema([d.request_type for d in every], [d.answer_type for d in every], streams=True)
     _add(app, "/invocations", calls.invocations(), "SageMaker's one path for all of these bodies.", schema=anything)
 

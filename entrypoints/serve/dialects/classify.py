@@ -24,13 +24,12 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import EXACT, Keys, Prompts, as_prompts, fail
+from engine.entrypoints.serve.dialects.fields import EXACT, NOT_BLANK, Keys, Prompts, as_prompts, fail
 from engine.entrypoints.serve.dialects.score import ScoreUsage
 from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.request import RerankCall
 
 ROLES = ("query", "document", "system")
-_NOT_BLANK = {"type": "string", "pattern": r"\S"}
 _MESSAGES = {
     EXACT: {
         "type": "array",
@@ -40,7 +39,7 @@ _MESSAGES = {
                 "required": ["role", "content"],
                 "properties": {"role": {"const": role}, "content": text},
             }
-            for role, text in (("query", _NOT_BLANK), ("document", {"type": "string"}))
+            for role, text in (("query", NOT_BLANK), ("document", {"type": "string"}))
         ],
         "minItems": 2,
         "maxItems": 2,

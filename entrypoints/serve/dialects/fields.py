@@ -28,7 +28,11 @@ def _exact(*options: dict[str, Any]) -> Meta:
 
 
 _NULL = {"type": "null"}
-_NOT_BLANK = {"type": "string", "pattern": r"\S"}
+NOT_BLANK = {
+    "type": "string",
+    "pattern": r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
+}
+"""Something besides what ``str.strip`` takes away; ``\\S`` means another set in each language."""
 _PART = {
     "type": "object",
     "required": ["text"],
@@ -60,8 +64,8 @@ _DOCUMENT_OBJECTS = (
 )
 _DOCUMENT = ({"type": "string"}, *_DOCUMENT_OBJECTS)
 _QUERY = (
-    _NOT_BLANK,
-    {"type": "object", "required": ["text"], "properties": {"text": _NOT_BLANK, "content": _NO_PARTS}},
+    NOT_BLANK,
+    {"type": "object", "required": ["text"], "properties": {"text": NOT_BLANK, "content": _NO_PARTS}},
     {
         "type": "object",
         "required": ["content"],
@@ -69,7 +73,7 @@ _QUERY = (
             "content": {
                 "type": "array",
                 "items": _PART,
-                "contains": {"type": "object", "properties": {"text": _NOT_BLANK}},
+                "contains": {"type": "object", "properties": {"text": NOT_BLANK}},
             }
         },
     },
@@ -95,7 +99,7 @@ FLAGS = {"true": True, "True": True, "false": False, "False": False}
 Bool = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": list(FLAGS)}, _NULL)]
 Cut = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": [*FLAGS, "NONE", "END", "START"]}, _NULL)]
 """Whether to cut what is too long: a flag, or at which end."""
-Text = Annotated[str, _exact(_NOT_BLANK)]
+Text = Annotated[str, _exact(NOT_BLANK)]
 Query = Annotated[str | dict[str, Any], _exact(*_QUERY)]
 Queries = Annotated[list[str | dict[str, Any]], _exact({"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}})]
 QuerySide = Annotated[
@@ -107,11 +111,16 @@ Documents = Annotated[
     str | dict[str, Any] | list[str | dict[str, Any]],
     _exact(*_DOCUMENT, {"type": "array", "minItems": 1, "items": {"anyOf": [*_DOCUMENT]}}),
 ]
+TextOrDocuments = Annotated[
+    str | list[str | dict[str, Any]],
+    _exact({"type": "string"}, {"type": "array", "minItems": 1, "items": {"anyOf": [*_DOCUMENT]}}),
+]
+"""Where a single object would mean something else."""
 Prompts = Annotated[
     str | list[str | int | float | list[int | float]],
     _exact(
-        _NOT_BLANK,
-        {"type": "array", "minItems": 1, "items": _NOT_BLANK},
+        NOT_BLANK,
+        {"type": "array", "minItems": 1, "items": NOT_BLANK},
         _TOKEN_IDS,
         {"type": "array", "minItems": 1, "items": _TOKEN_IDS},
     ),

@@ -22,8 +22,9 @@ from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     Bool,
     Count,
-    Documents,
+    Keys,
     Query,
+    TextOrDocuments,
     as_bool,
     as_count,
     as_documents,
@@ -34,7 +35,7 @@ from engine.request import RerankCall
 
 class MixedbreadBody(Extensions, kw_only=True):
     query: Query
-    input: Documents
+    input: TextOrDocuments
     top_k: Count = None
     return_input: Bool = None
     rank_fields: list[str] | None = None
@@ -59,10 +60,13 @@ class MixedbreadAnswer(PartialAnswer, kw_only=True):
 class MixedbreadDialect(Dialect):
     name = "mixedbread"
     title = "mixedbread"
-    reads = ("input", "array")
+    reads = ("input", "")
     names = FieldNames("query", "input[{}]")
     request_type: ClassVar[Any] = MixedbreadBody
     answer_type: ClassVar[Any] = MixedbreadAnswer
+
+    def can_read(self, keys: Keys) -> bool:
+        return keys.get("input", "object") != "object"  # which is DashScope's
 
     def call(self, body: MixedbreadBody, view: RequestView) -> RerankCall:
         return call_of(

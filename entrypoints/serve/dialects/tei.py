@@ -14,6 +14,7 @@ from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNam
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     EXACT,
+    NOT_BLANK,
     Bool,
     Documents,
     Query,
@@ -112,13 +113,12 @@ def _error_type(error: EngineError) -> str:
     return "Unhealthy" if error.status == 503 else "Backend"
 
 
-_TEXT = {"type": "string", "pattern": r"\S"}
-_SINGLE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
-_PAIR = {"type": "array", "prefixItems": [_TEXT, {"type": "string"}], "minItems": 2, "maxItems": 2}
+_SINGLE = {"type": "array", "items": NOT_BLANK, "minItems": 1, "maxItems": 1}
+_PAIR = {"type": "array", "prefixItems": [NOT_BLANK, {"type": "string"}], "minItems": 2, "maxItems": 2}
 _INPUTS = {
     EXACT: {
         "anyOf": [
-            _TEXT,
+            NOT_BLANK,
             _PAIR,
             {"type": "array", "minItems": 1, "items": _SINGLE},
             {"type": "array", "minItems": 1, "items": _PAIR},

@@ -1,0 +1,90 @@
+"""Schemathesis over every route that /openapi.json describes: valid bodies, invalid ones, all checks, many cases.
+
+Runs in one process against the real application and tokenizer (``tests/serve/described.py``). A failure is kept and
+the run goes on; ``details`` has the first ones with the call that shows them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+import zlib
+from collections import Counter
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.core.failures import FailureGroup
+
+from benchmarks.reliability.figures import Figure
+from tests.serve.described import check, described
+
+KEPT = 20
+
+
+class Tally:
+    """Cases by route, and what they showed."""
+
+    def __init__(self) -> None:
+        self.cases: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.examples: list[str] = []
+
+    def try_one(self, case: Any) -> None:
+        label = case.operation.label
+        self.cases[label] += 1
+        try:
+            check(case)
+        except (Exception, FailureGroup) as error:
+            self.failures[label] += 1
+            if len(self.examples) < KEPT:
+                found = getattr(error, "exceptions", (error,))
+                what = "; ".join(f"{type(one).__name__}: {one}"[:300] for one in found)
+                self.examples.append(f"{label}: {what} for {str(case.body)[:1500]}")
+                print(self.examples[-1], file=sys.stderr, flush=True)  # a long run: not only at its end
+
+
+def explore(operation: Any, mode: GenerationMode, cases: int, tally: Tally, start: int) -> None:
+    """``cases`` bodies of one kind (positive: as described; negative: not) for one route."""
+
+    @seed(zlib.crc32(f"{start} {operation.label}".encode()))
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def run(case: Any) -> None:
+        tally.try_one(case)
+
+    run()
+
+
+def schema(cases: int, *paths: str, start: int = 0) -> Figure:
+    """At least ``cases`` on the routes that take a body, shared equally; a few on those that do not."""
+    operations = [result.ok() for result in described(*paths).get_all_operations()]
+    with_body = [operation for operation in operations if operation.body]
+    share = -(-cases // (2 * max(1, len(with_body))))
+    tally = Tally()
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for operation in operations:
+            for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
+                explore(operation, mode, share if operation.body else 20, tally, start)
+    total, failures = tally.cases.total(), tally.failures.total()
+    return Figure(
+        f"Schemathesis over {len(operations)} operations",
+        "0 failures",
+        f"{failures} failures in {total} cases",
+        failures == 0 and total >= cases,
+        {
+            "cases": dict(tally.cases),
+            "failures": dict(tally.failures),
+            "examples": tally.examples,
+            "seconds": time.monotonic() - started,
+        },
+    )

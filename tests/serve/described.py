@@ -1,0 +1,60 @@
+"""The real application as /openapi.json describes it, for Schemathesis: in the tests and in the long run."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from typing import Any
+
+import schemathesis
+from fastapi import FastAPI
+
+from engine.config import ModelConfig, ServerConfig
+from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.dialects.score import BODIES
+from engine.entrypoints.serve.metrics import ServerMetrics
+from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.inputs import InputProcessor
+from engine.model_resolver import resolve_model
+from tests.serve.fakes import FakeCore
+
+
+@cache
+def application() -> FastAPI:
+    """The packaged model's tokenizer and prompts, with a core that scores by hash."""
+
+    async def build() -> FastAPI:
+        service = RerankService(ServerConfig(), ServerMetrics())
+        config = ModelConfig()
+        spec = resolve_model(config)
+        service.attach(LoadedEngine(spec, InputProcessor(spec, config), FakeCore(), ("reranker",)))
+        return create_app(service)
+
+    return asyncio.run(build())
+
+
+def described(*paths: str, coverage: bool = False) -> Any:
+    """The schema of these paths, or of all. ``coverage`` tries every border of every field first."""
+    schema = schemathesis.openapi.from_asgi("/openapi.json", application())
+    schema.config.phases.coverage.enabled = coverage
+    return schema.include(path=list(paths)) if paths else schema
+
+
+def lengths_differ(body: Any) -> bool:
+    """Two sides of a score with unequal lengths: the one thing that JSON Schema cannot say of our bodies."""
+    if not isinstance(body, dict):
+        return False
+    given = {name for sides in BODIES for name in sides if body.get(name) is not None}
+    sides = next((sides for sides in BODIES if given == set(sides)), None)
+    if sides is None or not isinstance(body[sides[0]], list):
+        return False
+    second = body[sides[1]]
+    return len(body[sides[0]]) not in (1, len(second) if isinstance(second, list) else 1)
+
+
+def check(case: Any) -> None:
+    """Raises what Schemathesis finds."""
+    if case.path in ("/score", "/v1/score", "/invocations") and lengths_differ(case.body):
+        assert case.call().status_code == 400
+    else:
+        case.call_and_validate()
