@@ -54,7 +54,7 @@ class SelfTest:
             for scored in collector.add(output):
                 self._logits[output.call_id, scored.index] = scored.logit
             for error in collector.errors.values():
-                raise ModelLoadError(f"{self._spec.name} failed its self-test: {error} Are the weights damaged?")
+                raise ModelLoadError(f"{self._spec.name} failed its self-test: {error}. Are the weights damaged?")
 
     def judge(self) -> None:
         """Raises ``ModelLoadError`` for scores that depend on their company; warns about a wrong order."""
