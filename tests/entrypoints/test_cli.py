@@ -63,6 +63,12 @@ def test_the_guides_commands(command: str, served: dict[str, Any], capsys: pytes
     assert len(notices) == sum(flag in command for flag in ("radix", "chunked", "attention", "embedding", "remote"))
 
 
+@pytest.mark.parametrize("flag", ["-tp", "--tp", "--tp-size", "--tensor-parallel-size", "--tensor_parallel_size"])
+def test_spellings_of_tensor_parallel(flag: str, served: dict[str, Any]) -> None:
+    assert run(["serve", "m", flag, "2"]) == 0
+    assert served["engine"].device.tensor_parallel_size == 2
+
+
 def test_names_numbers_and_short_forms(served: dict[str, Any]) -> None:
     command = (
         "serve m --max_num_batched_tokens 16k --max-num-seqs 1K --max-model-len -1 -tp 2 --api-key a --api-key b "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch.distributed as dist
 
 
 def _make_gloo(options: Any, _: Any) -> Any:
+    if interface := os.environ.get("HCCL_SOCKET_IFNAME"):
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     return dist.ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
 
 
