@@ -43,6 +43,17 @@ def arrival_times(options: ServeOptions, num_calls: int) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(gaps[:-1])])
 
 
+def rate_changes(options: ServeOptions, num_calls: int) -> list[tuple[int, float]]:
+    """Of a ramp: each whole number of calls a second, and the planned time at which it is reached."""
+    rates = _rates(options, num_calls)
+    if options.ramp_up_strategy is None or rates is None or not num_calls:
+        return []
+    changes = [(int(rates[0]), 0.0)]
+    for rate, time_s in zip(rates.astype(int), arrival_times(options, num_calls), strict=True):
+        changes += [(whole, float(time_s)) for whole in range(changes[-1][0] + 1, int(rate) + 1)]
+    return changes
+
+
 def _rates(options: ServeOptions, num_calls: int) -> np.ndarray | None:
     if options.ramp_up_strategy is None:
         return None if math.isinf(options.request_rate) else np.full(num_calls, options.request_rate)

@@ -6,6 +6,7 @@ Ctrl-C sets ``stop``: nothing more is sent, what is under way is given up, and t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
@@ -30,7 +31,7 @@ async def run_load(
 ) -> Run:
     """All calls against one server, each no earlier than its planned time."""
     loop = asyncio.get_running_loop()
-    run = Run()
+    run = Run(started_at=time.time())
     start = loop.time()
 
     def clock() -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.entrypoints.bench.options import DataOptions
+from engine.entrypoints.bench.pytorch_format import write_records
 from engine.entrypoints.bench.results import check_writable, data_settings, environment, write_result
 from engine.errors import ConfigError
 
@@ -65,3 +66,5 @@ def save(path: Path | None, result: dict[str, Any], options: DataOptions, model:
         return
     write_result(path, {**result, "model_id": model, "options": data_settings(options), "environment": environment()})
     print(f"Result: {path}")
+    if (beside := write_records(path, result, options, model)) is not None:
+        print(f"Result: {beside}")

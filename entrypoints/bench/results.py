@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 import engine
+from engine.entrypoints.bench.arrivals import rate_changes
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Run
 from engine.entrypoints.bench.summary import Spread, Summary, spread
@@ -31,9 +32,10 @@ def result_of(run: Run, summary: Summary, options: ServeOptions, model: str) -> 
         **_spread_keys("e2el", summary.latency),
         **_spread_keys("queue_time", summary.queue),
         **_spread_keys("queue_inclusive_e2el", summary.inclusive),
+        **_concurrency_keys(summary, options),
         **({} if summary.first_score is None else _spread_keys("ttfs", summary.first_score)),
         **_probe_keys(run),
-        **_ramp_keys(options),
+        **_ramp_keys(run, options),
         "error_counts": dict(summary.errors),
         **(_detailed_keys(run) if options.save_detailed else {}),
         "tokens_counted_by_client": summary.tokens_counted_here,
@@ -128,10 +130,27 @@ def _probe_keys(run: Run) -> dict[str, Any]:
     }
 
 
-def _ramp_keys(options: ServeOptions) -> dict[str, Any]:
+def _concurrency_keys(summary: Summary, options: ServeOptions) -> dict[str, Any]:
+    """vLLM's names of the waits in the client, which it gives where it has them."""
+    if options.max_concurrency is None:
+        return {}
+    queue = _spread_keys("client_queue_time", summary.queue)
+    return queue | _spread_keys("e2el_including_client_queue", summary.inclusive)
+
+
+def _ramp_keys(run: Run, options: ServeOptions) -> dict[str, Any]:
     if options.ramp_up_strategy is None:
         return {}
-    return {name: getattr(options, name) for name in ("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps")}
+    names = ("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps")
+    changes = rate_changes(options, len(run.samples) + run.num_unfinished)
+    return {
+        **{name: getattr(options, name) for name in names},
+        "rps_change_events": [
+            {"rps": rate, "timestamp": datetime.datetime.fromtimestamp(run.started_at + time_s).isoformat()}
+            for rate, time_s in changes
+            if time_s <= run.duration_s
+        ],
+    }
 
 
 def default_filename(options: ServeOptions, model: str) -> str:

@@ -54,6 +54,8 @@ class Run:
 
     samples: list[Sample] = field(default_factory=list)
     probes: list[Sample] = field(default_factory=list)
+    started_at: float = 0.0
+    """Seconds since the epoch."""
     duration_s: float = 0.0
     interrupted: bool = False
     num_unfinished: int = 0

@@ -20,6 +20,7 @@ from engine.entrypoints.bench.compare import check_compare_options, run_in_turn,
 from engine.entrypoints.bench.dataset import BenchCall, check_data_options, load_calls
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
+from engine.entrypoints.bench.pytorch_format import write_records
 from engine.entrypoints.bench.report import comparison_lines, namespace_line, summary_lines, traffic_lines
 from engine.entrypoints.bench.results import append_result, result_of, result_path, write_result
 from engine.entrypoints.bench.samples import Run
@@ -209,6 +210,8 @@ def _save(path: Path, measured: list[Measured], ratios: dict[str, Ratio], option
         write_result(path, results[0])
     if options.append_result or options.save_result:
         print(f"Result: {path}")
+        if (beside := write_records(path, results[0], options, measured[0].model)) is not None:
+            print(f"Result: {beside}")
     if options.plot:
         from engine.entrypoints.bench.plots import write_plots
 

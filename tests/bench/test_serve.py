@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -109,11 +110,45 @@ def test_waiting_behind_a_slow_server_is_counted(tmp_path: Path) -> None:
     # A client that only times its own sending sees nothing wrong.
     assert result["p50_e2el_ms"] < result["p100_queue_inclusive_e2el_ms"] / 5
     assert result["p100_queue_inclusive_e2el_ms"] > 900
+    # The same under vLLM's names.
+    assert result["p100_e2el_including_client_queue_ms"] == result["p100_queue_inclusive_e2el_ms"]
+    assert result["median_client_queue_time_ms"] == result["median_queue_time_ms"]
     assert result["p100_queue_time_ms"] == pytest.approx(
         result["p100_queue_inclusive_e2el_ms"] - result["p50_e2el_ms"], rel=0.2
     )
     assert 0.1 <= result["good_share"] <= 0.4
     assert result["request_goodput"] == pytest.approx(result["good_share"] * 10 / result["duration"])
+
+
+def test_a_ramp_says_when_its_rate_changed(tmp_path: Path) -> None:
+    ramp = ["--ramp-up-strategy", "linear", "--ramp-up-start-rps", "20", "--ramp-up-end-rps", "60"]
+    with running(StandIn("rerank")) as server:
+        result = measure(server, tmp_path, "--num-prompts", "40", *ramp)
+    assert (result["ramp_up_start_rps"], result["ramp_up_end_rps"]) == (20.0, 60.0)
+    events = result["rps_change_events"]
+    assert [event["rps"] for event in events] == list(range(20, 61))
+    times = [datetime.datetime.fromisoformat(event["timestamp"]) for event in events]
+    assert times == sorted(times)
+    assert 0 < (times[-1] - times[0]).total_seconds() <= result["duration"]
+
+
+def test_records_for_pytorchs_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(StandIn("rerank")) as server:
+        monkeypatch.setenv("SAVE_TO_PYTORCH_BENCHMARK_FORMAT", "1")
+        result = measure(server, tmp_path, "--num-prompts", "4", "--model", "m", "--header", "X-Secret=hidden")
+        written = (tmp_path / "r.pytorch.json").read_text()
+        (tmp_path / "r.pytorch.json").unlink()
+        monkeypatch.delenv("SAVE_TO_PYTORCH_BENCHMARK_FORMAT")
+        measure(server, tmp_path, "--num-prompts", "4")
+    assert "hidden" not in written
+    assert not (tmp_path / "r.pytorch.json").exists()
+    records = {record["metric"]["name"]: record for record in json.loads(written)}
+    for name in ("mean_e2el_ms", "p99_e2el_ms", "request_throughput", "total_token_throughput"):
+        assert records[name]["metric"]["benchmark_values"] == [result[name]]
+    record = records["mean_e2el_ms"]
+    assert record["model"] == {"name": "m"}
+    assert record["metric"]["extra_info"]["completed"] == 4
+    assert record["benchmark"]["extra_info"]["args"]["request_rate"] == "inf"
 
 
 def test_arrivals_follow_the_rate(tmp_path: Path) -> None:
