@@ -46,7 +46,7 @@ def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made | Awaitab
         "faults": lambda: tests_passed("fault"),
         "security": lambda: tests_passed("security"),
         "fuzz": lambda: fuzz(20_000 if short else 1_000_000),
-        "schema": lambda: schema(500 if short else 50_000),
+        "schema": lambda: asyncio.to_thread(schema, 500 if short else 50_000),
         "worker-kills": lambda: scenarios.worker_kills(checkpoint, several),
         "api-kills": lambda: scenarios.api_kills(checkpoint, several),
         "overload": lambda: scenarios.overload(checkpoint, 5.0 if short else 60.0),

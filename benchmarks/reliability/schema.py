@@ -75,6 +75,8 @@ def schema(cases: int, *paths: str, start: int = 0) -> Figure:
         for operation in operations:
             for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
                 explore(operation, mode, share if operation.body else 20, tally, start)
+            label = operation.label
+            print(f"{label}: {tally.failures[label]} failures in {tally.cases[label]} cases", file=sys.stderr)
     total, failures = tally.cases.total(), tally.failures.total()
     return Figure(
         f"Schemathesis over {len(operations)} operations",
