@@ -36,8 +36,9 @@ class ServerProcess:
     def __enter__(self) -> Self:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGINE_")} | {"PYTHONSAFEPATH": "1"}
         environment |= self._environment
+        port = [] if "--port" in self._arguments else ["--port", "0"]
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *self._arguments, "--port", "0", "--cpu-threads", "1"],
+            [*COMMAND, "serve", *self._arguments, *port, "--cpu-threads", "1"],
             stderr=subprocess.PIPE,
             text=True,
             env=environment,

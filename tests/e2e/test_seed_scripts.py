@@ -1,20 +1,35 @@
-"""The client scripts of the two documents that define the minimum, as they are printed there but for host and port."""
+"""The commands and client scripts of the two documents that define the minimum, word for word.
+
+``vllm`` and ``python3 -m sglang.launch_server`` are ``engine`` and ``engine serve`` here, the port is a free one, the
+models lie in a cache of the hub, as after a download. SGLang's scripts read a list: ``--dialect sglang``;
+its commands listen everywhere without a key, which here must be said (``ENGINE_INSECURE_NO_AUTH``, or the flag).
+"""
 
 from __future__ import annotations
 
 import ast
-import io
 import json
+import os
 import shlex
+import subprocess
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.e2e.server import ServerProcess
-from tests.support.checkpoints import QWEN3_OVERRIDES, make_qwen3, official_qwen3_scores
+from tests.e2e.server import COMMAND, PYTHON, ServerProcess
+from tests.families.cases import pair_logits
+from tests.support.checkpoints import (
+    PREFIX,
+    make_qwen3,
+    make_xlm_roberta,
+    official_qwen3_scores,
+    official_scores_of_ids,
+    plain_ids,
+)
 
 SCRIPTS = Path(__file__).with_name("scripts")
 CHINA = "What is the capital of China?"
@@ -23,39 +38,97 @@ PASSAGES = [
     "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is "
     "responsible for the movement of planets around the sun.",
 ]
+# The form of SGLang's own file: messages by number, a default with a full stop, no thinking, a written last newline.
+SGLANG_BODY = "<Instruct>: {}\n<Query>: {}\n<Document>: {}<|im_end|>\n<|im_start|>assistant"
+SGLANG_TEMPLATE = (
+    PREFIX
+    + SGLANG_BODY.format(
+        '{{ instruct | default("Given a web search query, retrieve relevant passages that answer the query.") }}',
+        '{{ messages[0]["content"] }}',
+        '{{ messages[1]["content"] }}',
+    )
+    + "{{ '\\n' }}"
+)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Somebody's home folder and working directory."""
+
+    folder: Path
+
+    def cached(self, name: str) -> Path:
+        """Where the hub's cache has a model."""
+        repository = self.folder / "hub" / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("a" * 40)
+        return repository / "snapshots" / ("a" * 40)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HOME": str(self.folder), "HF_HOME": str(self.folder), "HF_HUB_OFFLINE": "1"}
+
+    def run(self, command: list[str]) -> str:
+        environment = os.environ | self.environment | {"PYTHONSAFEPATH": "1"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run_script(self, name: str, *replacements: tuple[str, str]) -> str:
+        source = (SCRIPTS / name).read_text()
+        for old, new in replacements:
+            assert old in source
+            source = source.replace(old, new)
+        return self.run([PYTHON, "-c", source])
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_qwen3(tmp_path_factory.mktemp("seeds") / "Qwen3-Reranker-8B", tied=False)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = Home(tmp_path_factory.mktemp("home"))
+    template = home.folder / "examples" / "chat_template" / "qwen3_reranker.jinja"
+    template.parent.mkdir(parents=True)
+    template.write_text(SGLANG_TEMPLATE)
+    before = Path.cwd()
+    os.chdir(home.folder)
+    yield home
+    os.chdir(before)
 
 
 @pytest.fixture(scope="module")
-def sglang_server(checkpoint: Path) -> Iterator[ServerProcess]:
-    flags = "--served-model-name Qwen3-Reranker-0.6B --trust-remote-code --disable-radix-cache --dialect sglang"
-    with ServerProcess("--model-path", checkpoint, *flags.split()) as server:
+def checkpoint(home: Home) -> Path:
+    made = make_qwen3(home.cached("Qwen/Qwen3-Reranker-8B"), tied=False)
+    (home.folder / ".cache").mkdir()
+    (home.folder / ".cache" / "Qwen3-Reranker-8B").symlink_to(made)
+    return made
+
+
+def words_of(name: str, port: int = 0) -> list[str]:
+    words = shlex.split((SCRIPTS / name).read_text().replace("\\\n", ""))  # a shell joins such lines
+    words[words.index("--port") + 1] = str(port)
+    return words
+
+
+@pytest.fixture(scope="module")
+def vllm_server(home: Home, checkpoint: Path) -> Iterator[ServerProcess]:
+    program, subcommand, *words = words_of("vllm_ascend_serve.txt")
+    assert (program, subcommand) == ("vllm", "serve")
+    with ServerProcess(*words, environment=home.environment) as server:
         yield server
 
 
-def run_script(name: str, *replacements: tuple[str, str]) -> str:
-    source = (SCRIPTS / name).read_text()
-    for old, new in replacements:
-        assert old in source
-        source = source.replace(old, new)
-    output = io.StringIO()
-    with redirect_stdout(output):
-        exec(compile(source, name, "exec"), {"__name__": "__main__"})
-    return output.getvalue()
+def sglang_server(home: Home, script: str) -> ServerProcess:
+    words = words_of(script)
+    assert words[:3] == ["python3", "-m", "sglang.launch_server"]
+    open_to_all = {"ENGINE_INSECURE_NO_AUTH": "true"}
+    return ServerProcess(*words[3:], "--dialect", "sglang", environment=home.environment | open_to_all)
 
 
-def test_vllm_ascend_online(checkpoint: Path) -> None:
-    flags = ("--host", "127.0.0.1", "--hf_overrides", json.dumps(QWEN3_OVERRIDES), "--task", "score")
-    with ServerProcess(checkpoint, *flags) as server:
-        printed = run_script("vllm_ascend_online.txt", ("http://127.0.0.1:8888", server.url))
-        plain = server.post("/v1/rerank", {"query": CHINA, "documents": PASSAGES}).json()
+def test_vllm_ascend_online(vllm_server: ServerProcess, home: Home, checkpoint: Path) -> None:
+    printed = home.run_script("vllm_ascend_online.txt", ("http://127.0.0.1:8888", vllm_server.url))
+    plain = vllm_server.post("/v1/rerank", {"query": CHINA, "documents": PASSAGES}).json()
     answer: dict[str, Any] = ast.literal_eval(printed)
     assert answer["id"].startswith("rerank-")
-    assert answer["model"] == str(checkpoint)
+    assert answer["model"] == "Qwen/Qwen3-Reranker-8B"
     scores = {entry["index"]: entry["relevance_score"] for entry in answer["results"]}
     assert [scores[0], scores[1]] == pytest.approx(official_qwen3_scores(checkpoint, CHINA, PASSAGES), abs=1e-5)
     assert scores == pytest.approx({e["index"]: e["relevance_score"] for e in plain["results"]}, abs=1e-6)
@@ -66,38 +139,58 @@ def test_vllm_ascend_online(checkpoint: Path) -> None:
     assert answer["usage"]["total_tokens"] == plain["usage"]["total_tokens"] > 2 * 58
 
 
-def test_vllm_ascend_offline(checkpoint: Path) -> None:
-    here = (("from vllm import LLM", "from engine import LLM"), ("Qwen/Qwen3-Reranker-8B", str(checkpoint)))
-    printed = run_script("vllm_ascend_offline.txt", *here)
+def test_vllm_ascend_bench(vllm_server: ServerProcess, home: Home) -> None:
+    program, *words = words_of("vllm_ascend_bench.txt", vllm_server.port)
+    assert program == "vllm"
+    printed = home.run([*COMMAND, *words]).splitlines()
+    for label in (
+        "============ Serving Benchmark Result ============",
+        "Successful requests:                     1000",
+        "Failed requests:                         0",
+        "----------------End-to-end Latency----------------",
+    ):
+        assert label in printed
+    (saved,) = home.folder.glob("vllm-rerank-infqps-Qwen3-Reranker-8B-*.json")
+    result = json.loads(saved.read_text())
+    assert (result["completed"], result["failed"], result["request_rate"]) == (1000, 0, "inf")
+    assert result["total_input_tokens"] == result["server_metrics"]["engine_logical_tokens_total"]
+
+
+def test_vllm_ascend_offline(home: Home, checkpoint: Path) -> None:
+    printed = home.run_script("vllm_ascend_offline.txt", ("from vllm import LLM", "from engine import LLM"))
     assert ast.literal_eval(printed.splitlines()[-1]) == pytest.approx(
         official_qwen3_scores(checkpoint, CHINA, PASSAGES), abs=1e-5
     )
 
 
-def test_sglang_guide_script(sglang_server: ServerProcess, checkpoint: Path) -> None:
-    here = (("http://127.0.0.1:30000", sglang_server.url), ("BAAI/bge-reranker-v2-m3", "Qwen3-Reranker-0.6B"))
-    printed = run_script("sglang_python.txt", *here)
+def test_sglang_cross_encoder(home: Home) -> None:
+    checkpoint = make_xlm_roberta(home.cached("BAAI/bge-reranker-v2-m3"))
+    with sglang_server(home, "sglang_serve_cross_encoder.txt") as server:
+        printed = home.run_script("sglang_python.txt", ("http://127.0.0.1:30000", server.url))
     documents = [
         "hi",
         "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply panda, is a bear species "
         "endemic to China.",
     ]
-    expected = official_qwen3_scores(checkpoint, "what is panda?", documents)
-    best = max(range(2), key=expected.__getitem__)
+    expected = 1 / (1 + np.exp(-np.array(pair_logits(checkpoint, "what is panda?", documents))))
+    best = int(expected.argmax())
     assert printed == f"Score: {expected[best]:.2f} - Document: '{documents[best]}'\n"
 
 
-def test_sglang_guide_curl(sglang_server: ServerProcess, checkpoint: Path) -> None:
+def test_sglang_qwen3(home: Home) -> None:
+    checkpoint = make_qwen3(home.cached("Qwen/Qwen3-Reranker-0.6B"))
     words = shlex.split((SCRIPTS / "sglang_curl.txt").read_text())
     assert words[:4] == ["curl", "-X", "POST", "http://127.0.0.1:8001/v1/rerank"]
     assert words[words.index("-H") + 1] == "Content-Type: application/json"
     body = json.loads(words[words.index("-d") + 1])
+    with sglang_server(home, "sglang_serve_qwen3.txt") as server:
+        answer = server.post("/v1/rerank", body).json()
+        short = server.post("/v1/rerank", body | {"return_documents": False, "top_n": 9}).json()
     documents = body["documents"]
-    scores = official_qwen3_scores(checkpoint, body["query"], documents, instruction=body["instruct"])
+    prompts = [PREFIX + SGLANG_BODY.format(body["instruct"], body["query"], text) + "\n" for text in documents]
+    scores = official_scores_of_ids(checkpoint, [plain_ids(checkpoint, prompt) for prompt in prompts])
     order = sorted(range(3), key=lambda i: -scores[i])
-    answer = sglang_server.post("/v1/rerank", body).json()
     assert [entry["index"] for entry in answer] == order[:2]
     assert [entry["document"] for entry in answer] == [documents[i] for i in order[:2]]
     assert [entry["score"] for entry in answer] == pytest.approx([scores[i] for i in order[:2]], abs=1e-5)
-    short = sglang_server.post("/v1/rerank", body | {"return_documents": False, "top_n": 9}).json()
     assert [set(entry) for entry in short] == [{"score", "index"}] * 3

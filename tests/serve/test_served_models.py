@@ -55,6 +55,7 @@ async def test_a_call_goes_to_the_model_that_it_names(two: Two, client: httpx.As
         ("legal", two.first, "legal"),
         ("code", two.first, "code"),
         (OTHER.name, two.other, None),
+        ("other", two.other, None),
     ):
         before = len(core.requests)
         answer = await client.post("/v1/rerank", json=BODY | ({"model": name} if name else {}))
@@ -62,7 +63,7 @@ async def test_a_call_goes_to_the_model_that_it_names(two: Two, client: httpx.As
         assert answer.json()["model"] == (name or "one")
         assert [request.adapter for request in core.requests[before:]] == [adapter]
     assert len(two.first.requests) == 6
-    assert len(two.other.requests) == 1
+    assert len(two.other.requests) == 2
 
 
 async def test_an_unknown_name_is_answered_with_those_that_exist(client: httpx.AsyncClient) -> None:
@@ -98,6 +99,16 @@ async def test_metrics_say_whose_they_are(client: httpx.AsyncClient) -> None:
 async def test_tokens_are_those_of_the_named_model(client: httpx.AsyncClient) -> None:
     answer = (await client.post("/tokenize", json={"prompt": "a b", "model": OTHER.name})).json()
     assert answer["max_model_len"] == 512
+
+
+async def test_a_name_without_owner_must_be_one_model() -> None:
+    service = RerankService(ServerConfig(), ServerMetrics())
+    twin = LoadedEngine(replace(SPEC, name="another/fake-reranker"), FakeProcessor(), FakeCore())
+    service.attach(LoadedEngine(SPEC, FakeProcessor(), FakeCore()), twin)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test") as client:
+        answer = await client.post("/v1/rerank", json=BODY | {"model": "fake-reranker"})
+    assert answer.status_code == 404
+    await service.stop()
 
 
 async def test_two_models_of_one_name_are_refused() -> None:

@@ -280,6 +280,11 @@ def official_qwen3_ids(
     return [prefix + ids + suffix for ids in encoded["input_ids"]]
 
 
+def plain_ids(path: str | Path, prompt: str) -> list[int]:
+    """A whole prompt, its special tokens included."""
+    return list(_hf_tokenizer(str(path)).encode(prompt, add_special_tokens=False))
+
+
 def official_qwen3_scores(
     path: str | Path, query: str, documents: Sequence[str], instruction: str | None = None, max_length: int = 8192
 ) -> list[float]:
