@@ -96,7 +96,9 @@ class EngineCore:
                 return
 
     def _fill(self, on_done: Callable[[], None] | None) -> None:
-        while len(self._running) < self._config.scheduler.pipeline_depth:
+        # An answer on its way is lost with its worker. While a culprit is looked for, it must not be mistaken for one.
+        depth = 1 if self.scheduler.suspecting else self._config.scheduler.pipeline_depth
+        while len(self._running) < depth:
             plan = self.scheduler.schedule()
             if plan is None:
                 return

@@ -129,6 +129,7 @@ class Scheduler:
         call.aborted = True
         self._stats.aborted_pairs += len(call.pairs) - len(call.answered)
         call.frontier = []
+        self._suspects.clear(call_id, list(range(len(call.pairs))))
         self._retire_if_done(call)
 
     def expire(self) -> list[EngineCoreOutput]:
@@ -315,6 +316,11 @@ class Scheduler:
     def verdict(self) -> Verdict:
         """What the last lost step told about its pairs."""
         return self._suspects.verdict
+
+    @property
+    def suspecting(self) -> bool:
+        """Some pairs of a lost step are neither cleared nor given up."""
+        return bool(self._suspects)
 
     @property
     def num_in_flight(self) -> int:

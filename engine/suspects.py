@@ -31,6 +31,9 @@ class Suspects:
         self._limit = 0
         self.verdict: Verdict = "unknown"
 
+    def __bool__(self) -> bool:
+        return bool(self._pairs)
+
     def _suspected(self, call: Call, segment: Segment) -> bool:
         return any((call.call_id, pair) in self._pairs for pair in segment.pairs)
 

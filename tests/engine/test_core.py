@@ -54,6 +54,25 @@ def test_the_next_step_is_planned_while_one_runs() -> None:
     assert scores(collect(core)) == {i: round(fake_logit([i, i + 1, *range(10)]), 3) for i in range(6)}
 
 
+def test_while_a_culprit_is_looked_for_one_step_runs_at_a_time() -> None:
+    """A worker that dies takes with it an answer that it has just sent; its pairs must not be blamed for that."""
+    executor = FakeExecutor(fake_info(budget=16), hold=True, poison=666)
+    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core.add(call("c", [[666, 1, 2, 3], *([i, i + 1, *range(10)] for i in range(6))]))
+    core.poll()
+    assert len(executor.queue) == 2
+    executor.release()
+    core.poll()
+    assert executor.num_recoveries == 1
+    assert len(executor.queue) == 1, "nothing behind a step with suspects"
+    core.abort_all(["c"])
+    executor.release()
+    core.drain()
+    core.add(call("d", [[i, i + 1, *range(10)] for i in range(6)]))
+    core.poll()
+    assert len(executor.queue) == 2, "suspects of a call that left do not slow down others"
+
+
 def test_a_chunk_of_a_long_document_is_queued_before_the_last_one_came_back() -> None:
     executor = FakeExecutor(fake_info(kv_capacity=256, budget=16), hold=True)
     core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
