@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine import LLM
+from engine.backends import worker as worker_module
+from engine.backends.group import Group
+from engine.backends.worker import Worker
+from engine.config import DeviceConfig, EngineConfig, SchedulerConfig
 from engine.errors import DeviceError
+from engine.step import Member
+from tests.backends.plans import spec_of
 from tests.e2e.server import ServerProcess
+from tests.npu.on_device import workers
+from tests.npu.on_device.recording import recording
+from tests.npu.on_device.test_parity import DECLARED
 from tests.support.checkpoints import make_qwen3, official_qwen3_scores
 from tests.support.texts import TEXTS
 
@@ -59,3 +69,37 @@ def test_more_workers_than_cards(checkpoint: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NPU_SIMULATOR_DEVICES", "1")
     with pytest.raises(DeviceError, match="worker 1 needs an NPU of its own, but 1 are visible; lower --tensor-paral"):
         LLM(model=str(checkpoint), device="npu", tensor_parallel_size=2, **SMALL_STEPS)
+
+
+class Unheard(Group):
+    """One of two who takes its own terms for the sums."""
+
+    sums = 0
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        self.sums += 1
+        return x
+
+
+WORDS_OF_ONE_WORKER = {"aten::sub", "aten::lt", "aten::ge", "aten::bitwise_or", "aten::masked_fill"}
+"""Which of the step's words are in this worker's run of the embedding: a few thousand integers a step."""
+
+
+def test_two_sums_a_layer_and_nothing_else_reaches_the_device(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Unheard(0, 2)
+    monkeypatch.setattr(worker_module, "meet", lambda member, backend, timeout_s: group)
+    config = EngineConfig(
+        scheduler=SchedulerConfig(kv_cache_tokens=workers.CAPACITY, max_num_batched_tokens=workers.BUDGET),
+        device=DeviceConfig(device="npu", tensor_parallel_size=2),
+    )
+    worker = Worker(config, spec_of(checkpoint, max_model_len=workers.CAPACITY), 0, Member(0, 2))
+    worker.load()
+    plan = workers.shared_prefix(*workers.random_texts())
+    group.sums = 0
+    with recording() as log:
+        worker.execute(plan)
+    assert group.sums == 1 + 2 * 3, "the words, and two for each of three layers"
+    assert set(log) <= DECLARED | WORDS_OF_ONE_WORKER, sorted(set(log) - DECLARED - WORDS_OF_ONE_WORKER)
+    assert set(log) >= WORDS_OF_ONE_WORKER
