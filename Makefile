@@ -2,6 +2,7 @@
 #
 #   make demo    start the server, rerank real text over HTTP, watch the scores arrive, stop
 #   make test    lint, types and tests
+#   make test-ray       the executor and datasets on a Ray cluster of two simulated nodes (installs the extra `ray`)
 #   make test-clients   other projects' SDKs against this server, in an environment of their own
 #   make bench   a short benchmark of the packaged model on this machine
 #   make lint    ruff and mypy only        make format   let ruff rewrite
@@ -21,7 +22,7 @@ NATIVE := $(shell find kernels CMakeLists.txt \( -name '*.cpp' -o -name '*.h' -o
 # The checkout stays off sys.path, so that nothing can import the bare folder names (docs/architecture.md).
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test test-clients bench lint format clean
+.PHONY: setup demo test test-ray test-clients bench lint format clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -39,6 +40,10 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
+
+test-ray: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,ray]"
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/distributed
 
 test-clients: setup
 	test -x $(VENV)-clients/bin/python || $(PYTHON) -m venv $(VENV)-clients

@@ -79,21 +79,37 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Devices that a Ray cluster has set aside for one replica."""
+
+    address: str
+    """Of the cluster."""
+    group: str
+    """Name of the placement group."""
+    bundle: int | None = None
+    """The bundle with all devices of this replica; None: every worker has a bundle of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
     """Where and with how many processes the model runs."""
 
     device: DeviceName = "auto"
     """auto: the first of npu, cuda and cpu that is usable; the log says why."""
     executor: ExecutorName = "auto"
-    """Where the workers run: uni in the process of the core, mp in processes of their own; auto: mp under serve."""
+    """Where the workers run: uni in the process of the core, mp in processes of their own, ray in processes that a Ray
+    cluster places (RAY_ADDRESS, or one on this machine); auto: mp under serve."""
     tensor_parallel_size: int = 1
-    """Devices that share one model."""
+    """Devices of one host that share one model, each with a part of it; on a CPU, processes."""
     data_parallel_size: int = 1
     """Copies of the model, each with its own devices or cores; calls are spread over them."""
     first_rank: int = field(default=0, metadata={"internal": True})
     """Number of the first device of this replica; set by the data-parallel client."""
+    placement: Placement | None = field(default=None, metadata={"internal": True})
+    """Set by the data-parallel client where Ray places the workers."""
     cpu_threads: int | None = None
-    """Threads of a worker on the CPU. None: the physical cores that this process may use."""
+    """Threads of a worker on the CPU. None: the physical cores that this process may use, divided among the workers
+    that share a model."""
     cpu_pin: bool = False
     """Give each worker cores of its own."""
     gpu_memory_utilization: float | None = None

@@ -51,6 +51,10 @@ class Child:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
+    def wait(self) -> int:
+        """Until it has ended; its exit code. Another thread may kill it meanwhile."""
+        return self._process.wait()
+
     def stop(self, timeout_s: float) -> int:
         """Wait for a child that was asked to end, kill it if it does not; returns the exit code."""
         try:

@@ -2,6 +2,9 @@
 
 A ``Channel`` is one socket for each direction, since a ZeroMQ socket belongs to one thread: whoever sends and whoever
 receives may then be two threads. The parent binds, the child connects.
+
+Only a worker on another host (executor ``ray``) is reached over TCP: both sides prove who they are with keys that are
+made for this one channel (CurveZMQ), everything is encrypted, and whoever has no key is not heard.
 """
 
 from __future__ import annotations
@@ -14,26 +17,42 @@ from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from engine import messages
 
 Incoming = TypeVar("Incoming")
 SEND_TIMEOUT_MS = 1000
 LAST_WORDS_MS = 200
+HEARTBEAT_MS = 2000
+"""Over TCP a peer that vanished says nothing: after three of these the connection is given up."""
 
 
 class ChannelClosedError(Exception):
     """The peer is gone, or this side was closed."""
 
 
+class Address(msgspec.Struct):
+    """Where a TCP channel listens, and the keys without which nobody gets in. It is a secret."""
+
+    down: str
+    up: str
+    server_key: bytes
+    client_key: bytes
+    client_secret: bytes
+
+
 class Channel(Generic[Incoming]):
     """Sends any message struct, receives messages of the union ``incoming``. Queues are unbounded: admission is
     decided at the door, and what was accepted must not be dropped here."""
 
-    def __init__(self, folder: Path, incoming: Any, *, bind: bool) -> None:
+    def __init__(self, folder: Path | None, incoming: Any, *, bind: bool, keys: _Keys | None = None) -> None:
+        """``folder``: of the sockets, for a channel on this host; otherwise ``keys`` are needed."""
         self._folder = folder
-        self._owns_folder = bind
+        self._owns_folder = bind and folder is not None
+        self._keys = keys
         self._context = zmq.Context()
+        self._guard = keys.guard(self._context) if keys is not None and bind else None
         self._out = self._open(zmq.PUSH, "down" if bind else "up", bind)
         self._in = self._open(zmq.PULL, "up" if bind else "down", bind)
         self._encoder = messages.encoder()
@@ -48,9 +67,23 @@ class Channel(Generic[Incoming]):
     def connect(cls, folder: str, incoming: Any) -> Self:
         return cls(Path(folder), incoming, bind=False)
 
+    @classmethod
+    def listen_to_host(cls, host: str, incoming: Any) -> Self:
+        """A channel on two free TCP ports of the address ``host``, for the one peer that is told ``address``."""
+        return cls(None, incoming, bind=True, keys=_Keys.new(host))
+
+    @classmethod
+    def connect_to(cls, address: Address, incoming: Any) -> Self:
+        return cls(None, incoming, bind=False, keys=_Keys(address, b""))
+
     @property
     def folder(self) -> str:
-        return str(self._folder)
+        return "" if self._folder is None else str(self._folder)
+
+    @property
+    def address(self) -> Address:
+        assert self._keys is not None, "a channel in a folder has no address"
+        return self._keys.address
 
     def _open(self, kind: int, name: str, bind: bool) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -59,11 +92,12 @@ class Channel(Generic[Incoming]):
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
-        address = f"ipc://{self._folder}/{name}"
-        if bind:
-            socket.bind(address)
+        if self._keys is not None:
+            self._keys.open(socket, name, bind=bind)
+        elif bind:
+            socket.bind(f"ipc://{self._folder}/{name}")
         else:
-            socket.connect(address)
+            socket.connect(f"ipc://{self._folder}/{name}")
         return socket
 
     def send(self, message: Any) -> None:
@@ -93,9 +127,52 @@ class Channel(Generic[Incoming]):
     def close(self) -> None:
         self._out.close()
         self._in.close()
+        if self._guard is not None:
+            self._guard.stop()
         self._context.term()
-        if self._owns_folder:
+        if self._owns_folder and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Keys:
+    """How the two sockets of a TCP channel are opened and guarded."""
+
+    def __init__(self, address: Address, server_secret: bytes) -> None:
+        self.address = address
+        self._server_secret = server_secret
+
+    @classmethod
+    def new(cls, host: str) -> Self:
+        server, server_secret = zmq.curve_keypair()
+        client, client_secret = zmq.curve_keypair()
+        endpoint = f"tcp://[{host}]:*" if ":" in host else f"tcp://{host}:*"
+        return cls(Address(endpoint, endpoint, server, client, client_secret), server_secret)
+
+    def guard(self, context: zmq.Context[zmq.Socket[bytes]]) -> ThreadAuthenticator:
+        """Lets in the one client that has this channel's key; started before anything is bound."""
+        guard = ThreadAuthenticator(context)
+        guard.start()
+        guard.configure_curve_callback(credentials_provider=self)
+        return guard
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Asked by the guard; ``key`` is the client's."""
+        return key == self.address.client_key
+
+    def open(self, socket: zmq.Socket[bytes], name: str, *, bind: bool) -> None:
+        socket.setsockopt(zmq.IPV6, "[" in self.address.up)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        if not bind:
+            socket.curve_serverkey = self.address.server_key
+            socket.curve_publickey, socket.curve_secretkey = self.address.client_key, self.address.client_secret
+            socket.connect(getattr(self.address, name))
+            return
+        socket.curve_server = True
+        socket.curve_secretkey = self._server_secret
+        socket.bind(getattr(self.address, name))
+        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        setattr(self.address, name, bound)
 
 
 def process_handle(pid: int) -> int:

@@ -30,4 +30,8 @@ def create_executor(config: EngineConfig, spec: ModelSpec, *, automatic: Executo
         from engine.executor.multiproc import MultiprocExecutor
 
         return MultiprocExecutor(config, spec)
-    raise ConfigError(f"unknown executor {name!r}: choose uni or mp")
+    if name == "ray":
+        from engine.executor.ray_executor import RayExecutor
+
+        return RayExecutor(config, spec)
+    raise ConfigError(f"unknown executor {name!r}: choose uni, mp or ray")

@@ -1,4 +1,7 @@
-"""Workers as processes, one a device. When one ends or hangs, all are replaced, within a budget of restarts."""
+"""Workers as processes, one a device. When one ends or hangs, all are replaced, within a budget of restarts.
+
+Where the processes come from is one method, ``_start_workers``: here they are children of this process.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 
 import msgspec
@@ -14,11 +18,14 @@ import msgspec
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, from_wire
 from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
-from engine.executor.rank_process import RankProcess
+from engine.executor.rank_process import RankProcess, WorkerChild
+from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
+from engine.logs import current_format
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
 from engine.model_spec import ModelSpec
+from engine.process import Child
 from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
-from engine.transport import Channel, ChannelClosedError
+from engine.transport import Address, Channel, ChannelClosedError
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +46,9 @@ class MultiprocExecutor:
         """All workers at once; raises what stopped the first one that failed."""
         self._loss: StepError | None = None
         self._ranks: list[RankProcess] = []
-        meeting = ""
-        for index in range(self._size):
-            channel: Channel[FromWorker] = Channel.listen(FromWorker)
-            if self._size > 1:
-                meeting = meeting or f"{channel.folder}/meeting"
-            member = Member(index, self._size, meeting)
-            rank = RankProcess(self._config, self._spec, member, channel, self._take_message, self._on_end)
+        for index, (child, channel) in enumerate(self._start_workers()):
+            name = "the worker process" if self._size == 1 else f"the process of worker {index}"
+            rank = RankProcess(index, name, child, channel, self._take_message, self._on_end)
             self._ranks.append(rank)
         done, _ = wait([rank.ready for rank in self._ranks], return_when=FIRST_EXCEPTION)
         failures = [error for ready in done if (error := ready.exception()) is not None]
@@ -53,6 +56,21 @@ class MultiprocExecutor:
             self._stop_ranks(kill=self._size > 1)
             raise failures[0]
         return _together([rank.ready.result() for rank in self._ranks])
+
+    def _start_workers(self) -> Iterator[tuple[WorkerChild, Channel[FromWorker]]]:
+        """One after the other, without waiting for them."""
+        meeting = ""
+        for index in range(self._size):
+            channel: Channel[FromWorker] = Channel.listen(FromWorker)
+            if self._size > 1:
+                meeting = meeting or f"{channel.folder}/meeting"
+            member = Member(index, self._size, meeting)
+            setup = self._setup(self._config.device.first_rank + index, member, channel.folder)
+            yield Child(WORKER_MODULE, setup), channel
+
+    def _setup(self, rank: int, member: Member, folder: str, address: Address | None = None) -> WorkerSetup:
+        level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
+        return WorkerSetup(self._config, self._spec, rank, member, folder, level, current_format(), address)
 
     def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
         future: Future[ModelRunnerOutput] = Future()
@@ -89,8 +107,7 @@ class MultiprocExecutor:
         return None
 
     def _on_end(self, rank: RankProcess) -> None:
-        which = "the worker process" if self._size == 1 else f"the process of worker {rank.index}"
-        error = EngineDeadError(f"{which} ended (exit code {rank.child.exit_code})")
+        error = EngineDeadError(f"{rank.name} ended (exit code {rank.child.exit_code})")
         self._lose(StepError(error, worker_lost=True))
 
     def _lose(self, failure: StepError) -> None:

@@ -1,24 +1,38 @@
-"""One worker process, the channel to it, and the thread that listens to both."""
+"""One worker process, wherever it runs, the channel to it, and the thread that listens to both."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Protocol
 
-from engine.config import EngineConfig
 from engine.errors import ModelLoadError, from_wire
-from engine.executor.worker_process import WorkerSetup
-from engine.logs import current_format
 from engine.messages import FromWorker, StepResult, WorkerFailed, WorkerReady
-from engine.model_spec import ModelSpec
-from engine.process import Child
-from engine.step import Member, WorkerInfo
+from engine.step import WorkerInfo
 from engine.transport import Channel, ChannelClosedError
 
 STOP_TIMEOUT_S = 5.0
 JOIN_TIMEOUT_S = 5.0
+
+
+class WorkerChild(Protocol):
+    """What an executor needs of a worker's process: ``engine.process.Child``, or its like on another host."""
+
+    @property
+    def handle(self) -> int:
+        """Readable when the process has ended."""
+        ...
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    def stop(self, timeout_s: float) -> int: ...
+    def kill(self) -> int: ...
+    def release(self) -> None: ...
 
 
 class RankProcess:
@@ -26,22 +40,18 @@ class RankProcess:
 
     def __init__(
         self,
-        config: EngineConfig,
-        spec: ModelSpec,
-        member: Member,
+        index: int,
+        name: str,
+        child: WorkerChild,
         channel: Channel[FromWorker],
         on_message: Callable[[StepResult | WorkerFailed], None],
         on_end: Callable[[RankProcess], None],
     ) -> None:
-        self.index, self._alone = member.index, member.size == 1
-        self.channel = channel
+        self.index, self.name = index, name
+        self.child, self.channel = child, channel
         self.ready: Future[WorkerInfo] = Future()
         self._on_message, self._on_end = on_message, on_end
-        level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        rank = config.device.first_rank + member.index
-        setup = WorkerSetup(config, spec, rank, member, channel.folder, level, current_format())
-        self.child = Child("engine.executor.worker_process", setup)
-        self._receiver = threading.Thread(target=self._receive, name=f"worker-{self.index}-results", daemon=True)
+        self._receiver = threading.Thread(target=self._receive, name=f"worker-{index}-results", daemon=True)
         self._receiver.start()
 
     def _receive(self) -> None:
@@ -61,8 +71,7 @@ class RankProcess:
     def _end(self) -> None:
         if not self.ready.done():
             code = self.child.stop(1.0)
-            which = "the worker process" if self._alone else f"the process of worker {self.index}"
-            self.ready.set_exception(ModelLoadError(f"{which} ended with code {code} while loading the model"))
+            self.ready.set_exception(ModelLoadError(f"{self.name} ended with code {code} while loading the model"))
         self._on_end(self)
 
     def stop(self) -> None:

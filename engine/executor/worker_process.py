@@ -22,12 +22,13 @@ from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, 
 from engine.model_spec import ModelSpec
 from engine.process import receive_setup
 from engine.step import Member, ModelRunnerOutput, SchedulerOutput
-from engine.transport import Channel
+from engine.transport import Address, Channel
 
 if TYPE_CHECKING:
     from engine.backends.worker import Worker
 
 logger = logging.getLogger(__name__)
+WORKER_MODULE = "engine.executor.worker_process"
 DEVICE_LOST = 70
 """Exit code: the device can no longer be used by this process. Whoever started it starts another."""
 
@@ -40,12 +41,16 @@ class WorkerSetup(msgspec.Struct):
     folder: str
     log_level: str
     log_format: str
+    address: Address | None = None
+    """Of the executor where it is on another host; else ``folder`` has the sockets."""
 
 
 def main() -> None:
     setup = receive_setup(WorkerSetup)
     logs.set_up(setup.log_level, setup.log_format, f"worker{setup.rank}")
-    channel: Channel[ToWorker] = Channel.connect(setup.folder, ToWorker)
+    channel: Channel[ToWorker] = (
+        Channel.connect_to(setup.address, ToWorker) if setup.address else Channel.connect(setup.folder, ToWorker)
+    )
     try:
         _serve(channel, setup)
     finally:

@@ -23,6 +23,12 @@ def score(
     restart: Annotated[
         bool, Parameter(help="Begin anew instead of going on with an interrupted run.", negative=())
     ] = False,
+    ray: Annotated[
+        bool, Parameter(help="Score with the devices of a Ray cluster: RAY_ADDRESS, or this machine.", negative=())
+    ] = False,
+    ray_actors: Annotated[
+        int | None, Parameter(help="Models that Ray places. None: as many as the cluster has devices.")
+    ] = None,
 ) -> int:
     """Score every row of a file. A run that was interrupted goes on where it stopped when it is started again.
 
@@ -30,7 +36,7 @@ def score(
     place. The exit code is 1 when there were such rows.
     """
     from engine.entrypoints.cli.loading import announce_model, load_model
-    from engine.entrypoints.datasets.run import ScoreJob, check_job, run_job
+    from engine.entrypoints.datasets.run import ScoreJob, check_job, run_job, score_here
     from engine.entrypoints.terminal import tell
 
     job = ScoreJob(
@@ -44,8 +50,13 @@ def score(
     )
     check_job(job)
     announce_model(values, "engine score --model MODEL uses another")
-    with load_model(values) as llm:
-        totals = run_job(job, llm)
+    if ray:
+        from engine.entrypoints.datasets.on_ray import score_on_ray
+
+        totals = run_job(job, score_on_ray(job, values, ray_actors))
+    else:
+        with load_model(values) as llm:
+            totals = run_job(job, score_here(job, llm))
     resumed = f", {totals.resumed_rows} rows were there already" if totals.resumed_rows else ""
     tell(f"{output}: {totals.rows} rows, {totals.pairs} pairs, {totals.failed_rows} rows with an error{resumed}")
     return 1 if totals.failed_rows else 0

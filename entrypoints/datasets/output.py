@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from engine.entrypoints.datasets.rows import encode_line, parquet_module
+from engine.entrypoints.datasets.rows import parquet_module
 from engine.errors import ConfigError
 
 
@@ -67,8 +67,8 @@ class PartFiles:
                 done += sum(1 for _ in file)
         return done
 
-    def add(self, first_row: int, rows: list[dict[str, Any]]) -> None:
-        self._write(self._folder / f"{first_row:012d}.jsonl", b"".join(encode_line(row) for row in rows))
+    def add(self, first_row: int, lines: bytes) -> None:
+        self._write(self._folder / f"{first_row:012d}.jsonl", lines)
 
     def finish(self) -> None:
         part = self._output.with_name(f"{self._output.name}.part")

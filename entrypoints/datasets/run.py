@@ -1,9 +1,14 @@
 """The run itself: windows of rows, sorted by query so that equal queries share their computation, scored, put back in
-input order, written."""
+input order, written.
+
+Who scores the windows is a function from the rows that are done already to the results of all others, in order: one
+model in this process (``score_here``), or actors of a Ray cluster (``on_ray.py``). Windows are cut by the number of
+pairs alone, so they are the same whoever scores them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +17,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from engine.entrypoints.datasets.output import PartFiles, State
-from engine.entrypoints.datasets.rows import ScoreRow, read_jsonl, read_parquet
+from engine.entrypoints.datasets.rows import ScoreRow, encode_line, read_jsonl, read_parquet
 from engine.entrypoints.files.writing import check_writable
 from engine.errors import ConfigError, RequestError
 from engine.outputs import ScoringRequestOutput
@@ -57,23 +62,49 @@ def check_job(job: ScoreJob) -> None:
     check_writable(job.output)
 
 
-def run_job(job: ScoreJob, scorer: Scorer) -> Totals:
+@dataclass(frozen=True)
+class Scored:
+    """A window with its results."""
+
+    first_row: int
+    lines: bytes
+    """Its output rows as JSON lines, in input order."""
+    rows: int
+    pairs: int
+    failed_rows: int
+
+
+ScoreFrom = Callable[[int], Iterator[Scored]]
+"""From the number of rows that are done."""
+
+
+def run_job(job: ScoreJob, score_from: ScoreFrom) -> Totals:
     """Score every row that has no result yet; raises ``ConfigError`` for what cannot be read or written."""
     settings = {"instruction": job.instruction, "raw_scores": job.raw_scores}
     state = State(str(job.source.resolve()), job.source.stat().st_size, job.model, settings)
     parts = PartFiles(job.output, state, restart=job.restart)
     done = parts.num_rows_done()
     totals = Totals(resumed_rows=done)
-    read = read_parquet if job.source.suffix == ".parquet" else read_jsonl
     with tqdm(unit=" pairs", desc="Scored", disable=None) as bar:
-        for rows in _windows(read(job.source, done), job.window):
-            parts.add(rows[0].number, _score_window(job, scorer, rows))
-            totals.rows += len(rows)
-            totals.pairs += sum(len(row.documents) for row in rows)
-            totals.failed_rows += sum(row.error is not None for row in rows)
-            bar.update(sum(len(row.documents) for row in rows))
+        for scored in score_from(done):
+            parts.add(scored.first_row, scored.lines)
+            totals.rows += scored.rows
+            totals.pairs += scored.pairs
+            totals.failed_rows += scored.failed_rows
+            bar.update(scored.pairs)
     parts.finish()
     return totals
+
+
+def score_here(job: ScoreJob, scorer: Scorer) -> ScoreFrom:
+    """One model, in this process."""
+    return lambda done: (score_window(job, scorer, rows) for rows in windows(job, done))
+
+
+def windows(job: ScoreJob, done: int) -> Iterator[list[ScoreRow]]:
+    """The rows after the first ``done``."""
+    read = read_parquet if job.source.suffix == ".parquet" else read_jsonl
+    return _windows(read(job.source, done), job.window)
 
 
 def _windows(rows: Iterator[ScoreRow], pairs: int) -> Iterator[list[ScoreRow]]:
@@ -86,7 +117,7 @@ def _windows(rows: Iterator[ScoreRow], pairs: int) -> Iterator[list[ScoreRow]]:
         yield window
 
 
-def _score_window(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> list[dict[str, Any]]:
+def score_window(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> Scored:
     good = sorted((row for row in rows if row.error is None), key=lambda row: row.query)
     scores: dict[int, list[float]] = {}
     try:
@@ -98,7 +129,13 @@ def _score_window(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> list[d
                 scores |= _score_rows(job, scorer, [row])
             except RequestError as error:
                 row.error = str(error)
-    return [row.finished(scores.get(row.number, [])) for row in rows]
+    return Scored(
+        first_row=rows[0].number,
+        lines=b"".join(encode_line(row.finished(scores.get(row.number, []))) for row in rows),
+        rows=len(rows),
+        pairs=sum(len(row.documents) for row in rows),
+        failed_rows=sum(row.error is not None for row in rows),
+    )
 
 
 def _score_rows(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> dict[int, list[float]]:

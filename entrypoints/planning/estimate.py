@@ -83,9 +83,15 @@ def _smallest(
     dtype: str,
     quantization: str | None,
 ) -> Option:
-    sizes = [size for size in range(1, num_devices + 1) if shape.num_heads % size == 0]
+    sizes = [size for size in range(1, num_devices + 1) if _divides(shape, size)]
     tried = [_option(shape, device, num_devices, size, workload, max_len, dtype, quantization) for size in sizes]
     return next((option for option in tried if option.fits), tried[-1])
+
+
+def _divides(shape: ModelShape, size: int) -> bool:
+    """As ``engine.tensor_parallel.check_division`` has it."""
+    shares_kv = shape.num_kv_heads % size == 0 or size % shape.num_kv_heads == 0
+    return shape.num_heads % size == 0 and shape.intermediate % size == 0 and shares_kv
 
 
 def _option(

@@ -66,8 +66,9 @@ def test_every_import_is_declared() -> None:
 
 def test_every_import_of_the_tests_is_declared() -> None:
     """A fresh clone has the base install and the dev extra, and nothing else."""
-    # tests/npu brings its own torch_npu, a simulated one; tests/clients runs in an environment of its own.
-    elsewhere = ("tests/npu", "tests/clients")
+    # tests/npu brings its own torch_npu, a simulated one; tests/clients runs in an environment of its own, and what
+    # tests/distributed needs comes with `make test-ray`.
+    elsewhere = ("tests/npu", "tests/clients", "tests/distributed")
     files = [file for file in python_files() if file.under("tests") and not file.under(*elsewhere)]
     known = declared("dev")
     found = third_party_imports(files)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine.entrypoints.datasets.run import ScoreJob, check_job, run_job
+from engine.entrypoints.datasets.run import ScoreJob, Totals, check_job, run_job, score_here
 from engine.errors import ConfigError, InvalidRequestError
 from engine.outputs import ScoringOutput, ScoringRequestOutput
 from tests.support.checkpoints import make_qwen3
@@ -53,13 +53,17 @@ def job(source: Path, **changes: Any) -> ScoreJob:
     return replace(ScoreJob(source=source, output=source.with_name("out.jsonl"), model="m", window=4), **changes)
 
 
+def run_here(job: ScoreJob, scorer: Lengths) -> Totals:
+    return run_job(job, score_here(job, scorer))
+
+
 ROWS = [{"id": i, "query": f"q{i % 3}", "document": "d" * i} for i in range(1, 20)]
 
 
 def test_rows_keep_their_order_and_columns(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [*ROWS, {"query": "many", "documents": ["a", "bb"], "note": "kept"}])
     scorer = Lengths()
-    totals = run_job(job(source), scorer)
+    totals = run_here(job(source), scorer)
     found = read(tmp_path / "out.jsonl")
     assert [row["score"] for row in found[:-1]] == [pytest.approx(0.02 + i / 1000) for i in range(1, 20)]
     assert found[-1] == {
@@ -75,7 +79,7 @@ def test_a_bad_row_fails_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [ROWS[0], *bad, ROWS[1]])
     with source.open("a") as file:
         file.write('{"query": "torn\n')
-    totals = run_job(job(source, window=100), Lengths())
+    totals = run_here(job(source, window=100), Lengths())
     found = read(tmp_path / "out.jsonl")
     assert totals.failed_rows == len(bad) + 1
     assert [row["error"] is None for row in found] == [True, *[False] * len(bad), True, False]
@@ -85,10 +89,10 @@ def test_a_bad_row_fails_alone(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", ROWS)
     with pytest.raises(KeyboardInterrupt):
-        run_job(job(source), Lengths(dies_after=3))
+        run_here(job(source), Lengths(dies_after=3))
     assert not (tmp_path / "out.jsonl").exists()
     second = Lengths()
-    totals = run_job(job(source), second)
+    totals = run_here(job(source), second)
     assert totals.resumed_rows == 12
     assert sum(map(len, second.calls)) == len(ROWS) - 12
     assert [row["id"] for row in read(tmp_path / "out.jsonl")] == [row["id"] for row in ROWS]
@@ -97,10 +101,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_parts_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", ROWS)
     with pytest.raises(KeyboardInterrupt):
-        run_job(job(source), Lengths(dies_after=1))
+        run_here(job(source), Lengths(dies_after=1))
     with pytest.raises(ConfigError, match="another model"):
-        run_job(job(source, model="other"), Lengths())
-    run_job(job(source, model="other", restart=True), Lengths())
+        run_here(job(source, model="other"), Lengths())
+    run_here(job(source, model="other", restart=True), Lengths())
     assert len(read(tmp_path / "out.jsonl")) == len(ROWS)
 
 
@@ -124,8 +128,8 @@ def test_parquet_in_and_out(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=7)
     target = job(tmp_path / "in.parquet", output=tmp_path / "out.parquet")
     with pytest.raises(KeyboardInterrupt):
-        run_job(target, Lengths(dies_after=4))
-    totals = run_job(target, Lengths())
+        run_here(target, Lengths(dies_after=4))
+    totals = run_here(target, Lengths())
     found = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert totals.resumed_rows > 0
     assert [row["id"] for row in found] == list(range(30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from engine.messages import (
     decoder,
     encoder,
 )
-from engine.transport import Channel, ChannelClosedError, process_handle
+from engine.transport import Address, Channel, ChannelClosedError, process_handle
 
 
 def test_arrays_and_nested_structs_round_trip() -> None:
@@ -76,3 +77,53 @@ def test_the_end_of_the_peer_is_noticed_at_once() -> None:
     child.wait()
     os.close(handle)
     channel.close()
+
+
+def test_over_tcp_both_ends_need_the_keys() -> None:
+    listening: Channel[ToCore] = Channel.listen_to_host("127.0.0.1", ToCore)
+    address = listening.address
+    assert address.up.startswith("tcp://127.0.0.1:")
+    assert address.up != address.down
+    connected: Channel[FromCore] = Channel.connect_to(address, FromCore)
+    try:
+        connected.send(AbortRequest(["x"]))
+        assert listening.recv(5.0) == AbortRequest(["x"])
+        listening.send(EngineCoreOutputs(step_tokens=7))
+        assert connected.recv(5.0) == EngineCoreOutputs(step_tokens=7)
+    finally:
+        connected.close()
+        listening.close()
+
+
+@pytest.mark.parametrize("knows", ["nothing", "server key", "another client's keys"])
+def test_a_stranger_on_the_network_is_not_heard(knows: str) -> None:
+    import zmq
+
+    listening: Channel[ToCore] = Channel.listen_to_host("127.0.0.1", ToCore)
+    address, (public, secret) = listening.address, zmq.curve_keypair()
+    if knows == "nothing":
+        context = zmq.Context()
+        stranger = context.socket(zmq.PUSH)
+        stranger.setsockopt(zmq.LINGER, 0)
+        stranger.connect(address.up)
+        stranger.send(encoder().encode(AbortRequest(["x"])))
+        assert listening.recv(0.5) is None
+        stranger.close()
+        context.term()
+    else:
+        server = address.server_key if knows == "server key" else public
+        theirs = Address(address.down, address.up, server, public, secret)
+        intruder: Channel[FromCore] = Channel.connect_to(theirs, FromCore)
+        intruder._out.setsockopt(zmq.LINGER, 0)
+        intruder.send(AbortRequest(["x"]))  # it waits for a handshake that never ends
+        assert listening.recv(0.5) is None
+        intruder.close()
+    listening.close()
+
+
+def test_only_one_address_is_listened_on() -> None:
+    listening: Channel[ToCore] = Channel.listen_to_host("127.0.0.1", ToCore)
+    port = int(listening.address.up.rpartition(":")[2])
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", port))  # taken already if the channel listened on every address
+    listening.close()

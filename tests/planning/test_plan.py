@@ -103,10 +103,10 @@ def test_a_model_too_large_for_one_device_is_divided() -> None:
 
 
 def test_a_group_never_has_a_size_that_does_not_divide_the_heads() -> None:
-    heavy = QWEN_8B | {"num_attention_heads": 40, "num_key_value_heads": 8, "num_hidden_layers": 100}
+    heavy = QWEN_8B | {"num_attention_heads": 40, "num_hidden_layers": 100}
     for count in range(1, 17):
         for option in options_of(heavy, "l4", count):
-            assert 40 % option.tensor_parallel_size == 0
+            assert option.tensor_parallel_size in (1, 2, 4, 8), "40 heads, 8 key/value heads"
             assert option.tensor_parallel_size * option.data_parallel_size <= count
 
 

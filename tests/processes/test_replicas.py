@@ -7,11 +7,12 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from engine.client import InprocClient
 from engine.messages import EngineCoreRequest
-from engine.replicas import ReplicaClient, choose_replica, replica_config
+from engine.replicas import ReplicaClient, affinity_slack, choose_replica, replica_config, work_tokens
 from tests.processes.conftest import Setup
 
 DOCUMENTS = [f"Panda number {i} lives in the mountains of central China. " * (1 + i % 4) for i in range(24)]
@@ -23,11 +24,27 @@ def test_the_least_loaded_replica_is_chosen() -> None:
     assert choose_replica([5, 3], [False, False], None, 100) == 1, "with none usable, one has to wait"
 
 
+def test_equally_loaded_replicas_take_turns() -> None:
+    assert [choose_replica([5, 5, 5], [True, True, True], None, 0, turn) for turn in range(4)] == [0, 1, 2, 0]
+    assert [choose_replica([5, 5, 5], [True, False, True], None, 0, turn) for turn in range(3)] == [0, 2, 0]
+
+
 def test_affinity_is_bounded_by_load() -> None:
     assert choose_replica([50, 0], [True, True], 4, 100) == 0
     assert choose_replica([150, 0], [True, True], 4, 100) == 1
     assert choose_replica([0, 50], [True, True], 3, 100) == 1
     assert choose_replica([0, 50], [True, False], 3, 100) == 0
+
+
+def test_a_long_query_may_wait_longer_for_its_replica() -> None:
+    assert affinity_slack(10, 1000) < affinity_slack(100, 1000) < affinity_slack(10**6, 1000) == 4 * 1000
+
+
+def test_a_query_weighs_once() -> None:
+    lens, queries = np.array([30, 40, 25], np.int32), np.array([20, 20, 15], np.int32)
+    request = EngineCoreRequest("c", np.zeros(95, np.int32), lens, 0.0, query_lens=queries)
+    assert work_tokens(request) == 20 + 10 + 20 + 15 + 10
+    assert work_tokens(EngineCoreRequest("c", np.zeros(95, np.int32), lens, 0.0)) == 95
 
 
 def test_replicas_have_devices_of_their_own(setup: Setup) -> None:

@@ -1,0 +1,193 @@
+"""Ray as the one who places: the cluster, the devices that it sets aside, and everything that can be wrong with them.
+
+``connect`` takes the cluster of ``RAY_ADDRESS``, else one that runs on this machine, else it starts one here.
+``reserve`` sets devices aside before anything is loaded: for one replica a group of bundles on one node (STRICT_PACK),
+for several a bundle each, spread over the nodes (SPREAD); a bundle never leaves a node, so the workers of a replica are
+together either way. Ray frees them when the process that reserved them ends. No wait is without a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from engine.config import DeviceConfig, DeviceName, EngineConfig, Placement
+from engine.errors import ConfigError, DeviceError
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "engine"
+CONNECT_TIMEOUT_S = 60.0
+RESERVE_TIMEOUT_S = 30.0
+RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
+"""What Ray calls the devices."""
+_Result = TypeVar("_Result")
+
+
+def ray_module() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError(
+            "--distributed-executor-backend ray needs Ray: pip install 'rerank-engine[ray]'.", param="executor"
+        ) from None
+    return ray
+
+
+def connect(address: str | None = None) -> str:
+    """Be a driver of the cluster; returns its address. Raises ``ConfigError`` with the reason where that fails."""
+    ray = ray_module()
+    if ray.is_initialized():
+        return _address(ray)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    named = address or os.environ.get("RAY_ADDRESS")
+
+    def start() -> Any:
+        settings = {} if named else {"include_dashboard": False}
+        return ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, **settings)
+
+    where = f"the Ray cluster at {named}" if named else "a Ray cluster on this machine"
+    try:
+        within(CONNECT_TIMEOUT_S, start)
+    except TimeoutError:
+        raise ConfigError(f"{where} did not answer within {CONNECT_TIMEOUT_S:.0f} s.", param="executor") from None
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"{where} cannot be used: {_first_line(error)}", param="executor") from error
+    found = _address(ray)
+    logger.info("Ray %s at %s: %s", ray.__version__, found, _told(ray.cluster_resources()))
+    return found
+
+
+def _address(ray: Any) -> str:
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def cause_of(error: BaseException) -> str:
+    """The last line says what happened; before it come pages of where."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    missing = next((line for line in lines if "No module named" in line), None)
+    if missing:
+        return f"{missing.rpartition(': ')[2]}; the engine must be installed on every node."
+    return lines[-1] if lines else type(error).__name__
+
+
+def _told(resources: dict[str, float]) -> str:
+    kinds = [f"{resources[kind]:g} {kind}" for kind in ("CPU", "GPU", "NPU") if resources.get(kind)]
+    return ", ".join(kinds) or "no devices"
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Devices set aside for all replicas of a server; ``release`` gives them back."""
+
+    address: str
+    name: str
+    group: Any
+    device: DeviceName
+    num_replicas: int
+
+    def config(self, config: EngineConfig, index: int) -> EngineConfig:
+        """For replica ``index``. The device is named, so that no worker takes another one in silence."""
+        placement = Placement(address=self.address, group=self.name, bundle=index if self.num_replicas > 1 else None)
+        return replace(config, device=replace(config.device, placement=placement, device=self.device))
+
+    def release(self) -> None:
+        ray = ray_module()
+        with contextlib.suppress(ray.exceptions.RayError, RuntimeError):  # the cluster may be gone already
+            within(RESERVE_TIMEOUT_S, lambda: ray.util.remove_placement_group(self.group))
+
+
+def reserve(device: DeviceConfig, num_replicas: int) -> Reservation:
+    """Set the devices aside, or say what the cluster lacks."""
+    if device.cpu_pin:
+        raise ConfigError(
+            "--cpu-pin counts the cores of one machine, and Ray may place several workers on any: leave it out with "
+            "the executor ray.",
+            param="cpu_pin",
+        )
+    address = connect()
+    ray = ray_module()
+    kind = device_kind(device.device, ray.cluster_resources())
+    resource, each = RESOURCES[kind], _each(kind, device)
+    size = device.tensor_parallel_size
+    check_nodes(ray.nodes(), resource, each, size, num_replicas)
+    if num_replicas > 1:
+        bundles, strategy = [_bundle(resource, each * size)] * num_replicas, "SPREAD"
+    else:
+        bundles, strategy = [_bundle(resource, each)] * size, "STRICT_PACK"
+    name = f"engine-{uuid.uuid4().hex}"
+    group = ray.util.placement_group(bundles, strategy=strategy, name=name)
+    if not group.wait(RESERVE_TIMEOUT_S):
+        ray.util.remove_placement_group(group)
+        raise DeviceError(
+            f"the Ray cluster at {address} has {num_replicas * size * each:g} {resource} for {num_replicas} replicas "
+            f"of {size} workers, but they were not free together within {RESERVE_TIMEOUT_S:.0f} s; free now: "
+            f"{_told(ray.available_resources())}"
+        )
+    return Reservation(address, name, group, cast(DeviceName, kind), num_replicas)
+
+
+def _bundle(resource: str, amount: float) -> dict[str, float]:
+    return {resource: amount} if resource == "CPU" else {resource: amount, "CPU": amount}
+
+
+def _each(kind: str, device: DeviceConfig) -> float:
+    """Of a worker: one device, or the cores that it may use."""
+    return float(device.cpu_threads or 1) if kind == "cpu" else 1.0
+
+
+def device_kind(asked: DeviceName, resources: dict[str, float]) -> str:
+    if asked != "auto":
+        return asked
+    return next((kind for kind in ("npu", "cuda") if resources.get(RESOURCES[kind])), "cpu")
+
+
+def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: int, num_replicas: int) -> None:
+    """What no waiting can change: a replica needs a node that holds all of it, and all replicas their devices."""
+    held = [node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]]
+    group = each * size
+    places = sum(int(amount // group) for amount in held)
+    if places >= num_replicas:
+        return
+    largest = max(held, default=0.0)
+    if not any(held):
+        has = f"none of its {len(held)} nodes has the resource {resource}"
+    else:
+        has = f"its {len(held)} nodes have {', '.join(f'{amount:g}' for amount in held)} {resource}"
+    raise DeviceError(
+        f"{num_replicas} replicas of {size} workers need {num_replicas * group:g} {resource}, {group:g} of them on one "
+        f"node for each replica, but in the Ray cluster {has}"
+        + (f"; a replica of at most {int(largest // each)} workers fits on one node." if 0 < largest < group else ".")
+    )
+
+
+def within(timeout_s: float, action: Callable[[], _Result]) -> _Result:
+    """The action's result, or ``TimeoutError``: not all that Ray does has a deadline of its own."""
+    outcome: list[_Result] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(action())
+        except BaseException as error:  # handed to the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="ray-call", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+    return outcome[0]
