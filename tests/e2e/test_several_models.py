@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.e2e.server import ServerProcess
 from tests.families.cases import pair_logits
@@ -37,10 +38,12 @@ def test_two_models_and_an_adapter(tmp_path: Path) -> None:
             )
             results = server.post("/v1/rerank", body).json()["results"]
             found[name] = {one["index"]: one["relevance_score"] for one in results}
+        cards = requests.get(f"{server.url}/v1/models", timeout=10).json()["data"]
         missing = server.post("/v1/rerank", {"query": "q", "documents": ["d"], "model": "gpt"})
         raw = server.post(
             "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS, "model": "bge", "use_activation": False}
         )
+    assert [(card["id"], card["parent"]) for card in cards] == [("qwen", None), ("mine", "qwen"), ("bge", None)]
     assert found[None] == found["qwen"]
     assert found["qwen"] == pytest.approx(dict(enumerate(official_qwen3_scores(base, QUERY, DOCUMENTS))), abs=1e-5)
     assert found["mine"] == pytest.approx(dict(enumerate(official_qwen3_scores(merged, QUERY, DOCUMENTS))), abs=1e-5)
