@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -61,7 +62,7 @@ async def test_a_dead_and_a_hanging_worker_lose_nothing(setup: Setup) -> None:
     client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.stem)
     try:
         assert client.info.device == "cpu + cpu"
-        for index, number in ((1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)):
+        for index, number in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
             tasks = [
                 asyncio.create_task(score(client, setup.request(f"{number}{i}", QUERY, DOCUMENTS))) for i in range(6)
             ]
@@ -73,7 +74,7 @@ async def test_a_dead_and_a_hanging_worker_lose_nothing(setup: Setup) -> None:
             for answer in await asyncio.wait_for(asyncio.gather(*tasks), 60):
                 assert _probabilities(answer) == pytest.approx(expected, abs=1e-5)
             assert all(gone(pid) for pid in workers)
-        assert client.stats.worker_restarts == 3
+        assert client.stats.worker_restarts == 2
         workers = children(client._client.child.pid)
     finally:
         await client.shutdown(5.0)
@@ -81,8 +82,6 @@ async def test_a_dead_and_a_hanging_worker_lose_nothing(setup: Setup) -> None:
 
 
 def _probabilities(logits: dict[int, float]) -> dict[int, float]:
-    import math
-
     return {index: 1 / (1 + math.exp(-logit)) for index, logit in logits.items()}
 
 

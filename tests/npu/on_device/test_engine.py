@@ -18,7 +18,7 @@ import pytest
 
 from engine import LLM
 from tests.e2e.server import ServerProcess
-from tests.e2e.test_seed_scripts import CHINA, PASSAGES, run_script
+from tests.e2e.test_seed_scripts import CHINA, PASSAGES, Home
 from tests.support.checkpoints import QWEN3_OVERRIDES, make_qwen3, official_qwen3_scores
 from tests.support.texts import TEXTS
 
@@ -42,8 +42,8 @@ def server(checkpoint: Path) -> Iterator[ServerProcess]:
         yield running
 
 
-def test_the_tutorials_server_and_client(server: ServerProcess, checkpoint: Path) -> None:
-    printed = run_script("vllm_ascend_online.txt", ("http://127.0.0.1:8888", server.url))
+def test_the_tutorials_server_and_client(server: ServerProcess, checkpoint: Path, tmp_path: Path) -> None:
+    printed = Home(tmp_path).run_script("vllm_ascend_online.txt", ("http://127.0.0.1:8888", server.url))
     answer: dict[str, Any] = ast.literal_eval(printed)
     scores = {entry["index"]: entry["relevance_score"] for entry in answer["results"]}
     expected = official_qwen3_scores(checkpoint, CHINA, PASSAGES)
@@ -64,10 +64,10 @@ def test_a_dead_worker_costs_no_answer(server: ServerProcess, checkpoint: Path) 
     )
 
 
-def test_the_tutorials_offline_script(checkpoint: Path) -> None:
+def test_the_tutorials_offline_script(checkpoint: Path, tmp_path: Path) -> None:
     here = (("from vllm import LLM", "from engine import LLM"), ("Qwen/Qwen3-Reranker-8B", str(checkpoint)))
     device = ('task="score",', 'task="score", device="npu", max_model_len=1024, max_num_batched_tokens=512,')
-    printed = run_script("vllm_ascend_offline.txt", *here, device)
+    printed = Home(tmp_path).run_script("vllm_ascend_offline.txt", *here, device)
     assert ast.literal_eval(printed.splitlines()[-1]) == pytest.approx(
         official_qwen3_scores(checkpoint, CHINA, PASSAGES), abs=BFLOAT16
     )

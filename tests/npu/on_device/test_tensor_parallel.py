@@ -37,15 +37,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_qwen3(folder, head_dim=128, heads=4, kv_heads=1, tied=False, dtype="bfloat16", shards=2, layers=3)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_two_cards_score_like_transformers(checkpoint: Path, dtype: str) -> None:
-    settings = SMALL_STEPS | {"device": "npu", "dtype": dtype, "tensor_parallel_size": 2}
+def test_two_cards_score_like_transformers(checkpoint: Path) -> None:
+    settings = SMALL_STEPS | {"device": "npu", "dtype": "float32", "tensor_parallel_size": 2}
     with LLM(model=str(checkpoint), **settings) as model:
         info = model.info
         got = [output.outputs.score for output in model.score(QUERY, DOCUMENTS, use_tqdm=False)]
     assert info.device == "npu:0 + npu:1"
     assert any(re.search("one of 2 workers that share the model, over hccl", note) for note in info.notes)
-    assert got == pytest.approx(official_qwen3_scores(checkpoint, QUERY, DOCUMENTS), abs=TOLERANCE[dtype])
+    assert got == pytest.approx(official_qwen3_scores(checkpoint, QUERY, DOCUMENTS), abs=TOLERANCE["float32"])
 
 
 def test_w8a8_on_two_cards(checkpoint: Path) -> None:
