@@ -1,18 +1,21 @@
 """Schemathesis over every route that /openapi.json describes: valid bodies, invalid ones, all checks, many cases.
 
-Runs in one process against the real application and tokenizer (``tests/serve/described.py``). A failure is kept and
-the run goes on; ``details`` has the first ones with the call that shows them. The figure for all routes is part of
+Runs in one process a core, against the real application and tokenizer (``tests/serve/described.py``). A failure is kept
+and the run goes on; ``details`` has the first ones with the call that shows them. The figure for all routes is part of
 ``python -m benchmarks.reliability``; ``python -m benchmarks.reliability.schema 5000 /v1/rerank`` tries some of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 import warnings
 import zlib
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,13 @@ class Tally:
                 self.examples.append(f"{label}: {what} for {str(case.body)[:1500]}")
                 print(self.examples[-1], file=sys.stderr, flush=True)  # a long run: not only at its end
 
+    def add(self, other: Tally) -> None:
+        for label, count in other.cases.items():
+            print(f"{label}: {other.failures[label]} failures in {count} cases", file=sys.stderr, flush=True)
+        self.cases += other.cases
+        self.failures += other.failures
+        self.examples = [*self.examples, *other.examples][:KEPT]
+
 
 def explore(operation: Any, mode: GenerationMode, cases: int, tally: Tally, start: int) -> None:
     """``cases`` bodies of one kind (positive: as described; negative: not) for one route."""
@@ -66,30 +76,44 @@ def explore(operation: Any, mode: GenerationMode, cases: int, tally: Tally, star
     run()
 
 
-def schema(cases: int, *paths: str, start: int = 0) -> Figure:
-    """At least ``cases`` on the routes that take a body, shared equally; a few on those that do not."""
-    operations = [result.ok() for result in described(*paths).get_all_operations()]
-    with_body = [operation for operation in operations if operation.body]
-    share = -(-cases // (2 * max(1, len(with_body))))
+def try_operation(label: str, path: str, cases: int, start: int) -> Tally:
+    """One operation, in a process of its own."""
+    (operation,) = (found for found in operations_of(path) if found.label == label)
     tally = Tally()
-    started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for operation in operations:
-            for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
-                explore(operation, mode, share if operation.body else 20, tally, start)
-            label = operation.label
-            print(f"{label}: {tally.failures[label]} failures in {tally.cases[label]} cases", file=sys.stderr)
-    total, failures = tally.cases.total(), tally.failures.total()
+        for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
+            explore(operation, mode, cases, tally, start)
+    return tally
+
+
+def operations_of(*paths: str) -> list[Any]:
+    return [result.ok() for result in described(*paths).get_all_operations()]
+
+
+def schema(cases: int, *paths: str, start: int = 0) -> Figure:
+    """At least ``cases`` on the routes that take a body, shared equally; a few on those that do not."""
+    operations = operations_of(*paths)
+    share = -(-cases // (2 * max(1, sum(1 for operation in operations if operation.body))))
+    total = Tally()
+    started = time.monotonic()
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        work = [
+            pool.submit(try_operation, operation.label, operation.path, share if operation.body else 20, start)
+            for operation in operations
+        ]
+        for done in as_completed(work):
+            total.add(done.result())
+    num_cases, failures = total.cases.total(), total.failures.total()
     return Figure(
         f"Schemathesis over {len(operations)} operations",
         "0 failures",
-        f"{failures} failures in {total} cases",
-        failures == 0 and total >= cases,
+        f"{failures} failures in {num_cases} cases",
+        failures == 0 and num_cases >= cases,
         {
-            "cases": dict(tally.cases),
-            "failures": dict(tally.failures),
-            "examples": tally.examples,
+            "cases": dict(total.cases),
+            "failures": dict(total.failures),
+            "examples": total.examples,
             "seconds": time.monotonic() - started,
         },
     )
