@@ -35,7 +35,8 @@ def _draw(axes, chart: Chart) -> None:  # type: ignore[no-untyped-def]  # matplo
         else:
             axes.plot(xs, ys, marker="o", markersize=3, label=series.name)
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
-    axes.set_ylim(bottom=0)
+    highest = max((y for series in chart.series for _, y in series.points), default=0.0)
+    axes.set_ylim(0.0, 1.05 * highest or 1.0)
     axes.grid(alpha=0.3)
     if chart.x_names is not None:
         axes.set_xticks(range(len(chart.x_names)), chart.x_names)

@@ -22,7 +22,7 @@ def port() -> Iterator[int]:
 
 
 def test_numbers_agree_with_the_servers_own(port: int, tmp_path: Path) -> None:
-    words = ["--num-prompts", "360", "--random-batch-size", "120", "--random-input-len", "200", "--max-concurrency", "1"]
+    words = ["--num-prompts", "360", "--random-batch-size", "120", "--random-input", "200", "--max-concurrency", "1"]
     where = ["--port", str(port), "--save-result", "--result-dir", str(tmp_path), "--result-filename", "r.json"]
     assert main(["serve", "--disable-tqdm", *words, *where]) == 0
     result = json.loads((tmp_path / "r.json").read_text())

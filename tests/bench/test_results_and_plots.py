@@ -136,6 +136,15 @@ def test_load_and_regression_views() -> None:
     assert throughput.x_names == ["20260101", "20260202"]
 
 
+def test_regression_over_the_committed_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "results"  # other files among them are left out
+    assert main(["plot", "--results", str(folder), "--view", "regression", "--output", str(tmp_path / "all")]) == 0
+    page = (tmp_path / "all.html").read_text()
+    assert "Throughput over time" in page
+    assert "<circle" in page or "<polyline" in page
+    assert (tmp_path / "all.png").stat().st_size > 10_000
+
+
 def test_rate_of_finished_calls_adds_up() -> None:
     points = finished_per_second(result(latencies=[0.1] * 100, start_times=[i / 10 for i in range(100)]))
     width = points[1][0] - points[0][0]
