@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -108,6 +109,24 @@ async def test_a_name_without_owner_must_be_one_model() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test") as client:
         answer = await client.post("/v1/rerank", json=BODY | {"model": "fake-reranker"})
     assert answer.status_code == 404
+    await service.stop()
+
+
+async def test_all_models_share_one_queue_limit() -> None:
+    slow, other = FakeCore(pairs_per_step=1, step_s=0.2), FakeCore()
+    service = RerankService(ServerConfig(max_queued_pairs=4), ServerMetrics())
+    service.attach(
+        LoadedEngine(SPEC, FakeProcessor(), slow, ("one",)), LoadedEngine(OTHER, FakeProcessor(), other, ("two",))
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test") as client:
+        long = {"query": "q", "documents": ["a", "b", "c"], "model": "one"}
+        first = asyncio.create_task(client.post("/v1/rerank", json=long))
+        while not slow.requests:
+            await asyncio.sleep(0.01)
+        refused = await client.post("/v1/rerank", json=BODY | {"model": "two"})
+        assert (await first).status_code == 200
+        later = await client.post("/v1/rerank", json=BODY | {"model": "two"})
+    assert (refused.status_code, later.status_code) == (503, 200)
     await service.stop()
 
 

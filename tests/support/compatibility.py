@@ -51,6 +51,14 @@ CLIENTS_TEXT = """
 `engine clients` prints the settings of each; `make test-clients` installs those with tests and runs them against a
 server, every one with a key, and compares order and scores with the server's own.
 """
+SCHEMA_TEXT = """
+## The description
+
+`/openapi.json` says exactly what each route takes and gives. `tests/serve/test_schema.py` holds Schemathesis to it with
+every check on; `python -m benchmarks.reliability.schema 50000` does so at length (results in `benchmarks/results/`).
+Two refusals are not foretold by it, as JSON Schema has no words for them: sides of a score that differ in length, and a
+`truncate_prompt_tokens` below what template, instruction or an uncut text need.
+"""
 FIELDS_TEXT = """
 ## Fields that every dialect takes
 
@@ -63,6 +71,7 @@ def page() -> str:
     parts = [HEAD, DIALECTS_TEXT, table(("Dialect", "Name", "Found by", "Paths tried", "Shown by"), dialect_rows())]
     parts += [CLIENTS_TEXT, table(("Client", "Package", "Answer", "Tests"), client_rows())]
     parts += [FIELDS_TEXT, table(("Field", "Meaning"), field_rows())]
+    parts.append(SCHEMA_TEXT)
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
