@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
+import threading
 import zlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -87,6 +89,8 @@ class ReplicaClient:
         """Start all replicas at once; raises what stopped the first one that failed."""
         size = config.device.data_parallel_size
         reserved = await asyncio.to_thread(_reserve, config) if config.device.executor == "ray" else None
+        if reserved is not None:
+            _take_back_sigterm()
         configs = [reserved.config(config, i) if reserved else replica_config(config, i) for i in range(size)]
         starts = [asyncio.ensure_future(AsyncMPClient.start(one, spec, stem, hold_calls=False)) for one in configs]
         done = await asyncio.gather(*starts, return_exceptions=True)
@@ -174,7 +178,21 @@ class ReplicaClient:
     async def shutdown(self, timeout_s: float) -> None:
         await asyncio.gather(*(replica.client.shutdown(timeout_s) for replica in self._replicas))
         if self._reserved is not None:
-            await asyncio.to_thread(self._reserved.release)
+            await asyncio.to_thread(_give_back, self._reserved)
+
+
+def _take_back_sigterm() -> None:
+    """Ray puts a handler before ours that aborts the process three seconds after SIGTERM, which is no time to drain."""
+    ours = signal.getsignal(signal.SIGTERM)
+    if ours is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
+
+
+def _give_back(reserved: Reservation) -> None:
+    from engine.executor.ray_cluster import disconnect
+
+    reserved.release()
+    disconnect()
 
 
 def _reserve(config: EngineConfig) -> Reservation:

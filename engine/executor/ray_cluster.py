@@ -54,13 +54,14 @@ def connect(address: str | None = None) -> str:
 
     where = f"the Ray cluster at {named}" if named else "a Ray cluster on this machine"
     try:
-        within(CONNECT_TIMEOUT_S, start)
+        within(CONNECT_TIMEOUT_S, start, keep_thread=True)
+        resources = within(CONNECT_TIMEOUT_S, ray.cluster_resources)
     except TimeoutError:
         raise ConfigError(f"{where} did not answer within {CONNECT_TIMEOUT_S:.0f} s.", param="executor") from None
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{where} cannot be used: {_first_line(error)}", param="executor") from error
     found = _address(ray)
-    logger.info("Ray %s at %s: %s", ray.__version__, found, _told(ray.cluster_resources()))
+    logger.info("Ray %s at %s: %s", ray.__version__, found, _told(resources))
     return found
 
 
@@ -104,8 +105,16 @@ class Reservation:
 
     def release(self) -> None:
         ray = ray_module()
-        with contextlib.suppress(ray.exceptions.RayError, RuntimeError):  # the cluster may be gone already
+        # The cluster may be gone already.
+        with contextlib.suppress(ray.exceptions.RayError, RuntimeError, TimeoutError):
             within(RESERVE_TIMEOUT_S, lambda: ray.util.remove_placement_group(self.group))
+
+
+def disconnect() -> None:
+    """Be a driver no more, and end a cluster that ``connect`` started: at exit it is too late for an orderly end."""
+    ray = ray_module()
+    with contextlib.suppress(TimeoutError):
+        within(RESERVE_TIMEOUT_S, ray.shutdown)
 
 
 def reserve(device: DeviceConfig, num_replicas: int) -> Reservation:
@@ -118,10 +127,11 @@ def reserve(device: DeviceConfig, num_replicas: int) -> Reservation:
         )
     address = connect()
     ray = ray_module()
-    kind = device_kind(device.device, ray.cluster_resources())
+    resources, nodes = within(RESERVE_TIMEOUT_S, lambda: (ray.cluster_resources(), ray.nodes()))
+    kind = device_kind(device.device, resources)
     resource, each = RESOURCES[kind], _each(kind, device)
     size = device.tensor_parallel_size
-    check_nodes(ray.nodes(), resource, each, size, num_replicas)
+    check_nodes(nodes, resource, each, size, num_replicas)
     if num_replicas > 1:
         bundles, strategy = [_bundle(resource, each * size)] * num_replicas, "SPREAD"
     else:
@@ -172,22 +182,28 @@ def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: i
     )
 
 
-def within(timeout_s: float, action: Callable[[], _Result]) -> _Result:
-    """The action's result, or ``TimeoutError``: not all that Ray does has a deadline of its own."""
+def within(timeout_s: float, action: Callable[[], _Result], *, keep_thread: bool = False) -> _Result:
+    """The action's result, or ``TimeoutError``: not all that Ray does has a deadline of its own.
+
+    ``keep_thread``: the thread that ran it stays for good. Processes that Ray starts die with the thread that started
+    them.
+    """
     outcome: list[_Result] = []
     failure: list[BaseException] = []
+    done = threading.Event()
 
     def run() -> None:
         try:
             outcome.append(action())
         except BaseException as error:  # handed to the caller's thread
             failure.append(error)
+        done.set()
+        if keep_thread and outcome:
+            threading.Event().wait()
 
-    thread = threading.Thread(target=run, name="ray-call", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
+    threading.Thread(target=run, name="ray-call", daemon=True).start()
+    if not done.wait(timeout_s):
+        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
     if failure:
         raise failure[0]
-    if not outcome:
-        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
     return outcome[0]
