@@ -23,6 +23,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--packages", type=Path, help="collect: folder with the unpacked Debian packages")
     parser.add_argument("--wheels", type=Path, help="collect: folder with the downloaded wheels")
     parser.add_argument("--steps", type=int, default=Plan().train.steps, help="train: number of steps")
+    parser.add_argument(
+        "--rate", type=float, default=Plan().train.rate, help="train: of matrices; half of it for the embedding"
+    )
+    parser.add_argument("--start", type=Path, help="train: checkpoint to go on from; default FOLDER/init")
     parser.add_argument("--budget-s", type=float, default=math.inf, help="train: stop after so many seconds")
     parser.add_argument("--compile", action="store_true", help="train: torch.compile the layers (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=1)
@@ -53,8 +57,10 @@ def main() -> None:
         prepare(args.folder, Plan())
     elif args.stage == "train":
         plan = Plan()
-        settings = replace(plan.train, steps=args.steps, budget_s=args.budget_s)
-        run_training(args.folder, replace(plan, train=settings), compiled=args.compile)
+        settings = replace(
+            plan.train, steps=args.steps, budget_s=args.budget_s, rate=args.rate, embedding_rate=args.rate / 2
+        )
+        run_training(args.folder, replace(plan, train=settings), start=args.start, compiled=args.compile)
     elif args.stage == "evaluate":
         run_evaluate(args)
     else:

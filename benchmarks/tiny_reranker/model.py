@@ -16,13 +16,13 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class TinyConfig:
     vocab_size: int = 16_000
-    hidden_size: int = 256
-    intermediate_size: int = 512
+    hidden_size: int = 320
+    intermediate_size: int = 384
     num_hidden_layers: int = 4
     num_attention_heads: int = 2
     num_key_value_heads: int = 2
     head_dim: int = 128
-    rope_theta: float = 1_000_000.0
+    rope_theta: float = 100_000_000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 8192
 

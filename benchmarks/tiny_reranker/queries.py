@@ -32,7 +32,6 @@ PHRASE_QUESTIONS = ("what is {}", "how does {} work", "tell me about {}", "expla
 PACKAGE_QUESTIONS = ("which program is a {}", "is there a {}", "software: {}", "I need a {}", "what can I use as {}",
                      "looking for {}")  # fmt: skip
 
-SENTENCE_SHARE, UNWORDED_SHARE = 0.2, 0.2
 MIN_UNWORDED_WORDS = 8
 
 _WORD = re.compile(r"[^\W_]+(?:[-.'+#][^\W_]+)*[+#]*")
@@ -114,21 +113,3 @@ def unworded(query: str, text: str) -> str:
     asked = {stem(word) for word in words_of(query) if word.lower() not in STOPWORDS}
     kept = [part for part in _SENTENCE.split(text) if not asked & {stem(word) for word in words_of(part)}]
     return " ".join(kept)
-
-
-def training_example(pair: Pair, rng: random.Random) -> tuple[str, str]:
-    """(query, document) in a form drawn at random; a word's synonyms may stand for the word."""
-    if pair.style != "word" and rng.random() < SENTENCE_SHARE:
-        cut = cut_sentence(pair, rng)
-        if cut:
-            return cut
-    if pair.style == "word" and "," in pair.title:
-        names = pair.title.split(", ")
-        rng.shuffle(names)
-        pair = Pair(pair.source, pair.group, pair.style, ", ".join(names), pair.body)
-    query = query_of(pair, rng.choice(("keywords", "title", "question")), rng)
-    if rng.random() < UNWORDED_SHARE:
-        rest = unworded(query, pair.body)
-        if len(rest.split()) >= MIN_UNWORDED_WORDS:
-            return query, rest
-    return query, pair.body

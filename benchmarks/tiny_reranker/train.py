@@ -11,15 +11,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmarks.tiny_reranker.mining import Example
 from benchmarks.tiny_reranker.model import TinyConfig, TinyReranker
+from benchmarks.tiny_reranker.pool import Pool
 from benchmarks.tiny_reranker.prompt import Encoded, PromptEncoder, vary_prompt
 from benchmarks.tiny_reranker.tokenizer import save_tokenizer, token_id
 
@@ -31,18 +33,27 @@ class TrainConfig:
     steps: int = 1200
     # On a shared machine a step takes as long as it takes: the schedule ends with whichever is used up first.
     budget_s: float = math.inf
-    queries_per_step: int = 16
-    negatives: int = 4
+    queries_per_step: int = 8
+    # Negatives of a list: found by BM25, found by the teacher, random.
+    by_words: int = 3
+    by_meaning: int = 2
+    at_random: int = 2
+    # How often the variant of the right text is shown: too often, and the model learns to distrust words.
+    variant_share: float = 0.4
     chunks: int = 4
-    rate: float = 1e-3
-    embedding_rate: float = 5e-4
-    warmup: int = 40
+    rate: float = 3e-4
+    embedding_rate: float = 1.5e-4
+    warmup: int = 20
     weight_decay: float = 0.01
-    binary_weight: float = 0.1
+    # The listwise loss against the teacher's choice, against the right text, and a little binary loss that calibrates.
+    teacher_weight: float = 0.7
+    hard_weight: float = 0.3
+    binary_weight: float = 0.05
+    temperature: float = 0.05
     # Document lengths in tokens and how often a step uses each as its limit.
-    limits: tuple[int, ...] = (64, 128, 256)
-    limit_shares: tuple[float, ...] = (0.5, 0.35, 0.15)
-    save_every: int = 50
+    limits: tuple[int, ...] = (64, 128, 256, 448)
+    limit_shares: tuple[float, ...] = (0.45, 0.35, 0.15, 0.05)
+    save_every: int = 25
     seed: int = 0
 
 
@@ -67,11 +78,12 @@ def score_queries(model: TinyReranker, queries: Sequence[Sequence[Encoded]], chu
     return logits[torch.argsort(torch.tensor(order))]
 
 
-def ranking_loss(logits: Tensor, binary_weight: float) -> Tensor:
-    """Cross-entropy of the first column against the row, plus a little binary loss that calibrates the logits."""
-    listwise = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+def ranking_loss(logits: Tensor, taught: Tensor, config: TrainConfig) -> Tensor:
+    """``logits`` and the teacher's cosines ``taught``, both (Q, D); the right text stands in the first column."""
+    soft = F.cross_entropy(logits, (taught / config.temperature).softmax(1))
+    hard = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
     binary = F.softplus(-logits[:, 0]).mean() + F.softplus(logits[:, 1:]).mean()
-    return listwise + binary_weight * binary
+    return config.teacher_weight * soft + config.hard_weight * hard + config.binary_weight * binary
 
 
 def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
@@ -79,55 +91,72 @@ def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / config.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-class Batches:
-    """Draws steps of queries of equal length; the share of hard negatives grows from a third to three quarters."""
+class Step(NamedTuple):
+    """Queries of equal length, each with its documents, the right one first, and the teacher's cosines (Q, D)."""
 
-    def __init__(self, examples: Sequence[Example], encoder: PromptEncoder, config: TrainConfig) -> None:
-        self.examples, self.encoder, self.config = examples, encoder, config
+    queries: list[list[Encoded]]
+    taught: Tensor
+
+
+class Batches:
+    """Draws steps from the pool; ``queries`` and ``texts`` are the teacher's vectors."""
+
+    def __init__(
+        self, pool: Pool, queries: np.ndarray, texts: np.ndarray, encoder: PromptEncoder, config: TrainConfig
+    ) -> None:
+        self.pool, self.vectors, self.encoder, self.config = pool, (queries, texts), encoder, config
         self.rng = random.Random(config.seed)
         self.groups: list[list[int]] = []
         # With the line break, which may merge with a last punctuation mark.
-        lengths = [len(ids) for ids in encoder.text_ids([f" {example.query}\n" for example in examples])]
+        lengths = [len(ids) for ids in encoder.text_ids([f" {query}\n" for query in pool.queries])]
         self.by_length: dict[int, list[int]] = {}
         for index, length in enumerate(lengths):
             self.by_length.setdefault(length, []).append(index)
 
     def _shuffle(self) -> None:
-        """Deals every example once, in groups of equal query length; what is left over waits for the next deal."""
+        """Deals every query once, in groups of equal length; what is left over waits for the next deal."""
         size = self.config.queries_per_step
         for members in self.by_length.values():
             self.rng.shuffle(members)
             self.groups += [members[at : at + size] for at in range(0, len(members) - size + 1, size)]
-        if not self.groups:  # very few examples, as in a test
+        if not self.groups:  # very few queries, as in a test
             self.groups = [members[:size] for members in self.by_length.values()]
         self.rng.shuffle(self.groups)
 
-    def negatives(self, example: Example, hard_share: float) -> list[str]:
-        chosen = []
-        for _ in range(self.config.negatives):
-            if self.rng.random() < hard_share:
-                chosen.append(self.rng.choice(example.negatives))
-            else:
-                other = self.rng.choice(self.examples)
-                chosen.append(other.positive if other.positive != example.positive else example.negatives[0])
+    def documents(self, query: int) -> list[int]:
+        pool, rng, config = self.pool, self.rng, self.config
+        chosen = [pool.positive[query]]
+        kinds = (pool.by_words[query], config.by_words), (pool.by_meaning[query], config.by_meaning)
+        for found, wanted in kinds:
+            fresh = [document for document in found if document not in chosen]
+            chosen += rng.sample(fresh, min(wanted, len(fresh)))
+        size = 1 + config.by_words + config.by_meaning + config.at_random
+        while len(chosen) < size:
+            other = rng.randrange(len(pool.texts))
+            if pool.groups[other] != pool.groups[chosen[0]] and other not in chosen:
+                chosen.append(other)
         return chosen
 
-    def draw(self, progress: float) -> list[list[Encoded]]:
+    def draw(self) -> Step:
         if not self.groups:
             self._shuffle()
         members = self.groups.pop()
-        hard_share = 0.33 + 0.42 * min(1.0, 2 * progress)
         limit = self.rng.choices(self.config.limits, self.config.limit_shares)[0]
         self.encoder.max_document = limit
         # Long documents in fewer lists, so that steps take about the same time.
         if limit >= LONG_LIMIT:
-            members = members[: max(1, len(members) // 2)]
+            members = members[: max(1, len(members) * LONG_LIMIT // (2 * limit))]
         instruction, short = vary_prompt(self.rng)
-        queries = []
-        for example in (self.examples[index] for index in members):
-            documents = [example.positive, *self.negatives(example, hard_share)]
-            queries.append(self.encoder.encode(example.query, documents, instruction=instruction, short=short))
-        return queries
+        queries, taught = [], []
+        for query in members:
+            chosen = self.documents(query)
+            texts = [self.pool.texts[document] for document in chosen]
+            if (variant := self.pool.shown[query]) and self.rng.random() < self.config.variant_share:
+                texts[0] = variant
+            queries.append(self.encoder.encode(self.pool.queries[query], texts, instruction=instruction, short=short))
+            own, others = self.vectors[0][query], self.vectors[1][chosen]
+            taught.append(torch.from_numpy(others.astype(np.float32) @ own.astype(np.float32)))
+        return Step(queries, torch.stack(taught))
 
 
 def save_checkpoint(model: TinyReranker, tokenizer: Tokenizer, folder: Path) -> None:
@@ -183,13 +212,11 @@ def make_optimizer(model: TinyReranker, config: TrainConfig) -> torch.optim.Opti
     )
 
 
-def train(
-    model: TinyReranker, tokenizer: Tokenizer, examples: Sequence[Example], config: TrainConfig, output: Path
-) -> list[float]:
+def train(model: TinyReranker, tokenizer: Tokenizer, batches: Batches, output: Path) -> list[float]:
     """Trains in place, writes a checkpoint to ``output`` now and then, returns the loss of every step."""
+    config = batches.config
     torch.manual_seed(config.seed)
     optimizer = make_optimizer(model, config)
-    batches = Batches(examples, PromptEncoder(Tokenizer.from_str(tokenizer.to_str())), config)
     losses: list[float] = []
     right, begin = 0.0, time.perf_counter()
     for step in range(config.steps):
@@ -198,8 +225,9 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * learning_rate(step, progress, config)
-        logits = score_queries(model, batches.draw(progress), config.chunks).view(-1, 1 + config.negatives)
-        loss = ranking_loss(logits, config.binary_weight)
+        drawn = batches.draw()
+        logits = score_queries(model, drawn.queries, config.chunks).view(drawn.taught.shape)
+        loss = ranking_loss(logits, drawn.taught, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

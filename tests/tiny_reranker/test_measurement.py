@@ -5,6 +5,7 @@ import math
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.tiny_reranker.candidates import (
@@ -25,9 +26,10 @@ from benchmarks.tiny_reranker.metrics import (
     reciprocal_rank,
     summarise,
 )
-from benchmarks.tiny_reranker.mining import mine
 from benchmarks.tiny_reranker.pipeline import HANDWRITTEN, HANDWRITTEN_PLAIN
+from benchmarks.tiny_reranker.pool import build_pool, embed_shards, find_negatives, read_shards
 from benchmarks.tiny_reranker.queries import cut_sentence, keywords, query_of, unworded
+from benchmarks.tiny_reranker.teacher import WordHashes
 from benchmarks.tiny_reranker.texts import Pair
 
 ANIMALS = ("cat", "dog", "horse", "whale", "eagle", "spider", "salmon", "turtle", "rabbit", "beetle")
@@ -128,14 +130,23 @@ def test_handwritten_sets_are_whole(path: Path, count: int) -> None:
 
 
 def test_negatives_come_from_other_source_documents() -> None:
-    pairs = some_pairs()
-    groups = {pair.body: pair.group for pair in pairs}
-    examples = list(mine(pairs, seed=0))
-    assert len(examples) > 50
-    for example in examples:
-        assert example.positive not in example.negatives
-        if example.positive in groups:
-            assert groups[example.positive] not in {groups[text] for text in example.negatives}
+    teacher, pool = WordHashes(), build_pool(some_pairs(), {"made": 60})
+    find_negatives(pool, teacher.embed(pool.queries), teacher.embed(pool.texts))
+    assert len(pool.queries) == len(pool.positive) == len(pool.shown) > 100
+    for own, *found in zip(pool.positive, pool.by_words, pool.by_meaning, strict=True):
+        for negatives in found:
+            assert negatives
+            assert pool.groups[own] not in {pool.groups[other] for other in negatives}
+
+
+def test_shards_go_on_where_they_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.tiny_reranker.pool.SHARD", 4)
+    texts, teacher = [f"text {number}" for number in range(10)], WordHashes()
+    embed_shards(texts[:4], teacher, tmp_path, "text")
+    first = (tmp_path / "text-0000.npy").stat().st_mtime_ns
+    embed_shards(texts, teacher, tmp_path, "text")
+    assert (tmp_path / "text-0000.npy").stat().st_mtime_ns == first
+    assert np.allclose(read_shards(tmp_path, "text"), teacher.embed(texts), atol=1e-3)
 
 
 def test_query_forms() -> None:

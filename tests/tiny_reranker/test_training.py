@@ -6,17 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 
 from benchmarks.tiny_reranker.codes import learn_codes, stem
-from benchmarks.tiny_reranker.init import build
+from benchmarks.tiny_reranker.init import AT, MEANING_DIM, UNIT, build
+from benchmarks.tiny_reranker.meaning import SALIENCE_LIMIT, Bag, Meaning, fit, pooled
 from benchmarks.tiny_reranker.model import TinyConfig, TinyReranker
 from benchmarks.tiny_reranker.prompt import INSTRUCTION, PREFIX, SUFFIX, PromptEncoder, body
 from benchmarks.tiny_reranker.sources_debian import parse_manual, parse_translation
 from benchmarks.tiny_reranker.sources_prose import parse_dictionary
 from benchmarks.tiny_reranker.sources_python import STDLIB, docstring_pairs
+from benchmarks.tiny_reranker.teacher import WordHashes
 from benchmarks.tiny_reranker.tokenizer import train_tokenizer
 from benchmarks.tiny_reranker.train import TrainConfig, learning_rate, load_checkpoint, save_checkpoint, score_queries
 
@@ -27,8 +30,12 @@ ROOT = Path(__file__).parents[2]
 def built() -> tuple[TinyReranker, Tokenizer]:
     pairs = [(pair.title, pair.body) for pair in docstring_pairs("email", STDLIB / "email")]
     tokenizer = train_tokenizer([f" {title}\n {text}" for title, text in pairs], 1500)
-    codes = learn_codes(tokenizer, pairs, dim=64, steps=5, batch=16)
-    return build(tokenizer, codes, TinyConfig(vocab_size=tokenizer.get_vocab_size(), intermediate_size=128)), tokenizer
+    titles, texts = zip(*pairs, strict=True)
+    teacher = WordHashes()
+    known = (titles, teacher.embed(titles)), (texts, teacher.embed(texts))
+    meaning = fit(tokenizer, teacher, *known, range(len(pairs)), dim=MEANING_DIM, steps=5, batch=16)
+    config = TinyConfig(vocab_size=tokenizer.get_vocab_size(), intermediate_size=320)
+    return build(tokenizer, learn_codes(tokenizer, texts), meaning, config), tokenizer
 
 
 def test_official_recipe_costs_few_tokens(built: tuple[TinyReranker, Tokenizer]) -> None:
@@ -90,6 +97,31 @@ def test_untrained_model_matches_words(built: tuple[TinyReranker, Tokenizer]) ->
     with torch.no_grad():
         best = [int(score_queries(model, [encoder.encode(query, documents)], 1).argmax()) for query in queries]
     assert best == [0, 1, 2, 3]
+
+
+def test_untrained_model_multiplies_the_mean_meanings(built: tuple[TinyReranker, Tokenizer]) -> None:
+    """What the third layer writes for the last token goes with the product of the weighted means of the vectors."""
+    model, tokenizer = built
+    table = model.model.embed_tokens.weight.detach()
+    meaning = Meaning(table[:, AT.meaning] / UNIT, table[:, AT.salience] * SALIENCE_LIMIT / UNIT)
+    query = "add a header to a message"
+    documents = [
+        "Add a header to a message.",
+        "A message has headers, to which a header is added.",
+        "Iterate over all parts of the tree in depth-first order.",
+        "The charset is returned in lower case, or else None.",
+    ]
+    written: list[torch.Tensor] = []
+    hook = model.layers[3].register_forward_pre_hook(lambda _module, given: written.append(given[0]))
+    with torch.no_grad():
+        for document in documents:
+            score_queries(model, [PromptEncoder(tokenizer).encode(query, [document])], 1)
+    hook.remove()
+    means = [pooled(meaning, *Bag(tokenizer, [text]).take(np.array([0])))[0] for text in (query, *documents)]
+    expected = torch.stack([means[0] @ mean for mean in means[1:]])
+    dense = torch.stack([hidden[0, 0, AT.dense] for hidden in written])
+    assert dense.argsort(descending=True)[:2].tolist() == expected.argsort(descending=True)[:2].tolist()
+    assert float(torch.corrcoef(torch.stack((dense, expected)))[0, 1]) > 0.9
 
 
 @pytest.mark.parametrize("word", ["Files", "files", "FILE", "file"])
