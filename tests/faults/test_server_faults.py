@@ -41,6 +41,14 @@ def status(server: ServerProcess, path: str) -> int:
     return requests.get(server.url + path, timeout=5).status_code
 
 
+def is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
     started = time.monotonic()
     while not condition():
@@ -73,8 +81,7 @@ def test_a_killed_worker_costs_time_and_no_answers(checkpoint: Path) -> None:
         os.kill(family[2], signal.SIGSTOP)
         server.process.kill()
         assert all_gone(family, 5.0)
-        with socket.create_server(("127.0.0.1", server.port)):
-            pass
+        wait_for(lambda: is_free(server.port), 5.0)  # threads of a killed process end a moment after it
 
 
 def test_a_silent_core_is_not_ready_and_is_replaced(checkpoint: Path) -> None:
