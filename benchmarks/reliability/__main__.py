@@ -49,9 +49,9 @@ def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made | Awaitab
         "schema": lambda: asyncio.to_thread(schema, 500 if short else 50_000),
         "worker-kills": lambda: scenarios.worker_kills(checkpoint, several),
         "api-kills": lambda: scenarios.api_kills(checkpoint, several),
-        "overload": lambda: scenarios.overload(checkpoint, 5.0 if short else 60.0),
+        "overload": lambda: scenarios.overload(checkpoint, 5.0 if short else 40.0),
         "large-bodies": lambda: scenarios.large_bodies(checkpoint, 1 if short else 10),
-        "slow-clients": lambda: scenarios.slow_clients(checkpoint, 100 if short else 1000, 3.0),
+        "slow-clients": lambda: scenarios.slow_clients(checkpoint, 100 if short else 1000, 3.0 if short else 6.0),
         "cancel": lambda: scenarios.cancel(checkpoint, 2 if short else 20),
         "soak": lambda: scenarios.soak(checkpoint, 0.5 if short else 60.0),
     }

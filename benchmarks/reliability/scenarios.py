@@ -118,30 +118,36 @@ async def overload(checkpoint: Path, seconds: float) -> list[Figure]:
     """Client and server share the machine; the queue holds some seconds of work."""
     with ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded"), "--max-queued-pairs", "200") as server:
         await closed_loop(server.url, 8, 1.0, first_seed=10**8)
-        peak = (await closed_loop(server.url, 16, seconds)).goodput
-        figures, live = [], []
+        figures: list[Figure] = []
+        live: list[float] = []
+        before = (await closed_loop(server.url, 16, seconds, first_seed=2 * 10**8)).goodput
         for factor in (2, 5, 10):
             stop = asyncio.Event()
             probing = asyncio.create_task(probe_live(server.url, stop))
-            outcome = await open_loop(server.url, factor * peak, seconds, first_seed=factor * 10**6)
+            outcome = await open_loop(server.url, factor * before, seconds, first_seed=factor * 10**6)
             stop.set()
-            taken = await probing
-            refused, accepted = outcome.seconds.get(503, []), outcome.seconds.get(200, [])
-            other = {s: n for s, n in outcome.counts.items() if s not in (200, 503)}
-            share, refusal_s = outcome.goodput / peak, quantile(refused, 0.99)
-            figures.append(
-                Figure(
-                    f"open-loop load at {factor}x capacity",
-                    "goodput >= 95% of peak; refusals p99 <= 20 ms; nothing else",
-                    f"goodput {share:.0%} of {peak:.0f}/s; refusals p99 {refusal_s * 1e3:.0f} ms; accepted p99 "
-                    f"{quantile(accepted, 0.99):.2f} s; others {other or 'none'}",
-                    share >= 0.95 and refusal_s <= 0.02 and not other,
-                    {"statuses": outcome.counts, "peak_per_s": peak, "live_p99_s": quantile(taken, 0.99)},
-                )
-            )
-            live = taken
+            live = await probing
+            # The peak once more: what else the machine does may have changed it.
+            after = (await closed_loop(server.url, 16, seconds, first_seed=2 * 10**8 + factor * 10**6)).goodput
+            figures.append(_overload_figure(factor, outcome, before, after))
+            before = after
         figures.append(_live_figure("at 10x load", live))
     return figures
+
+
+def _overload_figure(factor: int, outcome: Outcome, before: float, after: float) -> Figure:
+    """``before`` and ``after``: the peak's calls a second on both sides of the overload."""
+    refused, accepted = outcome.seconds.get(503, []), outcome.seconds.get(200, [])
+    other = {status: number for status, number in outcome.counts.items() if status not in (200, 503)}
+    share, refusal_s = 2 * outcome.goodput / (before + after), quantile(refused, 0.99)
+    return Figure(
+        f"open-loop load at {factor}x capacity",
+        "goodput >= 95% of the peak before and after; refusals p99 <= 20 ms; nothing else",
+        f"goodput {share:.0%} of {before:.1f} and {after:.1f}/s; {len(refused)} refusals p99 {refusal_s * 1e3:.0f} ms; "
+        f"accepted p99 {quantile(accepted, 0.99):.2f} s; others {other or 'none'}",
+        share >= 0.95 and refusal_s <= 0.02 and not other,
+        {"statuses": outcome.counts, "before_per_s": before, "after_per_s": after},
+    )
 
 
 def _live_figure(when: str, taken: list[float]) -> Figure:
@@ -182,19 +188,23 @@ def slow_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 
 async def slow_clients(checkpoint: Path, count: int, seconds: float) -> Figure:
-    """Half of them are slow with their headers, half with their bodies. With and without them in turn: A B A B."""
+    """Half of them are slow with their headers, half with their bodies. With and without them in turn: A B A B A B.
+
+    Counted once they are there: to take in a thousand connections costs the same from fast clients.
+    """
     with ServerProcess(checkpoint) as server:
         await closed_loop(server.url, 8, 1.0, first_seed=10**8)
         alone, beside = [], []
-        for turn in range(2):
+        for turn in range(3):
             alone.append((await closed_loop(server.url, 8, seconds, turn * 10**6)).goodput)
             with slow_connections(server.port, count):
+                await asyncio.sleep(1.0)
                 beside.append((await closed_loop(server.url, 8, seconds, 10**7 + turn * 10**6)).goodput)
     share = sum(beside) / sum(alone)
     return Figure(
         f"{count} slow connections",
         "goodput of others >= 90%",
-        f"{share:.0%} of {sum(alone) / 2:.0f} calls/s",
+        f"{share:.0%} of {sum(alone) / 3:.0f} calls/s",
         share >= 0.9,
         {"alone_per_s": alone, "beside_per_s": beside},
     )
