@@ -43,10 +43,24 @@ async def while_connected(work: Coroutine[Any, Any, T], receive: Receive, cut_of
             raise ClientGoneError
         raise ShuttingDownError("The server shut down before the call was finished.", retry_after_s=5)
     finally:
-        for future in (task, gone, stop):
-            future.cancel()
-        # The call must have left the core before its place is given away.
-        await asyncio.wait((task, gone, stop))
+        await _ended(task, gone, stop)
+
+
+async def _ended(*futures: asyncio.Future[Any]) -> None:
+    """Cancels them and waits for their end, however often the waiting itself is cancelled: the call must have left the
+    core before its place is given away."""
+    for future in futures:
+        future.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    pending = set(futures)
+    while pending:
+        try:
+            _, pending = await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            pending = {future for future in pending if not future.done()}
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _until_disconnect(receive: Receive) -> None:

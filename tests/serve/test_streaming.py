@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
+from engine.entrypoints.serve.streaming import while_connected
 from engine.messages import WireError
 from tests.serve.conftest import running_server
 from tests.serve.fakes import FakeCore, expected_score
@@ -172,3 +174,29 @@ async def test_deadline_during_tokenisation() -> None:
         answer = await server.client.post("/v1/rerank", json={**BODY, "timeout_ms": 10})
     assert (answer.status_code, answer.json()["partial"], answer.json()["results"]) == (200, True, [])
     assert server.core.requests == []
+
+
+async def test_a_caller_that_is_cancelled_again_and_again_still_ends_the_work_first() -> None:
+    """A cancel scope of anyio cancels at every wait; a client for tests closes one from inside ``send``."""
+    ended, started = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            ended.set()
+
+    async def receive() -> Message:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    caller = asyncio.create_task(while_connected(work(), receive, asyncio.Event()))
+    await started.wait()
+    while not caller.done():
+        caller.cancel()
+        await asyncio.sleep(0)
+    assert caller.cancelled()
+    assert ended.is_set()
