@@ -19,9 +19,15 @@ from engine.backends.parameters import Parameters
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
 
+
+def exact_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x Phi(x), written out: on Ascend torch's own ``gelu`` always computes the tanh form."""
+    return 0.5 * x * (1 + torch.erf(x * 0.5**0.5))
+
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
-    "gelu": F.gelu,
+    "gelu": exact_gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": torch.relu,

@@ -30,7 +30,7 @@ class NpuOps:
         self.int8 = int8
         self._mask = None if soc.is_inference_series else attention.compressed_mask(device)
         self._rope_positions: torch.Tensor | None = None
-        self._rope_factors = (torch.empty(0), torch.empty(0))
+        self._rope_factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def unpack(self, x: Activation) -> torch.Tensor:
         if isinstance(x, QuantizedActivation):
@@ -151,12 +151,18 @@ class NpuOps:
         return x if isinstance(x, QuantizedActivation) else QuantizedActivation(*torch_npu.npu_dynamic_quant(x))
 
     def _rope(self, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T, 1, H) factors of the step, the same for all layers; a step's positions are a tensor of their own."""
+        """(T, 1, H) factors of the step, one pair for all layers with the same table (ModernBERT has two).
+
+        A step's positions are a tensor of their own.
+        """
         if self._rope_positions is not positions:
+            self._rope_positions, self._rope_factors = positions, {}
+        factors = self._rope_factors.get(id(cos))
+        if factors is None:
             halves = (table.index_select(0, positions).to(self.dtype) for table in (cos, sin))
             cos_TH, sin_TH = (torch.cat([half, half], dim=-1).unsqueeze(1) for half in halves)
-            self._rope_positions, self._rope_factors = positions, (cos_TH, sin_TH)
-        return self._rope_factors
+            factors = self._rope_factors[id(cos)] = (cos_TH, sin_TH)
+        return factors
 
 
 def _gelu(x: torch.Tensor, *, tanh: bool) -> torch.Tensor:

@@ -15,6 +15,7 @@ from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConf
 from engine.families import FAMILIES
 from engine.model_resolver import resolve_model
 from engine.step import SchedulerOutput
+from tests.families.cases import FAMILIES as CASES
 from tests.npu.on_device.recording import recording
 from tests.support.checkpoints import make_bert, make_xlm_roberta
 
@@ -32,10 +33,10 @@ DECLARED = {
 """Everything that may reach the device in a step of an encoder."""
 
 
-def load(folder: Path, dtype: str, **settings: Any) -> Worker:
+def load(folder: Path, dtype: str, device: str = "npu", **settings: Any) -> Worker:
     model = ModelConfig(model=str(folder), dtype=dtype, **settings)  # type: ignore[arg-type]
     config = EngineConfig(
-        model=model, scheduler=SchedulerConfig(max_num_batched_tokens=600), device=DeviceConfig(device="npu")
+        model=model, scheduler=SchedulerConfig(max_num_batched_tokens=600), device=DeviceConfig(device=device)
     )
     worker = Worker(config, resolve_model(model))
     worker.info = worker.load()  # type: ignore[attr-defined]
@@ -86,6 +87,22 @@ def test_encoders(family: str, dtype: str, tmp_path: Path) -> None:
     assert set(log) <= DECLARED, sorted(set(log) - DECLARED)
     notes = worker.info.notes  # type: ignore[attr-defined]
     assert any(note.startswith("no ACL graphs") and "bidirectional" in note for note in notes), notes
+
+
+OTHERS = ("modernbert", "deberta-v2", "new", "gte")
+"""Families whose attention or activations need torch's own operators as well; each in its first shape."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_encoders(name: str, tmp_path: Path) -> None:
+    family = CASES[name]
+    folder = family.make(tmp_path, next(iter(family.shapes)))
+    worker, on_cpu = load(folder, "float32", max_model_len=128), load(folder, "float32", "cpu", max_model_len=128)
+    plan = random_step(worker.spec.vocab_size, worker.spec.config.get("type_vocab_size", 1))
+    with recording() as log:
+        values = worker.execute(plan).values
+    np.testing.assert_allclose(values, on_cpu.execute(plan).values, atol=2e-5, rtol=0)
+    assert "aten::gelu" not in log  # it would be the tanh form on this device
 
 
 def test_encoder_in_w8a8(tmp_path: Path) -> None:
