@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from tests.support.commands import logging_restored
 
 os.environ.pop("COLUMNS", None)
 """pytest-xdist gives its workers 80; commands have a width of their own where no terminal says one."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, and they hand it down; the tests of Ctrl-C need an interrupt that arrives.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ def test_scores_are_transformers(server: ServerProcess, checkpoint: Path) -> Non
 
 @pytest.mark.parametrize("form", ["sse", "ndjson"])
 def test_streaming(server: ServerProcess, form: str) -> None:
-    documents = documents_of(120, 120)
+    documents = documents_of(900, 120)
     body: dict[str, Any] = {"query": QUERY, "documents": documents, "top_n": 10}
     plain = server.post("/v1/rerank", body).json()
     headers = {"Accept": "application/x-ndjson"} if form == "ndjson" else {}
@@ -59,7 +59,7 @@ def test_streaming(server: ServerProcess, form: str) -> None:
                 continue
             events.append(json.loads(text.removeprefix("data: ")))
             arrivals.append(time.monotonic())
-    assert sorted(event["index"] for event in events[:-1]) == list(range(120))
+    assert sorted(event["index"] for event in events[:-1]) == list(range(900))
     final = events[-1]
     assert [e["index"] for e in final["results"]] == [e["index"] for e in plain["results"]]
     assert final["usage"] == plain["usage"]
@@ -67,7 +67,6 @@ def test_streaming(server: ServerProcess, form: str) -> None:
     for entry in (*final["results"], *plain["results"]):
         assert by_index[entry["index"]] == pytest.approx(entry["relevance_score"], abs=1e-6)
     # The scores of the first step were here long before those of the last one: nothing waited for the end.
-    assert arrivals[0] - arrivals[-1] < 0
     assert len({round(arrival, 2) for arrival in arrivals}) > 3
 
 

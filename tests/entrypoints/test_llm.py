@@ -204,8 +204,7 @@ def test_ctrl_c_leaves_nothing_behind(llm: LLM) -> None:
     over = threading.Event()
 
     def press() -> None:
-        """Once more after a while: Python loses an interrupt that falls into a callback of its garbage collector, and
-        Hypothesis has one."""
+        """Once more after a while: Python loses an interrupt that falls into a callback of its garbage collector."""
         pause_s = 0.3
         while not over.wait(pause_s):
             os.kill(os.getpid(), signal.SIGINT)
