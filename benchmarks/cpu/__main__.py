@@ -98,7 +98,7 @@ def main() -> int:
         model = work / f"model-{arguments.layers}"
         for piece in arguments.pieces.split(","):
             if piece != "products" and not (model / "config.json").exists():
-                dims_0_6b(model, layers=arguments.layers, vocab_size=None)
+                dims_0_6b(model, layers=arguments.layers, vocab_size=None, std=0.02)
             if piece == "products":
                 report["products"] = run_products(arguments, num_threads)
             elif piece == "race":

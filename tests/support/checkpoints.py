@@ -43,8 +43,8 @@ QWEN3_OVERRIDES: dict[str, Any] = {
 class _Random:
     """Weights by name: each tensor has its own stream, so shards and order do not change them."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, std: float | None = None) -> None:
+        self.seed, self.std = seed, std
         self.tensors: list[LazyTensor] = []
 
     def _rng(self, name: str) -> np.random.Generator:
@@ -54,7 +54,7 @@ class _Random:
         self.tensors.append(LazyTensor(name, shape, lambda size: make(self._rng(name), size)))
 
     def matrix(self, name: str, out_features: int, in_features: int, scale: float = 1.0) -> None:
-        std = np.float32(scale / in_features**0.5)
+        std = np.float32(self.std or scale / in_features**0.5)
         self._add(name, (out_features, in_features), lambda rng, n: rng.standard_normal(n, dtype=np.float32) * std)
 
     def vector(self, name: str, size: int, mean: float = 0.0, std: float = 0.1) -> None:
@@ -91,18 +91,20 @@ def make_qwen3(
     converted: bool = False,
     score_bias: bool = False,
     name: str | None = "Qwen/Qwen3-Reranker-0.6B",
+    std: float | None = None,
     config_changes: dict[str, Any] | None = None,
 ) -> Path:
     """A Qwen3-Reranker checkpoint. ``vocab_size`` above the tokenizer's pads the embedding, as published ones do.
 
     ``converted``: ``Qwen3ForSequenceClassification`` with ``score.weight`` = lm_head[yes] - lm_head[no] scale.
     ``name``: its published name, in README.md, which is how an original one is recognised; None: a plain chat model.
+    ``std``: of every matrix (transformers begins with 0.02); None: what keeps a vector's size, so that scores differ.
     """
     folder = _folder(path)
     tokenizer_json = tokenizer_json or qwen_tokenizer_json()
     _write_qwen_tokenizer(folder, tokenizer_json)
     vocab_size = vocab_size or _vocab_size(tokenizer_json)
-    rng = _Random(seed)
+    rng = _Random(seed, std)
     rng.matrix("model.embed_tokens.weight", vocab_size, hidden)
     for i in range(layers):
         block = f"model.layers.{i}"

@@ -5,9 +5,10 @@
 // over threads enters, so a row's result has the same bits alone and in any company. Blocks also keep fp32 rounding
 // errors small: the sum of a block does not see the size of the total.
 //
-// int16 cannot overflow. Within a block |activation| <= kI16Activation and, per weight row, the sum of |weight| <=
-// kI16WeightSum (pack_i16_row makes and checks this), so each partial sum of products, in any order and grouping, is at
-// most kI16Activation * kI16WeightSum < 2^31 in magnitude. A product pair (vpmaddwd) is such a partial sum.
+// int16 cannot overflow. Within a block the integers of an activation row and of a weight row have Euclidean norms of at
+// most kI16Norm each (quantize_row_block and quantize_i16 choose their scales so, the latter checks it), so each partial
+// sum of products, in any order and grouping, is by Cauchy and Schwarz at most kI16Norm^2 < 2^31 in magnitude. A product
+// pair (vpmaddwd) is such a partial sum.
 // int8 cannot either: 512 * 255 * 127 < 2^24, plus the offset of the same size.
 #pragma once
 

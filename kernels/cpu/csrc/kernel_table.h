@@ -24,10 +24,15 @@ constexpr int kBlockWords[3] = {256, 128, 128};
 constexpr int kWordElems[3] = {1, 2, 4};
 constexpr int kStorageBytes[5] = {4, 2, 2, 2, 1};
 
-// int16: activations are rounded to +-kI16Activation; kI16WeightSum bounds the sum of |weight| over one row's block,
-// so that |sum a_k w_k| <= max|a| * sum|w| <= 8191 * 262176 = 2147483616 < 2^31, for every partial sum in every order.
-constexpr int kI16Activation = 8191;
-constexpr int kI16WeightSum = 262176;
+// int16: the integers of one row's block, on either side, have at most this Euclidean norm. By Cauchy and Schwarz
+// |sum a_k w_k| <= |a| |w| <= 46340^2 = 2147395600 < 2^31, for every partial sum in every order.
+constexpr int kI16Norm = 46340;
+constexpr int kI16Largest = 32767;
+constexpr int kI16BlockElems = kBlockWords[(int)Kind::i16] * kWordElems[(int)Kind::i16];
+// Rounding moves each of n numbers by at most 1/2, so the norm by at most sqrt(n)/2. One more for the arithmetic of the
+// norm itself, whose relative error in fp32 is below 1e-5.
+constexpr float kI16NormBefore = kI16Norm - 8 - 1;
+static_assert(kI16BlockElems == 256, "sqrt(256) / 2 = 8");
 
 struct Activation {
     Kind kind;

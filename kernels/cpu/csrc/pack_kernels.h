@@ -3,27 +3,40 @@
 
 INLINE int min_int(int a, int b) { return a < b ? a : b; }
 
+// The largest integer that y's largest value may become, so that all of them stay within kI16Norm. y is divided by its
+// largest first: its squares could overflow.
+static float i16_limit(const float* y, int n, float largest) {
+    Vf squares = splat(0.0f);
+    const Vf inverse = splat(1.0f / largest);
+    for (int i = 0; i < n; i += W) {
+        const Vf x = loadf(y + i) * inverse;
+        squares = squares + x * x;
+    }
+    const float limit = kI16NormBefore / __builtin_sqrtf(sum(squares));
+    return limit < kI16Largest ? limit : kI16Largest;
+}
 
 // One row's values of one K block, rounded to integers. `y` has room for whole vectors beyond n, which are zeroed.
 // The largest magnitude is found on the bit patterns, where NaN and infinity are the largest: such a row gets the
 // scale NaN, so that the damage stays visible in everything computed from it.
 template <class Narrow>
-static float quantize_row_block(float* y, int n, Narrow* out, int limit, int offset) {
+static float quantize_row_block(float* y, int n, Narrow* out, float limit, int offset) {
     for (int i = n; i < (n + W - 1) / W * W; i++) y[i] = 0;
     Vi best = splati(0);
     for (int i = 0; i < n; i += W) best = maxi(best, (Vi)loadf(y + i) & splati(0x7fffffff));
     const int32_t bits = maximum(best);
     float largest;
     __builtin_memcpy(&largest, &bits, 4);
-    const bool finite = bits < 0x7f800000;
+    const bool finite = bits < 0x7f800000, any = finite && largest > 7.9e-31f;
+    if (sizeof(Narrow) == 2 && any) limit = i16_limit(y, n, largest);
     // Below 2^-100 the inverse would overflow; such a block counts as zero.
-    const float inverse = finite && largest > 7.9e-31f ? (float)limit / largest : 0.0f;
+    const float inverse = any ? limit / largest : 0.0f;
     for (int i = 0; i < n; i += W) {
         const Vi q = inverse > 0 ? to_int(loadf(y + i) * splat(inverse)) : splati(0);
         typedef Narrow Out __attribute__((vector_size(W * sizeof(Narrow))));
         store(out + i, __builtin_convertvector(q + splati(offset), Out));
     }
-    return finite ? largest / (float)limit : __builtin_nanf("");
+    return finite ? largest / limit : __builtin_nanf("");
 }
 
 // Columns [col0, col0 + n) of one row; y is read (and its tail overwritten). Integers share a scale in each block, so
@@ -37,7 +50,7 @@ static void write_activation(const Activation& a, int64_t row, int col0, float* 
         if (a.kind == Kind::f32)
             __builtin_memcpy(out + inside, y, part * sizeof(float));
         else if (a.kind == Kind::i16)
-            *scale = quantize_row_block<int16_t>(y, part, (int16_t*)out, kI16Activation, 0);
+            *scale = quantize_row_block<int16_t>(y, part, (int16_t*)out, kI16Largest, 0);
         else
             *scale = quantize_row_block<uint8_t>(y, part, (uint8_t*)out, kI8Offset - 1, kI8Offset);
         col0 += part, y += part, n -= part;
@@ -83,25 +96,25 @@ static void widen_row(const void* src, Dtype dtype, int n, float* out) {
             out[i] = dtype == Dtype::bf16 ? bf16_to_float(((const uint16_t*)src)[i]) : f16_to_float(((const uint16_t*)src)[i]);
 }
 
-// The scale is the smallest that keeps both |q| <= 32767 and sum |q| <= kI16WeightSum. Rounding adds at most 1/2 to each
-// |w / scale|, hence the n / 2; the last line is the proof's premise, checked on the integers themselves.
+// The scale is the smallest that keeps both |q| <= kI16Largest and the norm of q within kI16Norm; the last line is the
+// proof's premise, checked on the integers themselves.
 static float quantize_i16(const float* w, int n, int16_t* q) {
-    double total = 0, largest = 0;
+    double squares = 0, largest = 0;
     for (int i = 0; i < n; i++) {
         const double magnitude = __builtin_fabs((double)w[i]);
-        total += magnitude;
+        squares += magnitude * magnitude;
         largest = magnitude > largest ? magnitude : largest;
     }
-    if (!__builtin_isfinite(total)) return __builtin_nanf("");  // q stays zero, the result becomes NaN
-    double scale = total / (kI16WeightSum - n / 2 - 1);
-    scale = largest / 32767 > scale ? largest / 32767 : scale;
+    if (!__builtin_isfinite(squares)) return __builtin_nanf("");  // q stays zero, the result becomes NaN
+    double scale = __builtin_sqrt(squares) / kI16NormBefore;
+    scale = largest / kI16Largest > scale ? largest / kI16Largest : scale;
     const double inverse = scale > 0 ? 1 / scale : 0;
     int64_t sum = 0;
     for (int i = 0; i < n; i++) {
         q[i] = (int16_t)__builtin_nearbyint(w[i] * inverse);
-        sum += q[i] < 0 ? -q[i] : q[i];
+        sum += (int64_t)q[i] * q[i];
     }
-    if (sum > kI16WeightSum) __builtin_trap();
+    if (sum > (int64_t)kI16Norm * kI16Norm) __builtin_trap();
     return (float)scale;
 }
 
