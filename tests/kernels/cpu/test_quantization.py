@@ -28,8 +28,7 @@ SHAPES_OF_ROWS = {
 @pytest.mark.parametrize("weight_form", SHAPES_OF_ROWS)
 @pytest.mark.parametrize("sign_match", [True, False])
 def test_the_largest_sums_do_not_wrap(isa: str, weight_form: str, sign_match: bool) -> None:
-    """Every product of a block has the same sign. With constant rows both norms are at their limit and parallel: the sum
-    is at its bound."""
+    """Every product of a block has the same sign; of constant rows the sum and both norms are at their bounds."""
     ops = CpuOps(1, "int16", isa=isa)
     row = SHAPES_OF_ROWS[weight_form](1024)
     x = row / row.abs().max() * (1 if sign_match else -1)
