@@ -129,6 +129,11 @@ class Backend(ABC):
         array = values.cpu().numpy()
         return lambda: array
 
+    def ceilings(self, ops: Ops) -> dict[str, float]:
+        """What the instructions behind ``ops`` allow, in G(FL)OP/s of the device: of its ``linear`` layers, and of
+        ``attention``. Empty where it cannot be measured."""
+        return {}
+
     def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
         """Last act of loading: choose kernels and the token budget (at most ``largest``) by measurement, with notes.
 

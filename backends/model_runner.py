@@ -30,9 +30,9 @@ class ModelRunner:
         dtype: torch.dtype,
         kv_capacity: int,
         adapters: Adapters | None = None,
-        in_group: bool = False,
+        graphs: bool = True,
     ) -> None:
-        """``in_group``: its steps wait for other workers, which no graph may hold."""
+        """``graphs``: small steps may be recorded; not where they wait for other workers, or are profiled."""
         self.model, self.backend, self.device = model, backend, device
         self.max_model_len = spec.max_model_len
         by_head = backend.capabilities.kv_by_head
@@ -45,7 +45,7 @@ class ModelRunner:
             device=device,
             upload=backend.upload,
         )
-        self.forward = backend.capture(model.forward) if model.graphable and not in_group else model.forward
+        self.forward = backend.capture(model.forward) if model.graphable and graphs else model.forward
         self.adapters = adapters
         self._last_done_s = 0.0
 

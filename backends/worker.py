@@ -20,6 +20,7 @@ from engine.backends.group import LOADING_TIMEOUT_S, Group, meet
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
 from engine.backends.parameters import Parameters
+from engine.backends.profiler import Profiler
 from engine.backends.registry import choose_backend
 from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
 from engine.config import EngineConfig
@@ -40,6 +41,7 @@ class Worker:
         self.config, self.spec, self.rank, self.member = config, spec, rank, member or Member()
         self.group = Group()
         self.runner: ModelRunner | None = None
+        self.profiler: Profiler | None = None
 
     def load(self) -> WorkerInfo:
         started = time.perf_counter()
@@ -51,6 +53,9 @@ class Worker:
         device = backend.device(self.rank)
         dtype_name = _choose_dtype(self.config, self.spec, backend)
         dtype = getattr(torch, dtype_name)
+        if self.config.device.profile is not None:
+            self.profiler = Profiler(self.config.device.profile, self.rank, backend, device)
+            notes.append(f"profiled into {self.config.device.profile}: ops wait for each other, no graphs")
         self.group = group = meet(self.member, backend, self.config.device.step_timeout_s)
         try:
             params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
@@ -66,7 +71,7 @@ class Worker:
                 dtype=dtype,
                 kv_capacity=kv_capacity,
                 adapters=adapters,
-                in_group=group.size > 1,
+                graphs=group.size == 1 and self.profiler is None,
             )
             for num_tokens in backend.capabilities.warm_up_tokens:
                 self.runner.warm_up(min(num_tokens, budget))
@@ -77,6 +82,8 @@ class Worker:
             if not (isinstance(error, OutOfMemory) or backend.is_out_of_memory(error)):
                 raise
             raise DeviceError(f"{self.spec.name} does not fit into the memory of {device}: {error}") from error
+        if self.profiler is not None:
+            self.profiler.reset()
         return WorkerInfo(
             device=str(device),
             dtype=dtype_name,
@@ -105,7 +112,8 @@ class Worker:
     def launch(self, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
         """Start a step; the returned function waits for its result. Steps are launched in order by one thread."""
         assert self.runner is not None, "launch before load"
-        return self.runner.launch(plan)
+        result = self.runner.launch(plan)
+        return self.profiler.step(plan, result) if self.profiler is not None else result
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether no later step can succeed in this process."""
@@ -114,6 +122,9 @@ class Worker:
     def close(self) -> None:
         """Give the device back, and leave the group. May be called twice."""
         self.group.leave()
+        if self.profiler is not None:
+            self.profiler.save()
+            self.profiler = None
         if self.runner is not None:
             backend, device = self.runner.backend, self.runner.device
             self.runner = None
@@ -135,6 +146,8 @@ class Worker:
             size = self.group.size
             check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities, size)
         ops, ops_note = backend.make_ops(device, dtype, quantization)
+        if self.profiler is not None:
+            ops = self.profiler.watch(ops)
         adapter_ops = AdapterOps(ops) if self.config.model.lora_modules else None
         params = Parameters(
             cast(Ops, adapter_ops) if adapter_ops else ops,  # it passes on what it does not change

@@ -92,6 +92,14 @@ class CpuBackend(Backend):
         torch.set_num_threads(self._num_threads)
         return ReferenceOps(device, dtype), f"plain torch kernels, {self._num_threads} threads: {obstacle}"
 
+    def ceilings(self, ops: Ops) -> dict[str, float]:
+        if kernels_obstacle() is not None:
+            return {}
+        from engine.kernels.cpu import CpuOps
+
+        own: object = ops
+        return {"linear": own.ceiling(), "attention": own.ceiling(None)} if isinstance(own, CpuOps) else {}
+
     def memory(self, device: torch.device) -> MemoryFacts:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         total, free = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))

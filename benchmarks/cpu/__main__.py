@@ -19,12 +19,12 @@ from benchmarks.cpu.machine import load_average, machine
 from tests.support.checkpoints import dims_0_6b
 
 RESULTS = Path(__file__).parents[1] / "results"
-PIECES = ("products", "race", "growth")
+PIECES = ("products", "race", "growth", "shares", "socket")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
-    parser.add_argument("--pieces", default=",".join(PIECES), help="some of products, race, growth")
+    parser.add_argument("--pieces", default=",".join(PIECES), help=f"some of {', '.join(PIECES)}")
     parser.add_argument("--threads", type=int, help="default: the cores of this machine")
     parser.add_argument("--isa", help="instruction set of the products (default: the best)")
     parser.add_argument("--layers", type=int, default=8)
@@ -78,6 +78,22 @@ def run_growth(arguments: argparse.Namespace, num_threads: int, model: Path) -> 
     return result
 
 
+def run_shares(arguments: argparse.Namespace, num_threads: int, model: Path) -> dict[str, Any]:
+    from benchmarks.cpu.shares import render, shares
+
+    result = shares(model, num_threads, arguments.rounds)
+    print(render(result), flush=True)
+    return result
+
+
+def run_socket(arguments: argparse.Namespace, num_threads: int, model: Path) -> dict[str, Any]:
+    from benchmarks.cpu.over_socket import over_socket, render
+
+    result = over_socket(model, num_threads, arguments.rounds)
+    print(render(result), flush=True)
+    return result
+
+
 def main() -> int:
     arguments = parse()
     from engine.kernels.cpu.threads import default_num_threads
@@ -103,8 +119,14 @@ def main() -> int:
                 report["products"] = run_products(arguments, num_threads)
             elif piece == "race":
                 report["race"] = run_race(arguments, num_threads, model, work / f"forms-{arguments.layers}")
-            else:
+            elif piece == "growth":
                 report["growth"] = run_growth(arguments, num_threads, model)
+            elif piece == "shares":
+                report["shares"] = run_shares(arguments, num_threads, model)
+            elif piece == "socket":
+                report["socket"] = run_socket(arguments, num_threads, model)
+            else:
+                sys.exit(f"--pieces {piece}: there is {', '.join(PIECES)}")
             report["load_at_end"] = load_average()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(report, indent=1))

@@ -16,18 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from engine.kernels.cpu import _C
 from engine.kernels.cpu.ops import CpuOps
 
-KINDS = {"fp32": _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8}
+KINDS = ("fp32", "int16", "int8")
 SHAPES = {"qkv": (4096, 1024), "o": (1024, 2048), "gate_up": (6144, 1024), "down": (1024, 3072)}
 """Outputs and inputs."""
-CEILING_ITERATIONS = 300_000
-
-
-def ceiling(ops: CpuOps, kind: str) -> float:
-    """GFLOP/s (or GOP/s): two for each multiply-add."""
-    return 2e-9 * ops.runtime.ceiling(KINDS[kind], CEILING_ITERATIONS)
 
 
 def products(num_threads: int, rows: list[int], rounds: int, isa: str | None = None) -> dict[str, Any]:
@@ -45,7 +38,7 @@ def products(num_threads: int, rows: list[int], rounds: int, isa: str | None = N
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for kind, ops in all_ops.items():
-            ceilings.setdefault(kind, []).append(ceiling(ops, kind))
+            ceilings.setdefault(kind, []).append(ops.ceiling())
         for name, (gflop, run) in runs.items():
             started = time.perf_counter()
             run()

@@ -21,6 +21,7 @@ from engine.kernels.cpu.threads import check_num_threads, default_num_threads
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.reference import ReferenceOps
 
+CEILING_ITERATIONS = 300_000
 ISA_VARIABLE = "ENGINE_CPU_ISA"
 _KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8}
 _DTYPES = {torch.float32: _C.Dtype.F32, torch.bfloat16: _C.Dtype.BF16, torch.float16: _C.Dtype.F16}
@@ -112,6 +113,11 @@ class CpuOps(ReferenceOps):
         if self.quantization == "int8" and self.runtime.i8_bits < 8:
             arithmetic = f"int8 ({self.runtime.i8_bits}-bit activations: no VNNI)"
         return f"compiled kernels, {self.isa}, {arithmetic}, {self.runtime.num_threads} threads"
+
+    def ceiling(self, quantization: str | None = "own") -> float:
+        """G(FL)OP/s, two for each multiply-add, of a loop on all threads whose operands never leave the registers."""
+        kind = self.kind if quantization == "own" else _KINDS[quantization]
+        return 2e-9 * self.runtime.ceiling(kind, CEILING_ITERATIONS)
 
     def _activation(self, x: Activation) -> _C.Activation:
         return self.runtime.pack(self.kind, _rows(x)) if isinstance(x, torch.Tensor) else x

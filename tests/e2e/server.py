@@ -37,8 +37,9 @@ class ServerProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGINE_")} | {"PYTHONSAFEPATH": "1"}
         environment |= self._environment
         port = [] if "--port" in self._arguments else ["--port", "0"]
+        threads = [] if "--cpu-threads" in self._arguments else ["--cpu-threads", "1"]
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *self._arguments, *port, "--cpu-threads", "1"],
+            [*COMMAND, "serve", *self._arguments, *port, *threads],
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
