@@ -69,5 +69,6 @@ def render(result: dict[str, Any]) -> str:
     return (
         f"{result['calls']} calls of {len(W2_LENGTHS)} documents: offline {result['tokens'] / offline:.0f} tok/s, over "
         f"the socket from {result['callers']} callers {result['tokens'] / socket:.0f} tok/s: {result['ratio']:.1%} "
-        f"({low:.1%}-{high:.1%}), by CPU time {result['cpu_ratio']:.1%}; scores differ by at most {result['largest_score_difference']:.0e}"
+        f"({low:.1%}-{high:.1%}), by CPU time {result['cpu_ratio']:.1%}; "
+        f"scores differ by at most {result['largest_score_difference']:.0e}"
     )
