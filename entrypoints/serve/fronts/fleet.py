@@ -20,7 +20,7 @@ from typing import Any
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.fronts.desk import Desk
-from engine.entrypoints.serve.fronts.handle import FrontHandle
+from engine.entrypoints.serve.fronts.handle import SILENCE_S, FrontHandle
 from engine.entrypoints.serve.fronts.messages import (
     Attach,
     Attached,
@@ -216,8 +216,10 @@ class Fronts:
             await asyncio.sleep(WATCH_S)
             self._tell_state()
             for front in self._fronts.values():
+                front.silent_s += WATCH_S
                 if front.silent_s > timeout_s and not front.gone.is_set():
                     logger.error("API process %d has been silent for %.0f s: killing it", front.index, front.silent_s)
+                    front.silent_s = 0.0
                     front.child.kill()
 
     def _tell_state(self) -> None:
@@ -232,7 +234,7 @@ class Fronts:
         self._listener.close()  # else it would take connections that nobody serves
         self._tell_state()
         for front in self._fronts.values():
-            if front.connected:
+            if front.connected and front.silent_s < SILENCE_S:
                 front.send(Stop())
             elif not front.gone.is_set():
                 front.child.kill()

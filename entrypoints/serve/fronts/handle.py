@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from itertools import count
 
@@ -49,14 +48,11 @@ class FrontHandle:
         """It has the models."""
         self.gone = asyncio.Event()
         self.counts: list[Count] = []
-        self._heard_s = time.monotonic()
+        self.silent_s = 0.0
+        """Since its last message, as far as main was awake itself: whoever stops both stops this clock too."""
         self._snapshots: dict[int, asyncio.Event] = {}
         self._numbers = count(1)
         threading.Thread(target=self._read, name=f"from-api-{self.index}", daemon=True).start()
-
-    @property
-    def silent_s(self) -> float:
-        return time.monotonic() - self._heard_s
 
     def send(self, message: ToFront) -> None:
         """A front that is not there is told nothing: it learns what it needs when it comes."""
@@ -86,7 +82,7 @@ class FrontHandle:
                 self._loop.call_soon_threadsafe(self._dispatch, message)
 
     def _dispatch(self, message: FromFront) -> None:
-        self._heard_s = time.monotonic()
+        self.silent_s = 0.0
         if isinstance(message, Snapshot):
             self.counts = message.counts
             if message.number in self._snapshots:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 
-from engine import logs
+from engine.entrypoints.log_setup import set_up_logging
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.fronts.messages import (
     Attach,
@@ -63,6 +63,8 @@ class Front:
         try:
             if self._setup.is_late:
                 await asyncio.wait((attaching, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if attaching.done():
+                    attaching.result()
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             waiting = {serving, stopping, attaching}
             while not stopping.done():
@@ -117,7 +119,7 @@ async def _run(setup: FrontSetup, channel: Channel[ToFront]) -> None:
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     setup = receive_setup(FrontSetup)
-    logs.set_up(setup.log_level, setup.log_format, f"api-{setup.index}")
+    set_up_logging(setup.log_level, setup.log_format, f"api-{setup.index}")
     channel: Channel[ToFront] = Channel.connect(setup.folder, ToFront)
     code = 0
     try:
