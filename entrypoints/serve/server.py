@@ -29,6 +29,7 @@ from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.ports import allow_open_files, listen
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
 from engine.inputs import InputProcessor
 from engine.model_resolver import resolve_model
@@ -46,6 +47,10 @@ class _HttpSide(Protocol):
 
     async def attach(self, engines: Sequence[LoadedEngine]) -> None:
         """The models are loaded; returns when calls for them can be taken."""
+        ...
+
+    def tell_state(self) -> None:
+        """The service's state has changed."""
         ...
 
     def stop(self) -> None:
@@ -68,6 +73,9 @@ class _OneProcess:
     async def attach(self, engines: Sequence[LoadedEngine]) -> None:
         """Nothing to do: the models are in this process."""
 
+    def tell_state(self) -> None:
+        """Nothing to do: this process sees it."""
+
     def stop(self) -> None:
         self._http.should_exit = True
 
@@ -83,6 +91,8 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
             by_name(server_config.dialect)
         except RequestError as error:
             raise ConfigError(f"--dialect: {error}", param="dialect") from error
+    if server_config.otlp_traces_endpoint:
+        collector_url(server_config.otlp_traces_endpoint)
     listener = listen(server_config.host, server_config.port)
     allow_open_files(server_config.max_connections)
     try:
@@ -205,6 +215,7 @@ class _Server:
         if self._num_signals == 1:
             logger.info("stopping: finishing what was accepted, at most %.0f s", self._config.shutdown_timeout_s)
             self._service.state = "draining"
+            self._http.tell_state()
             self._stop.set()
         else:
             logger.warning("second signal: stopping at once")

@@ -106,12 +106,19 @@ class Fronts:
             front.send(Attach(self._models))
         await self._all_attached.wait()
 
+    def tell_state(self) -> None:
+        now = (self._service.state, self._service.cut_off.is_set())
+        if now != self._told:
+            self._told = now
+            for front in self._fronts.values():
+                front.send(StateChange(*now))
+
     def stop(self) -> None:
         if not self._over.done():
             self._over.set_result(None)
 
     def stop_now(self) -> None:
-        self._tell_state()
+        self.tell_state()
         self._hurry.set()
 
     def _start(self, index: int) -> None:
@@ -214,7 +221,7 @@ class Fronts:
         timeout_s = self._engine_configs[0].device.step_timeout_s
         while True:
             await asyncio.sleep(WATCH_S)
-            self._tell_state()
+            self.tell_state()
             for front in self._fronts.values():
                 front.silent_s += WATCH_S
                 if front.silent_s > timeout_s and not front.gone.is_set():
@@ -222,17 +229,10 @@ class Fronts:
                     front.silent_s = 0.0
                     front.child.kill()
 
-    def _tell_state(self) -> None:
-        now = (self._service.state, self._service.cut_off.is_set())
-        if now != self._told:
-            self._told = now
-            for front in self._fronts.values():
-                front.send(StateChange(*now))
-
     async def _end(self) -> None:
         """Answers on their way are written; then, or when there is no more time, the fronts are gone."""
         self._listener.close()  # else it would take connections that nobody serves
-        self._tell_state()
+        self.tell_state()
         for front in self._fronts.values():
             if front.connected and front.silent_s < SILENCE_S:
                 front.send(Stop())
