@@ -24,8 +24,12 @@ class HttpServer(uvicorn.Server):
 
 
 def http_server(app: ASGIApp, config: ServerConfig) -> HttpServer:
+    return HttpServer(http_settings(app, config))
+
+
+def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
     connections = math.ceil(config.max_connections / config.api_server_count)
-    settings = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=guarded_protocol(SocketLimits(config.header_timeout_s, config.body_timeout_s, connections)),
         ws="none",
@@ -38,7 +42,6 @@ def http_server(app: ASGIApp, config: ServerConfig) -> HttpServer:
         root_path=config.root_path,
         proxy_headers=False,
     )
-    return HttpServer(settings)
 
 
 def stop_timeout_s(config: ServerConfig) -> int:

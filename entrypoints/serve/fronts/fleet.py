@@ -21,6 +21,7 @@ from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.fronts.desk import Desk
 from engine.entrypoints.serve.fronts.handle import SILENCE_S, FrontHandle
+from engine.entrypoints.serve.fronts.listener import AWAY, ConnectionCounts
 from engine.entrypoints.serve.fronts.messages import (
     Attach,
     Attached,
@@ -70,6 +71,7 @@ class Fronts:
         self._config: ServerConfig = service.config
         self._engine_configs = engine_configs
         self._listener = listener
+        self._connections = ConnectionCounts.create(self._config.api_server_count)
         self._fronts: dict[int, FrontHandle] = {}
         self._desks: dict[int, Desk] = {}
         self._models: list[FrontModel] = []
@@ -130,6 +132,7 @@ class Fronts:
             server=self._config,
             index=index,
             listener_fd=self._listener.fileno(),
+            counts_fd=self._connections.descriptor,
             folder=folder,
             started_at=self._service.started_at,
             is_late=bool(self._models),
@@ -193,6 +196,7 @@ class Fronts:
 
     def _on_gone(self, front: FrontHandle) -> None:
         self._desks[front.index].close()
+        self._connections[front.index] = AWAY
         self._past = summed(chain(self._past, front.counts))
         front.counts = []
         if self._stopping or self._over.done():

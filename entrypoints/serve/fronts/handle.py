@@ -41,7 +41,7 @@ class FrontHandle:
         self._channel: Channel[FromFront] = Channel.listen(FromFront, send_timeout_ms=0)
         made = setup(self._channel.folder)
         self.index = made.index
-        self.child = Child("engine.entrypoints.serve.fronts.process", made, pass_fds=(made.listener_fd,))
+        self.child = Child("engine.entrypoints.serve.fronts.process", made, pass_fds=(made.listener_fd, made.counts_fd))
         self.pid = self.child.pid
         self.connected = False
         self.attached = False

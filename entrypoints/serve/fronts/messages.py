@@ -18,6 +18,8 @@ class FrontSetup(msgspec.Struct):
     server: ServerConfig
     index: int
     listener_fd: int
+    counts_fd: int
+    """Of the memory with everybody's number of connections."""
     folder: str
     """Of the channel."""
     started_at: int

@@ -14,6 +14,7 @@ import socket
 
 from engine.entrypoints.log_setup import set_up_logging
 from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.fronts.listener import ConnectionCounts, SharingHttpServer
 from engine.entrypoints.serve.fronts.messages import (
     Attach,
     Attached,
@@ -28,7 +29,6 @@ from engine.entrypoints.serve.fronts.messages import (
 )
 from engine.entrypoints.serve.fronts.relay import Relay, RelayedClient, RelayedDoor, RelayedStatus
 from engine.entrypoints.serve.fronts.totals import FrontMetrics
-from engine.entrypoints.serve.http import http_server
 from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.errors import EngineError
@@ -54,14 +54,17 @@ class Front:
 
     async def run(self) -> None:
         """Until main says ``Stop``; raises what no other front could do better."""
-        http = http_server(create_app(self._service, RelayedStatus(self._service, self._relay)), self._setup.server)
-        listener = socket.socket(fileno=self._setup.listener_fd)
+        setup = self._setup
+        app = create_app(self._service, RelayedStatus(self._service, self._relay))
+        counts = ConnectionCounts(setup.counts_fd, setup.server.api_server_count)
+        http = SharingHttpServer(app, setup.server, counts, setup.index)
+        listener = socket.socket(fileno=setup.listener_fd)
         self._relay.start()
         beating = asyncio.create_task(self._beat())
         stopping = asyncio.create_task(self._stop.wait())
         attaching = asyncio.create_task(self._attach())
         try:
-            if self._setup.is_late:
+            if setup.is_late:
                 await asyncio.wait((attaching, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if attaching.done():
                     attaching.result()
