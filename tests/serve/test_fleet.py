@@ -50,7 +50,7 @@ class FakeHandle:
         self.gone = asyncio.Event()
         self.counts: list[Count] = []
         self.silent_s = 0.0
-        self.child = SimpleNamespace(exit_code=-9, kill=self.die)
+        self.child = SimpleNamespace(exit_code=-9)
         self.heard: list[ToFront] = []
         self._on_message, self._on_gone = on_message, on_gone
 
@@ -71,6 +71,9 @@ class FakeHandle:
             self.connected = self.attached = False
             self.gone.set()
             self._on_gone(self)
+
+    def kill(self) -> None:
+        asyncio.get_running_loop().call_soon(self.die)
 
     def last(self, kind: type[Any]) -> Any:
         return [message for message in self.heard if isinstance(message, kind)][-1]

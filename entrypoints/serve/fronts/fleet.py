@@ -231,7 +231,7 @@ class Fronts:
                 if front.silent_s > timeout_s and not front.gone.is_set():
                     logger.error("API process %d has been silent for %.0f s: killing it", front.index, front.silent_s)
                     front.silent_s = 0.0
-                    front.child.kill()
+                    front.kill()
 
     async def _end(self) -> None:
         """Answers on their way are written; then, or when there is no more time, the fronts are gone."""
@@ -241,7 +241,7 @@ class Fronts:
             if front.connected and front.silent_s < SILENCE_S:
                 front.send(Stop())
             elif not front.gone.is_set():
-                front.child.kill()
+                front.kill()
         ending = asyncio.gather(*(front.gone.wait() for front in self._fronts.values()))
         hurry = asyncio.create_task(self._hurry.wait())
         timeout_s = stop_timeout_s(self._config) + HARD_STOP_S
@@ -250,6 +250,6 @@ class Fronts:
             await asyncio.wait((ending,), timeout=LAST_WORDS_S)
         for front in self._fronts.values():
             if not front.gone.is_set():
-                front.child.kill()
+                front.kill()
         await ending
         hurry.cancel()

@@ -60,6 +60,10 @@ class FrontHandle:
             with contextlib.suppress(ChannelClosedError):  # it is ending; the reading thread will say so
                 self._channel.send(message)
 
+    def kill(self) -> None:
+        """Elsewhere: the system may take its time with a large process."""
+        self._loop.run_in_executor(None, self.child.kill)
+
     async def refresh(self) -> None:
         """Ask for its counts, and wait a moment unless it is silent anyway; then the last ones have to do."""
         if not self.connected or self.silent_s > SILENCE_S:
@@ -96,6 +100,7 @@ class FrontHandle:
         self.connected = self.attached = False
         self.child.wait()
         self.child.release()
-        self._channel.close()
+        # Nobody uses the channel any more; closing it may wait for messages that nobody will read.
+        self._loop.run_in_executor(None, self._channel.close)
         self.gone.set()
         self._on_gone(self)
