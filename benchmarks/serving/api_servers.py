@@ -13,7 +13,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu.machine import machine
 from benchmarks.serving.full_size import children, wait_ready
 from tests.support.checkpoints import make_qwen3
 from tests.support.texts import TEXTS
@@ -157,7 +157,7 @@ def main() -> None:
         for server in servers:
             server.process.wait()
     settings = {name: getattr(args, name) for name in ("rounds", "seconds", "callers", "documents", "words", "tokens")}
-    result = {"settings": settings, "cores": os.cpu_count(), "python": platform.python_version(), **result}
+    result = {"machine": machine(), "settings": settings, **result}
     print(json.dumps(result["medians"], indent=2), f"ratio {result['ratio']:.2f}", result["memory_mb"])
     if args.output:
         args.output.write_text(json.dumps(result, indent=2) + "\n")

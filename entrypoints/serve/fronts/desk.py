@@ -1,6 +1,7 @@
 """One front's calls, as main sees them: each has a place in the queue that all fronts share, and runs on the cores.
 
-What a front says about a call is done in the order in which it says it. When the front is gone, so are its calls.
+What a front says about a call is done in the order in which it says it. A call is over for both sides with its last
+answer, or its failure; a front that gives one up earlier says so. When the front is gone, so are its calls.
 """
 
 from __future__ import annotations
@@ -66,10 +67,12 @@ class Desk:
             logger.exception("call %s failed in the main process", request.call_id)
             hidden = EngineError(f"Internal error; the log of the server has it under call {request.call_id}.")
             self._send(CallFailed(request.call_id, WireError.of(hidden)))
+        if self._calls.pop(request.call_id, None) is not None:
+            ticket.leave()
 
     def leave(self, message: Leave) -> None:
         call = self._calls.pop(message.call_id, None)
-        if call is not None:  # else it was refused
+        if call is not None:  # else its last answer was on its way already
             _end(call)
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class FrontFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
 
 
 class Enter(msgspec.Struct, array_like=True, gc=False, tag="enter"):
-    """May this call come in? Whatever the answer, ``Leave`` ends it."""
+    """May this call come in?"""
 
     call_id: str
     num_pairs: int
@@ -131,7 +131,7 @@ class Run(msgspec.Struct, array_like=True, gc=False, tag="run"):
 
 
 class Leave(msgspec.Struct, array_like=True, gc=False, tag="leave"):
-    """The call is over here; what still runs of it is given up."""
+    """The call is given up before its last answer; its place is free, and what still runs of it is not wanted."""
 
     call_id: str
 

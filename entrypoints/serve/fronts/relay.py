@@ -47,6 +47,23 @@ POLL_S = 0.5
 CallEvent = Entered | EngineCoreOutput | EngineError
 
 
+class _OpenCall:
+    """A call of this front."""
+
+    __slots__ = ("events", "is_over")
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[CallEvent] = asyncio.Queue()
+        self.is_over = False
+        """Main has done with it."""
+
+    def tell(self, event: CallEvent) -> None:
+        self.is_over = isinstance(event, EngineError) or (
+            isinstance(event, EngineCoreOutput) and event.stats is not None
+        )
+        self.events.put_nowait(event)
+
+
 class Relay:
     """The connection to main. A thread reads; all else belongs to the loop."""
 
@@ -55,7 +72,7 @@ class Relay:
         self._channel = channel
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[str, asyncio.Queue[CallEvent]] = {}
+        self._calls: dict[str, _OpenCall] = {}
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = count(1)
         self._closed = False
@@ -101,19 +118,18 @@ class Relay:
     def _tell(self, call_id: str, event: CallEvent) -> None:
         call = self._calls.get(call_id)
         if call is not None:  # it may have left meanwhile
-            call.put_nowait(event)
+            call.tell(event)
 
     def open(self, call_id: str) -> asyncio.Queue[CallEvent]:
-        events: asyncio.Queue[CallEvent] = asyncio.Queue()
-        self._calls[call_id] = events
-        return events
+        self._calls[call_id] = call = _OpenCall()
+        return call.events
 
     def events(self, call_id: str) -> asyncio.Queue[CallEvent]:
-        return self._calls[call_id]
+        return self._calls[call_id].events
 
     def leave(self, call_id: str) -> None:
-        del self._calls[call_id]
-        self.send(Leave(call_id))
+        if not self._calls.pop(call_id).is_over:
+            self.send(Leave(call_id))
 
     async def status(self) -> Status:
         answer: Status = await self._ask(StatusRequest)
