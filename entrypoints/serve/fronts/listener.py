@@ -73,18 +73,20 @@ class FairListener:
         self._num_open = num_open
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._is_closed = False
         self.publish()
         self._loop.add_reader(listener.fileno(), self._on_connection)
 
     def publish(self) -> None:
-        self._counts[self._index] = self._num_open() + len(self._opening)
+        self._counts[self._index] = AWAY if self._is_closed else self._num_open() + len(self._opening)
 
     def close(self) -> None:
+        self._is_closed = True
         self._loop.remove_reader(self._listener.fileno())
         if self._waiting is not None:
             self._waiting.cancel()
-        self._counts[self._index] = AWAY
+        self.publish()
 
     async def wait_closed(self) -> None:
         if self._opening:
@@ -119,7 +121,11 @@ class FairListener:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opening = self._loop.create_task(self._open(connection))
         self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+        opening.add_done_callback(self._opened)
+        self.publish()
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening.discard(opening)
         self.publish()
 
     async def _open(self, connection: socket.socket) -> None:

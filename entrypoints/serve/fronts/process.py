@@ -63,6 +63,7 @@ class Front:
         beating = asyncio.create_task(self._beat())
         stopping = asyncio.create_task(self._stop.wait())
         attaching = asyncio.create_task(self._attach())
+        serving: asyncio.Task[None] | None = None
         try:
             if setup.is_late:
                 await asyncio.wait((attaching, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -76,9 +77,10 @@ class Front:
                     task.result()
                 if serving in done:
                     raise RuntimeError("the HTTP server ended by itself")
-            http.should_exit = True
-            await serving
         finally:
+            http.should_exit = True
+            if serving is not None:
+                await asyncio.wait((serving,))
             for task in (beating, stopping, attaching):
                 task.cancel()
             await self._service.stop()
