@@ -159,7 +159,13 @@ def _tree(root: type[EngineError]) -> list[type[EngineError]]:
     return [root, *(leaf for child in root.__subclasses__() for leaf in _tree(child))]
 
 
-def from_wire(type_: str, message: str, param: str | None = None) -> EngineError:
+def from_wire(
+    type_: str,
+    message: str,
+    param: str | None = None,
+    retry_after_s: float | None = None,
+    code: str | None = None,
+) -> EngineError:
     """The error that ``type_`` names, or a plain ``EngineError`` for a name this version does not know."""
     classes = {cls.type: cls for cls in _tree(EngineError)}
-    return classes.get(type_, EngineError)(message, param=param)
+    return classes.get(type_, EngineError)(message, param=param, retry_after_s=retry_after_s, code=code)

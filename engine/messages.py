@@ -9,11 +9,12 @@ A NumPy array travels as dtype code, rank, shape and bytes (``encode_array``).
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
 
+from engine.errors import EngineError, from_wire
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 STEP_TOKEN_BOUNDS = tuple(2**power for power in range(5, 18))
@@ -27,6 +28,15 @@ class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     type: str
     message: str
     param: str | None = None
+    retry_after_s: float | None = None
+    code: str | None = None
+
+    @classmethod
+    def of(cls, error: EngineError) -> Self:
+        return cls(error.type, str(error), error.param, error.retry_after_s, error.code)
+
+    def rebuilt(self) -> EngineError:
+        return from_wire(self.type, self.message, self.param, self.retry_after_s, self.code)
 
 
 class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="call"):

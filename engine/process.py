@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from engine import messages
@@ -27,9 +28,10 @@ _PR_SET_PDEATHSIG = 1
 class Child:
     """A running child and its life line."""
 
-    def __init__(self, module: str, setup: Any) -> None:
+    def __init__(self, module: str, setup: Any, *, pass_fds: Sequence[int] = ()) -> None:
+        """``pass_fds``: descriptors that the child has too, under the same numbers."""
         command = [sys.executable, "-m", module]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, pass_fds=pass_fds)
         payload = messages.encoder().encode(setup)
         # The kernel's parent-death signal follows the *thread* that started the child.
         by_main_thread = threading.current_thread() is threading.main_thread()

@@ -46,11 +46,20 @@ class Channel(Generic[Incoming]):
     """Sends any message struct, receives messages of the union ``incoming``. Queues are unbounded: admission is
     decided at the door, and what was accepted must not be dropped here."""
 
-    def __init__(self, folder: Path | None, incoming: Any, *, bind: bool, keys: _Keys | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        incoming: Any,
+        *,
+        bind: bool,
+        keys: _Keys | None = None,
+        send_timeout_ms: int = SEND_TIMEOUT_MS,
+    ) -> None:
         """``folder``: of the sockets, for a channel on this host; otherwise ``keys`` are needed."""
         self._folder = folder
         self._owns_folder = bind and folder is not None
         self._keys = keys
+        self._send_timeout_ms = send_timeout_ms
         self._context = zmq.Context()
         self._guard = keys.guard(self._context) if keys is not None and bind else None
         self._out = self._open(zmq.PUSH, "down" if bind else "up", bind)
@@ -59,9 +68,14 @@ class Channel(Generic[Incoming]):
         self._decoder: msgspec.msgpack.Decoder[Incoming] = messages.decoder(incoming)
 
     @classmethod
-    def listen(cls, incoming: Any) -> Self:
-        """A channel in a new folder that only this user can enter (mode 0700)."""
-        return cls(Path(tempfile.mkdtemp(prefix="engine-")), incoming, bind=True)
+    def listen(cls, incoming: Any, *, send_timeout_ms: int = SEND_TIMEOUT_MS) -> Self:
+        """A channel in a new folder that only this user can enter (mode 0700).
+
+        ``send_timeout_ms``: how long a send may wait for a peer that is not there; 0 for who must never wait, and has
+        heard from its peer before it sends.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="engine-"))
+        return cls(folder, incoming, bind=True, send_timeout_ms=send_timeout_ms)
 
     @classmethod
     def connect(cls, folder: str, incoming: Any) -> Self:
@@ -89,7 +103,7 @@ class Channel(Generic[Incoming]):
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 1000)
         # Only a peer that is not there (yet, or any more) makes a send wait: queues are unbounded.
-        socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
+        socket.setsockopt(zmq.SNDTIMEO, self._send_timeout_ms)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         if self._keys is not None:

@@ -11,9 +11,9 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 _NOISY = ("uvicorn", "httpx", "httpcore", "urllib3", "filelock", "huggingface_hub", "asyncio", "opentelemetry")
 
 
-def set_up_logging(level: str = "info", log_format: logs.LogFormat = "text") -> None:
+def set_up_logging(level: str = "info", log_format: logs.LogFormat = "text", process: str = "") -> None:
     if level.lower() not in LEVELS:
         raise ConfigError(f"--log-level {level}: choose one of {', '.join(LEVELS)}.", param="log_level")
-    logs.set_up(level.upper(), log_format)
+    logs.set_up(level.upper(), log_format, process)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING if level.lower() != "debug" else logging.INFO)

@@ -56,6 +56,7 @@ ALIASES = {
     "payload_limit": "max_body_bytes",
     "max_client_batch_size": "max_documents",
     "tokenization_workers": "tokenizer_threads",
+    "tokenizer_worker_num": "api_server_count",
 }
 """Names that vLLM, SGLang and TEI use for options of ours."""
 
@@ -126,7 +127,6 @@ IGNORED: dict[str, Ignored] = {
     "enable_request_id_headers": Ignored("every answer carries X-Request-Id"),
     "auto_truncate": Ignored("over-long documents are cut unless the call says truncate: false"),
     "max_concurrent_requests": Ignored("see --max-queued-pairs", takes_value=True),
-    "api_server_count": Ignored("one API process is enough: the tokenizer runs in threads", takes_value=True),
 }
 """``enable_x`` and plain switches also exist as ``no_enable_x`` / ``no_x``; both mean nothing."""
 
@@ -271,13 +271,15 @@ def build_configs(values: Mapping[str, Any]) -> tuple[EngineConfig, ServerConfig
     return engine, ServerConfig(**chosen["server"])
 
 
+MAX_API_SERVERS = 64
+"""More than that have more to do with each other than with their callers; start another server then."""
 _POSITIVE = frozenset(
     (
         *("max_model_len", "max_num_batched_tokens", "max_num_seqs", "max_segment_tokens", "kv_cache_tokens"),
         *("tensor_parallel_size", "data_parallel_size", "cpu_threads", "step_timeout_s", "pipeline_depth"),
         "gpu_memory_bytes",
         *("max_body_bytes", "max_documents", "max_queued_pairs", "max_queued_tokens", "tokenizer_threads"),
-        *("header_timeout_s", "body_timeout_s", "max_connections"),
+        *("header_timeout_s", "body_timeout_s", "max_connections", "api_server_count"),
     )
 )
 
@@ -289,6 +291,11 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     for name in ("shutdown_timeout_s", "drain_delay_s"):
         if values.get(name, 0) < 0:
             raise ConfigError(f"{name}={values[name]}: zero or more seconds expected.", param=name)
+    if values.get("api_server_count", 1) > MAX_API_SERVERS:
+        raise ConfigError(
+            f"api_server_count={values['api_server_count']}: at most {MAX_API_SERVERS} API processes share an engine.",
+            param="api_server_count",
+        )
     if not 0 <= values.get("port", 0) <= 65535:
         raise ConfigError(f"port={values['port']}: a port is 0 to 65535.", param="port")
     share = values.get("gpu_memory_utilization")

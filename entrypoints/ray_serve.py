@@ -83,7 +83,9 @@ def app(arguments: dict[str, str]) -> Any:
         raise ConfigError(
             f"{', '.join(unknown)}: no such setting; they are those of engine serve and {', '.join(_OWN)}."
         )
-    engine_config, _ = build_configs(settings)  # a wrong setting is said here, before anything is placed
+    engine_config, server_config = build_configs(settings)  # a wrong setting is said here, before anything is placed
+    if server_config.api_server_count > 1:
+        raise ConfigError("api_server_count is for engine serve; here, max_replicas says how many processes there are.")
     kind, cores = engine_config.device.device, engine_config.device.cpu_threads or 1
     actor: dict[str, Any] = {"num_cpus": cores if kind in ("cpu", "auto") else 1}
     if kind == "cuda":

@@ -31,6 +31,7 @@ SHORT = {
     "tensor_parallel_size": ("-tp",),
     "data_parallel_size": ("-dp",),
     "pipeline_parallel_size": ("-pp",),
+    "api_server_count": ("-asc",),
     "optimization_level": ("-O",),
 }
 Command = Callable[..., int | None]

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
 
 from engine.config import ServerConfig
 from engine.errors import OverloadedError, TooLargeError
@@ -66,6 +66,33 @@ class Speed:
         return num_tokens * self._seconds / self._tokens if self._tokens > 0 else 1.0
 
 
+class Place(Protocol):
+    """What one call has inside, as a context: leaving it gives everything back."""
+
+    backlog_tokens: int
+    """What its caller had inside before it."""
+
+    def settle(self, num_pairs: int, num_tokens: int) -> None: ...
+
+    def answered(self, num_pairs: int) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *raised: object) -> None: ...
+
+
+class Door(Protocol):
+    """Where calls come in: ``Admission`` itself, or the way to it from another process."""
+
+    num_calls: int
+    num_pairs: int
+    idle: asyncio.Event
+
+    async def enter(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> Place:
+        """Raises what the call is refused with. ``call_id`` is what the core will know the call by."""
+        ...
+
+
 class Ticket:
     """The place that one call takes, given back as its pairs are answered."""
 
@@ -90,8 +117,15 @@ class Ticket:
         self._give_back(pairs, tokens)
 
     def leave(self) -> None:
-        """Whatever is left will not be computed."""
+        """The call is over; whatever is left of it will not be computed."""
         self._give_back(self.open_pairs, self.open_tokens)
+        self._admission.left(self.caller)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.leave()
 
     def _part(self, num_pairs: int) -> tuple[int, int]:
         if num_pairs >= self.open_pairs:
@@ -118,8 +152,12 @@ class Admission:
         self._tokens_of: Counter[str] = Counter()
         self._calls_of: Counter[str] = Counter()
 
-    @contextmanager
-    def enter(self, num_pairs: int, num_tokens: int, caller: str) -> Iterator[Ticket]:
+    async def enter(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> Ticket:
+        """See ``Door``. Nothing is waited for here: whoever decides is in this process."""
+        return self.admit(num_pairs, num_tokens, caller)
+
+    def admit(self, num_pairs: int, num_tokens: int, caller: str) -> Ticket:
+        """The call's place, which its ``leave`` gives back; raises what the call is refused with."""
         self._check(num_pairs, num_tokens, caller)
         if self.num_calls == 0:
             self.speed.start()
@@ -128,16 +166,15 @@ class Admission:
         self._calls_of[caller] += 1
         self.add(caller, num_pairs, num_tokens)
         self.idle.clear()
-        try:
-            yield ticket
-        finally:
-            ticket.leave()
-            self.num_calls -= 1
-            self._calls_of[caller] -= 1
-            if not self._calls_of[caller]:  # callers come and go without end
-                del self._calls_of[caller], self._tokens_of[caller]
-            if self.num_calls == 0:
-                self.idle.set()
+        return ticket
+
+    def left(self, caller: str) -> None:
+        self.num_calls -= 1
+        self._calls_of[caller] -= 1
+        if not self._calls_of[caller]:  # callers come and go without end
+            del self._calls_of[caller], self._tokens_of[caller]
+        if self.num_calls == 0:
+            self.idle.set()
 
     def add(self, caller: str, num_pairs: int, num_tokens: int) -> None:
         self.num_pairs += num_pairs

@@ -18,14 +18,16 @@ from engine.entrypoints.serve.limits import Limits, RequestIds
 from engine.entrypoints.serve.openapi import describe
 from engine.entrypoints.serve.routes import add_routes
 from engine.entrypoints.serve.service import RerankService
+from engine.entrypoints.serve.status import StatusRoutes
 from engine.entrypoints.serve.tracing import Tracing, tracer_for
 from engine.errors import EngineError, MethodNotAllowedError, NotFoundError
 
 
-def create_app(service: RerankService) -> FastAPI:
+def create_app(service: RerankService, status: StatusRoutes | None = None) -> FastAPI:
+    """``status``: who answers for the server itself, if this process cannot do it alone."""
     config = service.config
     app = FastAPI(title="engine", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    add_routes(app, service)
+    add_routes(app, service, status or StatusRoutes(service))
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(EngineError, _engine_error)
     if config.otlp_traces_endpoint:

@@ -52,10 +52,10 @@ OWN_PATHS: tuple[tuple[str, Dialect, str], ...] = (
 Add = Callable[..., None]
 
 
-def add_routes(app: FastAPI, service: RerankService) -> None:
+def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
-    _add_status(app, StatusRoutes(service))
+    _add_status(app, status)
     add_page(app)
 
 

@@ -8,44 +8,79 @@ the deadline, exit 0. A second one stops at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-
-import uvicorn
+from collections.abc import Sequence
+from typing import Protocol
 
 from engine.async_client import AsyncMPClient
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.self_test import SelfTest, run_self_test_async
+from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialects.detect import by_name
+from engine.entrypoints.serve.fronts.fleet import Fronts
+from engine.entrypoints.serve.http import HARD_STOP_S, http_server
 from engine.entrypoints.serve.log_stats import log_stats
+from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.ports import allow_open_files, listen
-from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
 from engine.inputs import InputProcessor
 from engine.model_resolver import resolve_model
 from engine.replicas import ReplicaClient, start_client
 
 logger = logging.getLogger(__name__)
-KEEP_ALIVE_S = 75
-HARD_STOP_S = 2.0
-"""Added to the drain deadline for answers that are still being written."""
 
 
-class _Http(uvicorn.Server):
-    """uvicorn without its signal handlers: stopping is decided here."""
+class _HttpSide(Protocol):
+    """Who takes connections."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    async def serve(self) -> None:
+        """Until ``stop``; raises ``StartupError``."""
+        ...
+
+    async def attach(self, engines: Sequence[LoadedEngine]) -> None:
+        """The models are loaded; returns when calls for them can be taken."""
+        ...
+
+    def tell_state(self) -> None:
+        """The service's state has changed."""
+        ...
+
+    def stop(self) -> None:
+        """Finish what is being answered, then end."""
+        ...
+
+    def stop_now(self) -> None: ...
+
+
+class _OneProcess:
+    """This process speaks HTTP itself."""
+
+    def __init__(self, service: RerankService, listener: socket.socket) -> None:
+        self._listener = listener
+        self._http = http_server(create_app(service), service.config)
+
+    async def serve(self) -> None:
+        await self._http.serve(sockets=[self._listener])
+
+    async def attach(self, engines: Sequence[LoadedEngine]) -> None:
+        """Nothing to do: the models are in this process."""
+
+    def tell_state(self) -> None:
+        """Nothing to do: this process sees it."""
+
+    def stop(self) -> None:
+        self._http.should_exit = True
+
+    def stop_now(self) -> None:
+        self._http.force_exit = True
 
 
 def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_models: EngineConfig) -> int:
@@ -56,19 +91,15 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
             by_name(server_config.dialect)
         except RequestError as error:
             raise ConfigError(f"--dialect: {error}", param="dialect") from error
+    if server_config.otlp_traces_endpoint:
+        collector_url(server_config.otlp_traces_endpoint)
     listener = listen(server_config.host, server_config.port)
     allow_open_files(server_config.max_connections)
     try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_Server((engine_config, *more_models), server_config, listener).run())
     finally:
         listener.close()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    import uvloop
-
-    return uvloop.new_event_loop()
 
 
 class _Server:
@@ -78,7 +109,8 @@ class _Server:
         self._engine_configs = engine_configs
         self._config = server_config
         self._listener = listener
-        self._service = RerankService(server_config, ServerMetrics())
+        self._admission = Admission(server_config)
+        self._service = RerankService(server_config, ServerMetrics(), self._admission)
         self._num_signals = 0
         self._stop = asyncio.Event()
         self._stats: list[asyncio.Task[None]] = []
@@ -88,8 +120,8 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        self._http = http = self._make_http()
-        serving = asyncio.create_task(http.serve(sockets=[self._listener]))
+        self._http = http = self._http_side()
+        serving = asyncio.create_task(http.serve())
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(self._stop.wait())
         lost: asyncio.Task[None] | None = None
@@ -111,27 +143,14 @@ class _Server:
                 if task is not None:
                     task.cancel()
             await asyncio.wait((loading,))
-            http.should_exit = True
+            http.stop()
             await self._service.stop()
             await serving
 
-    def _make_http(self) -> _Http:
-        config = uvicorn.Config(
-            create_app(self._service),
-            http=guarded_protocol(
-                SocketLimits(self._config.header_timeout_s, self._config.body_timeout_s, self._config.max_connections)
-            ),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(self._config.shutdown_timeout_s + HARD_STOP_S),
-            root_path=self._config.root_path,
-            proxy_headers=False,
-        )
-        return _Http(config)
+    def _http_side(self) -> _HttpSide:
+        if self._config.api_server_count == 1:
+            return _OneProcess(self._service, self._listener)
+        return Fronts(self._service, self._admission, self._engine_configs, self._listener)
 
     async def _end_without_core(self) -> int:
         """Everybody inside gets an error; whoever started this process starts another."""
@@ -157,6 +176,7 @@ class _Server:
         try:
             for config in self._engine_configs:
                 engines.append(await self._load_one(config))
+            await self._http.attach(engines)
             self._service.attach(*engines)
         except BaseException:
             await asyncio.gather(*(engine.client.shutdown(0.0) for engine in engines))
@@ -195,10 +215,11 @@ class _Server:
         if self._num_signals == 1:
             logger.info("stopping: finishing what was accepted, at most %.0f s", self._config.shutdown_timeout_s)
             self._service.state = "draining"
+            self._http.tell_state()
             self._stop.set()
         else:
             logger.warning("second signal: stopping at once")
             self._service.stop_now()
             for client in self._clients:
                 client.kill()
-            self._http.force_exit = True
+            self._http.stop_now()

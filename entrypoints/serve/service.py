@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from engine.config import ServerConfig
 from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked, shifted
 from engine.entrypoints.expansion import PairTexts, Places, named_by_caller
-from engine.entrypoints.serve.admission import Admission, estimated_tokens
+from engine.entrypoints.serve.admission import Admission, Door, estimated_tokens
 from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -160,12 +160,13 @@ T = TypeVar("T")
 class RerankService:
     """The models behind the routes, and the state of the process that serves them."""
 
-    def __init__(self, config: ServerConfig, metrics: ServerMetrics) -> None:
+    def __init__(self, config: ServerConfig, metrics: ServerMetrics, door: Door | None = None) -> None:
+        """``door``: where calls are let in, if not by this very object."""
         self.config = config
         self.metrics = metrics
         self.state: State = "starting"
         self.started_at = int(time.time())
-        self.admission = Admission(config)
+        self.admission: Door = door or Admission(config)
         self.cut_off = asyncio.Event()
         """Set when the drain deadline has passed: what still runs is answered with an error."""
         self.models = ServedModels()
@@ -234,7 +235,9 @@ class RerankService:
         engine = chosen.engine
         self._check_cut(engine, call.options.truncate_prompt_tokens)
         num_tokens = estimated_tokens(call, engine.processor.min_pair_tokens)
-        with self.admission.enter(call.num_pairs, num_tokens, call.caller) as ticket:
+        # Two clients may choose the same request id; the core's ids are ours alone.
+        call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
+        with await self.admission.enter(call_id, call.num_pairs, num_tokens, call.caller) as ticket:
             work = _Work(call, engine)
             await self._encode(work, deadline)
             pair_tokens = [len(pair.token_ids) for pair in work.pairs]
@@ -247,8 +250,7 @@ class RerankService:
             places = Places(call, work.texts)
             if work.pairs and not passed(deadline):
                 request = core_request(
-                    # Two clients may choose the same request id; the core's ids are ours alone.
-                    f"{request_id}.{uuid.uuid4().hex[:8]}",
+                    call_id,
                     work.pairs,
                     arrival_s=started,
                     priority=call.priority,

@@ -42,6 +42,17 @@ def trace_result(result: CallResult) -> None:
         request.result, request.result_ns = result, time.time_ns()
 
 
+def collector_url(endpoint: str) -> str:
+    """Where traces go; raises ``ConfigError``."""
+    url = urlsplit(endpoint)
+    if url.scheme not in ("http", "https") or not url.netloc:
+        raise ConfigError(
+            f"--otlp-traces-endpoint {endpoint}: a URL like http://collector:4318 expected.",
+            param="otlp_traces_endpoint",
+        )
+    return url._replace(path=url.path if url.path.strip("/") else "/v1/traces").geturl()
+
+
 def tracer_for(endpoint: str) -> Any:
     """A tracer that sends to this collector (OTLP over HTTP)."""
     try:
@@ -54,13 +65,7 @@ def tracer_for(endpoint: str) -> Any:
             "--otlp-traces-endpoint needs OpenTelemetry, which is not installed: pip install 'rerank-engine[otel]'.",
             param="otlp_traces_endpoint",
         ) from error
-    url = urlsplit(endpoint)
-    if url.scheme not in ("http", "https") or not url.netloc:
-        raise ConfigError(
-            f"--otlp-traces-endpoint {endpoint}: a URL like http://collector:4318 expected.",
-            param="otlp_traces_endpoint",
-        )
-    whole = url._replace(path=url.path if url.path.strip("/") else "/v1/traces").geturl()
+    whole = collector_url(endpoint)
     name = os.environ.get("OTEL_SERVICE_NAME", "engine")
     provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=whole, timeout=EXPORT_TIMEOUT_S)))

@@ -138,6 +138,9 @@ def test_flag_beats_environment_beats_file(
         ("serve m --log-level loud", "debug, info"),
         ("serve m --host 0.0.0.0", "--api-key"),
         ("serve m --dialect sglan", "Did you mean 'sglang'"),
+        ("serve m --api-server-count 0", "positive"),
+        ("serve m -asc 65", "at most 64"),
+        ("serve m --otlp-traces-endpoint nowhere", "http://collector:4318"),
         ("serve m n", "Unused Tokens"),
     ],
 )

@@ -18,10 +18,10 @@ from tests.support.fake_worker import FakeRunner, fake_info
 
 def test_a_call_is_let_in_or_refused_as_a_whole() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=1600))
-    with admission.enter(10, 100, "a"):
-        with pytest.raises(OverloadedError, match="--max-queued-pairs"), admission.enter(7, 1, "b"):
+    with admission.admit(10, 100, "a"):
+        with pytest.raises(OverloadedError, match="--max-queued-pairs"), admission.admit(7, 1, "b"):
             pass
-        with pytest.raises(OverloadedError, match="--max-queued-tokens"), admission.enter(1, 1501, "b"):
+        with pytest.raises(OverloadedError, match="--max-queued-tokens"), admission.admit(1, 1501, "b"):
             pass
         assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (1, 10, 100)
     assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (0, 0, 0)
@@ -31,13 +31,13 @@ def test_a_call_is_let_in_or_refused_as_a_whole() -> None:
 
 def test_an_empty_server_takes_any_call_that_is_allowed_at_all() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=100))
-    with admission.enter(500, 10_000, "a"):
+    with admission.admit(500, 10_000, "a"):
         assert admission.num_pairs == 500
 
 
 def test_real_tokens_replace_the_estimate_and_are_not_judged_again() -> None:
     admission = Admission(ServerConfig(max_queued_tokens=1000))
-    with admission.enter(4, 100, "a") as ticket:
+    with admission.admit(4, 100, "a") as ticket:
         ticket.settle(8, 5000)
         assert (admission.num_pairs, admission.num_tokens) == (8, 5000)
         ticket.answered(2)
@@ -50,11 +50,11 @@ def test_one_caller_cannot_fill_the_queue() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=80))
     with ExitStack() as inside:
         for _ in range(7):
-            inside.enter_context(admission.enter(10, 10, "hog"))
-        with pytest.raises(OverloadedError, match="kept for other callers"), admission.enter(10, 10, "hog"):
+            inside.enter_context(admission.admit(10, 10, "hog"))
+        with pytest.raises(OverloadedError, match="kept for other callers"), admission.admit(10, 10, "hog"):
             pass
-        inside.enter_context(admission.enter(10, 10, "newcomer"))
-        with pytest.raises(OverloadedError), admission.enter(10, 10, "another"):
+        inside.enter_context(admission.admit(10, 10, "newcomer"))
+        with pytest.raises(OverloadedError), admission.admit(10, 10, "another"):
             pass
 
 

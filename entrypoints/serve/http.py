@@ -1,0 +1,49 @@
+"""uvicorn with our protocol and without its signal handlers: when to stop is decided elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from engine.config import ServerConfig
+from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
+
+KEEP_ALIVE_S = 75
+HARD_STOP_S = 2.0
+"""Added to the drain deadline for answers that are still being written."""
+
+
+class HttpServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def http_server(app: ASGIApp, config: ServerConfig) -> HttpServer:
+    return HttpServer(http_settings(app, config))
+
+
+def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
+    connections = math.ceil(config.max_connections / config.api_server_count)
+    return uvicorn.Config(
+        app,
+        http=guarded_protocol(SocketLimits(config.header_timeout_s, config.body_timeout_s, connections)),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=stop_timeout_s(config),
+        root_path=config.root_path,
+        proxy_headers=False,
+    )
+
+
+def stop_timeout_s(config: ServerConfig) -> int:
+    """How long answers may take to be written once the server stops."""
+    return math.ceil(config.shutdown_timeout_s + HARD_STOP_S)

@@ -1,0 +1,212 @@
+"""The lives of fronts as main sees them, with handles that have no process behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.config import DeviceConfig, EngineConfig, ServerConfig
+from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.fronts import fleet
+from engine.entrypoints.serve.fronts.messages import (
+    Attach,
+    Attached,
+    CallFailed,
+    Connected,
+    Count,
+    Enter,
+    Entered,
+    FrontFailed,
+    FrontSetup,
+    MetricsPage,
+    MetricsRequest,
+    StateChange,
+    Stop,
+    ToFront,
+)
+from engine.entrypoints.serve.metrics import ServerMetrics
+from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.errors import ConfigError, StartupError
+from engine.messages import WireError
+from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
+
+
+class FakeHandle:
+    """Says and hears what a front would; ``die`` is its end."""
+
+    made: list[FakeHandle]
+
+    def __init__(self, setup: Callable[[str], FrontSetup], on_message: Any, on_gone: Any) -> None:
+        self.setup = setup("folder")
+        self.index, self.pid = self.setup.index, 1000 + len(self.made)
+        self.made.append(self)
+        self.connected = self.attached = False
+        self.gone = asyncio.Event()
+        self.counts: list[Count] = []
+        self.silent_s = 0.0
+        self.child = SimpleNamespace(exit_code=-9)
+        self.heard: list[ToFront] = []
+        self._on_message, self._on_gone = on_message, on_gone
+
+    def say(self, message: Any) -> None:
+        self.connected |= isinstance(message, Connected)
+        self._on_message(self, message)
+
+    def send(self, message: ToFront) -> None:
+        self.heard.append(message)
+        if isinstance(message, Stop):
+            self.die()
+
+    async def refresh(self) -> None:
+        return
+
+    def die(self) -> None:
+        if not self.gone.is_set():
+            self.connected = self.attached = False
+            self.gone.set()
+            self._on_gone(self)
+
+    def kill(self) -> None:
+        asyncio.get_running_loop().call_soon(self.die)
+
+    def last(self, kind: type[Any]) -> Any:
+        return [message for message in self.heard if isinstance(message, kind)][-1]
+
+
+class Fleet:
+    def __init__(self, fronts: fleet.Fronts, service: RerankService, admission: Admission) -> None:
+        self.fronts, self.service, self.admission = fronts, service, admission
+        self.engine = LoadedEngine(SPEC, FakeProcessor(), FakeCore(), ("fake",))
+        self.serving = asyncio.create_task(fronts.serve())
+
+    async def load(self) -> None:
+        """Two fronts come, and get the model."""
+        await asyncio.sleep(0)
+        for handle in FakeHandle.made:
+            handle.say(Connected())
+        attaching = asyncio.create_task(self.fronts.attach([self.engine]))
+        await asyncio.sleep(0)
+        for handle in FakeHandle.made:
+            assert not attaching.done()
+            assert handle.last(Attach).models[0].spec == SPEC
+            handle.say(Attached())
+        await attaching
+        self.service.attach(self.engine)
+
+
+@pytest.fixture
+def handles(monkeypatch: pytest.MonkeyPatch) -> list[FakeHandle]:
+    FakeHandle.made = []
+    monkeypatch.setattr(fleet, "FrontHandle", FakeHandle)
+    monkeypatch.setattr(fleet, "WATCH_S", 0.01)
+    return FakeHandle.made
+
+
+@asynccontextmanager
+async def running(*, max_worker_restarts: int = 3, step_timeout_s: float = 300.0) -> AsyncIterator[Fleet]:
+    server = ServerConfig(api_server_count=2, max_queued_pairs=10)
+    engine = EngineConfig(device=DeviceConfig(max_worker_restarts=max_worker_restarts, step_timeout_s=step_timeout_s))
+    admission = Admission(server)
+    service = RerankService(server, ServerMetrics(), admission)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        it = Fleet(fleet.Fronts(service, admission, [engine], listener), service, admission)
+        yield it
+        it.fronts.stop()
+        await asyncio.wait((it.serving,))
+        assert listener.fileno() == -1
+
+
+async def test_a_lost_front_is_followed_by_one_that_waits_for_the_models(handles: list[FakeHandle]) -> None:
+    async with running() as it:
+        await it.load()
+        assert not handles[0].setup.is_late
+        handles[1].say(Enter("call", 4, 100, "a"))
+        handles[0].say(Enter("other", 4, 100, "b"))
+        assert handles[0].last(Entered).call_id == "other"
+        handles[1].counts = [Count("engine_pairs", "engine_pairs_total", {}, 5.0)]
+        handles[1].die()
+        assert it.admission.num_calls == 1, "its calls are gone, and only its"
+        assert (handles[2].setup.index, handles[2].setup.is_late) == (1, True)
+        handles[2].say(Connected())
+        handles[2].say(Attached())
+        handles[2].counts = [Count("engine_pairs", "engine_pairs_total", {}, 2.0)]
+        handles[0].say(MetricsRequest(1))
+        await asyncio.sleep(0.01)
+        page = handles[0].last(MetricsPage).text.decode()
+        for line in (
+            "engine_pairs_total 7.0",
+            "engine_api_servers 2.0",
+            "engine_api_server_restarts_total 1.0",
+            'engine_api_server_calls_total{api_server="1"} 1.0',
+            "engine_running_calls 1.0",
+            "engine_queued_pairs 4.0",
+        ):
+            assert line in page.splitlines()
+        handles[0].die()
+        assert it.admission.num_calls == 0
+    await it.serving
+
+
+async def test_losses_without_end_end_the_server(handles: list[FakeHandle]) -> None:
+    async with running(max_worker_restarts=2) as it:
+        await it.load()
+        for _ in range(2):
+            handles[-1].die()
+        assert not it.serving.done()
+        handles[-1].die()
+        with pytest.raises(StartupError, match=r"API process 1 \(pid \d+\) ended with exit code -9, too often"):
+            await it.serving
+        assert all(handle.gone.is_set() for handle in handles)
+
+
+async def test_what_no_front_could_do_ends_the_start(handles: list[FakeHandle]) -> None:
+    async with running() as it:
+        await asyncio.sleep(0)
+        handles[0].say(Connected())
+        handles[0].say(FrontFailed(WireError.of(ConfigError("No such dialect.", param="dialect"))))
+        with pytest.raises(ConfigError, match="No such dialect"):
+            await it.serving
+
+
+async def test_a_failure_of_one_that_comes_later_is_a_loss_like_any_other(
+    handles: list[FakeHandle], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as it:
+        await it.load()
+        handles[0].say(FrontFailed(WireError.of(ConfigError("The tokenizer is gone."))))
+        handles[0].die()
+        assert not it.serving.done()
+        assert "The tokenizer is gone." in caplog.text
+        assert len(handles) == 3
+
+
+async def test_a_front_that_says_nothing_is_killed(handles: list[FakeHandle]) -> None:
+    async with running(step_timeout_s=0.05) as it:
+        await it.load()
+        async with asyncio.timeout(5):
+            while len(handles) < 4:  # both
+                await asyncio.sleep(0.01)
+        assert handles[0].gone.is_set()
+
+
+async def test_fronts_hear_what_the_server_is_about(handles: list[FakeHandle]) -> None:
+    async with running() as it:
+        await it.load()
+        it.service.state = "draining"
+        it.fronts.tell_state()
+        assert handles[0].last(StateChange) == handles[1].last(StateChange) == StateChange("draining", False)
+        it.service.state = "refusing"
+        handles[0].say(Enter("late", 1, 10, "a"))
+        assert handles[0].last(CallFailed).error.type == "shutting_down"
+        it.service.stop_now()
+        it.fronts.stop_now()
+        assert handles[1].last(StateChange) == StateChange("refusing", True)
+        it.fronts.stop()
+        await it.serving
+        assert handles[1].last(Stop) == Stop()
