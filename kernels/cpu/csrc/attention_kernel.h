@@ -6,8 +6,8 @@
 // may not see enter as exact zeros. Softmax runs online over blocks of kKeyBlock keys (Milakov and Gimelshein 2018,
 // arXiv 1805.02867).
 //
-//   scores[key][row] = sum_h  K[key][h] * Q^T[h][row]      tiles of kTileRows keys
-//   out^T[h][row]    = sum_key V[key][h] * P[key][row]     tiles of kTileRows columns of V
+//   scores[key][row] = sum_h  K[key][h] * Q^T[h][row]      tiles of kTileKeys keys
+//   out^T[h][row]    = sum_key V[key][h] * P[key][row]     tiles of kTileKeys columns of V
 #pragma once
 
 template <int M, int V>
@@ -67,17 +67,17 @@ static void value_tile(const float* __restrict values, int64_t stride, const flo
 
 typedef void (*AttentionTileFn)(const float*, int64_t, const float*, int, float*);
 template <int V, size_t... I>
-constexpr Table<AttentionTileFn> score_functions(std::index_sequence<I...>) {
+constexpr Table<AttentionTileFn, sizeof...(I)> score_functions(std::index_sequence<I...>) {
     return {{score_tile<I + 1, V>...}};
 }
 template <int V, size_t... I>
-constexpr Table<AttentionTileFn> value_functions(std::index_sequence<I...>) {
+constexpr Table<AttentionTileFn, sizeof...(I)> value_functions(std::index_sequence<I...>) {
     return {{value_tile<I + 1, V>...}};
 }
 template <int V>
-static constexpr auto kScoreTiles = score_functions<V>(std::make_index_sequence<kTileRows>());
+static constexpr auto kScoreTiles = score_functions<V>(std::make_index_sequence<kTileKeys>());
 template <int V>
-static constexpr auto kValueTiles = value_functions<V>(std::make_index_sequence<kTileRows>());
+static constexpr auto kValueTiles = value_functions<V>(std::make_index_sequence<kTileKeys>());
 
 template <bool Whole>
 INLINE void transpose_block(const float* const* rows, int num, int h, int head_dim, Vf scale, float* t) {
@@ -91,10 +91,10 @@ INLINE void transpose_block(const float* const* rows, int num, int h, int head_d
     }
     transpose(r);
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++) store(t + (h + i) * NR, r[i]);
+    for (int i = 0; i < W; i++) store(t + (h + i) * kLanes, r[i]);
 }
 
-// rows[i][h] -> t[h][i], for i < NR; rows past the end are zero, t has room for whole vectors of h.
+// rows[i][h] -> t[h][i], for i < kLanes; rows past the end are zero, t has room for whole vectors of h.
 static void transpose_rows(const float* const* rows, int num, int head_dim, float scale, float* t) {
     for (int v = 0; v < NV; v++, rows += W, num -= W, t += W)
         for (int h = 0; h < head_dim; h += W) {
@@ -150,8 +150,8 @@ template <int V>
 static void write_rows(const AttentionTask& t, const AttentionTile& tile, const float* out, const Vf* total,
                        float* spare) {
     const int padded = (t.head_dim + W - 1) / W * W;
-    float* to[NR];
-    bool direct[NR];
+    float* to[kLanes];
+    bool direct[kLanes];
     for (int i = 0; i < V * W; i++) {
         const int col = i < tile.rows ? tile.out_cols[i] : 0, inside = col % t.out_piece;
         direct[i] = i < tile.rows && padded == t.head_dim && inside + t.head_dim <= t.out_piece;
@@ -195,21 +195,21 @@ struct TileScratch {
 
 static int64_t tile_floats(int head_dim) {
     const int padded = (head_dim + W - 1) / W * W;
-    return (int64_t)(sizeof(TileState) + W * 4 - 1) / (W * 4) * W + 2 * padded * NR;
+    return (int64_t)(sizeof(TileState) + W * 4 - 1) / (W * 4) * W + 2 * padded * kLanes;
 }
-static int64_t attention_floats(int head_dim, int num_tiles) { return num_tiles * tile_floats(head_dim) + kKeyBlock * NR; }
+static int64_t attention_floats(int head_dim, int num_tiles) { return num_tiles * tile_floats(head_dim) + kKeyBlock * kLanes; }
 
 static TileScratch tile_scratch(const AttentionTask& t, int index) {
     const int padded = (t.head_dim + W - 1) / W * W;
-    float* base = t.scratch + kKeyBlock * NR + index * tile_floats(t.head_dim);
-    float* q = base + tile_floats(t.head_dim) - 2 * padded * NR;
-    return {(TileState*)base, q, q + padded * NR};
+    float* base = t.scratch + kKeyBlock * kLanes + index * tile_floats(t.head_dim);
+    float* q = base + tile_floats(t.head_dim) - 2 * padded * kLanes;
+    return {(TileState*)base, q, q + padded * kLanes};
 }
 
 static void begin_tile(const AttentionTask& t, const AttentionTile& tile, const TileScratch& s) {
     transpose_rows(tile.q_rows, tile.rows, t.head_dim, t.scale, s.q);
-    __builtin_memset(s.out, 0, t.head_dim * NR * sizeof(float));
-    alignas(64) int32_t lanes[NR] = {};
+    __builtin_memset(s.out, 0, t.head_dim * kLanes * sizeof(float));
+    alignas(64) int32_t lanes[kLanes] = {};
     s.state->lowest = tile.limits[0];
     for (int i = 0; i < tile.rows; i++) {
         lanes[i] = tile.limits[i];
@@ -232,10 +232,10 @@ static void attend_block(const AttentionTask& t, const AttentionTile& tile, cons
     for (int i = 0; i < num_pieces; i++) {
         const Piece& p = pieces[i];
         const int n = seen(p);
-        float* to = scores + filled * NR;
-        for (int j = 0; j < n; j += kTileRows)
-            kScoreTiles<V>.with_rows[min_int(kTileRows, n - j) - 1](p.run->k + (p.first + j) * p.run->k_stride,
-                                                                    p.run->k_stride, s.q, t.head_dim, to + j * NR);
+        float* to = scores + filled * kLanes;
+        for (int j = 0; j < n; j += kTileKeys)
+            kScoreTiles<V>.with_rows[min_int(kTileKeys, n - j) - 1](p.run->k + (p.first + j) * p.run->k_stride,
+                                                                    p.run->k_stride, s.q, t.head_dim, to + j * kLanes);
         if (p.own && p.first + n > s.state->lowest) mask_future(to, p.first, n, s.state->limits, s.state->lowest);
         filled += n > 0 ? n : 0;
     }
@@ -246,10 +246,10 @@ static void attend_block(const AttentionTask& t, const AttentionTile& tile, cons
         const Piece& p = pieces[i];
         const int n = seen(p);
         if (n <= 0) break;
-        for (int h = 0; h < t.head_dim; h += kTileRows)
-            kValueTiles<V>.with_rows[min_int(kTileRows, t.head_dim - h) - 1](
-                p.run->v + p.first * p.run->v_stride + h, p.run->v_stride, p_rows, n, s.out + h * NR);
-        p_rows += n * NR;
+        for (int h = 0; h < t.head_dim; h += kTileKeys)
+            kValueTiles<V>.with_rows[min_int(kTileKeys, t.head_dim - h) - 1](
+                p.run->v + p.first * p.run->v_stride + h, p.run->v_stride, p_rows, n, s.out + h * kLanes);
+        p_rows += n * kLanes;
     }
 }
 

@@ -54,21 +54,21 @@ struct I8 : I16 {
 template <class K, int M>
 static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int words, const TileOut& o) {
     constexpr int a_stride = kBlockWords[(int)K::kind];
-    typename K::Acc acc[M][NV];
+    typename K::Acc acc[M][kTileVectors];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) acc[m][v] = K::start(o, v);
+        for (int v = 0; v < kTileVectors; v++) acc[m][v] = K::start(o, v);
     const char *next_w = o.next[0], *next_a = o.next[1];
     auto step = [&](int k) __attribute__((always_inline)) {
-        typename K::Acc weight[NV];
+        typename K::Acc weight[kTileVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) weight[v] = load<typename K::Acc>(b + (k * NV + v) * W);
+        for (int v = 0; v < kTileVectors; v++) weight[v] = load<typename K::Acc>(b + (k * kTileVectors + v) * W);
 #pragma GCC unroll 16
         for (int m = 0; m < M; m++) {
             const typename K::Acc x = K::word(a + m * a_stride + k);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) acc[m][v] = K::dot(acc[m][v], x, weight[v]);
+            for (int v = 0; v < kTileVectors; v++) acc[m][v] = K::dot(acc[m][v], x, weight[v]);
         }
     };
     int k = 0;
@@ -82,7 +82,7 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) {
+        for (int v = 0; v < kTileVectors; v++) {
             float* c = o.c + m * o.c_stride + v * W;
             const Vf y = K::finish(acc[m][v], o, m, v);
             store(c, o.first ? y : loadf(c) + y);
@@ -90,15 +90,15 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
 }
 
 // One function for each number of rows, full tiles last.
-template <class F>
+template <class F, size_t N>
 struct Table {
-    F with_rows[kTileRows];
+    F with_rows[N];
 };
 
 typedef void (*TileFn)(const uint32_t*, const uint32_t*, int, const TileOut&);
 
 template <class K, size_t... I>
-constexpr Table<TileFn> tile_functions(std::index_sequence<I...>) {
+constexpr Table<TileFn, sizeof...(I)> tile_functions(std::index_sequence<I...>) {
     return {{tile<K, I + 1>...}};
 }
 template <class K>
@@ -190,18 +190,18 @@ static double ceiling_kind(int64_t iterations) {
     TileOut o{};
     int32_t zeros[NR] = {};
     o.offsets = zeros;
-    typename K::Acc acc[kTileRows][NV], w[NV];
+    typename K::Acc acc[kTileRows][kTileVectors], w[kTileVectors];
     const uint32_t word = 0;
     typename K::Acc x = K::word(&word);
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) {
+    for (int v = 0; v < kTileVectors; v++) {
         w[v] = K::word(&word);
         hide(w[v]);
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kTileRows; m++)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) {
+        for (int v = 0; v < kTileVectors; v++) {
             acc[m][v] = K::start(o, v);
             hide(acc[m][v]);
         }
@@ -210,11 +210,11 @@ static double ceiling_kind(int64_t iterations) {
         for (int m = 0; m < kTileRows; m++) {
             hide(x);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) acc[m][v] = K::dot(acc[m][v], x, w[v]);
+            for (int v = 0; v < kTileVectors; v++) acc[m][v] = K::dot(acc[m][v], x, w[v]);
         }
     double total = 0;
     for (int m = 0; m < kTileRows; m++)
-        for (int v = 0; v < NV; v++) total += (double)acc[m][v][0];
+        for (int v = 0; v < kTileVectors; v++) total += (double)acc[m][v][0];
     return total;
 }
 static double ceiling(Kind kind, int64_t iterations) {

@@ -20,7 +20,7 @@ enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                       // 
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
 // Words of one K block. A block is what stays in the first-level cache and, for integers, what shares one scale.
-constexpr int kBlockWords[3] = {256, 128, 128};
+constexpr int kBlockWords[3] = {128, 128, 128};
 constexpr int kWordElems[3] = {1, 2, 4};
 constexpr int kStorageBytes[5] = {4, 2, 2, 2, 1};
 

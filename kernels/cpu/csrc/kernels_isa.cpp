@@ -30,7 +30,7 @@ namespace {
 extern const KernelTable table;
 const KernelTable table = {
     .name = ENGINE_STRING(ENGINE_ISA),
-    .lanes = NR,
+    .lanes = kLanes,
     .panel_width = NR,
     .tile_rows = kTileRows,
     .i8_offset = kI8Offset,

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kBlockFloats = 128 * 1024;
 constexpr int64_t kMaxRows = 240;
 constexpr int kMaxCols = 256;
-constexpr int64_t kExpandedFloats = 256 * 32;  // one block of one panel
+constexpr int64_t kExpandedFloats = 128 * 64;  // one block of the widest panel
 constexpr int kTasksPerThread = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

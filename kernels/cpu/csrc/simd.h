@@ -4,16 +4,22 @@
 
 #if defined(__AVX512F__)
 constexpr int W = 16;
-constexpr int kTileRows = 12;  // 12 x 2 accumulators, 2 weight vectors: 26 of 32 registers
+// 6 x 4 accumulators, 4 weight vectors, 1 broadcast: 29 of 32 registers, and 10 loads for 24 multiply-adds. 12 x 2 needs
+// 14, which costs a tenth wherever a hyperthread shares the core's loads and its front end.
+constexpr int kTileRows = 6, kTileVectors = 4;
+constexpr int kTileKeys = 12;
 #elif defined(__AVX2__)
 constexpr int W = 8;
-constexpr int kTileRows = 6;  // 6 x 2 accumulators, 2 weight vectors, 1 broadcast: 15 of 16 registers
+constexpr int kTileRows = 6, kTileVectors = 2;  // 6 x 2 accumulators, 2 weight vectors, 1 broadcast: 15 of 16 registers
+constexpr int kTileKeys = 6;
 #else
 constexpr int W = 4;
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 4, kTileVectors = 2;
+constexpr int kTileKeys = 4;
 #endif
-constexpr int NV = 2;  // vectors side by side in a tile
-constexpr int NR = NV * W;
+constexpr int NR = kTileVectors * W;  // columns of a weight panel
+constexpr int NV = 2;                 // vectors of query rows in a tile of attention
+constexpr int kLanes = NV * W;
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr int kI8Offset = 128;
