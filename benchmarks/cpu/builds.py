@@ -1,8 +1,8 @@
-"""``python -m benchmarks.cpu.builds A B --model FOLDER``: two installed checkouts of this project, call by call in turn.
+"""``python -m benchmarks.cpu.builds A B --model FOLDER``: two installed checkouts of this project, in turn.
 
-A and B are Python interpreters (``checkout/.venv/bin/python``), each with its own build of the package. Both keep a model
-loaded; one waits while the other scores. The machine changes its speed by a third within minutes, so only ratios of
-neighbouring calls say something about a change of a few per cent.
+A and B are Python interpreters (``checkout/.venv/bin/python``), each with its own build of the package. Both keep a
+model loaded; one waits while the other scores. The machine changes its speed by a third within minutes, so only ratios
+of neighbouring calls say something about a change of a few per cent.
 """
 
 from __future__ import annotations
@@ -110,9 +110,8 @@ def main() -> int:
             build.close()
         for name, row in report[quantization].items():
             low, high = row["a_over_b_80_percent"]
-            print(
-                f"{quantization} {name}: A/B {row['a_over_b']:.3f} ({low:.2f}-{high:.2f}), best moments {row['best_a_over_best_b']:.3f}"
-            )
+            ratio = f"{row['a_over_b']:.3f} ({low:.2f}-{high:.2f})"
+            print(f"{quantization} {name}: A/B {ratio}, of the best moments {row['best_a_over_best_b']:.3f}")
     texts.unlink()
     arguments.out.write_text(json.dumps(report | {"load_at_end": load_average()}, indent=1))
     return 0

@@ -56,9 +56,8 @@ def _sample(report: dict[str, Any]) -> dict[str, float]:
 
 
 def render(result: dict[str, Any]) -> str:
-    lines = [
-        "W2, products' G(FL)OP/s over the products' time and over whole steps; shares of the ceiling; medians (best round)"
-    ]
+    title = "W2, products' G(FL)OP/s over the products' time and over whole steps"
+    lines = [f"{title}; shares of the ceiling; medians (best round)"]
     for name, row in result.items():
         shares_of, best = (f"{r['share_of_products']:.0%}, {r['share_of_steps']:.0%}" for r in (row, row["best"]))
         rates = f"{row['products']:7.1f} {row['steps']:7.1f} of {row['ceiling']:7.1f}"
