@@ -1,4 +1,6 @@
 // Matrix products: how they are cut into tasks, and what is done with each finished block.
+#include <unistd.h>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -7,9 +9,19 @@
 namespace engine_cpu {
 namespace {
 
-// Products of one task, in fp32: they stay in the second-level cache until the epilogue has read them.
-constexpr int64_t kBlockFloats = 128 * 1024;
-constexpr int64_t kMaxRows = 240;
+// Products of one task, in fp32: they stay in the second-level cache until the epilogue has read them, beside one block
+// of the activations and two of a panel. More rows a task mean that weights stored in 16 bits are widened less often.
+int64_t block_floats() {
+    static const int64_t floats = [] {
+        int64_t bytes = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+        bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+        const int64_t cache = bytes > 0 ? std::clamp<int64_t>(bytes, 256 << 10, 4 << 20) : 1 << 20;
+        return cache / 4 / static_cast<int64_t>(sizeof(float));  // a quarter
+    }();
+    return floats;
+}
 constexpr int kMaxCols = 256;
 constexpr int64_t kExpandedFloats = 128 * 64;  // one block of the widest panel
 constexpr int kTasksPerThread = 4;
@@ -28,7 +40,7 @@ struct Split {
 Split split(int64_t rows, int cols, int unit, int copies, int tile_rows, int threads) {
     Split s{};
     s.cols = static_cast<int>(std::min<int64_t>(round_up(std::max(kMaxCols / copies, unit), unit), round_up(cols, unit)));
-    const int64_t most_rows = std::min(kMaxRows, kBlockFloats / (s.cols * copies)) / tile_rows * tile_rows;
+    const int64_t most_rows = block_floats() / (s.cols * copies) / tile_rows * tile_rows;
     s.row_parts = ceil_div(rows, most_rows);
     auto tasks = [&] { return s.row_parts * ceil_div(cols, s.cols); };
     const int wanted = threads > 1 ? threads * kTasksPerThread : 1;
