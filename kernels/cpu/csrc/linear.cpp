@@ -24,7 +24,8 @@ int64_t block_floats() {
 }
 constexpr int kMaxCols = 256;
 constexpr int64_t kExpandedFloats = 128 * 64;  // one block of the widest panel
-constexpr int kTasksPerThread = 4;
+// Cores are not equally fast for long, so the last tasks must be short; with few threads four each are still too long.
+constexpr int kTasksPerThread = 4, kFewestTasks = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t unit) { return ceil_div(a, unit) * unit; }
@@ -43,7 +44,7 @@ Split split(int64_t rows, int cols, int unit, int copies, int tile_rows, int thr
     const int64_t most_rows = block_floats() / (s.cols * copies) / tile_rows * tile_rows;
     s.row_parts = ceil_div(rows, most_rows);
     auto tasks = [&] { return s.row_parts * ceil_div(cols, s.cols); };
-    const int wanted = threads > 1 ? threads * kTasksPerThread : 1;
+    const int wanted = threads > 1 ? std::max(threads * kTasksPerThread, kFewestTasks) : 1;
     while (tasks() < wanted && s.cols > unit) s.cols = static_cast<int>(round_up(s.cols / 2, unit));
     if (tasks() < wanted) s.row_parts = std::min(ceil_div(rows, tile_rows), s.row_parts * ceil_div(wanted, tasks()));
     s.rows = round_up(ceil_div(rows, s.row_parts), tile_rows);
