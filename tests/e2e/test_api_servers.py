@@ -23,7 +23,8 @@ CALL: dict[str, Any] = {
     "query": "what is a panda?",
     "documents": [f"panda {i} eats " + "bamboo " * (20 + i % 7) for i in range(30)],
 }
-SLOW = {"ENGINE_FAULTS": "slow=0.03"}
+SLOW = {"ENGINE_FAULTS": "slow=0.2"}
+"""Seconds a step: a call is still running when a busy machine has got round to the next line."""
 STEPS = ("--max-num-batched-tokens", "256", "--enable-fault-injection")
 TWO = ("--api-server-count", "2")
 
@@ -164,7 +165,7 @@ def test_a_killed_process_loses_its_own_connections_only(checkpoint: Path) -> No
         eventually(lambda: server.metric("engine_api_servers") == 2)
         assert server.metric("engine_api_server_restarts_total") == 1
         assert server.metric("engine_calls_total") == 3, "what the dead one had counted still counts"
-        assert server.metric("engine_core_aborted_pairs_total") > 0
+        eventually(lambda: server.metric("engine_core_aborted_pairs_total") > 0)
         assert server.metric("engine_queued_pairs") == server.metric("engine_running_calls") == 0
         with stopped(other):  # the new one has the model and takes calls
             assert scores(server.post("/v1/rerank", CALL)) == pytest.approx(expected, abs=1e-6)
