@@ -5,7 +5,7 @@
 #if defined(__AVX512F__)
 constexpr int W = 16;
 // 6 x 4 accumulators, 4 weight vectors, 1 broadcast: 29 of 32 registers, and 10 loads for 24 multiply-adds. 12 x 2 needs
-// 14, which costs a tenth wherever a hyperthread shares the core's loads and its front end.
+// 14, which costs time wherever a hyperthread shares the core's loads and its front end.
 constexpr int kTileRows = 6, kTileVectors = 4;
 constexpr int kTileKeys = 12;
 #elif defined(__AVX2__)
