@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from engine.backends.adapters import Adapters
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.models import Model
+from engine.backends.nn.adapters import Adapters
 from engine.backends.packed_batch import PackingRules, pack
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput

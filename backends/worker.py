@@ -11,18 +11,18 @@ from typing import cast
 
 import torch
 
-from engine.backends.adapter_files import load_adapters
-from engine.backends.adapters import AdapterOps, Adapters
 from engine.backends.base import Backend, OutOfMemory
-from engine.backends.compressed_tensors import CompressedScheme, Dequantizer, read_scheme
-from engine.backends.fit import check_fit
 from engine.backends.group import LOADING_TIMEOUT_S, Group, meet
+from engine.backends.loading.adapter_files import load_adapters
+from engine.backends.loading.compressed_tensors import CompressedScheme, Dequantizer, read_scheme
+from engine.backends.loading.fit import check_fit
+from engine.backends.loading.parameters import Parameters
+from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
+from engine.backends.measure.profiler import Profiler
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
-from engine.backends.parameters import Parameters
-from engine.backends.profiler import Profiler
+from engine.backends.nn.adapters import AdapterOps, Adapters
 from engine.backends.registry import choose_backend
-from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError
 from engine.kernels.ops import Ops

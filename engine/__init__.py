@@ -12,12 +12,12 @@ __version__ = "0.1.0"
 __all__ = ["LLM", "EngineError", "RerankResult", "ScoringOutput", "ScoringRequestOutput", "__version__"]
 
 if TYPE_CHECKING:
-    from engine.entrypoints.llm import LLM
+    from engine.entrypoints.offline.llm import LLM
     from engine.errors import EngineError
     from engine.outputs import RerankResult, ScoringOutput, ScoringRequestOutput
 
 _HOMES = {
-    "LLM": "engine.entrypoints.llm",
+    "LLM": "engine.entrypoints.offline.llm",
     "EngineError": "engine.errors",
     "RerankResult": "engine.outputs",
     "ScoringOutput": "engine.outputs",

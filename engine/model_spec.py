@@ -1,7 +1,7 @@
 """What a checkpoint is, decided once from its files and the overrides, without torch.
 
 ``ModelSpec`` is the only thing that prompt building, the loader and the server need to know about a model; the
-decisions behind it are made by ``resolve_model`` of ``engine/model_resolver.py``.
+decisions behind it are made by ``resolve_model`` of ``engine/checkpoint/resolve.py``.
 """
 
 from __future__ import annotations

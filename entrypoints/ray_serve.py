@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from engine.entrypoints.options import OPTIONS, build_configs
+from engine.entrypoints.settings.options import OPTIONS, build_configs
 from engine.errors import ConfigError, EngineDeadError
 
 serve: Any = ray_serve  # its types are those of decorators that know plain classes only

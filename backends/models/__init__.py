@@ -10,10 +10,10 @@ from typing import Protocol, cast
 
 import torch
 
-from engine.backends.adapters import AdaptableHead
 from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.loading.parameters import Parameters
+from engine.backends.nn.adapters import AdaptableHead
 from engine.backends.packed_batch import PackedBatch
-from engine.backends.parameters import Parameters
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
 

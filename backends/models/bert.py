@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.backends.bert import build_bert
-from engine.backends.encoder import Encoder
-from engine.backends.encoder_head import HeadNames
-from engine.backends.parameters import Parameters
+from engine.backends.loading.parameters import Parameters
+from engine.backends.nn.bert import build_bert
+from engine.backends.nn.encoder import Encoder
+from engine.backends.nn.encoder_head import HeadNames
 from engine.model_spec import ModelSpec
 
 CHECKPOINT_PREFIX = "bert."

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.backends.bert import BERT_NAMES
-from engine.backends.disentangled_attention import DisentangledAttention, Distances, DistanceShape
-from engine.backends.encoder import EmbeddingShape, Encoder
-from engine.backends.encoder_head import HeadNames
-from engine.backends.encoder_layers import EncoderShape, SelfAttention
-from engine.backends.parameters import Parameters
+from engine.backends.loading.parameters import Parameters
+from engine.backends.nn.bert import BERT_NAMES
+from engine.backends.nn.disentangled_attention import DisentangledAttention, Distances, DistanceShape
+from engine.backends.nn.encoder import EmbeddingShape, Encoder
+from engine.backends.nn.encoder_head import HeadNames
+from engine.backends.nn.encoder_layers import EncoderShape, SelfAttention
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.backends.encoder import Encoder
-from engine.backends.gte import build_gte
-from engine.backends.parameters import Parameters
+from engine.backends.loading.parameters import Parameters
+from engine.backends.nn.encoder import Encoder
+from engine.backends.nn.gte import build_gte
 from engine.model_spec import ModelSpec
 
 CHECKPOINT_PREFIX = "gte."

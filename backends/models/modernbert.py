@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.backends.encoder import EmbeddingShape, Encoder
-from engine.backends.encoder_head import HeadNames
-from engine.backends.encoder_layers import EncoderShape, LayerNames, SelfAttention, WindowedAttention
-from engine.backends.layers import Rotary
-from engine.backends.parameters import Parameters
-from engine.backends.rotary import rope_tables
+from engine.backends.loading.parameters import Parameters
+from engine.backends.nn.decoder_layers import Rotary
+from engine.backends.nn.encoder import EmbeddingShape, Encoder
+from engine.backends.nn.encoder_head import HeadNames
+from engine.backends.nn.encoder_layers import EncoderShape, LayerNames, SelfAttention, WindowedAttention
+from engine.backends.nn.rotary import rope_tables
 from engine.model_spec import ModelSpec
 
 CHECKPOINT_PREFIX = "model."

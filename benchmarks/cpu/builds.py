@@ -53,7 +53,7 @@ class Build:
 
 def serve(model: str, quantization: str, workloads: str) -> None:
     """Child: a line names a workload, the answer is the seconds that one call took."""
-    from engine.entrypoints.llm import LLM
+    from engine.entrypoints.offline.llm import LLM
     from engine.kernels.cpu import _C
 
     texts = {row["name"]: (row["queries"], row["documents"]) for row in json.loads(Path(workloads).read_text())}

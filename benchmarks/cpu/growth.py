@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.workloads import growth_workloads
-from engine.entrypoints.llm import LLM
+from engine.entrypoints.offline.llm import LLM
 
 DOCUMENTS = (10, 30, 100, 300, 1000)
 LENGTHS = (100, 300, 1000, 3000, 8000)

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.cpu.machine import machine
 from engine.entrypoints.evaluation.examples import read_examples
-from engine.entrypoints.llm import LLM
+from engine.entrypoints.offline.llm import LLM
 
 
 def logits(model: str | None, lists: list[tuple[str, list[str]]], quantization: str | None) -> list[list[float]]:

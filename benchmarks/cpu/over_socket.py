@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.workloads import W2_LENGTHS, Writer
-from engine.entrypoints.llm import LLM
+from engine.entrypoints.offline.llm import LLM
 from tests.e2e.server import ServerProcess
 
 CALLERS = 8

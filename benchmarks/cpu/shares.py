@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.workloads import build_workloads
-from engine.backends.profiler import LINEAR
-from engine.entrypoints.llm import LLM
+from engine.backends.measure.profiler import LINEAR
+from engine.entrypoints.offline.llm import LLM
 
 CALLS = 2
 

@@ -12,7 +12,7 @@ from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.shapes import SHAPES, Shape
 from benchmarks.gpu.workloads import WORKLOADS, CallTokens, Workload, build_calls, logical_tokens, num_pairs
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine.core import EngineCore
+from engine.core.core import EngineCore
 from engine.executor import create_executor
 from engine.messages import EngineCoreRequest
 from engine.model_spec import ModelSpec

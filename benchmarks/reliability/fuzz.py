@@ -18,16 +18,16 @@ import numpy as np
 from starlette.datastructures import Headers
 
 from benchmarks.reliability.figures import Figure
-from engine.checkpoint_files import load_tokenizer
+from engine.checkpoint.files import load_tokenizer
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
-from engine.entrypoints.expansion import PairTexts
 from engine.entrypoints.serve.dialects.base import RequestView
 from engine.entrypoints.serve.dialects.detect import rerank_speakers, score_dialect
 from engine.entrypoints.serve.dialects.fields import read_keys
 from engine.errors import EngineError
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from engine.request import EncodedPair, RerankCall
+from engine.scoring.expansion import PairTexts
 
 SEEDS: tuple[dict[str, Any], ...] = (
     {"query": "q", "documents": ["a", {"text": "b", "id": 3}], "top_n": 1, "return_documents": True},

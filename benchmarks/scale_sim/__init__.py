@@ -3,8 +3,8 @@
 * ``traffic.py``: calls and when they come.
 * ``replica.py``: one replica as the scheduler sees it: a heap of calls, steps within a token budget, a pipeline of
   steps planned ahead, a prefix store. Its clock is the law of step times.
-* ``simulate.py``: routers in front of replicas. Where a call goes is decided by ``engine.replicas.choose_replica``, the
-  code that serves.
+* ``simulate.py``: routers in front of replicas. Where a call goes is decided by
+  ``engine.core.replicas.choose_replica``, the code that serves.
 * ``real.py``: the same calls through the real client, cores and workers: for fitting, validating and for ratios.
 * ``scale.py``: 8 to 10,000 devices.
 * ``executors.py``: what each executor adds to a step.

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scale_sim.real import make_model
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ExecutorName, ModelConfig, SchedulerConfig
 from engine.executor import create_executor
-from engine.model_resolver import resolve_model
 from engine.step import SchedulerOutput
 
 WARM_UP, STEPS = 20, 300

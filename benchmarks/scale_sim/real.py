@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks.scale_sim.law import IsolatedCall
 from benchmarks.scale_sim.traffic import Call
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ExecutorName, ModelConfig, SchedulerConfig
+from engine.core.replicas import Replica, ReplicaClient
 from engine.messages import EngineCoreRequest, SchedulerStats
-from engine.model_resolver import resolve_model
-from engine.replicas import Replica, ReplicaClient
 from tests.support.checkpoints import make_qwen3
 
 STEM = 60

@@ -1,4 +1,4 @@
-"""One replica: what ``engine/scheduler.py`` does with whole calls, in a few counters.
+"""One replica: what ``engine/scheduling/scheduler.py`` does with whole calls, in a few counters.
 
 Least remaining work first with ageing; a step takes the query (once) and as many whole documents as fit the budget,
 from several calls; a new step is planned as soon as the pipeline has room. A query stays in the store, least recently

@@ -17,12 +17,12 @@ from benchmarks.scale_sim.replica import ReplicaSettings
 from benchmarks.scale_sim.simulate import Cluster, Outcome, quantile, simulate
 from benchmarks.scale_sim.traffic import Call, Shape, poisson
 from engine.backends.cuda.planner import StepTime
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
+from engine.core.replicas import choose_replica
 from engine.entrypoints.planning.devices import H200
 from engine.entrypoints.planning.model_shape import ModelShape
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
-from engine.replicas import choose_replica
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 
 QWEN_0_6B = {

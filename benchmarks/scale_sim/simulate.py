@@ -1,8 +1,8 @@
 """Routers in front of replicas, event by event.
 
 A call comes to a router (an API process), which is busy with one call at a time for ``router_s``; there
-``choose_replica`` of ``engine/replicas.py`` picks one of the router's replicas from the tokens that *this router* has
-outstanding at each. Several routers may share replicas, and then each knows its own part of the load only.
+``choose_replica`` of ``engine/core/replicas.py`` picks one of the router's replicas from the tokens that *this router*
+has outstanding at each. Several routers may share replicas, and then each knows its own part of the load only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 
 from benchmarks.scale_sim.replica import Replica, ReplicaSettings
 from benchmarks.scale_sim.traffic import Call
-from engine.replicas import AFFINITY_GAIN, affinity_slack, choose_replica
+from engine.core.replicas import AFFINITY_GAIN, affinity_slack, choose_replica
 
 Policy = Literal["affinity", "least", "round_robin"]
 FrontEnd = Literal["random", "query"]

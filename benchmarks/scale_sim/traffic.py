@@ -20,7 +20,7 @@ class Call:
     documents: int
 
     def work_tokens(self, stem: int) -> int:
-        """As ``engine.replicas.work_tokens`` counts them."""
+        """As ``engine.core.replicas.work_tokens`` counts them."""
         return stem + self.query_tokens + self.documents * self.document_tokens
 
 

@@ -53,7 +53,7 @@ class Server:
         spent: Counter[str] = Counter()
         spent["main" if self.num_fronts > 1 else "api"] += processor_s(self.process.pid)
         for child in children(self.process.pid):
-            is_front = b"fronts.process" in Path(f"/proc/{child}/cmdline").read_bytes()
+            is_front = b"api_servers.process" in Path(f"/proc/{child}/cmdline").read_bytes()
             spent["api" if is_front else "engine"] += processor_s(child)
             spent["engine"] += sum(processor_s(worker) for worker in children(child))
         return spent

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cpu.machine import machine
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine.executor.multiproc import MultiprocExecutor
-from engine.model_resolver import resolve_model
 from engine.step import SchedulerOutput
 from tests.support.checkpoints import dims_0_6b
 

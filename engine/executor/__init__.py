@@ -5,8 +5,8 @@ from __future__ import annotations
 from engine.config import EngineConfig, ExecutorName
 from engine.errors import ConfigError
 from engine.executor.base import Executor, StepError
+from engine.executor.division import check_division
 from engine.model_spec import ModelSpec
-from engine.tensor_parallel import check_division
 
 __all__ = ["Executor", "StepError", "create_executor"]
 

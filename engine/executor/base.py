@@ -20,8 +20,8 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from engine.errors import EngineError
+from engine.scheduling.failure_attribution import Verdict
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
-from engine.suspects import Verdict
 
 RESTART_WINDOW_S = 300.0
 """Losses older than this no longer count against the restarts."""

@@ -20,12 +20,12 @@ from engine.errors import EngineDeadError, EngineError, from_wire
 from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
 from engine.executor.rank_process import RankProcess, WorkerChild
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
+from engine.ipc.channel import Address, Channel, ChannelClosedError
+from engine.ipc.child_process import Child
 from engine.logs import current_format
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
 from engine.model_spec import ModelSpec
-from engine.process import Child
 from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
-from engine.transport import Address, Channel, ChannelClosedError
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from engine.errors import ModelLoadError, from_wire
+from engine.ipc.channel import Channel, ChannelClosedError
 from engine.messages import FromWorker, StepResult, WorkerFailed, WorkerReady
 from engine.step import WorkerInfo
-from engine.transport import Channel, ChannelClosedError
 
 STOP_TIMEOUT_S = 5.0
 JOIN_TIMEOUT_S = 5.0
 
 
 class WorkerChild(Protocol):
-    """What an executor needs of a worker's process: ``engine.process.Child``, or its like on another host."""
+    """What an executor needs of a worker's process: ``engine.ipc.child_process.Child``, or its like on another host."""
 
     @property
     def handle(self) -> int:

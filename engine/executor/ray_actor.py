@@ -18,7 +18,7 @@ import msgspec
 from engine import __version__, messages
 from engine.executor.ray_cluster import ray_module
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
-from engine.process import Child
+from engine.ipc.child_process import Child
 
 REACH_TIMEOUT_S = 5.0
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")

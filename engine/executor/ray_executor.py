@@ -24,10 +24,10 @@ from engine.executor.multiproc import MultiprocExecutor
 from engine.executor.rank_process import WorkerChild
 from engine.executor.ray_actor import NodeFacts, WorkerActor
 from engine.executor.ray_cluster import NAMESPACE, RESOURCES, Reservation, cause_of, connect, ray_module, reserve
+from engine.ipc.channel import Channel
 from engine.messages import FromWorker
 from engine.model_spec import ModelSpec
 from engine.step import Member
-from engine.transport import Channel
 
 logger = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor.base import StepError
-from engine.faults import with_faults
+from engine.executor.faults import with_faults
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput
 

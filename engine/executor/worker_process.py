@@ -17,12 +17,12 @@ import msgspec
 from engine import logs
 from engine.config import EngineConfig
 from engine.errors import EngineError, StepFailedError
-from engine.faults import AnswerDropped, FaultyWorker, with_faults
+from engine.executor.faults import AnswerDropped, FaultyWorker, with_faults
+from engine.ipc.channel import Address, Channel
+from engine.ipc.child_process import receive_setup
 from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, WireError, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
-from engine.process import receive_setup
 from engine.step import Member, ModelRunnerOutput, SchedulerOutput
-from engine.transport import Address, Channel
 
 if TYPE_CHECKING:
     from engine.backends.worker import Worker

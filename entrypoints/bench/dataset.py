@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.checkpoint.hub import PACKAGED_MODEL
 from engine.entrypoints.bench.options import DataOptions
 from engine.errors import ConfigError
-from engine.hub import PACKAGED_MODEL
 
 SYLLABLES = [c + v for c in "bdfghjklmnprstvz" for v in "aeiou"]
 

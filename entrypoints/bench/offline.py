@@ -14,7 +14,7 @@ from engine.entrypoints.bench.results import check_writable, data_settings, envi
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from engine.entrypoints.llm import LLM
+    from engine.entrypoints.offline.llm import LLM
 
 
 def engine_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _value(text: str) -> Any:
 def loaded_engine(model: str | None, words: Sequence[str]) -> Iterator[LLM]:
     """The engine, closed at the end."""
     settings = engine_settings(words)
-    from engine.entrypoints.llm import LLM
+    from engine.entrypoints.offline.llm import LLM
 
     try:
         llm = LLM(model, **settings)

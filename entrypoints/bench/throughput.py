@@ -14,7 +14,7 @@ from engine.entrypoints.bench.offline import check_output, loaded_engine, save
 from engine.entrypoints.bench.options import ThroughputOptions
 
 if TYPE_CHECKING:
-    from engine.entrypoints.llm import LLM
+    from engine.entrypoints.offline.llm import LLM
 
 DESCRIPTION = "Scores a set of pairs in process. Options that are not listed here are the engine's own."
 

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from engine.entrypoints.options import human_int
+from engine.entrypoints.settings.options import human_int
 from engine.errors import ConfigError
 
 JSON_FLAGS = ("--hf-overrides",)

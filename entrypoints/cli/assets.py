@@ -12,7 +12,7 @@ assets = App(name="assets", help="Print files for other programs: a Grafana dash
 @assets.command
 def grafana() -> int:
     """Print a Grafana dashboard of /metrics as JSON, to be imported there."""
-    from engine.entrypoints.grafana import dashboard
+    from engine.entrypoints.assets.grafana import dashboard
 
     print(json.dumps(dashboard(), indent=2))
     return 0

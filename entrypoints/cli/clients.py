@@ -29,7 +29,7 @@ def clients(
     list_
         Only the names.
     """
-    from engine.entrypoints.client_settings import checked_url, chosen_clients
+    from engine.entrypoints.assets.client_settings import checked_url, chosen_clients
 
     chosen = chosen_clients(names)
     if list_:

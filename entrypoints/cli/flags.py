@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from engine.entrypoints.options import IGNORED, OPTIONS, SECTIONS, Option, check_ignored
+from engine.entrypoints.settings.options import IGNORED, OPTIONS, SECTIONS, Option, check_ignored
 
 GROUPS = {
     "model": Group("Model", sort_key=1),

@@ -37,7 +37,7 @@ def check_text(text: str, what: str) -> None:
 
 def load_model(values: Mapping[str, Any], *, log_level: str = "warning") -> LLM:
     """``values`` as ``flags`` collects them. Imports torch."""
-    from engine.entrypoints.log_setup import set_up_logging
+    from engine.entrypoints.settings.log_setup import set_up_logging
 
     set_up_logging(log_level)
     from engine import LLM

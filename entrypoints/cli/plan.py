@@ -30,10 +30,10 @@ def plan(
     """
     import msgspec
 
-    from engine.entrypoints.options import build_configs
     from engine.entrypoints.planning.estimate import Workload
     from engine.entrypoints.planning.plan import make_plan
     from engine.entrypoints.planning.view import print_plan
+    from engine.entrypoints.settings.options import build_configs
     from engine.entrypoints.terminal import console, pipe_text
     from engine.errors import ConfigError
 

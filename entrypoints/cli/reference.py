@@ -18,7 +18,7 @@ from cyclopts import App, Argument
 from engine.entrypoints.cli import present_commands
 from engine.entrypoints.cli.app import build_app
 from engine.entrypoints.cli.flags import COMPATIBILITY, GROUPS
-from engine.entrypoints.options import IGNORED
+from engine.entrypoints.settings.options import IGNORED
 
 HEAD = """# The command line
 

@@ -49,7 +49,7 @@ def rerank(
     """
     from engine.entrypoints.cli.loading import announce_model, check_query, load_model
     from engine.entrypoints.files.texts import read_texts
-    from engine.entrypoints.ranking import print_ranking, rank_texts
+    from engine.entrypoints.rank.ranking import print_ranking, rank_texts
     from engine.errors import ConfigError
 
     if json and tsv:

@@ -33,8 +33,8 @@ def run_batch(
     After an interruption, the same command goes on where it stopped.
     """
     from engine.entrypoints.batch.command import BatchFiles, work_through
-    from engine.entrypoints.log_setup import set_up_logging
-    from engine.entrypoints.options import build_configs
+    from engine.entrypoints.settings.log_setup import set_up_logging
+    from engine.entrypoints.settings.options import build_configs
 
     window = 256 if max_inflight is None else max_inflight
     if window < 1:

@@ -14,8 +14,8 @@ def serve(values: dict[str, Any]) -> int:
     Without a model, the small reranker that comes with the package is served. With several, a call chooses by "model";
     the first one answers calls that name none.
     """
-    from engine.entrypoints.log_setup import set_up_logging
-    from engine.entrypoints.several_models import build_several
+    from engine.entrypoints.settings.log_setup import set_up_logging
+    from engine.entrypoints.settings.several_models import build_several
 
     engine_configs, server_config = build_several(values)
     set_up_logging(server_config.log_level, server_config.log_format)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.activation import ranking as order_of
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
 from engine.errors import EngineError
+from engine.scoring.activation import ranking as order_of
 
 if TYPE_CHECKING:
     from engine import LLM

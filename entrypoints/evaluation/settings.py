@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.entrypoints.options import ALIASES, OPTIONS, build_configs, nearest
+from engine.entrypoints.settings.options import ALIASES, OPTIONS, build_configs, nearest
 from engine.errors import ConfigError
 
 

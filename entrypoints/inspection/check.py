@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.activation import activate, logits_of
 from engine.entrypoints.inspection.prompt_view import Piece, PromptView
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.request import EncodedPair
+from engine.scoring.activation import activate, logits_of
 
 if TYPE_CHECKING:
     from engine import LLM
-    from engine.backends.reference_check import Reference
+    from engine.backends.measure.reference_check import Reference
 
 _NO_LIMIT = 10**9
 
@@ -92,7 +92,7 @@ def check_pairs(llm: LLM, query: str, documents: Sequence[str], *, with_referenc
 def _reference(llm: LLM, wanted: bool) -> tuple[Reference | None, str]:
     if not wanted:
         return None, "left out, as asked"
-    from engine.backends.reference_check import find_reference
+    from engine.backends.measure.reference_check import find_reference
 
     return find_reference(llm.spec)
 

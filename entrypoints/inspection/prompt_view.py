@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from engine.checkpoint_files import load_tokenizer
+from engine.checkpoint.files import load_tokenizer
+from engine.inputs.pair_encoder import common_prefix
 from engine.model_spec import ModelSpec
-from engine.pair_encoder import common_prefix
-from engine.prompt import Slot, load_template
+from engine.prompts.published import Slot, load_template
 
 PieceKind = Literal["text", "special", "cut"]
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.activation import activate, logits_of
 from engine.entrypoints.inspection.pairs import QuerySet
 from engine.errors import DeviceError, EngineError, ModelLoadError
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.model_spec import HeadSpec
+from engine.scoring.activation import activate, logits_of
 
 if TYPE_CHECKING:
     from engine import LLM
@@ -177,7 +177,7 @@ def _logits(llm: LLM, pairs: QuerySet) -> list[np.ndarray]:
 
 
 def _reference_logits(llm: LLM, pairs: QuerySet) -> tuple[list[np.ndarray] | None, str]:
-    from engine.backends.reference_check import find_reference
+    from engine.backends.measure.reference_check import find_reference
 
     reference, description = find_reference(llm.spec)
     if reference is None:

@@ -89,7 +89,7 @@ def _smallest(
 
 
 def _divides(shape: ModelShape, size: int) -> bool:
-    """As ``engine.tensor_parallel.check_division`` has it."""
+    """As ``engine.executor.division.check_division`` has it."""
     shares_kv = shape.num_kv_heads % size == 0 or size % shape.num_kv_heads == 0
     return shape.num_heads % size == 0 and shape.intermediate % size == 0 and shares_kv
 

@@ -15,7 +15,7 @@ CPU_STEP_SHARE = 0.85
 
 def measure(device: str, shape: ModelShape, cpu_threads: int | None, num_devices: int) -> DeviceFacts:
     """On a CPU, ``num_devices`` replicas share the machine: memory and bandwidth by their number, cores by threads."""
-    from engine.backends.products import measure_products
+    from engine.backends.measure.products import measure_products
 
     config = DeviceConfig(device=cast(DeviceName, device), cpu_threads=cpu_threads)
     found = measure_products(config, shape.products, shape.stored_dtype)

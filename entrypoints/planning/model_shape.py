@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.checkpoint.families import FAMILIES, supported
 from engine.errors import ConfigError
-from engine.families import FAMILIES, supported
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "fp8": 1, "w8a8": 1}
 GATED = ("qwen3", "qwen2", "llama", "mistral", "gemma", "modernbert", "new", "gte")

@@ -6,14 +6,14 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.checkpoint_files import CheckpointFiles
+from engine.checkpoint.files import CheckpointFiles
+from engine.checkpoint.hub import resolve_folder
+from engine.checkpoint.overrides import apply_overrides
 from engine.config import ModelConfig
 from engine.entrypoints.planning.devices import DeviceFacts, find_device
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
 from engine.errors import ConfigError
-from engine.hf_overrides import apply_overrides
-from engine.hub import resolve_folder
 
 HERE = ("auto", "cpu", "cuda", "npu")
 

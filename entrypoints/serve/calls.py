@@ -12,7 +12,6 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from engine.entrypoints.expansion import renamed
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNames, ParsedCall, RequestView
 from engine.entrypoints.serve.dialects.detect import (
     RERANK,
@@ -29,6 +28,7 @@ from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import ClientGoneError, Lines, ScoreStream, while_connected
 from engine.errors import EngineError, InvalidRequestError, OverloadedError, RequestError
 from engine.request import RerankCall
+from engine.scoring.expansion import renamed
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig
-from engine.entrypoints.self_test import SelfTest, run_self_test_async
+from engine.core.replicas import start_client
+from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.service import LoadedEngine
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
-from engine.replicas import start_client
+from engine.inputs.processor import InputProcessor
 
 
 async def load_engine(config: EngineConfig) -> LoadedEngine:

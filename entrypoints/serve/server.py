@@ -15,14 +15,16 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.async_client import AsyncMPClient
+from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig, ServerConfig
-from engine.entrypoints.self_test import SelfTest, run_self_test_async
+from engine.core.async_client import AsyncMPClient
+from engine.core.replicas import ReplicaClient, start_client
+from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.api_servers.fleet import Fronts
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialects.detect import by_name
-from engine.entrypoints.serve.fronts.fleet import Fronts
 from engine.entrypoints.serve.http import HARD_STOP_S, http_server
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.loop import new_loop
@@ -31,9 +33,7 @@ from engine.entrypoints.serve.ports import allow_open_files, listen
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
-from engine.replicas import ReplicaClient, start_client
+from engine.inputs.processor import InputProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,6 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 from engine.config import ServerConfig
-from engine.entrypoints.collect import PairCollector, PairScore, core_request, ranked, shifted
-from engine.entrypoints.expansion import PairTexts, Places, named_by_caller
 from engine.entrypoints.serve.admission import Admission, Door, estimated_tokens
 from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
@@ -33,13 +31,15 @@ from engine.errors import (
     RequestError,
     ShuttingDownError,
 )
-from engine.inputs import LEAST_ROOM
+from engine.inputs.processor import LEAST_ROOM
+from engine.inputs.spans import Span, TextToken
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
-from engine.prompt import QWEN3_RERANKER
+from engine.prompts.published import QWEN3_RERANKER
 from engine.request import ChunkOptions, EncodedPair, PairOptions, RerankCall
+from engine.scoring.expansion import PairTexts, Places, named_by_caller
+from engine.scoring.result_assembler import PairCollector, PairScore, core_request, ranked, shifted
 from engine.step import WorkerInfo
-from engine.text_spans import Span, TextToken
 
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 """``draining``: not ready, but calls that still come are taken; ``refusing``: only what is inside is finished."""
@@ -50,7 +50,7 @@ ENCODE_SLICE = 256
 
 
 class Processor(Protocol):
-    """What the service needs of ``engine.inputs.InputProcessor``."""
+    """What the service needs of ``engine.inputs.processor.InputProcessor``."""
 
     min_pair_tokens: int
 
@@ -85,7 +85,7 @@ class Processor(Protocol):
 
 
 class CoreClient(Protocol):
-    """What the service needs of ``engine.client.AsyncMPClient``."""
+    """What the service needs of ``engine.core.client.AsyncMPClient``."""
 
     @property
     def info(self) -> WorkerInfo: ...

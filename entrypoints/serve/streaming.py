@@ -16,11 +16,11 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect
 from engine.entrypoints.serve.service import Progress
 from engine.errors import EngineError, ShuttingDownError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode

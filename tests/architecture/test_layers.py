@@ -13,7 +13,7 @@ DEVICES = ("cpu", "cuda", "npu")
 HOMES = {
     "torch": ("backends", "kernels"),
     "safetensors.torch": ("backends", "kernels"),
-    "zmq": ("engine/transport.py",),
+    "zmq": ("engine/ipc/channel.py",),
     "triton": ("kernels/triton",),
     "torch_npu": ("backends/npu", "kernels/npu"),
     "torch.cuda": ("backends/cuda", "kernels/triton"),

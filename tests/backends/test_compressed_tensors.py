@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.backends.base import Backend
-from engine.backends.compressed_tensors import read_scheme
 from engine.backends.cpu.backend import CpuBackend
-from engine.backends.fit import check_fit
-from engine.backends.safetensors_file import TensorInfo
+from engine.backends.loading.compressed_tensors import read_scheme
+from engine.backends.loading.fit import check_fit
+from engine.backends.loading.safetensors_file import TensorInfo
 from engine.backends.worker import Worker
 from engine.errors import DeviceError, ModelLoadError
 from tests.backends.plans import PlanBuilder, config_of, spec_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.backends.safetensors_file import find_tensors
+from engine.backends.loading.safetensors_file import find_tensors
 from tests.support.checkpoints import make_qwen3
 
 MEASURE = """

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine import LLM
-from engine.backends.profiler import attention_gflop
+from engine.backends.measure.profiler import attention_gflop
 from engine.errors import ConfigError
 from engine.kernels.ops import AttentionMeta
 from tests.support.checkpoints import make_qwen3

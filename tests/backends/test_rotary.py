@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.backends.rotary import rope_settings, rope_tables
+from engine.backends.nn.rotary import rope_settings, rope_tables
 from engine.errors import ModelLoadError
 
 CPU = torch.device("cpu")

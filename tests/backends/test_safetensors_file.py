@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.backends import safetensors_file
-from engine.backends.safetensors_file import TensorReader, find_tensors, read_header
+from engine.backends.loading import safetensors_file
+from engine.backends.loading.safetensors_file import TensorReader, find_tensors, read_header
 from engine.errors import ModelLoadError
 
 TENSORS = {

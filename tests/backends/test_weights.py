@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.backends import safetensors_file
-from engine.backends.decoder import Decoder
+from engine.backends.loading import safetensors_file
+from engine.backends.loading.parameters import Parameters
+from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
 from engine.backends.models import find_family
-from engine.backends.parameters import Parameters
-from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
+from engine.backends.nn.decoder import Decoder
 from engine.errors import ModelLoadError
 from engine.kernels.reference import ReferenceLinear, ReferenceOps
 from engine.model_spec import HeadSpec

@@ -13,8 +13,8 @@ import torch
 from engine.backends import registry
 from engine.backends.base import MemoryFacts, OutOfMemory
 from engine.backends.cpu.backend import KERNELS_VARIABLE, CpuBackend
-from engine.backends.fit import weight_bytes
-from engine.backends.safetensors_file import TensorInfo
+from engine.backends.loading.fit import weight_bytes
+from engine.backends.loading.safetensors_file import TensorInfo
 from engine.backends.worker import Worker
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError, ModelLoadError
@@ -63,7 +63,7 @@ def test_info(folder: Path) -> None:
 
 
 def _shapes(folder: Path) -> list[tuple[int, ...]]:
-    from engine.backends.safetensors_file import find_tensors
+    from engine.backends.loading.safetensors_file import find_tensors
 
     return [info.shape for info in find_tensors(folder).values()]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.checkpoint.hub import PACKAGED_MODEL
 from engine.entrypoints.bench.command import main
-from engine.entrypoints.demo import free_port, running_server
+from engine.entrypoints.demo.demo import free_port, running_server
 from engine.errors import ConfigError
-from engine.hub import PACKAGED_MODEL
 
 
 @pytest.fixture(scope="module")

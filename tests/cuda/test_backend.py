@@ -15,7 +15,7 @@ from engine.backends.cuda.linear import Fp8Linear
 from engine.backends.cuda.memory import GIB, LIBRARIES, memory_limit, pool_tokens
 from engine.backends.registry import choose_backend
 from engine.config import DeviceConfig
-from engine.entrypoints.options import build_configs
+from engine.entrypoints.settings.options import build_configs
 from engine.errors import ConfigError, DeviceError
 
 TOTAL = 141 * GIB

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.backends.cuda.linear import Fp8Linear
-from engine.backends.decoder import Decoder
+from engine.backends.nn.decoder import Decoder
 from engine.backends.worker import Worker
 from engine.model_spec import HeadSpec
 from engine.step import SchedulerOutput

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from engine.entrypoints import demo
+from engine.entrypoints.demo import demo
 
 
 def test_demo_ranks_and_stops(capfd: pytest.CaptureFixture[str]) -> None:

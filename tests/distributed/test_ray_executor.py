@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from engine.client import InprocClient
 from engine.config import DeviceConfig, EngineConfig
+from engine.core.client import InprocClient
+from engine.core.replicas import ReplicaClient
 from engine.errors import ConfigError, DeviceError
 from engine.executor import ray_cluster, ray_executor
 from engine.executor.ray_actor import NodeFacts
 from engine.executor.ray_cluster import reserve, within
 from engine.executor.ray_executor import RayExecutor
-from engine.replicas import ReplicaClient
 from tests.processes.conftest import Setup
 from tests.processes.test_replicas import DOCUMENTS, collect, reference
 

@@ -190,7 +190,7 @@ def replaced(server: ServerProcess) -> list[int]:
     """API processes among the children."""
     found = []
     for pid in children(server.process.pid):
-        if "fronts.process" in Path(f"/proc/{pid}/cmdline").read_text():
+        if "api_servers.process" in Path(f"/proc/{pid}/cmdline").read_text():
             found.append(pid)
     return found
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.config import EngineConfig, SchedulerConfig
-from engine.core import EngineCore
+from engine.core.core import EngineCore
 from engine.messages import EngineCoreOutput, EngineCoreRequest
 from engine.model_spec import HeadSpec, ModelSpec
 from tests.support.fake_worker import FakeExecutor, fake_info, fake_logit

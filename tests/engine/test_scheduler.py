@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.config import SchedulerConfig
 from engine.errors import ConfigError, StepFailedError
 from engine.messages import EngineCoreOutput, EngineCoreRequest
-from engine.scheduler import Scheduler
+from engine.scheduling.scheduler import Scheduler
 from engine.step import SchedulerOutput
 from tests.support.fake_worker import FakeRunner, fake_info, fake_logit
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.token_tree import Segment, TreeBuilder
+from engine.scheduling.token_tree import Segment, TreeBuilder
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=24)
 

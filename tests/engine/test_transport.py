@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from engine.ipc.channel import Address, Channel, ChannelClosedError, process_handle
 from engine.messages import (
     AbortRequest,
     EngineCoreOutput,
@@ -24,7 +25,6 @@ from engine.messages import (
     decoder,
     encoder,
 )
-from engine.transport import Address, Channel, ChannelClosedError, process_handle
 
 
 def test_arrays_and_nested_structs_round_trip() -> None:

@@ -24,7 +24,7 @@ from rich.console import CONSOLE_SVG_FORMAT, Console
 
 from engine import LLM
 from engine.entrypoints.files.texts import read_texts
-from engine.entrypoints.ranking import print_table, rank_texts
+from engine.entrypoints.rank.ranking import print_table, rank_texts
 from tests.support.commands import run_here
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.entrypoints.inspection.check_view import visible
 from engine.entrypoints.inspection.prompt_view import PromptView, cut_runs
-from engine.model_resolver import resolve_model
 from tests.support.checkpoints import INSTRUCTION, PREFIX, SUFFIX, make_qwen3, official_qwen3_ids
 from tests.support.commands import QUIET, run_here
 from tests.support.texts import TEXTS
@@ -111,12 +111,12 @@ def test_query_and_document_cut(checkpoint: Path, capsys: pytest.CaptureFixture[
 def test_where_transformers_cannot_help_the_reason_is_shown(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.backends.reference_check.find_spec", lambda name: None)
+    monkeypatch.setattr("engine.backends.measure.reference_check.find_spec", lambda name: None)
     report = checked(capsys, checkpoint, "--query", QUERY, "--document", DOCUMENT)
     assert "transformers is not installed" in report["reference"]
     assert report["pairs"][0]["reference_logit"] is None
     monkeypatch.undo()
-    monkeypatch.setattr("engine.backends.reference_check._ROOM", 1e12)
+    monkeypatch.setattr("engine.backends.measure.reference_check._ROOM", 1e12)
     report = checked(capsys, checkpoint, "--query", QUERY, "--document", DOCUMENT)
     assert "GB are free" in report["reference"]
 

@@ -14,7 +14,7 @@ from engine import __version__
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.cli import run
 from engine.entrypoints.cli.app import build_app
-from engine.entrypoints.options import IGNORED
+from engine.entrypoints.settings.options import IGNORED
 
 FLAGS_FILE = Path(__file__).with_name("serve_flags.txt")
 
@@ -29,7 +29,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return 0
 
     monkeypatch.setattr("engine.entrypoints.serve.server.run_server", remember)
-    monkeypatch.setattr("engine.entrypoints.log_setup.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("engine.entrypoints.settings.log_setup.set_up_logging", lambda *_: None)
     return seen
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from engine import LLM
-from engine.entrypoints import llm as llm_module
-from engine.entrypoints.llm_arguments import adapter_of, engine_config, pair_options, pair_stream
+from engine.entrypoints.offline import llm as llm_module
+from engine.entrypoints.offline.arguments import adapter_of, engine_config, pair_options, pair_stream
 from engine.errors import ConfigError, InvalidRequestError
 from tests.support.checkpoints import INSTRUCTION, PREFIX, QWEN3_OVERRIDES, SUFFIX, make_qwen3, official_qwen3_scores
 

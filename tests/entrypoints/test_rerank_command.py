@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.entrypoints.files.texts import Text, read_texts
-from engine.entrypoints.ranking import RankedText, Ranking, print_ranking
+from engine.entrypoints.rank.ranking import RankedText, Ranking, print_ranking
 from engine.entrypoints.terminal import bar, one_line, shares
 from engine.errors import ConfigError
 from tests.support.checkpoints import make_qwen3

@@ -8,9 +8,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from engine.entrypoints.self_test import SelfTest
+from engine.entrypoints.inspection.self_test import SelfTest
 from engine.errors import ModelLoadError
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.messages import CallStats, EngineCoreOutput, WireError
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.request import EncodedPair, PairOptions

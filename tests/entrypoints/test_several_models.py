@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.cli import run
-from engine.entrypoints.lora_flag import lora_modules
+from engine.entrypoints.settings.lora_modules import lora_modules
 from engine.errors import ConfigError
 
 Served = dict[str, Any]
@@ -25,7 +25,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
         return 0
 
     monkeypatch.setattr("engine.entrypoints.serve.server.run_server", remember)
-    monkeypatch.setattr("engine.entrypoints.log_setup.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("engine.entrypoints.settings.log_setup.set_up_logging", lambda *_: None)
     return seen
 
 

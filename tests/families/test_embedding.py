@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from engine import LLM
-from engine.entrypoints.collect import PairCollector, core_request
 from engine.errors import ConfigError, InvalidRequestError
 from engine.messages import EngineCoreOutput, WireError
 from engine.model_spec import HeadSpec
 from engine.request import EncodedPair, PairOptions
+from engine.scoring.result_assembler import PairCollector, core_request
 from tests.inputs.conftest import build
 from tests.support.random_models import save_random
 from tests.support.texts import TEXTS

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.backends.models import supported_families
-from engine.families import FAMILIES as RESOLVED
+from engine.checkpoint.families import FAMILIES as RESOLVED
 from tests.families.cases import FAMILIES, Family
 from tests.families.measure import measure
 from tests.families.table import MEASURED, render, stored

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.errors import InvalidRequestError
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.families.cases import FAMILIES, gemma_ids, joined_ids, mxbai_ids
 from tests.inputs.conftest import build

@@ -12,7 +12,7 @@ from engine.entrypoints.serve.admission import Admission, Speed, estimated_token
 from engine.errors import OverloadedError
 from engine.messages import EngineCoreRequest
 from engine.request import RerankCall
-from engine.scheduler import Scheduler
+from engine.scheduling.scheduler import Scheduler
 from tests.support.fake_worker import FakeRunner, fake_info
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.client import InprocClient
 from engine.config import DeviceConfig
+from engine.core.client import InprocClient
 from engine.errors import ConfigError
-from engine.faults import Fault, parse_faults, planned_faults
+from engine.executor.faults import Fault, parse_faults, planned_faults
 from engine.messages import EngineCoreOutput
 from tests.processes.conftest import Setup, checkpoint, setup  # noqa: F401  (fixtures)
 

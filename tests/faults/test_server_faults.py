@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import requests
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from tests.e2e.server import ServerProcess, all_gone
 from tests.support.checkpoints import make_qwen3
 

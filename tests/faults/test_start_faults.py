@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.hub import PACKAGED_MODEL
+from engine.checkpoint.hub import PACKAGED_MODEL
 from tests.support.checkpoints import make_qwen3
 from tests.support.commands import QUIET, run_here
 

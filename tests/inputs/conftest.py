@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from tests.support.checkpoints import make_bert, make_qwen3, make_xlm_roberta
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, InvalidRequestError
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.inputs.conftest import build
 

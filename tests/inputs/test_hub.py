@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import hub
+from engine.checkpoint import hub
+from engine.checkpoint.hub import resolve_folder
 from engine.errors import ConfigError, ModelLoadError
-from engine.hub import resolve_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,7 @@ def fake_cache(cache: Path, name: str) -> Path:
     return snapshot
 
 
-ASK = "from engine.hub import resolve_folder; print(resolve_folder('nobody/no-such-reranker'))"
+ASK = "from engine.checkpoint.hub import resolve_folder; print(resolve_folder('nobody/no-such-reranker'))"
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_cached(tmp_path: Path, env: dict[str, str]) -> None:
 
 def test_a_hub_that_never_answers(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ask = "import engine.hub; engine.hub.PROBE_TIMEOUT_S = 1.5; " + ASK
+        ask = "import engine.checkpoint.hub; engine.checkpoint.hub.PROBE_TIMEOUT_S = 1.5; " + ASK
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
         message, seconds = run(ask, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
     assert "the hub cannot be reached" in message

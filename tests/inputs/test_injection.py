@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.inputs.conftest import build
 from tests.support.checkpoints import PREFIX, SUFFIX

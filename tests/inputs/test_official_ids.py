@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.support.checkpoints import INSTRUCTION, official_qwen3_ids
 from tests.support.texts import TEXTS

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidRequestError
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.inputs.conftest import build
 from tests.support.checkpoints import INSTRUCTION, PREFIX, SUFFIX, official_qwen3_ids

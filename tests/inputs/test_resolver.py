@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
-from engine.model_resolver import resolve_model
 from engine.model_spec import ModelSpec
 from tests.support.checkpoints import QWEN3_OVERRIDES, make_bert
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.inputs.conftest import build
 from tests.support.texts import TEXTS

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError, InvalidRequestError
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
+from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, fit
 from engine.request import EncodedPair, PairOptions
-from engine.truncation import MIN_DOCUMENT_TOKENS, Role, fit
 from tests.inputs.conftest import build
 from tests.support.checkpoints import PREFIX, SUFFIX
 from tests.support.texts import TEXTS

@@ -8,8 +8,8 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.entrypoints.assets.grafana import dashboard
 from engine.entrypoints.cli import run
-from engine.entrypoints.grafana import dashboard
 from engine.entrypoints.serve.metrics import ServerMetrics
 from tests.serve.fakes import FakeCore
 

@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from engine import logs
-from engine.entrypoints.log_setup import set_up_logging
 from engine.entrypoints.serve.log_stats import log_stats, stats_fields, stats_line
+from engine.entrypoints.settings.log_setup import set_up_logging
 from engine.messages import SchedulerStats
 from tests.e2e.server import ServerProcess
 from tests.support.checkpoints import make_qwen3

@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.config import SchedulerConfig
+from engine.core.replicas import ReplicaClient
 from engine.entrypoints.serve.metrics import ArrayHistogram, ServerMetrics
 from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreRequest, SchedulerStats, decoder, encoder
-from engine.replicas import ReplicaClient
-from engine.scheduler import Scheduler
+from engine.scheduling.scheduler import Scheduler
 from engine.step import ModelRunnerOutput
 from tests.serve.conftest import running_server
 from tests.serve.fakes import INFO, FakeCore, expected_score

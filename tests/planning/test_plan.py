@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.backends.weights import open_checkpoint
+from engine.backends.loading.weights import open_checkpoint
 from engine.entrypoints.planning.devices import DEVICES, recognise
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape

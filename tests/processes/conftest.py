@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine.inputs import InputProcessor
+from engine.inputs.processor import InputProcessor
 from engine.messages import EngineCoreRequest
-from engine.model_resolver import resolve_model
 from engine.model_spec import ModelSpec
 from engine.request import PairOptions
 from tests.support.checkpoints import QWEN3_OVERRIDES, make_qwen3

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.async_client import AsyncMPClient
-from engine.client import InprocClient, MPClient
+from engine.core.async_client import AsyncMPClient
+from engine.core.client import InprocClient, MPClient
 from engine.errors import ModelLoadError, ShuttingDownError
 from engine.messages import EngineCoreRequest
 from tests.processes.conftest import Setup
@@ -116,7 +116,7 @@ def test_children_die_with_their_parent(setup: Setup, checkpoint: Path) -> None:
         "import sys, time, msgspec\n"
         "from engine.client import MPClient\n"
         "from engine.config import *\n"
-        "from engine.model_resolver import resolve_model\n"
+        "from engine.checkpoint.resolve import resolve_model\n"
         "import numpy as np\n"
         f"model = ModelConfig(model={str(checkpoint)!r})\n"
         "config = EngineConfig(model=model, device=DeviceConfig(device='cpu', executor='mp'))\n"

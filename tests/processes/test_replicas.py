@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.client import InprocClient
+from engine.core.client import InprocClient
+from engine.core.replicas import ReplicaClient, affinity_slack, choose_replica, replica_config, work_tokens
 from engine.messages import EngineCoreRequest
-from engine.replicas import ReplicaClient, affinity_slack, choose_replica, replica_config, work_tokens
 from tests.processes.conftest import Setup
 
 DOCUMENTS = [f"Panda number {i} lives in the mountains of central China. " * (1 + i % 4) for i in range(24)]

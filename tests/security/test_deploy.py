@@ -8,7 +8,7 @@ import re
 import yaml
 
 from engine.config import ServerConfig
-from engine.entrypoints.options import ALIASES, OPTIONS
+from engine.entrypoints.settings.options import ALIASES, OPTIONS
 from tests.architecture.source_tree import ROOT
 from tests.serve.conftest import running_server
 

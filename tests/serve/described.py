@@ -9,13 +9,13 @@ from typing import Any
 import schemathesis
 from fastapi import FastAPI
 
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig, ServerConfig
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.dialects.score import BODIES
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from tests.serve.fakes import FakeCore
 
 

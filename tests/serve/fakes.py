@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Sequence
 import numpy as np
 
 from engine.errors import EngineDeadError, InvalidRequestError
+from engine.inputs.spans import Span, TextToken
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.request import ChunkOptions, EncodedPair, PairOptions
 from engine.step import WorkerInfo
-from engine.text_spans import Span, TextToken
 
 SPEC = ModelSpec(
     name="org/fake-reranker",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
-from engine.entrypoints.client_settings import known_clients
+from engine.entrypoints.assets.client_settings import known_clients
 from engine.entrypoints.serve.dialects.detect import DIALECTS
 from tests.support.compatibility import PAGE, ROOT, client_tests, page
 

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from engine.entrypoints.collect import PairScore
-from engine.entrypoints.expansion import PairTexts, Places
+from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.request import RerankCall
-from engine.text_spans import Chunking, Span, chunk_spans
+from engine.scoring.expansion import PairTexts, Places
+from engine.scoring.result_assembler import PairScore
 from tests.serve.conftest import running_server
 from tests.serve.fakes import FakeCore, expected_logit, expected_score
 

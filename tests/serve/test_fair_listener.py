@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from engine.entrypoints.serve.fronts.listener import AWAY, ConnectionCounts, FairListener
+from engine.entrypoints.serve.api_servers.listener import AWAY, ConnectionCounts, FairListener
 from engine.entrypoints.serve.loop import new_loop
 
 
@@ -131,7 +131,7 @@ def test_an_error_of_the_system_is_no_end(listening: socket.socket, monkeypatch:
             return super().accept()
 
     async def work() -> None:
-        monkeypatch.setattr("engine.entrypoints.serve.fronts.listener.PAUSE_S", 0.05)
+        monkeypatch.setattr("engine.entrypoints.serve.api_servers.listener.PAUSE_S", 0.05)
         with Full(fileno=os.dup(listening.fileno())) as full:
             async with Takers(full, ConnectionCounts.create(1), 1) as takers:
                 await takers.connect(1)

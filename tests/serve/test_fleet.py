@@ -13,8 +13,8 @@ import pytest
 
 from engine.config import DeviceConfig, EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission
-from engine.entrypoints.serve.fronts import fleet
-from engine.entrypoints.serve.fronts.messages import (
+from engine.entrypoints.serve.api_servers import fleet
+from engine.entrypoints.serve.api_servers.messages import (
     Attach,
     Attached,
     CallFailed,

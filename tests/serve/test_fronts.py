@@ -15,10 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.admission import Admission
-from engine.entrypoints.serve.app import create_app
-from engine.entrypoints.serve.fronts import relay as relay_module
-from engine.entrypoints.serve.fronts.desk import Desk
-from engine.entrypoints.serve.fronts.messages import (
+from engine.entrypoints.serve.api_servers import relay as relay_module
+from engine.entrypoints.serve.api_servers.desk import Desk
+from engine.entrypoints.serve.api_servers.messages import (
     Count,
     Enter,
     FromFront,
@@ -32,8 +31,9 @@ from engine.entrypoints.serve.fronts.messages import (
     Stop,
     ToFront,
 )
-from engine.entrypoints.serve.fronts.relay import Relay, RelayedClient, RelayedDoor, RelayedStatus
-from engine.entrypoints.serve.fronts.totals import FrontMetrics, render, summed
+from engine.entrypoints.serve.api_servers.relay import Relay, RelayedClient, RelayedDoor, RelayedStatus
+from engine.entrypoints.serve.api_servers.totals import FrontMetrics, render, summed
+from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.errors import EngineError

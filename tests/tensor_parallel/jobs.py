@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from engine import messages
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from engine.step import SchedulerOutput
 from tests.support.texts import TEXTS

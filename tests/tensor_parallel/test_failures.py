@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.async_client import AsyncMPClient
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine.inputs import InputProcessor
-from engine.model_resolver import resolve_model
+from engine.core.async_client import AsyncMPClient
+from engine.inputs.processor import InputProcessor
 from tests.processes.conftest import Setup
 from tests.processes.test_processes import children, gone, score, wait_until
 from tests.support.checkpoints import make_qwen3, official_qwen3_scores

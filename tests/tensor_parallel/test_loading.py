@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.backends import safetensors_file
-from engine.backends.decoder import Decoder
-from engine.backends.encoder import Encoder
 from engine.backends.group import Group
+from engine.backends.loading import safetensors_file
+from engine.backends.loading.parameters import Parameters
+from engine.backends.loading.safetensors_file import TensorInfo
+from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
 from engine.backends.models import Model, find_family
-from engine.backends.parameters import Parameters
-from engine.backends.safetensors_file import TensorInfo
-from engine.backends.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
+from engine.backends.nn.decoder import Decoder
+from engine.backends.nn.encoder import Encoder
+from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.kernels.reference import ReferenceLinear, ReferenceOps
-from engine.model_resolver import resolve_model
 from tests.backends.plans import NO_YES, spec_of
 from tests.families.cases import FAMILIES
 from tests.support.checkpoints import make_qwen3

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.cpu.contenders.base import Contender
 from benchmarks.cpu.workloads import Workload
-from engine.entrypoints.llm import LLM
+from engine.entrypoints.offline.llm import LLM
 
 
 class Engine(Contender):

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.fields import Keys, read
 from engine.entrypoints.serve.errors import error_object
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -28,6 +27,7 @@ from engine.entrypoints.serve.dialects.fields import EXACT, NOT_BLANK, Keys, Pro
 from engine.entrypoints.serve.dialects.score import ScoreUsage
 from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 ROLES = ("query", "document", "system")
 _MESSAGES = {

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     PartialAnswer,
@@ -26,6 +25,7 @@ from engine.entrypoints.serve.dialects.fields import Count, as_count, as_query
 from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, rerank_call
 from engine.errors import EngineError
 from engine.request import ChunkOptions, RerankCall
+from engine.scoring.result_assembler import PairScore
 
 V1_CHUNKS = 10
 V2_DOCUMENT_TOKENS = 4096

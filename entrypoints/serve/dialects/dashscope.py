@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -30,6 +29,7 @@ from engine.entrypoints.serve.dialects.fields import (
 )
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 ERROR_CODES = {
     400: "InvalidParameter",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.entrypoints.options import nearest
 from engine.entrypoints.serve.dialects.base import Dialect
 from engine.entrypoints.serve.dialects.classify import ClassifyDialect, PoolingDialect
 from engine.entrypoints.serve.dialects.cohere import CohereV1Dialect, CohereV2Dialect
@@ -33,6 +32,7 @@ from engine.entrypoints.serve.dialects.siliconflow import SiliconFlowDialect
 from engine.entrypoints.serve.dialects.tei import PredictDialect, TeiDialect
 from engine.entrypoints.serve.dialects.vllm import OldVllmDialect, VllmDialect
 from engine.entrypoints.serve.dialects.voyage import VoyageDialect
+from engine.entrypoints.settings.options import nearest
 from engine.errors import InvalidRequestError
 
 RERANK = RerankDialect()

@@ -28,8 +28,8 @@ from engine.entrypoints.serve.dialects.fields import (
     as_int,
     fail,
 )
+from engine.inputs.spans import MIN_CHUNK_TOKENS
 from engine.request import ChunkOptions, PairOptions, RerankCall
-from engine.text_spans import MIN_CHUNK_TOKENS
 
 TEMPLATE_KEYS = ("chat_template", "tools", "tokenize")
 _KWARGS_SCHEMA = {

@@ -16,7 +16,7 @@ import yaml
 from msgspec import Meta
 
 from engine.errors import InvalidRequestError
-from engine.text_spans import MIN_CHUNK_TOKENS
+from engine.inputs.spans import MIN_CHUNK_TOKENS
 
 EXACT = "x-exact"
 _MOST = 2**31 - 1

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -28,8 +27,9 @@ from engine.entrypoints.serve.dialects.fields import (
     as_int,
     as_query,
 )
+from engine.inputs.spans import MIN_CHUNK_TOKENS
 from engine.request import ChunkOptions, RerankCall
-from engine.text_spans import MIN_CHUNK_TOKENS
+from engine.scoring.result_assembler import PairScore
 
 
 class IsaacusChunking(msgspec.Struct):

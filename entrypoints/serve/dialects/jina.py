@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     PartialAnswer,
@@ -19,6 +18,7 @@ from engine.entrypoints.serve.dialects.base import (
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class JinaEntry(msgspec.Struct, kw_only=True):

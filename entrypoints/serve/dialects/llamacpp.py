@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import CallResult, PartialAnswer, Usage, partial_of, usage_of
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class LlamaCppEntry(msgspec.Struct):

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -21,6 +20,7 @@ from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import Count, Documents, Query, as_count, as_documents, as_query
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class NvidiaBody(Extensions, kw_only=True):

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     PartialAnswer,
@@ -20,6 +19,7 @@ from engine.entrypoints.serve.dialects.fields import as_query
 from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, rerank_call
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 ERROR_CODES = {
     400: "INVALID_ARGUMENT",

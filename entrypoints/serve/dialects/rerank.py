@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -36,6 +35,7 @@ from engine.entrypoints.serve.dialects.fields import (
     as_query,
 )
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class RerankFields(Extensions, kw_only=True):

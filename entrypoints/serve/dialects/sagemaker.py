@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -19,6 +18,7 @@ from engine.entrypoints.serve.dialects.base import (
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import Text, fail
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class SageMakerBody(Extensions, kw_only=True):

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -28,6 +27,7 @@ from engine.entrypoints.serve.dialects.fields import (
     fail,
 )
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class ScoreFields(Extensions, kw_only=True):

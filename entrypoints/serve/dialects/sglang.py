@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import CallResult, RequestView
 from engine.entrypoints.serve.dialects.fields import as_query
 from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, rerank_call
 from engine.entrypoints.serve.dialects.vllm import flat_error
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class SglangEntry(msgspec.Struct, kw_only=True):

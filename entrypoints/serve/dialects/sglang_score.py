@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
@@ -29,6 +28,7 @@ from engine.entrypoints.serve.dialects.fields import EXACT, TOKEN_ID, Bool, Keys
 from engine.entrypoints.serve.dialects.vllm import flat_error
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 _LABEL = {"type": "integer", "x-bound": "label_tokens"}
 _LABELS = {"type": "array", "minItems": 1, "items": _LABEL}

@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNames, RequestView
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
@@ -25,6 +24,7 @@ from engine.entrypoints.serve.dialects.fields import (
 )
 from engine.errors import EngineError, OverloadedError, TooLargeError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 EMPTY = "empty_input"
 LABEL = "LABEL_0"

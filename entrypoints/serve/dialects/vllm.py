@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     PartialAnswer,
@@ -22,6 +21,7 @@ from engine.entrypoints.serve.dialects.base import (
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class VllmEntry(msgspec.Struct):

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.entrypoints.collect import PairScore
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, PartialAnswer, RequestView, partial_of
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
@@ -22,6 +21,7 @@ from engine.entrypoints.serve.dialects.fields import (
 )
 from engine.errors import EngineError
 from engine.request import RerankCall
+from engine.scoring.result_assembler import PairScore
 
 
 class VoyageBody(Extensions, kw_only=True):

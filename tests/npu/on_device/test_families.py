@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from engine.backends.worker import Worker
+from engine.checkpoint.families import FAMILIES
+from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine.families import FAMILIES
-from engine.model_resolver import resolve_model
 from engine.step import SchedulerOutput
 from tests.families.cases import FAMILIES as CASES
 from tests.npu.on_device.recording import recording

@@ -1,0 +1,171 @@
+"""Reads LoRA adapters in peft's layout: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.backends.loading.parameters import Parameters
+from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
+from engine.backends.nn.adapters import AdaptableHead, Adapter, AdapterOps, Adapters, Side
+from engine.errors import ModelLoadError
+
+ROOT = "base_model.model."
+_WRAPPINGS = re.compile(r"(?:modules_to_save\.|original_module\.|default\.|base_layer\.)")
+"""Parts of names that versions of peft leave in or out."""
+_FACTOR = re.compile(r"\.lora_(A|B)\.weight$")
+_UNSUPPORTED = {
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "lora_bias": (False, None),
+    "layer_replication": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+}
+"""Settings, and the values of them that change nothing."""
+NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How much an adapter's product counts, for each module."""
+
+    rank: int
+    alpha: float
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    by_root: bool
+    """alpha / sqrt(rank) instead of alpha / rank."""
+
+    def of(self, module: str) -> float:
+        rank = _matching(self.ranks, module, self.rank)
+        alpha = _matching(self.alphas, module, self.alpha)
+        return float(alpha / rank**0.5 if self.by_root else alpha / rank)
+
+
+def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """A pattern stands for the end of a module's name, as in peft."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def load_adapters(
+    folders: Mapping[str, str], ops: AdapterOps, head: AdaptableHead, params: Parameters, prefix: str
+) -> Adapters:
+    """``prefix``: ``CHECKPOINT_PREFIX`` of the base's family."""
+    with TensorReader() as reader:
+        return Adapters(
+            ops,
+            head,
+            {name: _Loader(name, Path(path), prefix, reader).load(head, params) for name, path in folders.items()},
+        )
+
+
+class _Loader:
+    def __init__(self, name: str, folder: Path, prefix: str, reader: TensorReader) -> None:
+        self.label = f"the adapter {name!r} in {folder}"
+        self._prefix, self._reader = prefix, reader
+        self._scaling = self._read_config(folder)
+        self._factors: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
+        self._whole: dict[str, TensorInfo] = {}
+        self._full_names: dict[str, str] = {}
+        for stored, info in find_tensors(folder).items():
+            self._sort_in(stored, info)
+
+    def load(self, head: AdaptableHead, params: Parameters) -> Adapter:
+        sides: dict[int, list[Side]] = defaultdict(list)
+        for module in [module for module in self._factors if module in params.places]:
+            down, up = self._pop_factors(module)
+            for place in params.places[module]:
+                rows = place.rows
+                total = rows.total or rows.count
+                if (down.shape[1], up.shape[0]) != (place.in_features, total):
+                    raise ModelLoadError(
+                        f"{self.label} does not fit the model: {module} has {total} x {place.in_features} "
+                        f"weights, and the adapter's factors make {up.shape[0]} x {down.shape[1]}"
+                    )
+                part = up[rows.first : rows.first + rows.count]
+                own = down if place.columns is None else down[:, place.columns.start : place.columns.stop]
+                placed = [factor.to(params.device, params.dtype).contiguous() for factor in (own, part)]
+                sides[id(place.weight)].append(Side(placed[0], placed[1], place.above))
+        state = head.derive({name: self._changed(name, tensor, head.rows) for name, tensor in head.tensors.items()})
+        left = sorted([*self._factors, *self._whole])
+        if left:
+            more = ", ..." if len(left) > NUM_NAMED else ""
+            raise ModelLoadError(
+                f"{self.label} changes parts of the model that an adapter cannot change here: "
+                f"{', '.join(left[:NUM_NAMED])}{more}. Merge it into the model and serve that"
+            )
+        return Adapter(dict(sides), state)
+
+    def _read_config(self, folder: Path) -> Scaling:
+        path = folder / "adapter_config.json"
+        try:
+            config = json.loads(path.read_bytes())
+            kind = config["peft_type"]
+        except FileNotFoundError as error:
+            raise ModelLoadError(f"{self.label}: there is no adapter_config.json") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelLoadError(f"{self.label}: its adapter_config.json is damaged ({error!r})") from error
+        if kind != "LORA":
+            raise ModelLoadError(f"{self.label} is of the kind {kind}; only LORA is supported")
+        for setting, harmless in _UNSUPPORTED.items():
+            if config.get(setting) not in harmless:
+                raise ModelLoadError(
+                    f"{self.label} uses {setting}={config[setting]!r}, which is not supported; merge it into the model "
+                    "and serve that"
+                )
+        return Scaling(
+            rank=config["r"],
+            alpha=config["lora_alpha"],
+            ranks=config.get("rank_pattern") or {},
+            alphas=config.get("alpha_pattern") or {},
+            by_root=config.get("use_rslora", False),
+        )
+
+    def _sort_in(self, stored: str, info: TensorInfo) -> None:
+        full = _WRAPPINGS.sub("", stored.removeprefix(ROOT))
+        name = full.removeprefix(self._prefix)
+        factor = _FACTOR.search(name)
+        if factor is None:
+            self._whole[name] = info
+            return
+        module = name[: factor.start()]
+        self._factors[module][factor[1]] = info
+        self._full_names[module] = full[: len(full) - len(factor[0])]
+
+    def _pop_factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, D) and scaled B (C, r), fp32."""
+        infos = self._factors.pop(module)
+        if set(infos) != {"A", "B"} or infos["A"].shape[0] != infos["B"].shape[1]:
+            raise ModelLoadError(f"{self.label} has no matching pair of factors for {module}")
+        down, up = self._read(infos["A"]), self._read(infos["B"])
+        return down, up * self._scaling.of(self._full_names[module])
+
+    def _read(self, info: TensorInfo) -> torch.Tensor:
+        return torch.cat([run.float().clone() for _, run in self._reader.rows(info)])
+
+    def _changed(self, name: str, tensor: torch.Tensor, rows: tuple[int, ...] | None) -> torch.Tensor:
+        """A tensor of the head with what the adapter does to it."""
+        module = name.removesuffix(".weight")
+        if name in self._whole:
+            whole = self._read(self._whole.pop(name))
+            tensor = whole if rows is None else whole[list(rows)]
+        if name != module and module in self._factors:
+            down, up = self._pop_factors(module)
+            tensor = tensor + (up if rows is None else up[list(rows)]) @ down
+        return tensor

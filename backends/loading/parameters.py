@@ -1,0 +1,202 @@
+"""Parameters of a model, and where each tensor of the checkpoint goes.
+
+Building a model asks a ``Parameters`` for vectors, tables and linear weights under the names that the checkpoint uses.
+It allocates them and notes a ``Slot`` for each tensor, so building the model *is* writing the table of weight names;
+a fused projection is one linear weight with several slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.backends.group import Group
+from engine.backends.loading.safetensors_file import TensorInfo
+from engine.kernels.ops import LinearWeight, Ops
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One checkpoint tensor's destination. Several slots may share a name."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole tensor in the file."""
+    take: Callable[[int, torch.Tensor], None]
+    """Called with the number of the first row and a run of rows, until all rows have come."""
+    only_rows: Sequence[int] | None = None
+    """The rows that this slot wants; others may come as well. None: all of them."""
+    columns: range | None = None
+    """The only columns that ``take`` gets; None: all."""
+    is_scale: bool = False
+    """A norm's weight: near 1, not near 0, when weights are made up."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a checkpoint's linear weight: all of them, or a run of a fused one."""
+
+    name: str
+    """Without ``.weight``."""
+    count: int
+    """How many."""
+    first: int = 0
+    total: int | None = None
+    """Rows of the whole tensor; None: ``count``."""
+
+    def part(self, group: Group, units: int) -> Rows:
+        """Of these rows, which are ``units`` blocks of equal size, those of this worker."""
+        size, own = self.count // units, group.part(units)
+        return Rows(self.name, len(own) * size, self.first + own.start * size, self.total or self.count)
+
+    @property
+    def wanted(self) -> range | None:
+        """As ``Slot.only_rows``."""
+        all_of_them = self.total is None or self.total == self.count
+        return None if all_of_them else range(self.first, self.first + self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """``rows`` of a tensor, in a weight from its row ``above`` on."""
+
+    weight: LinearWeight
+    rows: Rows
+    above: int
+    in_features: int
+    """Of the whole tensor."""
+    columns: range | None
+    """Of them, those that the weight has; None: all."""
+
+
+class Parameters:
+    """``tensors``: what the checkpoint holds; None when the weights are made up."""
+
+    def __init__(
+        self,
+        ops: Ops,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        tensors: Mapping[str, TensorInfo] | None,
+        keep_narrow_tables: bool = False,
+        group: Group | None = None,
+    ) -> None:
+        self.ops = ops
+        self.group = group or Group()
+        self.device = device
+        self.dtype = dtype
+        self.slots: list[Slot] = []
+        self._made: list[torch.Tensor] = []
+        self._linears: list[LinearWeight] = []
+        self.places: dict[str, list[Place]] = {}
+        """Where the rows of each linear tensor are, by its name without ``.weight``."""
+        self._tensors = tensors
+        self._keep_narrow_tables = keep_narrow_tables
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that was made here; exact once loaded, since a linear weight may keep the file's narrower dtype."""
+        return sum(tensor.nbytes for tensor in self._made) + sum(weight.num_bytes for weight in self._linears)
+
+    def in_checkpoint(self, name: str) -> bool:
+        return self._tensors is not None and name in self._tensors
+
+    def lacks(self, name: str) -> bool:
+        """There is a checkpoint, and it does not hold this tensor."""
+        return self._tensors is not None and name not in self._tensors
+
+    def shape_in_checkpoint(self, name: str) -> tuple[int, ...] | None:
+        return self._tensors[name].shape if self._tensors is not None and name in self._tensors else None
+
+    def scale(self, name: str, size: int, *, offset: float = 0.0) -> torch.Tensor:
+        """A norm's weight (size,), with ``offset`` added (Gemma stores its weights minus one)."""
+        vector = self._empty((size,), self.dtype)
+        self.slots.append(Slot(name, (size,), _copier(vector, offset), is_scale=True))
+        return vector
+
+    def bias(self, name: str, size: int) -> torch.Tensor:
+        vector = self._empty((size,), self.dtype)
+        self.slots.append(Slot(name, (size,), _copier(vector)))
+        return vector
+
+    def table(self, name: str, num_rows: int, size: int, *, rows: range | None = None) -> torch.Tensor:
+        """An embedding (num_rows, size), or some of its rows; it may stay in the file's dtype if narrower, and rows be
+        widened later."""
+        own = Rows(name, num_rows) if rows is None else Rows(name, len(rows), rows.start, num_rows)
+        dtype = self.dtype
+        if self._keep_narrow_tables and self._tensors is not None and name in self._tensors:
+            stored = self._tensors[name].dtype
+            dtype = stored if stored.is_floating_point and 2 <= stored.itemsize < dtype.itemsize else dtype
+        table = self._empty((own.count, size), dtype)
+        self.slots.append(Slot(name, (num_rows, size), _placed(_copier(table), own, 0), own.wanted))
+        return table
+
+    def linear(
+        self, parts: Sequence[Rows], in_features: int, *, columns: range | None = None, bias: bool = False
+    ) -> LinearWeight:
+        """One weight whose rows are those of ``parts``, one below the other; of each row all, or ``columns``."""
+        num_columns = in_features if columns is None else len(columns)
+        weight = self.ops.new_linear(sum(rows.count for rows in parts), num_columns, bias=bias)
+        self._linears.append(weight)
+        above = 0
+        for rows in parts:
+            total = rows.total or rows.count
+            take_rows, take_bias = (_placed(load, rows, above) for load in (weight.load_rows, weight.load_bias))
+            shape = (total, in_features)
+            self.slots.append(Slot(f"{rows.name}.weight", shape, take_rows, rows.wanted, columns))
+            if bias:
+                self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias, rows.wanted))
+            self.places.setdefault(rows.name, []).append(Place(weight, rows, above, in_features, columns))
+            above += rows.count
+        return weight
+
+    def skip(self, *prefixes: str) -> None:
+        """Stored tensors that this model has no use for; those that already have a place keep it. Call it last."""
+        placed = {slot.name for slot in self.slots}
+        for name, info in (self._tensors or {}).items():
+            if name.startswith(prefixes) and name not in placed:
+                self.slots.append(Slot(name, info.shape, lambda first, run: None, only_rows=()))
+
+    def exact(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A small tensor kept in fp32 on the CPU as the file has it (score heads)."""
+        tensor = torch.empty(shape, dtype=torch.float32)
+        self.slots.append(Slot(name, shape, _copier(tensor)))
+        return tensor
+
+    def exact_rows(self, name: str, shape: tuple[int, ...], rows: Sequence[int]) -> torch.Tensor:
+        """Some rows of a large tensor, (len(rows), ...), in fp32 on the CPU; nothing else of it is kept."""
+        picked = torch.empty(len(rows), *shape[1:], dtype=torch.float32)
+
+        def take(first: int, run: torch.Tensor) -> None:
+            for place, row in enumerate(rows):
+                if first <= row < first + len(run):
+                    picked[place].copy_(run[row - first])
+
+        self.slots.append(Slot(name, shape, take, only_rows=tuple(rows)))
+        return picked
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype, device=self.device)
+        self._made.append(tensor)
+        return tensor
+
+
+def _copier(target: torch.Tensor, offset: float = 0.0) -> Callable[[int, torch.Tensor], None]:
+    def take(first: int, rows: torch.Tensor) -> None:
+        target[first : first + len(rows)].copy_(rows.float() + offset if offset else rows)
+
+    return take
+
+
+def _placed(load: Callable[[int, torch.Tensor], None], rows: Rows, above: int) -> Callable[[int, torch.Tensor], None]:
+    """Takes runs of the whole tensor and passes on what lies in ``rows``, whose place begins at row ``above``."""
+
+    def take(start: int, run: torch.Tensor) -> None:
+        first, last = max(start, rows.first), min(start + len(run), rows.first + rows.count)
+        if first < last:
+            load(above + first - rows.first, run[first - start : last - start])
+
+    return take

@@ -1,0 +1,148 @@
+"""Checkpoint -> parameters: every slot gets its tensor, and every tensor of the files has a place.
+
+Tensors are read once, in the order in which they lie in the files, and each run of rows goes straight into its final
+place; so beside the weights themselves only one small buffer exists.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from engine.backends.loading.parameters import Slot
+from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
+from engine.errors import ModelLoadError
+
+HARMLESS_ENDINGS = ("rotary_emb.inv_freq", "position_ids", ".masked_bias", ".attn.bias")
+"""Constants that old versions of transformers saved and that are computed here."""
+HARMLESS_NAMES = ("lm_head.weight",)
+"""The copy of a tied embedding, or a language model head that a classifier has no use for."""
+NUM_NAMED = 5
+
+
+def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
+    """Tensors by their name in the body: ``*ForCausalLM`` files put ``prefix`` before it, ``*Model`` files do not."""
+    tensors: dict[str, TensorInfo] = {}
+    for full_name, info in find_tensors(Path(folder)).items():
+        name = full_name.removeprefix(prefix)
+        if name in tensors:
+            raise ModelLoadError(
+                f"{folder} holds the tensor {name!r} twice, with and without {prefix!r} before its name"
+            )
+        tensors[name] = info
+    return tensors
+
+
+def check_tensors(
+    folder: str, slots: Sequence[Slot], tensors: Mapping[str, TensorInfo], quantized: Collection[str] = ()
+) -> None:
+    """Every wanted tensor is there in the right shape, and nothing is left over. ``quantized``: they have scales."""
+    wanted = {slot.name: slot.shape for slot in slots}
+    missing = [f"{name} {_size(shape)}" for name, shape in wanted.items() if name not in tensors]
+    wrong = [
+        f"{name} {_size(tensors[name].shape)} instead of {_size(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    extra = [
+        f"{name} {_size(info.shape)}" for name, info in tensors.items() if name not in wanted and not _harmless(name)
+    ]
+    narrow = [
+        f"{name} {str(info.dtype).removeprefix('torch.')}"
+        for name, info in tensors.items()
+        if name in wanted and name not in quantized and not (info.dtype.is_floating_point and info.dtype.itemsize >= 2)
+    ]
+    problems = [
+        f"{len(names)} {title}: {', '.join(names[:NUM_NAMED])}{', ...' if len(names) > NUM_NAMED else ''}"
+        for title, names in (
+            ("missing", missing),
+            ("of the wrong shape", wrong),
+            ("not part of this model", extra),
+            ("quantised, which this loader does not read; use the original checkpoint", narrow),
+        )
+        if names
+    ]
+    if problems:
+        raise ModelLoadError(f"the tensors of {folder} do not fit its config.json. " + ". ".join(problems))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _harmless(name: str) -> bool:
+    return name in HARMLESS_NAMES or name.endswith(HARMLESS_ENDINGS)
+
+
+def _by_reading(slots: Iterable[Slot]) -> dict[tuple[str, range | None], list[Slot]]:
+    """Slots that take what is read of the same tensor, by its name and the columns that are read."""
+    grouped: dict[tuple[str, range | None], list[Slot]] = defaultdict(list)
+    for slot in slots:
+        grouped[slot.name, slot.columns].append(slot)
+    return grouped
+
+
+def _wanted_runs(slots: Sequence[Slot]) -> list[tuple[int, int]]:
+    """The rows that anybody wants of a tensor, each run of neighbours as (first, last + 1)."""
+    num_rows = slots[0].shape[0] if slots[0].shape else 1
+    if any(slot.only_rows is None for slot in slots):
+        return [(0, num_rows)]
+    runs: list[tuple[int, int]] = []
+    for row in sorted({row for slot in slots for row in slot.only_rows or ()}):
+        if runs and runs[-1][1] == row:
+            runs[-1] = (runs[-1][0], row + 1)
+        else:
+            runs.append((row, row + 1))
+    return runs
+
+
+def _num_bytes(info: TensorInfo, takers: Sequence[Slot]) -> int:
+    """What will be read of a tensor."""
+    num_rows, columns = sum(last - first for first, last in _wanted_runs(takers)), takers[0].columns
+    width = math.prod(info.shape[1:]) if columns is None else len(columns)
+    return num_rows * width * info.dtype.itemsize
+
+
+def load_weights(
+    slots: Sequence[Slot],
+    tensors: Mapping[str, TensorInfo],
+    widen: Callable[[str, int, torch.Tensor], torch.Tensor] = lambda name, first, rows: rows,
+) -> None:
+    """Fill every slot from the files, through ``widen``; a progress bar in bytes when somebody watches."""
+    readings = sorted(
+        _by_reading(slots).items(), key=lambda item: (tensors[item[0][0]].file, tensors[item[0][0]].offset)
+    )
+    total = sum(_num_bytes(tensors[name], takers) for (name, _), takers in readings)
+    bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+    with TensorReader() as reader, bar:
+        for (name, columns), takers in readings:
+            for first, last in _wanted_runs(takers):
+                for start, run in reader.rows(tensors[name], first, last, columns):
+                    wide = widen(name, start, run)
+                    for slot in takers:
+                        slot.take(start, wide)
+                    bar.update(run.nbytes)
+
+
+def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | str = "cpu") -> None:
+    """Random weights (``--load-format dummy``) that depend on the seed, the tensor's name and ``draw_on`` alone."""
+    rows_at_once = 4096
+    by_name: dict[str, list[Slot]] = defaultdict(list)
+    for slot in slots:
+        by_name[slot.name].append(slot)
+    for name, takers in by_name.items():
+        generator = torch.Generator(draw_on).manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+        shape = takers[0].shape
+        for first in range(0, shape[0], rows_at_once):
+            run_shape = (min(rows_at_once, shape[0] - first), *shape[1:])
+            run = torch.randn(run_shape, generator=generator, device=draw_on) * 0.02
+            run += 1.0 if takers[0].is_scale else 0.0
+            for slot in takers:
+                slot.take(first, run if slot.columns is None else run[:, slot.columns.start : slot.columns.stop])

@@ -1,0 +1,1 @@
+"""What a device is measured for: step times, the fastest product, agreement with transformers."""

@@ -1,0 +1,127 @@
+"""An encoder reranker (cross-encoder) or embedder: embeddings, layers, and the head on each pair's read token.
+
+Every token attends to all of its pair, so nothing is shared between pairs and nothing outlives a step; pairs lie behind
+one another without padding. Families are values of ``EncoderShape``, some with an attention of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.loading.parameters import Parameters
+from engine.backends.nn.encoder_head import EncoderHead, HeadNames, mean_of_segments
+from engine.backends.nn.encoder_layers import ACTIVATIONS, EncoderLayer, EncoderShape, Norm, SelfAttention
+from engine.backends.nn.parallel import WordTable
+from engine.backends.packed_batch import PackedBatch
+from engine.errors import ModelLoadError
+from engine.model_spec import ModelSpec
+
+AttentionMaker = Callable[[int, bool], SelfAttention]
+"""(layer, whether it computes the read tokens only) -> its attention."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingShape:
+    """What is added up for each token. Zero rows: there is no such table."""
+
+    words: str = "embeddings.word_embeddings"
+    norm: str = "embeddings.LayerNorm"
+    num_positions: int = 0
+    position_offset: int = 0
+    """Row of the first token's position."""
+    num_token_types: int = 0
+
+
+class Encoder:
+    """Implements ``models.Model``."""
+
+    kv_shape: KVShape | None = None
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        shape: EncoderShape,
+        embedding: EmbeddingShape,
+        head: HeadNames,
+        params: Parameters,
+        *,
+        attention: AttentionMaker | None = None,
+        graphable: bool = False,
+        adaptable: bool = True,
+        final_norm: str | None = None,
+        unused: tuple[str, ...] = (),
+    ) -> None:
+        """``graphable``, ``adaptable``: the family's own ``attention`` is. ``unused``: how the names of tensors begin
+        that checkpoints of this family may hold beside what is needed."""
+        _check(spec, shape)
+        self.adaptable = adaptable
+        self.shape, self.embedding, self.dtype = shape, embedding, params.dtype
+        self.scale = (shape.head_dim * shape.score_terms) ** -0.5
+        self.reads_all = spec.head.pooling == "mean"
+        # Means are taken with tables that the host builds for each step.
+        self.graphable = (attention is None or graphable) and not self.reads_all
+        make = attention or (lambda index, reads_only: SelfAttention(params, shape, index, reads_only=reads_only))
+        self._make_tables(params)
+        self.layers = [
+            EncoderLayer(params, shape, index, make(index, index == shape.num_layers - 1 and not self.reads_all))
+            for index in range(shape.num_layers)
+        ]
+        self.final_norm = (
+            Norm(params, final_norm, shape.hidden, shape.eps, bias=shape.norm_bias) if final_norm else None
+        )
+        self.head = EncoderHead(params, spec, shape.hidden, shape.eps, head)
+        self.num_outputs = self.head.num_outputs
+        params.skip(*unused)
+
+    def _make_tables(self, params: Parameters) -> None:
+        shape, embedding = self.shape, self.embedding
+        self.words = WordTable(params, f"{embedding.words}.weight", shape.vocab_size, shape.hidden)
+        self.positions = self.token_types = None
+        if embedding.num_positions:
+            name = "embeddings.position_embeddings.weight"
+            self.positions = params.table(name, embedding.num_positions, shape.hidden)
+        if embedding.num_token_types:
+            name = "embeddings.token_type_embeddings.weight"
+            self.token_types = params.table(name, embedding.num_token_types, shape.hidden)
+        self.embedding_norm = Norm(params, embedding.norm, shape.hidden, shape.eps, bias=shape.norm_bias)
+
+    def finish(self) -> None:
+        for layer in self.layers:
+            layer.attention.finish()
+        self.head.finish()
+
+    def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+        if not batch.num_reads:
+            return self.words.table.new_empty(0, self.num_outputs, dtype=torch.float32)
+        x = self._embed(batch)
+        for layer in self.layers:
+            x = layer(x, batch)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return self.head(mean_of_segments(x, batch) if self.reads_all else x)
+
+    def _embed(self, batch: PackedBatch) -> torch.Tensor:
+        x = self.words(batch.token_ids).to(self.dtype)
+        if self.token_types is not None:
+            types = batch.token_type_ids
+            x = x + (self.token_types[0] if types is None else F.embedding(types, self.token_types)).to(self.dtype)
+        if self.positions is not None:
+            rows = batch.positions + self.embedding.position_offset
+            x = x + F.embedding(rows, self.positions).to(self.dtype)
+        return self.embedding_norm(x)
+
+
+def _check(spec: ModelSpec, shape: EncoderShape) -> None:
+    if shape.activation not in ACTIVATIONS:
+        raise ModelLoadError(
+            f"{spec.path}: activation {shape.activation!r} is not supported; supported are {', '.join(ACTIVATIONS)}"
+        )
+    if shape.hidden % shape.num_heads:
+        raise ModelLoadError(
+            f"{spec.path}: a hidden size of {shape.hidden} does not divide into {shape.num_heads} heads"
+        )

@@ -1,0 +1,161 @@
+"""From what the user typed to a local folder with the model's files.
+
+A folder is taken as it is; anything else is a hub id. Only data files are fetched: configs, tokenizers, safetensors and
+templates, never code and never pickles. Finding out that a model cannot be had takes at most about ten seconds; the
+download itself takes as long as it takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine.errors import ConfigError, ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "tiny_reranker"
+DATA_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
+OTHER_FORMATS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*.gguf"]
+PROBE_TIMEOUT_S = 9.0
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_T = TypeVar("_T")
+
+
+def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[str] = DATA_FILES) -> Path:
+    """The local folder of ``model``: a folder, a hub id, or empty for the reranker that the package carries.
+
+    ``files``: patterns of what is needed of a model on the hub.
+    """
+    if not model:
+        return _packaged()
+    path = Path(os.path.expanduser(model))  # Path.expanduser raises for an unknown user
+    if path.is_dir():
+        return path.resolve()
+    if path.is_file():
+        raise ConfigError(
+            f"{model} is a file. Name the folder that holds config.json, the tokenizer and the safetensors files.",
+            param="model",
+        )
+    if model[0] in "./~" or not _HUB_ID.fullmatch(model):
+        raise ConfigError(
+            f"There is no folder {model}, and it cannot be the name of a model on the hub ('owner/name').",
+            param="model",
+        )
+    if os.environ.get("ENGINE_USE_MODELSCOPE", "").lower() in ("1", "true", "yes"):
+        return _from_modelscope(model, revision)
+    return _from_hub(model, revision, files)
+
+
+def _packaged() -> Path:
+    if not (PACKAGED_MODEL / "config.json").is_file():
+        raise ModelLoadError(
+            "No model was named, and this installation does not carry the small reranker. "
+            "Name a folder or a hub id, for example Qwen/Qwen3-Reranker-0.6B.",
+            param="model",
+        )
+    logger.info("No model was named: using the small reranker that comes with the package.")
+    return PACKAGED_MODEL
+
+
+def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Path:
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    def cached() -> Path | None:
+        try:
+            return Path(snapshot_download(model, revision=revision, allow_patterns=[*files], local_files_only=True))
+        except (OSError, errors.LocalEntryNotFoundError):
+            return None
+
+    if constants.HF_HUB_OFFLINE:
+        folder = cached()
+        if folder is None:
+            raise ModelLoadError(
+                f"{_label(model, revision)} is not in the local cache, and HF_HUB_OFFLINE is set. {_HINT}"
+            )
+        return folder
+    try:
+        _within(PROBE_TIMEOUT_S, lambda: HfApi().model_info(model, revision=revision, timeout=PROBE_TIMEOUT_S - 1))
+    except errors.GatedRepoError as error:
+        raise ModelLoadError(
+            f"{model} asks for accepted terms: accept them on its page, then set HF_TOKEN to a token of that account."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelLoadError(f"{model} has no revision {revision!r}.", param="revision") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelLoadError(
+            f"The hub has no model {model!r} that is visible to you, and there is no such folder here. "
+            "Check the spelling; a private model needs HF_TOKEN."
+        ) from error
+    except Exception as error:  # the library's versions have different HTTP clients with unrelated errors
+        folder = cached()
+        if folder is None:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            missing = f"{_label(model, revision)} is not in the local cache"
+            raise ModelLoadError(f"{missing}, and the hub cannot be reached ({reason}). {_HINT}") from error
+        logger.warning("The hub cannot be reached: using the cached %s as it is.", folder)
+        return folder
+    return _download(
+        model,
+        lambda: snapshot_download(model, revision=revision, allow_patterns=[*files], ignore_patterns=OTHER_FORMATS),
+    )
+
+
+_HINT = (
+    "Name a local folder instead, or fetch it where there is a network with `hf download`, "
+    "or leave the model out to use the small reranker of the package."
+)
+
+
+def _label(model: str, revision: str | None) -> str:
+    return f"{model} (revision {revision})" if revision else model
+
+
+def _from_modelscope(model: str, revision: str | None) -> Path:
+    if find_spec("modelscope") is None:
+        raise ConfigError(
+            "ENGINE_USE_MODELSCOPE is set, but modelscope is not installed: pip install 'rerank-engine[modelscope]'."
+        )
+    from modelscope import snapshot_download
+
+    return _download(
+        model,
+        lambda: snapshot_download(model, revision=revision, allow_patterns=DATA_FILES, ignore_patterns=OTHER_FORMATS),
+    )
+
+
+def _download(model: str, download: Callable[[], Any]) -> Path:
+    try:
+        return Path(download())
+    except Exception as error:  # as above
+        raise ModelLoadError(
+            f"The download of {model} failed: {error}. What arrived is kept; start again to go on."
+        ) from error
+
+
+def _within(timeout_s: float, action: Callable[[], _T]) -> _T:
+    """The action's result, or ``TimeoutError``: a name lookup without a network has no timeout of its own."""
+    outcome: list[_T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(action())
+        except BaseException as error:  # handed to the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="hub-probe", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+    return outcome[0]

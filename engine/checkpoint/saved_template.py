@@ -1,0 +1,103 @@
+"""The prompt that Sentence-Transformers saved with a CrossEncoder: a chat template for the roles query and document.
+
+``sentence_bert_config.json`` says that the model reads messages, and with which arguments its template is called; the
+template itself lies beside it. An instruction is a system message, as there, or a variable where the template shows
+none; ``default_prompt_name`` names the usual one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint.files import CheckpointFiles
+from engine.errors import ConfigError, ModelLoadError
+from engine.prompts.jinja import JinjaSource, from_jinja
+from engine.prompts.template import Template
+
+SAVED = "saved:"
+"""Begins ``ModelSpec.template`` of such a model; the folder follows."""
+_REFUSED = ("tokenize", "tools")
+_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_OURS = ("chat_template", "restore_suffix", "padding", "truncation", "max_length", "return_tensors")
+"""Arguments that never reach the template."""
+
+
+def has_saved_template(files: CheckpointFiles) -> bool:
+    return "message" in _modalities(files)
+
+
+def load_saved(folder: Path) -> Template:
+    files = CheckpointFiles(folder, folder.name)
+    settings = files.json("sentence_bert_config.json") or {}
+    given = (settings.get("processing_kwargs") or {}).get("chat_template") or {}
+    for name in _REFUSED:
+        if given.get(name):
+            raise ModelLoadError(f"sentence_bert_config.json of {folder} sets {name}, which a reranker has no use for.")
+    template_name = given.get("chat_template") or "default"
+    text = _template_text(files, template_name)
+    if text is None:
+        raise ModelLoadError(
+            f"sentence_bert_config.json of {folder} asks for the chat template {template_name!r}, which is neither in "
+            "chat_template.jinja nor in tokenizer_config.json. Add it, or give one with --score-template."
+        )
+    values = _special_tokens(files) | {"add_generation_prompt": False}
+    values |= {name: value for name, value in given.items() if name not in _OURS}
+    source = JinjaSource(text, f"The chat template of {folder}", values, keep_newline=False, system_instruction=True)
+    message_format = _modalities(files)["message"].get("format", "auto")
+    template = _first_that_works(source, message_format)
+    return replace(template, default_instruction=_default_prompt(files) or template.default_instruction)
+
+
+def _modalities(files: CheckpointFiles) -> dict[str, Any]:
+    found = (files.json("sentence_bert_config.json") or {}).get("modality_config")
+    return found if isinstance(found, dict) else {}
+
+
+def _template_text(files: CheckpointFiles, name: str) -> str | None:
+    file = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{Path(name).name}.jinja"
+    path = files.folder / file
+    if path.is_file():
+        return path.read_bytes().decode("utf-8")
+    stored = files.tokenizer_config.get("chat_template")
+    if isinstance(stored, list):
+        stored = {item.get("name"): item.get("template") for item in stored if isinstance(item, dict)}.get(name)
+    elif name != "default":
+        stored = None
+    return stored if isinstance(stored, str) else None
+
+
+def _special_tokens(files: CheckpointFiles) -> dict[str, Any]:
+    found = {}
+    for name in _TOKENS:
+        token = files.tokenizer_config.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            found[name] = token
+    return found
+
+
+def _first_that_works(source: JinjaSource, message_format: str) -> Template:
+    """``auto``: plain strings, or typed parts where the template shows no texts otherwise."""
+    if message_format in ("flat", "structured"):
+        return _with_instruction(replace(source, structured=message_format == "structured"))
+    try:
+        return _with_instruction(source)
+    except ConfigError:
+        return _with_instruction(replace(source, structured=True))
+
+
+def _with_instruction(source: JinjaSource) -> Template:
+    as_variable = replace(source, system_instruction=False)
+    try:
+        template = from_jinja(source)
+    except ConfigError:  # it counts messages, and a system message before them is one too many
+        return from_jinja(as_variable)
+    return template if template.takes_instruction else from_jinja(as_variable)
+
+
+def _default_prompt(files: CheckpointFiles) -> str:
+    prompts, name = files.cross_encoder.get("prompts"), files.cross_encoder.get("default_prompt_name")
+    prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
+    return prompt if isinstance(prompt, str) else ""

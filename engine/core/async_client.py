@@ -1,0 +1,257 @@
+"""The server's client: many calls at once on one event loop, one core process behind them.
+
+A thread reads the core's messages and hands them to the loop. Every call stays here until its last pair is answered,
+so when the core process is lost, a new one is started and gets the open calls again; answers that had already arrived
+are not passed on twice.
+
+The core speaks at least every half second. When it is silent, steps cannot be trusted to run: the client says so at
+once (``healthy``), and kills the core after ``--step-timeout-s``. A core that its worker took down (executor ``uni``)
+is followed by one whose worker is a process of its own, where the pair that did it can be found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+
+from engine.config import EngineConfig
+from engine.core.client import CLOSE_TIMEOUT_S, MPClient
+from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
+from engine.executor.base import GAVE_UP, RESTART_WINDOW_S
+from engine.ipc.channel import ChannelClosedError
+from engine.messages import CoreHealth, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
+from engine.model_spec import ModelSpec
+from engine.step import WorkerInfo
+
+logger = logging.getLogger(__name__)
+SILENCE_S = 2.0
+"""A core that says nothing for so long is taken for hung."""
+WATCH_S = 0.25
+
+
+class _OpenCall:
+    """A call that waits for answers."""
+
+    __slots__ = ("answered", "queue", "request")
+
+    def __init__(self, request: EngineCoreRequest) -> None:
+        self.request = request
+        self.queue: asyncio.Queue[EngineCoreOutput | EngineError] = asyncio.Queue()
+        self.answered: set[int] = set()
+
+    def fresh(self, output: EngineCoreOutput) -> EngineCoreOutput:
+        output = output.without(self.answered)
+        self.answered.update(output.indices, output.errors)
+        return output
+
+
+class AsyncMPClient:
+    """Use ``start``; all methods belong to the loop that called it."""
+
+    info: WorkerInfo
+
+    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, hold_calls: bool = True) -> None:
+        self._hold_calls = hold_calls
+        """Keep open calls while the core or its worker is replaced; False: fail them, for somebody else to run."""
+        self._arguments = (config, spec, stem)
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[str, _OpenCall] = {}
+        self._restarts: deque[float] = deque()
+        self._lost = asyncio.Event()
+        self._core_ready = False
+        """What the core said last."""
+        self._watch: asyncio.Task[None] | None = None
+        self._closing = False
+        self.stats = SchedulerStats()
+        self.step_tokens = 0
+        self.alive = False
+        """Whether the core is up at all."""
+        self.last_sign_of_life_s = time.monotonic()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @classmethod
+    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, hold_calls: bool = True) -> Self:
+        """Start the core and wait until its model is loaded; raises ``StartupError``."""
+        self = cls(config, spec, stem, hold_calls=hold_calls)
+        try:
+            await self._start_core()
+        except BaseException:
+            await self._stop_core()
+            raise
+        self._watch = asyncio.create_task(self._watch_core())
+        return self
+
+    @property
+    def healthy(self) -> bool:
+        """Whether steps can run right now."""
+        return self.alive and self._core_ready and self._silent_s < SILENCE_S
+
+    @property
+    def _silent_s(self) -> float:
+        return time.monotonic() - self.last_sign_of_life_s
+
+    async def wait_lost(self) -> None:
+        """Until the core is gone and no other will be started."""
+        await self._lost.wait()
+
+    async def _start_core(self) -> None:
+        # Here, not in a thread: the core is killed when the thread that started it ends.
+        self._client = MPClient(*self._arguments)
+        self.info = await asyncio.to_thread(self._client.wait_ready)
+        self.alive = self._core_ready = True
+        self.last_sign_of_life_s = time.monotonic()
+        self._receiver = threading.Thread(target=self._receive, args=(self._client,), name="core-results", daemon=True)
+        self._receiver.start()
+
+    def _receive(self, client: MPClient) -> None:
+        while True:
+            try:
+                message = client.recv_any()
+            except EngineDeadError as error:
+                self._loop.call_soon_threadsafe(self._on_core_lost, client, error)
+                return
+            self.last_sign_of_life_s = time.monotonic()
+            if message is not None:
+                self._loop.call_soon_threadsafe(self._dispatch, message)
+
+    async def _watch_core(self) -> None:
+        """A core that runs but says nothing: its calls go elsewhere if they can, and in the end it is killed."""
+        timeout_s = self._arguments[0].device.step_timeout_s
+        while True:
+            await asyncio.sleep(WATCH_S)
+            # While it replaces its worker it said that it is not ready, and may be silent.
+            if not self.alive or not self._core_ready or self._silent_s < SILENCE_S:
+                continue
+            if not self._hold_calls:
+                self._fail_all(EngineDeadError(f"the engine core has been silent for {self._silent_s:.0f} s"))
+            if self._silent_s > timeout_s:
+                logger.error("the engine core has been silent for %.0f s: killing it", self._silent_s)
+                self._client.child.kill()
+
+    def _dispatch(self, message: EngineCoreOutputs | CoreHealth) -> None:
+        if isinstance(message, CoreHealth):
+            self._core_ready = message.ready
+            if not message.ready and not self._hold_calls:
+                self._fail_all(EngineDeadError(message.reason))
+            return
+        self.stats = message.stats or self.stats
+        self.step_tokens = message.step_tokens or self.step_tokens
+        for output in message.outputs:
+            call = self._calls.get(output.call_id)
+            if call is not None:
+                call.queue.put_nowait(call.fresh(output))
+
+    async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
+        """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest."""
+        if self._closing:
+            raise ShuttingDownError("the server is shutting down")
+        if self._lost.is_set():
+            raise EngineDeadError("the engine core is gone and was restarted too often")
+        call = _OpenCall(request)
+        self._calls[request.call_id] = call
+        self.idle.clear()
+        finished = False
+        try:
+            self._send(lambda client: client.submit(request))
+            while not finished:
+                output = await call.queue.get()
+                if isinstance(output, EngineError):
+                    finished = True
+                    raise output
+                finished = output.stats is not None
+                yield output
+        finally:
+            del self._calls[request.call_id]
+            if not finished:
+                self._send(lambda client: client.abort(request.call_id))
+            if not self._calls:
+                self.idle.set()
+
+    def _send(self, send: Callable[[MPClient], None]) -> None:
+        """A core that is gone, or not yet back, gets its open calls when it is restarted."""
+        if self.alive:
+            with contextlib.suppress(ChannelClosedError):
+                send(self._client)
+
+    def _on_core_lost(self, client: MPClient, error: EngineDeadError) -> None:
+        if client is not self._client or self._closing:
+            return
+        self.alive = self._core_ready = False
+        if error.code == GAVE_UP or not self._may_restart():
+            self._give_up(error)
+            return
+        if not self._hold_calls:
+            self._fail_all(error)
+        logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
+        config, spec, stem = self._arguments
+        if config.device.executor == "uni":
+            logger.warning("from now on the worker runs in a process of its own, so that its end is not the core's")
+            self._arguments = (replace(config, device=replace(config.device, executor="mp")), spec, stem)
+        self._restart = self._loop.create_task(self._restart_core())
+
+    def _may_restart(self) -> bool:
+        now = time.monotonic()
+        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
+            self._restarts.popleft()
+        self._restarts.append(now)
+        return len(self._restarts) <= self._arguments[0].device.max_worker_restarts
+
+    def _give_up(self, error: EngineError) -> None:
+        logger.error("the engine core is lost for good: %s", error)
+        self._fail_all(error)
+        self._lost.set()
+
+    async def _restart_core(self) -> None:
+        await self._stop_core()
+        try:
+            await self._start_core()
+        except StartupError as error:
+            self._give_up(EngineDeadError(f"the engine core could not be restarted: {error}"))
+            return
+        for call in self._calls.values():
+            self._client.submit(call.request)
+
+    def _fail_all(self, error: EngineError) -> None:
+        for call in self._calls.values():
+            call.queue.put_nowait(error)
+
+    async def _stop_core(self) -> None:
+        self.alive = self._core_ready = False
+        client = getattr(self, "_client", None)
+        if client is None:
+            return
+        if client.child.alive:
+            with contextlib.suppress(ChannelClosedError):
+                client.request_shutdown()
+        await asyncio.to_thread(client.child.stop, CLOSE_TIMEOUT_S)
+        if hasattr(self, "_receiver"):
+            await asyncio.to_thread(self._receiver.join, CLOSE_TIMEOUT_S)
+        client.child.release()
+        client.channel.close()
+
+    def kill(self) -> None:
+        """End the core at once, and with it its workers; ``shutdown`` then has nothing to wait for."""
+        self._closing = True
+        self._fail_all(ShuttingDownError("the server was stopped"))
+        self._client.child.kill()
+
+    async def shutdown(self, timeout_s: float) -> None:
+        """Refuse new calls, give open ones ``timeout_s``, answer the rest with an error, end the core."""
+        self._closing = True
+        try:
+            await asyncio.wait_for(self.idle.wait(), timeout_s)
+        except TimeoutError:
+            self._fail_all(ShuttingDownError("the server shut down before this call was finished"))
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._stop_core()

@@ -1,0 +1,181 @@
+"""The engine's heart: schedule, execute, update.
+
+``EngineCore`` never blocks by itself. ``poll`` takes what the executor has finished, turns it into answers, and keeps
+the pipeline full: while a step runs, the next one is planned and queued. Who drives it decides how to wait: the
+in-process client waits on the running step, the core process on its inbox as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.config import EngineConfig
+from engine.errors import EngineDeadError, EngineError
+from engine.executor import Executor, StepError
+from engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
+from engine.model_spec import ModelSpec
+from engine.scheduling.scheduler import Scheduler
+from engine.step import ModelRunnerOutput, WorkerInfo
+
+logger = logging.getLogger(__name__)
+STALL_S = 5.0
+STALL_FACTOR = 10
+"""A step that takes so many times longer per token than the slowest one before, and this many seconds at least, is
+reported as a stall. It is killed only after ``--step-timeout-s``."""
+
+
+@dataclass(slots=True)
+class _RunningStep:
+    future: Future[ModelRunnerOutput]
+    num_tokens: int
+    submitted_s: float
+
+
+class EngineCore:
+    """One scheduler and one executor. Not thread-safe: one thread drives it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        spec: ModelSpec,
+        stem: np.ndarray,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+        on_health: Callable[[bool, str], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._executor = executor
+        self._clock = clock
+        self._on_health = on_health or (lambda ready, reason: None)
+        self.scheduler = Scheduler(config.scheduler, executor.info, stem, spec.causal, spec.max_model_len, clock)
+        self._running: deque[_RunningStep] = deque()
+        self._num_restarts = 0
+        self._last_done_s = clock()
+        self._slowest_token_s = 0.0
+        self._stalled = False
+
+    @property
+    def info(self) -> WorkerInfo:
+        return self._executor.info
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, request: EngineCoreRequest) -> None:
+        self.scheduler.add(request)
+
+    def abort(self, call_id: str) -> None:
+        self.scheduler.abort(call_id)
+
+    def poll(self, on_done: Callable[[], None] | None = None) -> EngineCoreOutputs:
+        """Collect finished steps, refill the pipeline; ``on_done`` is called when a step submitted here ends."""
+        result = EngineCoreOutputs(outputs=self.scheduler.expire())
+        self._fill(on_done)
+        while self._running and self._running[0].future.done():
+            self._collect(self._running.popleft(), result)
+            self._fill(on_done)
+        self._check_progress()
+        if result.outputs:
+            result.stats = self.stats()
+        return result
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until the running step is done; returns at once when none runs."""
+        if self._running:
+            try:
+                self._running[0].future.exception(timeout_s)
+            except TimeoutError:
+                return
+
+    def _fill(self, on_done: Callable[[], None] | None) -> None:
+        # An answer on its way is lost with its worker. While a culprit is looked for, it must not be mistaken for one.
+        depth = 1 if self.scheduler.suspecting else self._config.scheduler.pipeline_depth
+        while len(self._running) < depth:
+            plan = self.scheduler.schedule()
+            if plan is None:
+                return
+            future = self._executor.submit(plan)
+            self._running.append(_RunningStep(future, plan.num_tokens, self._clock()))
+            if on_done is not None:
+                future.add_done_callback(lambda _: on_done())
+
+    def _collect(self, step: _RunningStep, result: EngineCoreOutputs) -> None:
+        try:
+            output = step.future.result()
+        except StepError as failure:
+            result.outputs += self._recover(failure)
+            return
+        self._slowest_token_s = max(self._slowest_token_s, self._age(step) / step.num_tokens)
+        self._last_done_s = self._clock()
+        if self._stalled:
+            self._stalled = False
+            self._on_health(True, "steps are done again")
+        result.outputs += self.scheduler.update(output)
+        result.step_tokens += step.num_tokens
+        result.step_s += output.device_s
+
+    def _recover(self, failure: StepError) -> list[EngineCoreOutput]:
+        """Replace what broke, then replay. Later steps are lost with the failed one; their results are ignored."""
+        logger.warning("a step failed: %s", failure)
+        self._running.clear()
+        if failure.worker_lost:
+            self._on_health(False, str(failure))
+            self._num_restarts += 1
+        outputs = self.scheduler.replay(failure.error, out_of_memory=failure.out_of_memory)
+        failure.verdict = self.scheduler.verdict
+        self._executor.recover(failure)
+        self._last_done_s = self._clock()
+        if failure.worker_lost or self._stalled:
+            self._stalled = False
+            self._on_health(True, "the worker was restarted")
+        return outputs
+
+    def _age(self, step: _RunningStep) -> float:
+        """How long the first step has been running: a queued one starts when the one before it ends."""
+        return self._clock() - max(step.submitted_s, self._last_done_s)
+
+    def _check_progress(self) -> None:
+        """Report a step that takes far longer than any before it; end one that takes longer than it may."""
+        if not self._running or self._running[0].future.done():
+            return
+        step, timeout_s = self._running[0], self._config.device.step_timeout_s
+        age_s = self._age(step)
+        if age_s > timeout_s:
+            self._on_health(False, f"a step did not end within {timeout_s:g} s")
+            if not self._executor.kill_hung():
+                raise EngineDeadError(f"a step did not end within {timeout_s:g} s")
+        elif not self._stalled and age_s > max(STALL_S, STALL_FACTOR * step.num_tokens * self._slowest_token_s):
+            self._stalled = True
+            self._on_health(False, f"a step of {step.num_tokens} tokens has been running for {age_s:.1f} s")
+
+    def stats(self) -> SchedulerStats:
+        stats = self.scheduler.stats()
+        stats.worker_restarts = self._num_restarts
+        return stats
+
+    def abort_all(self, call_ids: list[str]) -> None:
+        for call_id in call_ids:
+            self.scheduler.abort(call_id)
+
+    def drain(self) -> None:
+        """Wait for the steps under way and forget their results; used after everything was aborted."""
+        while self._running:
+            step = self._running.popleft()
+            try:
+                self.scheduler.update(step.future.result())
+            except StepError as failure:
+                self._recover(failure)
+
+    def close(self) -> None:
+        try:
+            self._executor.close()
+        except EngineError:
+            logger.exception("the executor did not close cleanly")

@@ -1,0 +1,43 @@
+"""Pairs for a model that embeds texts one by one: both sides tokenised by themselves, every distinct text once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.inputs.checks import name_of
+from engine.inputs.pair_encoder import Pair, TokenizerPairs
+from engine.inputs.truncation import Side
+from engine.request import EncodedPair, PairOptions
+
+
+class EmbeddingEncoder:
+    """``prompts`` go before queries and before documents."""
+
+    def __init__(self, texts: TokenizerPairs, prompts: tuple[str, str]) -> None:
+        self._texts = texts
+        self._query_prompt, self._document_prompt = prompts
+
+    def encode(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
+        """``limit``: of each text."""
+        num_queries = len({pair.query for pair in pairs})
+        names: dict[str, tuple[Side, str]] = {}
+        for i, pair in enumerate(pairs):
+            names.setdefault(self._query_prompt + pair.query, ("right", name_of("queries", i, num_queries)))
+            names.setdefault(self._document_prompt + pair.document, (options.truncation_side, f"documents[{i}]"))
+        encoded = self._texts.encode_singles(names, limit, options.truncate)
+        return [
+            together(encoded[self._query_prompt + pair.query], encoded[self._document_prompt + pair.document])
+            for pair in pairs
+        ]
+
+
+def together(query: EncodedPair, document: EncodedPair) -> EncodedPair:
+    return EncodedPair(
+        np.concatenate([query.token_ids, document.token_ids]),
+        query_len=len(query.token_ids),
+        truncated_document=document.truncated,
+        truncated_query=query.truncated,
+        apart=True,
+    )

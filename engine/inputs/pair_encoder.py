@@ -1,0 +1,221 @@
+"""Pairs of texts to token ids, two ways: through a prompt template, or in the tokenizer's own pair form.
+
+One call of the tokenizer per batch; constant ids are never tokenised again, and the words before the document once per
+query where that changes nothing. Which token belongs to whom (``roles``) is worked out for over-long pairs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from engine.errors import InvalidRequestError
+from engine.inputs.truncation import Role, Side, fit
+from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
+from engine.prompts.published import Slot
+from engine.request import EncodedPair
+
+_TEXTS_PER_BATCH = 512
+"""Bounds the memory of the tokenizer's own objects, which are much larger than the ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts, checked, with the prompt that goes around them (None: the tokenizer's pair form)."""
+
+    query: str
+    document: str
+    instruction: str = ""
+    prompt: CompiledPrompt | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """A pair as ids, before any cut."""
+
+    ids: np.ndarray
+    query_len: int
+    type_ids: np.ndarray | None = None
+    document_len: int = 0
+    """Tokens of the part that is the document alone, where there is such a part."""
+    roles: np.ndarray | None = None
+
+
+class PairEncoder(Protocol):
+    """From texts to ids; thread-safe."""
+
+    def encode(self, pairs: Sequence[Pair]) -> list[Draft]: ...
+
+    def roles(self, pair: Pair, draft: Draft) -> np.ndarray: ...
+
+
+def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool) -> Iterator[Any]:
+    """Encodings in order, made in parallel, without offsets."""
+    for start in range(0, len(texts), _TEXTS_PER_BATCH):
+        batch = list(texts[start : start + _TEXTS_PER_BATCH])
+        yield from tokenizer.encode_batch_fast(batch, add_special_tokens=special)
+
+
+class TemplatePairs:
+    """Through a template: constant ids and texts, in order."""
+
+    def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard) -> None:
+        self._tokenizer = tokenizer
+        self._guard = guard
+
+    def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
+        texts: dict[str, int] = {}
+        plans = [self._plan(pair, texts) for pair in pairs]
+        ids = [self._ids(encoding) for encoding in encode_all(self._tokenizer, list(texts), special=False)]
+        return [self._assemble(pair, plan, ids) for pair, plan in zip(pairs, plans, strict=True)]
+
+    def _plan(self, pair: Pair, texts: dict[str, int]) -> list[int]:
+        """For every text part of the pair's prompt, its place in ``texts``; equal texts are tokenised once."""
+        assert pair.prompt is not None
+        plan = []
+        for part in pair.prompt.parts:
+            if isinstance(part, TextPart):
+                if part.has_document and not part.only_document:  # the words before it tell where the query ends
+                    plan.append(texts.setdefault(_before_document(part, pair), len(texts)))
+                plan.append(texts.setdefault(part.fill(pair.instruction, pair.query, pair.document), len(texts)))
+        return plan
+
+    def _ids(self, encoding: Any) -> np.ndarray:
+        ids = np.array(encoding.ids, np.int32)
+        hits = self._guard.find(ids)
+        return ids if not len(hits) else _spelled(ids, hits, self._guard)
+
+    def _assemble(self, pair: Pair, plan: list[int], ids: list[np.ndarray]) -> Draft:
+        assert pair.prompt is not None
+        places = iter(plan)
+        chunks: list[np.ndarray] = []
+        query_len, document_len = -1, 0
+        for part in pair.prompt.parts:
+            if not isinstance(part, TextPart):
+                chunks.append(part)
+                continue
+            if part.has_document:
+                query_len = sum(map(len, chunks))
+                if part.only_document:
+                    chunks.append(ids[next(places)])
+                    document_len = len(chunks[-1])
+                else:
+                    before, whole = ids[next(places)], ids[next(places)]
+                    query_len += common_prefix(before, whole)
+                    chunks.append(whole)
+            else:
+                chunks.append(ids[next(places)])
+        return Draft(np.concatenate(chunks), query_len, document_len=document_len)
+
+    def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
+        assert pair.prompt is not None
+        found = []
+        for part in pair.prompt.parts:
+            if not isinstance(part, TextPart):
+                found.append(np.zeros(len(part), np.int8))
+            elif part.only_document:
+                found.append(np.full(draft.document_len, Role.DOCUMENT, np.int8))
+            else:
+                found.append(self._roles_of(part, pair))
+        return np.concatenate(found)
+
+    def _roles_of(self, part: TextPart, pair: Pair) -> np.ndarray:
+        texts = pair.instruction, pair.query, pair.document
+        encoding = self._tokenizer.encode(part.fill(*texts), add_special_tokens=False)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        roles = np.zeros(len(offsets), np.int8)
+        for slot, role in ((Slot.QUERY, Role.QUERY), (Slot.DOCUMENT, Role.DOCUMENT)):
+            start, end = part.span(slot, *texts)
+            roles[(offsets[:, 1] > start) & (offsets[:, 0] < end)] = role
+        ids = np.array(encoding.ids, np.int32)
+        return np.repeat(roles, _spelled_lengths(ids, self._guard.find(ids), self._guard))
+
+
+def _before_document(part: TextPart, pair: Pair) -> str:
+    head = TextPart(part.pieces[: part.pieces.index(Slot.DOCUMENT)])
+    return head.fill(pair.instruction, pair.query, "")
+
+
+class TokenizerPairs:
+    """In the tokenizer's own pair form, ``[CLS] query [SEP] document [SEP]``, with token types where it makes them."""
+
+    def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard, *, type_ids: bool, causal: bool) -> None:
+        self._tokenizer = tokenizer
+        self._guard = guard
+        self._type_ids = type_ids
+        self._causal = causal
+
+    def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
+        texts = [(pair.query, pair.document) for pair in pairs]
+        return [self._draft(encoding) for encoding in encode_all(self._tokenizer, texts, special=True)]
+
+    def _draft(self, encoding: Any) -> Draft:
+        ids = np.array(encoding.ids, np.int32)
+        roles = np.array([0 if s is None else s + 1 for s in encoding.sequence_ids], np.int8)
+        type_ids = np.array(encoding.type_ids, np.int32) if self._type_ids else None
+        hits = self._guard.find(np.where(roles == Role.TEMPLATE, -1, ids))
+        if len(hits):
+            repeats = _spelled_lengths(ids, hits, self._guard)
+            roles = np.repeat(roles, repeats)
+            type_ids = None if type_ids is None else np.repeat(type_ids, repeats)
+            ids = _spelled(ids, hits, self._guard)
+        document = np.flatnonzero(roles == Role.DOCUMENT)
+        query_len = int(document[0]) if self._causal and len(document) else 0
+        return Draft(ids, query_len, type_ids, roles=roles)
+
+    def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
+        assert draft.roles is not None
+        return draft.roles
+
+    def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
+        """One text by itself, with the tokens that the tokenizer puts around one."""
+        return self.encode_singles({text: (side, where)}, limit, truncate)[text]
+
+    def encode_singles(
+        self, texts: Mapping[str, tuple[Side, str]], limit: int, truncate: bool
+    ) -> dict[str, EncodedPair]:
+        """Texts by themselves; for each the end that may be cut, and its name for errors."""
+        encodings = encode_all(self._tokenizer, list(texts), special=True)
+        return {
+            text: self._single(self._draft(encoding), limit, truncate, side, where)
+            for (text, (side, where)), encoding in zip(texts.items(), encodings, strict=True)
+        }
+
+    def _single(self, draft: Draft, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
+        if len(draft.ids) <= limit:
+            return EncodedPair(draft.ids, draft.type_ids)
+        if not truncate:
+            message = f"{where} has {len(draft.ids)} tokens, and the limit is {limit}."
+            raise InvalidRequestError(message, param=where)
+        own = draft.roles if draft.roles is not None else np.zeros(len(draft.ids), np.int8)
+        cut = fit(np.where(own == Role.TEMPLATE, Role.TEMPLATE, Role.DOCUMENT), limit, side)
+        if cut is None:
+            raise InvalidRequestError(f"{where}: a limit of {limit} leaves no room for the text.", param=where)
+        type_ids = None if draft.type_ids is None else draft.type_ids[cut.keep]
+        return EncodedPair(draft.ids[cut.keep], type_ids, truncated_document=True)
+
+
+def _spelled_lengths(ids: np.ndarray, hits: np.ndarray, guard: SpecialIdGuard) -> np.ndarray:
+    lengths = np.ones(len(ids), np.int64)
+    lengths[hits] = [len(guard.spell(int(ids[hit]))) for hit in hits]
+    return lengths
+
+
+def _spelled(ids: np.ndarray, hits: np.ndarray, guard: SpecialIdGuard) -> np.ndarray:
+    """``ids`` with the ids at ``hits`` spelled out."""
+    chunks, last = [], 0
+    for hit in hits:
+        chunks += [ids[last:hit], np.array(guard.spell(int(ids[hit])), np.int32)]
+        last = int(hit) + 1
+    return np.concatenate([*chunks, ids[last:]])
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """How many leading ids two prompts share."""
+    n = min(len(a), len(b))
+    differing = np.flatnonzero(a[:n] != b[:n])
+    return int(differing[0]) if len(differing) else n

@@ -1,0 +1,360 @@
+"""Texts to validated token ids: the door. After it no input can be illegal.
+
+A text is checked (a string, no lone surrogates, no blank query), freed of a prompt that its sender already put around
+it, cut where the caller limits it, tokenised with special tokens switched off, and cut again where the whole pair is
+too long: first the document, then the query, never the template. Errors name the field. One ``InputProcessor`` serves
+any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.checkpoint.files import CheckpointFiles, load_tokenizer
+from engine.config import ModelConfig
+from engine.errors import ConfigError, InvalidRequestError
+from engine.inputs.bi_encoder import EmbeddingEncoder, together
+from engine.inputs.checks import TokenIds, check_query, check_text, checked_ids, name_of, wrong_lengths
+from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, common_prefix
+from engine.inputs.spans import Chunking, Span, TextToken, chunk_spans, text_tokens
+from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
+from engine.model_spec import ModelSpec
+from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
+from engine.prompts.preformatted import Preformatted
+from engine.prompts.published import QWEN3_RERANKER, Template, load_template
+from engine.request import ChunkOptions, EncodedPair, PairOptions
+
+_DEFAULTS = PairOptions()
+LEAST_ROOM = 8
+"""Tokens that must be left for query and document beside the template."""
+
+
+class InputProcessor:
+    """Builds the prompts of one model."""
+
+    def __init__(self, spec: ModelSpec, config: ModelConfig) -> None:
+        # Stated, because the library otherwise switches its threads off, with a warning, when a process is forked.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        self.max_model_len = spec.max_model_len
+        self._vocab_size = spec.vocab_size
+        self._tokenizer = load_tokenizer(Path(spec.tokenizer_path))
+        self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
+        make_plain(self._tokenizer, list(self._compiled.values()))
+        guard = SpecialIdGuard(self._tokenizer)
+        self._has_types = _takes_types(spec)
+        self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
+        self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
+        self._apart = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
+        self.default_instruction = self._default_instruction(config)
+        self.min_pair_tokens = self._check_room()
+        """Tokens of the shortest pair: template, default instruction, two letters."""
+        self.stem = self._find_stem() if spec.causal and self._apart is None else EMPTY
+        """(n,) int32: the leading ids of every prompt with the default instruction."""
+
+    def _check_room(self) -> int:
+        """The shortest prompt fits, so that truncation can always keep the template."""
+        shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
+        if self._apart is not None:  # limits hold for each text
+            return len(self._apart.encode([shortest], self.max_model_len, _DEFAULTS)[0].token_ids)
+        length = len(self._drafts([shortest])[0].ids)
+        if length + LEAST_ROOM > self.max_model_len:
+            raise ConfigError(
+                f"A model length of {self.max_model_len} tokens leaves no room: a pair of two letters already has "
+                f"{length} with template and instruction. Raise --max-model-len to {length + LEAST_ROOM} or more.",
+                param="max_model_len",
+            )
+        return length
+
+    def _compile_prompts(
+        self, spec: ModelSpec
+    ) -> tuple[CompiledPrompt | None, Preformatted | None, dict[Template, CompiledPrompt]]:
+        """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
+        if not spec.causal or spec.head.kind == "embedding":
+            return None, None, {}
+        template = load_template(spec.template, official=_official(spec))
+        chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
+        preformatted = Preformatted(QWEN3_RERANKER) if chat else None
+        instructed = [template.with_instruction] if template.with_instruction else []
+        known = [template, *instructed, *(preformatted.templates if preformatted else [])]
+        compiled = {one: compile_prompt(one, self._tokenizer) for one in dict.fromkeys(known)}
+        if spec.template is None:
+            compiled[template] = surround(compiled[template], self._tokenizer)
+        as_pair = spec.template is None and spec.use_sep_token
+        return None if as_pair else compiled[template], preformatted, compiled
+
+    def _default_instruction(self, config: ModelConfig) -> str:
+        if config.instruction and not self._takes_instruction:
+            raise ConfigError("This model's prompt has no place for an instruction.", param="instruction")
+        return config.instruction or (self._prompt.template.default_instruction if self._prompt else "")
+
+    @property
+    def _takes_instruction(self) -> bool:
+        prompt = self._prompt_with("any")
+        return prompt is not None and prompt.takes_instruction
+
+    def _prompt_with(self, instruction: str) -> CompiledPrompt | None:
+        """Some models have another prompt for calls that give an instruction."""
+        other = self._prompt.template.with_instruction if self._prompt and instruction else None
+        return self._compiled[other] if other else self._prompt
+
+    def _find_stem(self) -> np.ndarray:
+        """Over queries that begin differently: a letter, another script, a digit, a bracket."""
+        samples = self.encode(["a", "中", "7", "(", "\u0301x"], ["b", "文", "8", ")", "-"])
+        stem = samples[0].token_ids
+        for sample in samples[1:]:
+            stem = stem[: common_prefix(stem, sample.token_ids)]
+        return stem.copy()
+
+    def encode(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        options: PairOptions = _DEFAULTS,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[EncodedPair]:
+        """The pairs of one call, in the order of ``documents``; ``queries`` has one entry or one a document."""
+        limit = self._limit(options)
+        pairs = self._checked_pairs(queries, documents, options, instructions)
+        pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
+        done = self._within(pairs, limit, options) if self._apart is None else self._apart.encode(pairs, limit, options)
+        for i in cut_queries:
+            done[i] = replace(done[i], truncated_query=True)
+        for i in cut_documents:
+            done[i] = replace(done[i], truncated_document=True)
+        return done
+
+    def _within(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
+        return [
+            EncodedPair(draft.ids, draft.type_ids, draft.query_len)
+            if len(draft.ids) <= limit
+            else self._fitted(pair, draft, limit, options, f"documents[{i}]")
+            for i, (pair, draft) in enumerate(zip(pairs, self._drafts(pairs), strict=True))
+        ]
+
+    def _drafts(self, pairs: Sequence[Pair]) -> list[Draft]:
+        """Uncut, in order; a call may mix pairs with and without a prompt, since some bring their own."""
+        drafts: dict[int, Draft] = {}
+        for encoder in (self._with_prompt, self._without):
+            chosen = [i for i, pair in enumerate(pairs) if self._encoder_of(pair) is encoder]
+            drafts.update(zip(chosen, encoder.encode([pairs[i] for i in chosen]), strict=True))
+        return [drafts[i] for i in range(len(pairs))]
+
+    def _encoder_of(self, pair: Pair) -> PairEncoder:
+        return self._without if pair.prompt is None else self._with_prompt
+
+    def encode_ids(self, query_ids: Sequence[TokenIds], document_ids: Sequence[TokenIds]) -> list[EncodedPair]:
+        """Prompts given as ids: a pair is the query's followed by the document's, and no template is added."""
+        if len(query_ids) not in (1, len(document_ids)):
+            raise wrong_lengths(len(query_ids), len(document_ids))
+        heads = [
+            checked_ids(ids, name_of("queries", i, len(query_ids)), self._vocab_size) for i, ids in enumerate(query_ids)
+        ]
+        encoded = []
+        for i, ids in enumerate(document_ids):
+            head, tail = heads[i if len(heads) > 1 else 0], checked_ids(ids, f"documents[{i}]", self._vocab_size)
+            if self._apart is not None:
+                for one in (head, tail):
+                    self._check_length(len(one), f"documents[{i}]", "a text")
+                encoded.append(together(EncodedPair(head), EncodedPair(tail)))
+                continue
+            whole = np.concatenate([head, tail])
+            self._check_length(len(whole), f"documents[{i}]", "the pair")
+            types = np.zeros_like(whole) if self._has_types else None
+            encoded.append(EncodedPair(whole, types, query_len=min(len(head), len(whole) - 1)))
+        return encoded
+
+    def _check_length(self, num_ids: int, where: str, what: str) -> None:
+        if not 1 <= num_ids <= self.max_model_len:
+            raise InvalidRequestError(
+                f"{where}: {what} has {num_ids} token ids, and 1 to {self.max_model_len} are possible. "
+                "Pairs of ids are never cut, since only their sender knows what may go.",
+                param=where,
+            )
+
+    def encode_prompts(
+        self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS, where: str = "input"
+    ) -> list[EncodedPair]:
+        """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count."""
+        limit = self._limit(options)
+        if self._apart is not None:
+            raise InvalidRequestError("This model embeds texts: it has scores for pairs, not for a text.", param=where)
+        return [self._prompt_pair(prompt, f"{where}[{i}]", limit, options) for i, prompt in enumerate(prompts)]
+
+    def _prompt_pair(self, prompt: str | TokenIds, where: str, limit: int, options: PairOptions) -> EncodedPair:
+        if not isinstance(prompt, str):
+            ids = checked_ids(prompt, where, self._vocab_size)
+            if not 1 <= len(ids) <= limit:
+                raise InvalidRequestError(f"{where} has {len(ids)} token ids; 1 to {limit} are possible.", param=where)
+            return EncodedPair(ids)
+        check_query(prompt, where)
+        if self._preformatted is not None and self._preformatted.claims(prompt):
+            found = self._preformatted.unwrap_whole(prompt, where)
+            pair = Pair(found.query, found.document, found.instruction, self._compiled[found.template])
+            draft = self._drafts([pair])[0]
+            if len(draft.ids) <= limit:
+                return EncodedPair(draft.ids, draft.type_ids, draft.query_len)
+            return self._fitted(pair, draft, limit, options, where)
+        return self._without.encode_single(prompt, limit, options.truncate, options.truncation_side, where)
+
+    def chunk_spans(
+        self,
+        documents: Sequence[str],
+        queries: Sequence[str],
+        chunks: ChunkOptions,
+        options: PairOptions = _DEFAULTS,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[list[Span]]:
+        """The chunks in which each document is read for its query; ``queries`` has one entry or one a document."""
+        bare: dict[tuple[str, str | None], int] = {}
+        how = []
+        for i, document in enumerate(documents):
+            check_text(document, f"documents[{i}]")
+            key = queries[i if len(queries) > 1 else 0], instructions[i] if instructions else None
+            if key not in bare:
+                bare[key] = len(self.encode([key[0]], [""], options, [key[1]])[0].token_ids)
+            room = self._limit(options) - bare[key]
+            limits = {"most": chunks.most, "limit": options.max_tokens_per_doc}
+            how.append(Chunking.of(room, chunks.tokens, chunks.overlap, side=options.truncation_side, **limits))
+        return chunk_spans(self._tokenizer, documents, how)
+
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
+        check_text(text, "inputs")
+        return text_tokens(self._tokenizer, text, add_special_tokens=add_special_tokens)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        check_text(text, "prompt")
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
+        checked = checked_ids(ids, "tokens", self._vocab_size)
+        return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=skip_special_tokens))
+
+    def token_strings(self, ids: TokenIds) -> list[str]:
+        """Each token by itself, as the vocabulary spells it."""
+        return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, "tokens", self._vocab_size).tolist()]
+
+    def _limit(self, options: PairOptions) -> int:
+        for name in ("max_tokens_per_doc", "max_tokens_per_query"):
+            if getattr(options, name) < 0:
+                raise InvalidRequestError(f"{name} must be 0 (no limit) or more.", param=name)
+        asked = options.truncate_prompt_tokens
+        if asked is None or asked == -1:
+            return self.max_model_len
+        if not 1 <= asked <= self.max_model_len:
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens is {asked}; possible are -1 (the model's length) and 1 to "
+                f"{self.max_model_len}.",
+                param="truncate_prompt_tokens",
+            )
+        return asked
+
+    def _checked_pairs(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        options: PairOptions,
+        instructions: Sequence[str | None] | None,
+    ) -> list[Pair]:
+        count = len(documents)
+        if not count:
+            raise InvalidRequestError("There is no document to score.", param="documents")
+        if len(queries) not in (1, count):
+            raise wrong_lengths(len(queries), count)
+        if instructions is not None and len(instructions) != count:
+            raise InvalidRequestError(
+                f"There are {len(instructions)} instructions for {count} documents.", param="instructions"
+            )
+        for i, query in enumerate(queries):
+            check_query(query, name_of("queries", i, len(queries)))
+        for i, document in enumerate(documents):
+            check_text(document, f"documents[{i}]")
+        common = self._instruction(options.instruction, "instruction")
+        formatted = [self._preformatted is not None and self._preformatted.claims(query) for query in queries]
+        pairs = []
+        for i, document in enumerate(documents):
+            q = i if len(queries) > 1 else 0
+            if formatted[q]:
+                pairs.append(self._unwrapped(queries[q], document, i, name_of("queries", q, len(queries))))
+                continue
+            own = instructions[i] if instructions is not None else None
+            instruction = self._instruction(own, f"instructions[{i}]") if own else common
+            pairs.append(Pair(queries[q], document, instruction, self._prompt_with(instruction)))
+        return pairs
+
+    def _unwrapped(self, query: str, document: str, index: int, where: str) -> Pair:
+        assert self._preformatted is not None
+        found = self._preformatted.unwrap(query, document, f"documents[{index}]")
+        check_query(found.query, where)
+        return Pair(found.query, found.document, found.instruction, self._compiled[found.template])
+
+    def _instruction(self, given: str | None, where: str) -> str:
+        if given is None or given == "":
+            return self.default_instruction
+        check_text(given, where)
+        if not given.strip():
+            return self.default_instruction
+        if not self._takes_instruction:
+            raise InvalidRequestError("This model's prompt has no place for an instruction.", param=where)
+        return given
+
+    def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: str) -> EncodedPair:
+        """An over-long pair, cut to the limit."""
+        excess, side = len(draft.ids) - limit, options.truncation_side
+        if options.truncate and draft.document_len - excess >= MIN_DOCUMENT_TOKENS:  # the common case, without roles
+            first = draft.query_len + (0 if side == "left" else draft.document_len - excess)
+            ids = np.delete(draft.ids, slice(first, first + excess))
+            return EncodedPair(ids, query_len=draft.query_len, truncated_document=True)
+        roles = self._encoder_of(pair).roles(pair, draft)
+        num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
+        lengths = (
+            f"{len(roles)} tokens (query {num_query}, document {num_document}, "
+            f"template and instruction {len(roles) - num_query - num_document}), and the limit is {limit}"
+        )
+        if not options.truncate:
+            message = f"{where}: the pair has {lengths}. Shorten it, or let it be truncated."
+            raise InvalidRequestError(message, param=where)
+        cut = fit(roles, limit, side)
+        if cut is None:
+            message = f"{where}: the pair has {lengths}, which leaves no room for query and document."
+            raise InvalidRequestError(message, param=where)
+        return EncodedPair(
+            draft.ids[cut.keep],
+            None if draft.type_ids is None else draft.type_ids[cut.keep],
+            max(0, draft.query_len - cut.num_query_cut),
+            cut.num_document_cut > 0,
+            cut.num_query_cut > 0,
+        )
+
+    def _cut_parts(self, pairs: list[Pair], options: PairOptions) -> tuple[list[Pair], set[int], set[int]]:
+        """The callers' own limits on query and document, before anything is put around them."""
+        pairs = list(pairs)
+        cut: dict[str, set[int]] = {"query": set(), "document": set()}
+        for name, limit in (("query", options.max_tokens_per_query), ("document", options.max_tokens_per_doc)):
+            if not limit:
+                continue
+            long = [i for i, pair in enumerate(pairs) if may_exceed(getattr(pair, name), limit)]
+            texts = list(dict.fromkeys(getattr(pairs[i], name) for i in long))
+            side = options.truncation_side if name == "document" else "right"
+            short = dict(zip(texts, cut_texts(self._tokenizer, texts, limit, side), strict=True)) if texts else {}
+            for i in long:
+                before = getattr(pairs[i], name)
+                if short[before] != before:
+                    pairs[i] = replace(pairs[i], **{name: short[before]})
+                    cut[name].add(i)
+        return pairs, cut["query"], cut["document"]
+
+
+def _takes_types(spec: ModelSpec) -> bool:
+    """The model tells query and document apart by token types, and its tokenizer makes them."""
+    names = CheckpointFiles(Path(spec.tokenizer_path), spec.name).tokenizer_config.get("model_input_names")
+    return int(spec.config.get("type_vocab_size") or 0) > 1 and (names is None or "token_type_ids" in names)
+
+
+def _official(spec: ModelSpec) -> str | None:
+    """The built-in template that a template file for this model is compared with."""
+    return QWEN3_RERANKER.name if spec.model_type == "qwen3" else None

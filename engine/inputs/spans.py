@@ -1,0 +1,93 @@
+"""Where the tokens of a text lie in it, and how a long text is cut into overlapping chunks.
+
+Spans count characters of the text itself, so what a caller gets back can be cut out of what the caller sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from engine.inputs.truncation import Side
+
+MIN_CHUNK_TOKENS = 16
+"""Shorter chunks say nothing about a document, and their number could be huge."""
+_EDGE_TOKENS = 8
+"""A chunk tokenised by itself may have a few tokens more than inside its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters ``start`` to ``end`` of a text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextToken:
+    """One token of a text; a token that the tokenizer added lies nowhere in it."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How to cut one document; all lengths are tokens."""
+
+    size: int
+    overlap: int
+    most: int = 0
+    limit: int = 0
+    """The document is cut to this before (0: not at all), at the end that ``side`` names."""
+    side: Side = "right"
+
+    @classmethod
+    def of(
+        cls, room: int, size: int | None, overlap: int | None, *, most: int = 0, limit: int = 0, side: Side = "right"
+    ) -> Chunking:
+        """``room``: what a prompt leaves for its document."""
+        room = max(MIN_CHUNK_TOKENS, room - _EDGE_TOKENS)
+        size = min(room, size or room)
+        return cls(size, min(size // 2, size // 8 if overlap is None else overlap), most, limit, side)
+
+
+def chunk_spans(tokenizer: Tokenizer, texts: Sequence[str], how: Sequence[Chunking]) -> list[list[Span]]:
+    """The chunks of each text, in order; a text of at most ``size`` tokens is one chunk, the whole of it."""
+    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [
+        _spans(encoding.offsets, len(text), chunking)
+        for encoding, text, chunking in zip(encodings, texts, how, strict=True)
+    ]
+
+
+def _spans(offsets: list[tuple[int, int]], length: int, how: Chunking) -> list[Span]:
+    first, last = 0, len(offsets)
+    if how.limit and last > how.limit:
+        first, last = (0, how.limit) if how.side == "right" else (last - how.limit, last)
+    if last - first <= how.size:
+        whole = first == 0 and last == len(offsets)
+        return [Span(0, length) if whole else Span(offsets[first][0], offsets[last - 1][1])]
+    stride = how.size - how.overlap
+    # The last chunk reaches back, so that it is as long as the others.
+    starts = [min(start, last - how.size) for start in range(first, last - how.overlap, stride)]
+    kept = starts[: how.most] if how.most else starts
+    return [Span(offsets[start][0], offsets[start + how.size - 1][1]) for start in kept]
+
+
+def text_tokens(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[TextToken]:
+    encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return [
+        TextToken(token_id, token, True, None, None)
+        if special
+        else TextToken(token_id, text[start:stop], False, start, stop)
+        for token_id, token, special, (start, stop) in zip(
+            encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+        )
+    ]

@@ -1,0 +1,101 @@
+"""Jinja templates, rendered at start with marks where texts will stand, in the sandbox; never for a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from engine.errors import ConfigError
+from engine.prompts.template import Piece, Slot, Template, split_slots
+
+_MARKED = re.compile("\ue000(" + "|".join(Slot) + ")\ue001")
+"""Private-use characters: no template contains them, and Jinja's filters for text leave them alone."""
+_MARKS = {slot: f"\ue000{slot}\ue001" for slot in Slot}
+
+
+@dataclass(frozen=True)
+class JinjaSource:
+    """A template's text and how it wants to be called."""
+
+    text: str
+    name: str
+    """For messages, at the beginning of a sentence."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments."""
+    keep_newline: bool = True
+    """Jinja, and with it transformers, drops a newline at the end of the text."""
+    system_instruction: bool = False
+    """The instruction comes as a system message, not as a variable."""
+    structured: bool = False
+    """A message's content is a list of typed parts, not a string."""
+
+    def render(self, instruction: str | None) -> str:
+        """With marks; ``instruction`` None: as for a call that gives none."""
+        environment = ImmutableSandboxedEnvironment(
+            keep_trailing_newline=self.keep_newline,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols"],
+        )
+        environment.globals["raise_exception"] = _raise
+        query, document = _MARKS[Slot.QUERY], _MARKS[Slot.DOCUMENT]
+        messages = [self._message("query", query), self._message("document", document)]
+        values = {**self.values, "query": query, "document": document}
+        if instruction is not None and self.system_instruction:
+            messages.insert(0, self._message("system", instruction))
+        elif instruction is not None:
+            values |= {"instruction": instruction, "instruct": instruction}
+        try:
+            return environment.from_string(self.text).render(**values, messages=messages)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            if instruction is None:
+                return ""  # the template wants an instruction with every call
+            raise ConfigError(f"{self.name} cannot be rendered: {error}.", param="score_template") from error
+
+    def _message(self, role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if self.structured else text}
+
+
+def from_jinja(source: JinjaSource) -> Template:
+    """It is rendered with and without an instruction. Mostly the difference is a default in its place; else the two
+    are two templates."""
+    name = source.name
+    text, without = source.render(_MARKS[Slot.INSTRUCTION]), source.render(None)
+    pieces = checked(split_slots(text, _MARKED), name)
+    default = _default_instruction(text, without, name)
+    if default is not None:
+        return Template(name, (pieces,), default)
+    plain = checked(split_slots(without, _MARKED), name)
+    return Template(name, (plain,), with_instruction=Template(f"{name}, with instruction", (pieces,)))
+
+
+def checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:
+    for slot in (Slot.QUERY, Slot.DOCUMENT):
+        count = pieces.count(slot)
+        if count != 1:
+            raise ConfigError(
+                f"{name} must show the {slot} exactly once, and shows it {count} times.", param="score_template"
+            )
+    return pieces
+
+
+def _raise(message: str) -> None:
+    """``raise_exception`` of templates written for transformers."""
+    raise TemplateError(message)
+
+
+def _default_instruction(with_mark: str, without: str, name: str) -> str | None:
+    """What the template itself puts where the instruction goes; None if more than that changes without one."""
+    head, found, tail = with_mark.partition(_MARKS[Slot.INSTRUCTION])
+    if not found or not without:
+        return ""
+    if _MARKS[Slot.INSTRUCTION] in tail:
+        raise ConfigError(f"{name} shows the instruction more than once.", param="score_template")
+    if not (without.startswith(head) and without.endswith(tail) and len(without) >= len(head) + len(tail)):
+        return None
+    return without[len(head) : len(without) - len(tail)]

@@ -1,0 +1,1 @@
+"""Which tokens run in the next step: token tree, step plan, key/value memory, blame for a failed step."""

@@ -1,0 +1,85 @@
+"""Finding the pair that kills its worker, by bisection.
+
+After a step was lost, its pairs are suspected. From then on a step holds either suspects or others, and of suspects
+only half as many as the lost step did. A pair that is lost twice, the second time alone, is given up; answered pairs
+are cleared. So a poisonous pair is found after about log2(n) lost steps, and nobody else pays more than a replay.
+
+A loss that only narrows the circle says nothing bad about the worker, which is why the executor does not count it
+against the worker's restarts (``Verdict``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engine.scheduling.call import Call
+from engine.scheduling.step_plan import StepPlan
+from engine.scheduling.token_tree import Segment
+
+MAX_ATTEMPTS = 24
+"""A pair lost this often is given up in any company: the fault may lie in a context that many pairs share."""
+MAX_GIVEN_UP = 3
+"""A call with so many pairs given up is given up as a whole: what kills the worker is what they share."""
+
+Verdict = Literal["unknown", "narrowed", "found"]
+"""What the last loss told: nothing yet, that the culprit is among fewer pairs than before, or which pair it is."""
+
+
+class Suspects:
+    def __init__(self) -> None:
+        self._pairs: set[tuple[str, int]] = set()
+        self._limit = 0
+        self.verdict: Verdict = "unknown"
+
+    def __bool__(self) -> bool:
+        return bool(self._pairs)
+
+    def _suspected(self, call: Call, segment: Segment) -> bool:
+        return any((call.call_id, pair) in self._pairs for pair in segment.pairs)
+
+    def crowded(self, call: Call, segment: Segment, plan: StepPlan) -> bool:
+        """Whether ``segment`` would put suspects and others into one step, or more suspects than it may hold."""
+        if not self._pairs or not segment.pairs:
+            return False
+        readers = [
+            self._suspected(other, taken)
+            for other, taken in zip(plan.calls, plan.segments, strict=True)
+            if other is not None and taken.pairs
+        ]
+        if self._suspected(call, segment):
+            return not all(readers) or len(readers) >= self._limit
+        return any(readers)
+
+    def clear(self, call_id: str, pairs: list[int]) -> None:
+        if self._pairs:
+            self._pairs.difference_update((call_id, pair) for pair in pairs)
+
+    def blame(self, plan: StepPlan) -> dict[Call, list[int]]:
+        """Enter the pairs of a lost step; returns those that are given up."""
+        held = [
+            (call, pairs)
+            for call, segment in zip(plan.calls, plan.segments, strict=True)
+            if call is not None and not call.aborted and (pairs := _pairs_lost(segment, plan, call))
+        ]
+        known = bool(held) and all((call.call_id, pair) in self._pairs for call, pairs in held for pair in pairs)
+        self._limit = max(1, len(held) // 2)
+        given_up: dict[Call, list[int]] = {}
+        for call, pairs in held:
+            for pair in pairs:
+                lost = call.attempts[pair] = call.attempts.get(pair, 0) + 1
+                if lost >= MAX_ATTEMPTS or (lost >= 2 and len(held) == 1):
+                    given_up.setdefault(call, []).append(pair)
+                else:
+                    self._pairs.add((call.call_id, pair))
+        for call, pairs in given_up.items():
+            call.num_given_up += len(pairs)
+            if call.num_given_up >= MAX_GIVEN_UP:
+                given_up[call] = call.unanswered()
+        self.verdict = "found" if given_up else "narrowed" if known else "unknown"
+        return given_up
+
+
+def _pairs_lost(segment: Segment, plan: StepPlan, call: Call) -> list[int]:
+    """Pairs read at the segment; in a step that reads nothing, all pairs below it."""
+    below = segment.descend() if not plan.reads else iter([segment])
+    return [pair for node in below for pair in node.pairs if pair not in call.answered]

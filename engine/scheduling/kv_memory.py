@@ -1,0 +1,136 @@
+"""Which segments hold slots of the key/value pool, from their first step until nobody needs them.
+
+A segment needs slots while it has children that are not in its own step. ``commit`` promises them before a path is
+started, ``keep`` hands them out once a step is planned, ``finish`` and ``retire`` take them back, or pass them on to
+the prefix store.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.config import SchedulerConfig
+from engine.scheduling.call import Call
+from engine.scheduling.kv_slots import SlotPool
+from engine.scheduling.prefix_store import PrefixStore
+from engine.scheduling.step_plan import StepPlan
+from engine.scheduling.token_tree import Segment, SegmentState
+
+
+class KVMemory:
+    """``capacity`` 0: a model without shared context, for which nothing is ever kept."""
+
+    def __init__(
+        self, config: SchedulerConfig, capacity: int, stem: np.ndarray | None, token_budget: int, max_model_len: int
+    ) -> None:
+        self._pool = SlotPool(capacity)
+        stem_len = 0 if stem is None else len(stem)
+        keeps_stem = capacity > 0 and config.prefix_cache != "off" and 0 < stem_len <= token_budget
+        spare = max(0, capacity - stem_len - max_model_len) if config.prefix_cache == "query" else 0
+        wanted = capacity // 4 if config.prefix_store_tokens is None else config.prefix_store_tokens
+        self.store = PrefixStore(self._pool, stem if keeps_stem else None, min(spare, wanted))
+
+    @property
+    def capacity(self) -> int:
+        return self._pool.capacity
+
+    @property
+    def free_tokens(self) -> int:
+        return self._pool.capacity - self._pool.committed
+
+    @property
+    def used_tokens(self) -> int:
+        return self._pool.used
+
+    @property
+    def stem(self) -> Segment | None:
+        return self.store.stem
+
+    def graft(self, roots: list[Segment], call: Call) -> list[Segment]:
+        """Replace query segments by their kept twins; then their children are roots."""
+        if not self.store.keeps_queries:
+            return roots
+        return [node for root in roots for node in self._graft_one(root, call)]
+
+    def _graft_one(self, root: Segment, call: Call) -> list[Segment]:
+        kept = self.store.lookup(root, _scope(call)) if root.is_query_end and root.children else None
+        if kept is None:
+            return [root]
+        kept.num_unfinished_children += len(root.children)
+        for child in root.children:
+            child.parent = kept
+        return root.children
+
+    def commit(self, segment: Segment, may_grow: bool) -> bool:
+        """Reserve the slots that the segment and its longest path below can need; False if it has to wait.
+
+        One child at a time lives in its parent's own commitment; further ones, and roots, take new slots, which
+        ``may_grow`` allows.
+        """
+        parent = segment.parent
+        if parent is not None and not parent.pinned and not parent.slack_used:
+            parent.slack_used = True
+            return True
+        if not may_grow or not self._pool.commit(segment.path_tokens):
+            return False
+        segment.reserved = segment.path_tokens
+        return True
+
+    def keep(self, plan: StepPlan) -> None:
+        """Slots for segments some of whose children are not in this step, and for their context; and for queries that
+        the prefix store will be offered."""
+        for segment in plan.segments:
+            if segment.is_query_end or not all(child in plan for child in segment.children):
+                node: Segment | None = segment
+                while node is not None and node in plan and not node.slots:
+                    node.slots = self._pool.allocate(len(node))
+                    node = node.parent
+
+    def finish(self, leaf: Segment, call: Call) -> None:
+        """A leaf is done; so is every ancestor that has no other unfinished child."""
+        segment: Segment | None = leaf
+        while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
+            parent = segment.parent
+            self._release(segment, call)
+            self._leave(parent)
+            if parent is not None and segment.children and not segment.reserved:
+                parent.slack_used = False
+            segment = parent
+
+    def retire(self, call: Call) -> None:
+        """The call is over: take back what its unfinished segments hold."""
+        for root in call.roots:
+            if root.state is not SegmentState.FINISHED:
+                self._leave(root.parent)
+            for segment in list(root.descend()):
+                if segment.state in (SegmentState.SCHEDULED, SegmentState.COMPUTED) and not segment.pinned:
+                    self._release(segment, call)
+
+    def reset(self) -> None:
+        """The device's pool is lost."""
+        self._pool.clear()
+        self.store.reset()
+
+    def _leave(self, parent: Segment | None) -> None:
+        """One child of ``parent`` needs it no more. The stem does not count: it is never released."""
+        if parent is not None and parent is not self.store.stem:
+            parent.num_unfinished_children -= 1
+
+    def _release(self, segment: Segment, call: Call) -> None:
+        segment.state = SegmentState.FINISHED
+        if segment.reserved:
+            self._pool.uncommit(segment.reserved)
+        if segment.slots and not self._passed_on(segment, call):
+            self._pool.release(segment.slots)
+            segment.slots = []
+
+    def _passed_on(self, segment: Segment, call: Call) -> bool:
+        if not segment.is_query_end or call.aborted or not self.store.offer(segment, _scope(call)):
+            return False
+        segment.state = SegmentState.COMPUTED
+        return True
+
+
+def _scope(call: Call) -> str:
+    """Adapters change keys and values, so they never share a prefix."""
+    return f"{call.request.adapter or ''}\0{call.request.cache_scope}"

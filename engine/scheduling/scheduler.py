@@ -1,0 +1,360 @@
+"""Which segments run in the next step: arithmetic on queues and counters, no torch, no I/O.
+
+**The idea of ``schedule``.** Calls stand in a heap. Its key is the work a call has left, plus what its arrival time
+and priority weigh in tokens: *least remaining work first, with ageing*. Since every call ages at the same rate, the
+order of two calls does not change while they wait, so the key is a constant until the call itself makes progress, and
+a call that came ``remaining / ageing_tokens_per_s`` seconds before all others is at the front whatever its size.
+What its caller already had inside counts as well: who sends much waits behind himself, not in front of others.
+From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not fit is
+looked past, so a short call shares the step with a long one. A parent and its children go into the same step where
+they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
+steps; slots are committed before a path starts, so that no two paths can wait for each other.
+
+**Results.** ``update`` turns a step's values into answers. Steps come back in the order in which they were planned, so
+the next one may be planned while one runs: a segment counts as available from the moment it is scheduled.
+
+**Failures.** Whatever happens to a step (worker died, out of memory), ``replay`` forgets the pool, plants the trees of
+all unanswered pairs again and halves the number of suspected pairs a step may hold, so that a pair that kills its
+worker ends up alone, fails alone, and costs nobody else an answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+
+from engine.config import SchedulerConfig
+from engine.errors import ConfigError, DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
+from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.scheduling.call import Call
+from engine.scheduling.failure_attribution import Suspects, Verdict
+from engine.scheduling.kv_memory import KVMemory
+from engine.scheduling.step_plan import StepPlan
+from engine.scheduling.token_tree import Segment, SegmentState, TreeBuilder
+from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+
+MIN_TOKEN_BUDGET = 64
+LOOK_PAST = 64
+"""Segments and calls that may be looked past in one step before it is called full."""
+
+
+class Scheduler:
+    """Owns every accepted call until it is answered. ``clock`` is ``time.monotonic`` outside tests."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        info: WorkerInfo,
+        stem: np.ndarray | None,
+        causal: bool,
+        max_model_len: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._token_budget = config.max_num_batched_tokens or info.max_num_batched_tokens
+        self._max_segments = config.max_num_seqs
+        self._memory = KVMemory(config, info.kv_capacity if causal else 0, stem, self._token_budget, max_model_len)
+        self._builder = TreeBuilder(
+            max_segment_tokens=min(config.max_segment_tokens or self._token_budget, self._token_budget),
+            min_shared_tokens=config.min_shared_tokens,
+            share=causal,
+            cut_at_query=self._memory.store.keeps_queries,
+        )
+        self._check_limits(causal, max_model_len)
+        self._calls: dict[str, Call] = {}
+        self._waiting: list[tuple[float, int, Call]] = []
+        self._order = count()
+        self._step_ids = count()
+        self._in_flight: dict[int, StepPlan] = {}
+        self._suspects = Suspects()
+        self._stats = SchedulerStats(step_token_counts=[0] * (len(STEP_TOKEN_BOUNDS) + 1))
+        self._fill_sum = 0.0
+
+    def _check_limits(self, causal: bool, max_model_len: int) -> None:
+        """Whatever is accepted later must fit: a step for encoders, the pool for chunked documents."""
+        if not causal and max_model_len > self._token_budget:
+            raise ConfigError(
+                f"this model reads a pair in one piece, so --max-num-batched-tokens ({self._token_budget}) must be at "
+                f"least --max-model-len ({max_model_len})"
+            )
+        if causal and max_model_len > self._memory.free_tokens:
+            raise ConfigError(
+                f"the key/value pool has {self._memory.free_tokens} free tokens, less than the longest pair "
+                f"({max_model_len}): raise --kv-cache-tokens or lower --max-model-len"
+            )
+
+    # -- calls come and go ---------------------------------------------------------------------------------------
+
+    def add(self, request: EngineCoreRequest) -> None:
+        """Accept a call; from now on each of its pairs gets exactly one answer."""
+        assert request.call_id not in self._calls, "call ids must be unique"
+        call = Call(request)
+        self._calls[call.call_id] = call
+        self._stats.logical_tokens += int(request.pair_lens.sum())
+        self._plant(call)
+
+    def _plant(self, call: Call) -> None:
+        request = call.request
+        lens = request.query_lens
+        roots = self._builder.build(
+            call.pairs,
+            stem=self._memory.stem if request.adapter is None else None,
+            token_types=call.token_types,
+            query_lens=None if lens is None else lens.tolist(),
+            members=call.unanswered(),
+        )
+        call.plant(self._memory.graft(roots, call))
+        self._push(call)
+
+    def _push(self, call: Call) -> None:
+        config, request = self._config, call.request
+        key = (
+            call.remaining_tokens
+            + request.backlog_tokens
+            + request.arrival_s * config.ageing_tokens_per_s
+            + request.priority * config.priority_tokens
+        )
+        heapq.heappush(self._waiting, (key, next(self._order), call))
+
+    def abort(self, call_id: str) -> None:
+        """Forget a call: what has not entered a step never will, what is in one comes back to nobody."""
+        call = self._calls.get(call_id)
+        if call is None or call.aborted:
+            return
+        call.aborted = True
+        self._stats.aborted_pairs += len(call.pairs) - len(call.answered)
+        call.frontier = []
+        self._suspects.clear(call_id, list(range(len(call.pairs))))
+        self._retire_if_done(call)
+
+    def expire(self) -> list[EngineCoreOutput]:
+        """Answer the waiting pairs of calls whose deadline has passed; pairs already in a step are still scored."""
+        now = self._clock()
+        outputs = []
+        for call in list(self._calls.values()):
+            deadline = call.request.deadline_s
+            if deadline is None or now < deadline or call.aborted or not call.frontier:
+                continue
+            late = sorted(pair for root in call.frontier for segment in root.descend() for pair in segment.pairs)
+            call.frontier = []
+            error = DeadlineExceededError(f"the deadline passed with {len(late)} of {len(call.pairs)} pairs waiting")
+            outputs.append(self._answer(call, [], [], dict.fromkeys(late, _wire(error))))
+            self._retire_if_done(call)
+        return outputs
+
+    # -- schedule -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> SchedulerOutput | None:
+        """Plan one step; None when nothing can run. The idea is told at the head of this module."""
+        plan = StepPlan(next(self._step_ids), self._token_budget, self._max_segments)
+        touched: list[Call] = []
+        memory_free = True
+        while self._waiting and not plan.full and len(touched) < LOOK_PAST + len(plan.segments):
+            _, _, call = heapq.heappop(self._waiting)
+            if not call.frontier:
+                continue
+            touched.append(call)
+            if plan.adapter != call.request.adapter and plan.segments:
+                continue
+            memory_free = self._take_from(call, plan, memory_free)
+        for call in touched:
+            if call.frontier:
+                self._push(call)
+        if not plan.segments:
+            return None
+        self._memory.keep(plan)
+        self._in_flight[plan.step_id] = plan
+        self._count_step(plan)
+        return plan.to_output(self._memory.capacity)
+
+    def _take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
+        """Move segments from the call's frontier into the plan; returns whether commitments may still be made.
+
+        Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
+        """
+        skipped: list[Segment] = []
+        before = plan.num_tokens
+        while call.frontier and not plan.full and len(skipped) < LOOK_PAST:
+            segment = call.frontier.pop()
+            if segment.parent is not None and segment.parent is self._memory.stem:
+                self._take_stem(call, plan)
+            if not plan.fits(segment) or not _context_ready(segment) or self._suspects.crowded(call, segment, plan):
+                skipped.append(segment)
+                continue
+            if segment.children and not self._memory.commit(segment, memory_free):
+                memory_free = False
+                skipped.append(segment)
+                continue
+            plan.adapter = call.request.adapter
+            segment.state = SegmentState.SCHEDULED
+            plan.add(segment, call)
+            call.num_in_flight += 1
+            call.remaining_tokens -= len(segment)
+            call.computed_tokens += len(segment)
+            call.frontier.extend(reversed(segment.children))
+        call.frontier.extend(reversed(skipped))
+        if plan.num_tokens > before:
+            call.num_steps += 1
+            call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
+        return memory_free
+
+    def _take_stem(self, call: Call, plan: StepPlan) -> None:
+        """The first step that needs the stem computes it, for everybody."""
+        stem = self._memory.stem
+        if stem is not None and stem.state is SegmentState.WAITING and plan.fits(stem):
+            stem.state = SegmentState.SCHEDULED
+            plan.add(stem, None)
+            call.computed_tokens += len(stem)
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def update(self, output: ModelRunnerOutput) -> list[EngineCoreOutput]:
+        """Take a step's values; returns the answers it completes."""
+        plan = self._in_flight.pop(output.step_id, None)
+        if plan is None:  # lost and replayed meanwhile
+            return []
+        self._stats.device_s += output.device_s
+        found: dict[Call, tuple[list[int], list[np.ndarray], dict[int, WireError]]] = {}
+        for row, position in enumerate(plan.reads):
+            call = plan.calls[position]
+            assert call is not None
+            indices, values, errors = found.setdefault(call, ([], [], {}))
+            for pair in plan.segments[position].pairs:
+                if np.isfinite(output.values[row]).all():
+                    indices.append(pair)
+                    values.append(output.values[row])
+                else:
+                    errors[pair] = _wire(NonFiniteScoreError(f"the model's score for document {pair} is not finite"))
+        self._settle(plan)
+        outputs = [self._answer(call, *parts) for call, parts in found.items() if not call.aborted]
+        for owner in set(plan.calls):
+            if owner is not None:
+                self._retire_if_done(owner)
+        return outputs
+
+    def _settle(self, plan: StepPlan) -> None:
+        for segment, call in zip(plan.segments, plan.calls, strict=True):
+            segment.state = SegmentState.COMPUTED
+            if call is not None:
+                call.num_in_flight -= 1
+        for segment, call in zip(plan.segments, plan.calls, strict=True):
+            if call is not None and not segment.children:
+                self._memory.finish(segment, call)
+
+    def _answer(
+        self, call: Call, indices: list[int], values: list[np.ndarray], errors: dict[int, WireError]
+    ) -> EngineCoreOutput:
+        call.answered.update(indices, errors)
+        self._stats.finished_pairs += len(indices) + len(errors)
+        self._stats.finished_calls += call.finished
+        self._suspects.clear(call.call_id, [*indices, *errors])
+        return EngineCoreOutput(
+            call_id=call.call_id,
+            indices=indices,
+            values=np.array(values, np.float32) if values else np.zeros((0, 1), np.float32),
+            errors=errors,
+            stats=call.stats(self._clock()) if call.finished else None,
+        )
+
+    def _retire_if_done(self, call: Call) -> None:
+        """Drop a call that is answered or aborted and has nothing in flight, with all it holds."""
+        if call.num_in_flight or not (call.finished or call.aborted) or call.call_id not in self._calls:
+            return
+        del self._calls[call.call_id]
+        self._memory.retire(call)
+
+    # -- failures -------------------------------------------------------------------------------------------------
+
+    def replay(self, error: EngineError, *, out_of_memory: bool = False) -> list[EngineCoreOutput]:
+        """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up."""
+        plans = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._memory.reset()
+        outputs = []
+        if plans:
+            # Steps run in order, so the first one lost is the one that failed.
+            failed = plans[0]
+            self._stats.replayed_pairs += sum(len(segment.pairs) for plan in plans for segment in plan.segments)
+            if not (out_of_memory and self._shrink(failed)):
+                outputs = self._give_up(failed, error)
+        self._waiting.clear()
+        for call in list(self._calls.values()):
+            if call.aborted or call.finished:
+                del self._calls[call.call_id]
+            else:
+                self._plant(call)
+        return outputs
+
+    def _shrink(self, plan: StepPlan) -> bool:
+        """Smaller steps from now on; False if they are as small as they get, and some pair is too large by itself."""
+        halved = max(MIN_TOKEN_BUDGET, plan.num_tokens // 2)
+        if halved >= self._token_budget:
+            return False
+        self._token_budget = halved
+        self._builder.limit(halved)
+        return True
+
+    def _give_up(self, plan: StepPlan, error: EngineError) -> list[EngineCoreOutput]:
+        outputs = []
+        for call, pairs in self._suspects.blame(plan).items():
+            failure = _wire(StepFailedError(f"the step with this document failed repeatedly: {error}"))
+            outputs.append(self._answer(call, [], [], dict.fromkeys(pairs, failure)))
+        return outputs
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._calls)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the last lost step told about its pairs."""
+        return self._suspects.verdict
+
+    @property
+    def suspecting(self) -> bool:
+        """Some pairs of a lost step are neither cleared nor given up."""
+        return bool(self._suspects)
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def drop_queries(self) -> None:
+        self._memory.store.drop_queries()
+
+    def _count_step(self, plan: StepPlan) -> None:
+        stats = self._stats
+        stats.num_steps += 1
+        stats.computed_tokens += plan.num_tokens
+        stats.step_token_counts[bisect_left(STEP_TOKEN_BOUNDS, plan.num_tokens)] += 1
+        self._fill_sum += plan.num_tokens / self._token_budget
+
+    def stats(self) -> SchedulerStats:
+        stats = self._stats
+        # An aborted call stays until its steps in flight have ended; nobody waits for it.
+        live = [call for call in self._calls.values() if not call.aborted]
+        stats.num_waiting_calls = sum(1 for call in live if call.frontier)
+        stats.num_waiting_pairs = sum(len(call.pairs) - len(call.answered) for call in live)
+        stats.num_waiting_tokens = sum(call.remaining_tokens for call in live)
+        stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0
+        store = self._memory.store
+        stats.prefix_hits, stats.prefix_lookups = store.hits, store.lookups
+        stats.prefix_store_tokens = store.num_tokens
+        stats.kv_used_tokens = self._memory.used_tokens
+        return stats
+
+
+def _context_ready(segment: Segment) -> bool:
+    parent = segment.parent
+    return parent is None or parent.state is not SegmentState.WAITING
+
+
+def _wire(error: EngineError) -> WireError:
+    return WireError(type=error.type, message=str(error), param=error.param)

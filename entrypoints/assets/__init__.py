@@ -1,0 +1,1 @@
+"""What ``engine assets`` and ``engine clients`` write or print: dashboards, settings of clients."""

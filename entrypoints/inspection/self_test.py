@@ -1,0 +1,90 @@
+"""The first three calls of every engine: one pair that fits, one that does not, and both together.
+
+They find what no check of files can: weights that give NaN, a score that depends on its company, and a head that ranks
+the wrong way round (the tokens of ``classifier_from_token`` swapped, a template that is not the model's). They also
+compute the constant template, so the first caller does not wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from engine.core.async_client import AsyncMPClient
+from engine.core.client import EngineClient
+from engine.core.replicas import ReplicaClient
+from engine.errors import ModelLoadError
+from engine.inputs.processor import InputProcessor
+from engine.messages import EngineCoreOutput
+from engine.model_spec import ModelSpec
+from engine.request import PairOptions
+from engine.scoring.result_assembler import PairCollector, core_request
+
+logger = logging.getLogger(__name__)
+QUERY = "What is the capital of France?"
+RELEVANT = "Paris is the capital and largest city of France."
+IRRELEVANT = "Whales are mammals that breathe air through blowholes."
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+"""Largest difference of a logit alone and in company, by compute dtype: loose, as it looks for mistakes."""
+
+
+class SelfTest:
+    """``calls`` go to the core, its answers to ``take``; then ``judge``."""
+
+    def __init__(self, inputs: InputProcessor, spec: ModelSpec, dtype: str, *, trained: bool) -> None:
+        self._spec = spec
+        self._tolerance = _TOLERANCE.get(dtype, 0.25)
+        self._trained = trained
+        relevant, irrelevant = inputs.encode([QUERY], [RELEVANT, IRRELEVANT], PairOptions())
+        together = [relevant, irrelevant]
+        pairs = {"self-test-relevant": [relevant], "self-test-irrelevant": [irrelevant], "self-test-both": together}
+        self.calls = [core_request(name, members, arrival_s=time.monotonic()) for name, members in pairs.items()]
+        self._collectors = {name: PairCollector(spec.head, members) for name, members in pairs.items()}
+        self._logits: dict[tuple[str, int], float] = {}
+
+    @property
+    def finished(self) -> bool:
+        return all(collector.complete for collector in self._collectors.values())
+
+    def take(self, outputs: Iterable[EngineCoreOutput]) -> None:
+        """Raises ``ModelLoadError`` for a pair that could not be scored."""
+        for output in outputs:
+            collector = self._collectors[output.call_id]
+            for scored in collector.add(output):
+                self._logits[output.call_id, scored.index] = scored.logit
+            for error in collector.errors.values():
+                raise ModelLoadError(f"{self._spec.name} failed its self-test: {error}. Are the weights damaged?")
+
+    def judge(self) -> None:
+        """Raises ``ModelLoadError`` for scores that depend on their company; warns about a wrong order."""
+        alone = [self._logits["self-test-relevant", 0], self._logits["self-test-irrelevant", 0]]
+        together = [self._logits["self-test-both", 0], self._logits["self-test-both", 1]]
+        worst = max(abs(a - b) for a, b in zip(alone, together, strict=True))
+        if worst > self._tolerance * max(1.0, *map(abs, alone)):
+            raise ModelLoadError(
+                f"{self._spec.name} failed its self-test: a pair scored {alone} alone and {together} in company. "
+                f"This is a bug of the engine on this device; please report it with the line on kernels in the log."
+            )
+        if self._trained and together[0] <= together[1]:
+            logger.warning(
+                "SELF-TEST: the model ranks a passage that answers the question BELOW one that has nothing to do with "
+                "it (logits %.3f and %.3f). Are the tokens of classifier_from_token swapped (they are [false, true]), "
+                "is this the template the model was trained with, is it a reranker at all?",
+                *together,
+            )
+
+
+def run_self_test(client: EngineClient, test: SelfTest) -> None:
+    for call in test.calls:
+        client.submit(call)
+    while not test.finished:
+        test.take(client.recv(1.0).outputs)
+    test.judge()
+
+
+async def run_self_test_async(client: AsyncMPClient | ReplicaClient, test: SelfTest) -> None:
+    for call in test.calls:
+        async for output in client.run(call):
+            test.take([output])
+    test.judge()

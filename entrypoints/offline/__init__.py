@@ -1,0 +1,1 @@
+"""``engine.LLM``: the engine inside the caller's process."""

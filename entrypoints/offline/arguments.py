@@ -1,0 +1,192 @@
+"""What callers hand to ``LLM``: constructor arguments, the two sides of ``score``, and options in vLLM's wrappings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
+from itertools import chain, islice, repeat
+from typing import Any
+
+import numpy as np
+
+from engine.checkpoint.resolve import resolve_model
+from engine.config import EngineConfig, ModelConfig
+from engine.entrypoints.settings.options import ALIASES, IGNORED, OPTIONS, build_configs, check_ignored, nearest
+from engine.request import PairOptions
+
+logger = logging.getLogger(__name__)
+
+Prompt = str | list[int]
+_LENGTHS = "Input lengths must be either 1:1, 1:N or N:N"
+_OPTIONS = frozenset(f.name for f in fields(PairOptions))
+_SERVER_ONLY = ("disable_log_stats", "disable_custom_all_reduce", "max_seq_len_to_capture", "limit_mm_per_prompt")
+_UNUSED = ("lora_request", "tokenization_kwargs", "pooling_params", "chat_template")
+
+
+def engine_config(settings: Mapping[str, Any]) -> EngineConfig:
+    """Keyword arguments of ``LLM`` -> ``EngineConfig``; an unknown one is an error with the nearest name."""
+    values = {}
+    for name, value in settings.items():
+        field = ALIASES.get(name, name)
+        if field in OPTIONS and OPTIONS[field].section != "server":
+            if value is not None:
+                values[field] = value
+        elif name in _SERVER_ONLY:
+            continue  # vLLM's LLM takes them too, and they concern nobody here
+        elif name in IGNORED:
+            if notice := check_ignored(name, value, name):
+                logger.info("%s", notice)
+        else:
+            known = [*(o.name for o in OPTIONS.values() if o.section != "server"), *ALIASES, *IGNORED]
+            raise TypeError(f"LLM() got an unexpected keyword argument {name!r}.{nearest(name, known)}")
+    return build_configs(values)[0]
+
+
+class _Attributes(dict[str, Any]):
+    """config.json as vLLM's callables expect it: attributes that can be read and set."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(*args, **kwargs)
+
+
+def resolve_callable_overrides(model: ModelConfig, change: Callable[[Any], Any]) -> ModelConfig:
+    """The overrides that a function makes: what differs in config.json after it was let loose on it."""
+    before = resolve_model(model).config
+    after = change(_Attributes(before))
+    if not isinstance(after, Mapping):
+        raise TypeError(f"hf_overrides must return the config it was given, got {type(after).__name__}")
+    changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
+    return replace(model, hf_overrides=changed)
+
+
+def adapter_of(request: Any, known: Collection[str]) -> str | None:
+    """``lora_request``: the name of an adapter of ``lora_modules``, or an object that has it as ``lora_name``."""
+    if request is None:
+        return None
+    name = request if isinstance(request, str) else getattr(request, "lora_name", None)
+    if name not in known:
+        named = f"the adapters named there are {', '.join(known)}" if known else "none was named there"
+        raise ValueError(f"lora_request: {name!r} was not given to LLM(lora_modules={{name: path}}); {named}")
+    return str(name)
+
+
+def pair_options(given: dict[str, Any]) -> PairOptions:
+    """``instruction=...`` and friends, plainly or inside ``pooling_params`` and ``tokenization_kwargs``."""
+    if given.get("chat_template") is not None:
+        raise ValueError("chat_template: pass it to LLM(chat_template=...), so that it is checked once at the start")
+    values = {name: value for name, value in given.items() if name not in _UNUSED}
+    for wrapping in (given.get("tokenization_kwargs"), given.get("pooling_params")):
+        values |= _unwrapped(wrapping)
+    values.pop("padding", None)
+    if values.pop("truncation", True) is False:
+        values["truncate"] = False
+    if "max_length" in values:
+        values["truncate_prompt_tokens"] = values.pop("max_length")
+    if values.get("truncate_prompt_tokens") == -1:
+        values["truncate_prompt_tokens"] = None
+    for name in values:
+        if name not in _OPTIONS:
+            raise TypeError(f"score() got an unexpected keyword argument {name!r}.{nearest(name, _OPTIONS)}")
+    for name in ("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens"):
+        value = values.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"{name} must be a whole number of tokens, got {value!r}")
+    return PairOptions(**{name: value for name, value in values.items() if value is not None})
+
+
+def _unwrapped(wrapping: Any) -> dict[str, Any]:
+    """A dict, or an object like vLLM's ``PoolingParams`` with ``extra_kwargs``."""
+    if wrapping is None:
+        return {}
+    if isinstance(wrapping, Mapping):
+        return dict(wrapping)
+    found = dict(getattr(wrapping, "extra_kwargs", None) or {})
+    size = getattr(wrapping, "truncate_prompt_tokens", None)
+    return found if size is None else found | {"truncate_prompt_tokens": size}
+
+
+def pair_stream(data_1: Any, data_2: Any) -> tuple[Iterator[tuple[Prompt, Prompt]], int | None]:
+    """Both sides as one stream of pairs, and their number where it is known. Nothing is read ahead but two items."""
+    first, second = _side(data_1, "data_1"), _side(data_2, "data_2")
+    num_first, num_second = _length(data_1), _length(data_2)
+    head = list(islice(first, 2))
+    if not head:
+        raise ValueError("At least one text element must be given")
+    start = list(islice(second, 1))
+    if not start:
+        raise ValueError("At least one text_pair element must be given")
+    second = chain(start, second)
+    if len(head) == 1:
+        return zip(repeat(head[0]), second), num_second
+    if num_first is not None and num_second is not None and num_first != num_second:
+        raise ValueError(f"{_LENGTHS}, got {num_first}:{num_second}")
+    return _pairwise(chain(head, first), second), num_first if num_first is not None else num_second
+
+
+def _pairwise(first: Iterator[Prompt], second: Iterator[Prompt]) -> Iterator[tuple[Prompt, Prompt]]:
+    try:
+        yield from zip(first, second, strict=True)
+    except ValueError as error:
+        if "zip()" not in str(error):
+            raise
+        raise ValueError(f"{_LENGTHS}: one side ended before the other") from None
+
+
+def _length(side: Any) -> int | None:
+    if _is_prompt(side):
+        return 1
+    return len(side) if hasattr(side, "__len__") else None
+
+
+def _is_prompt(value: Any) -> bool:
+    return (
+        isinstance(value, str | bytes)
+        or _is_token_ids(value)
+        or (isinstance(value, Mapping) and "prompt_token_ids" in value)
+    )
+
+
+def _is_token_ids(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and value.dtype.kind in "iu"
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], int | np.integer)
+
+
+def _side(side: Any, name: str) -> Iterator[Prompt]:
+    if side is None:
+        raise TypeError(f"{name} is missing: a text, token ids, or an iterable of them expected")
+    if _is_prompt(side):
+        return iter([_prompt(side, name)])
+    if isinstance(side, Mapping) and "content" in side:
+        raise TypeError(f"{name}: only text can be scored")
+    if not isinstance(side, Iterable):
+        raise TypeError(f"{name}: a text, token ids, or an iterable of them expected, got {type(side).__name__}")
+    return (_prompt(item, f"{name}[{i}]") for i, item in enumerate(side))
+
+
+def _prompt(value: Any, where: str) -> Prompt:
+    """One text or list of token ids, checked before any compute."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where} has a lone surrogate at position {error.start}, which is no character") from None
+        return str(value)
+    if isinstance(value, Mapping):
+        value = value.get("prompt_token_ids", value.get("prompt"))
+        if isinstance(value, str):
+            return _prompt(value, where)
+    if value is not None and _is_token_ids(value):
+        ids = value.tolist() if isinstance(value, np.ndarray) else [int(i) for i in value]
+        return ids
+    raise TypeError(f"{where}: a text or a list of token ids expected, got {type(value).__name__}")

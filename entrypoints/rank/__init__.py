@@ -1,0 +1,1 @@
+"""``engine rerank``: rank lines, paragraphs or files."""

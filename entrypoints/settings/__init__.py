@@ -1,0 +1,1 @@
+"""Settings of every entry point: flags, files, environment, and how they become configurations."""
