@@ -12,7 +12,7 @@ import requests
 
 from tests.clients.known_call import KEY, Engine
 
-TABLE = Path(__file__).resolve().parents[2] / "entrypoints" / "clients.toml"
+TABLE = Path(__file__).resolve().parents[2] / "entrypoints" / "assets" / "clients.toml"
 MODULES = {
     "cohere": "cohere",
     "dashscope": "dashscope",

@@ -114,7 +114,7 @@ async def test_leaving_a_call_aborts_it(setup: Setup, monkeypatch: pytest.Monkey
 def test_children_die_with_their_parent(setup: Setup, checkpoint: Path) -> None:
     script = (
         "import sys, time, msgspec\n"
-        "from engine.client import MPClient\n"
+        "from engine.core.client import MPClient\n"
         "from engine.config import *\n"
         "from engine.checkpoint.resolve import resolve_model\n"
         "import numpy as np\n"

@@ -32,7 +32,7 @@ def test_every_tested_package_is_installed_for_the_tests() -> None:
 
 
 def test_settings_can_be_printed() -> None:
-    table = tomllib.loads((ROOT / "entrypoints" / "clients.toml").read_text("utf-8"))
+    table = tomllib.loads((ROOT / "entrypoints" / "assets" / "clients.toml").read_text("utf-8"))
     for name, client in known_clients().items():
         text = client.text("http://host:1", "the-key", "the-model")
         assert client.speaks in DIALECTS
