@@ -26,7 +26,8 @@
         |-- ModelLoadError          exit 1  files missing, damaged or of the wrong shape
         `-- DeviceError             exit 2  no such device, too little memory, unsupported dtype
 
-Errors that cross a process border travel as ``messages.WireError`` and are rebuilt by ``from_wire``.
+Errors that cross a process border travel as ``messages.WireError``, made by ``WireError.of`` and turned back by
+``WireError.rebuilt``; nothing else takes one apart.
 """
 
 from __future__ import annotations
@@ -155,17 +156,9 @@ class DeviceError(StartupError):
     type = "device_error"
 
 
-def _tree(root: type[EngineError]) -> list[type[EngineError]]:
-    return [root, *(leaf for child in root.__subclasses__() for leaf in _tree(child))]
-
-
-def from_wire(
-    type_: str,
-    message: str,
-    param: str | None = None,
-    retry_after_s: float | None = None,
-    code: str | None = None,
-) -> EngineError:
-    """The error that ``type_`` names, or a plain ``EngineError`` for a name this version does not know."""
-    classes = {cls.type: cls for cls in _tree(EngineError)}
-    return classes.get(type_, EngineError)(message, param=param, retry_after_s=retry_after_s, code=code)
+def error_class(type_: str) -> type[EngineError]:
+    """The class whose ``type`` this is, the narrowest that has it; ``EngineError`` for one that this version lacks."""
+    classes = [EngineError]
+    for cls in classes:  # grows while it is read: the whole tree, root first
+        classes += cls.__subclasses__()
+    return {cls.type: cls for cls in classes}.get(type_, EngineError)

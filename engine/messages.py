@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from engine.errors import EngineError, from_wire
+from engine.errors import EngineError, error_class
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 STEP_TOKEN_BOUNDS = tuple(2**power for power in range(5, 18))
@@ -23,7 +23,7 @@ _DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64))
 
 
 class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """An ``EngineError`` on its way: ``errors.from_wire`` rebuilds it."""
+    """An ``EngineError`` between two processes. ``of`` makes it, ``rebuilt`` turns it back; nothing is lost."""
 
     type: str
     message: str
@@ -33,10 +33,13 @@ class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
 
     @classmethod
     def of(cls, error: EngineError) -> Self:
+        """The form in which ``error`` travels."""
         return cls(error.type, str(error), error.param, error.retry_after_s, error.code)
 
     def rebuilt(self) -> EngineError:
-        return from_wire(self.type, self.message, self.param, self.retry_after_s, self.code)
+        """The error again, of the class that has this ``type``."""
+        class_ = error_class(self.type)
+        return class_(self.message, param=self.param, retry_after_s=self.retry_after_s, code=self.code)
 
 
 class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="call"):
@@ -152,11 +155,9 @@ class CoreReady(msgspec.Struct, array_like=True, gc=False, tag="ready"):
 
 
 class CoreFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
-    """The core cannot go on (or could not start); the reason is an ``EngineError``."""
+    """The core cannot go on, or could not start. The code ``GAVE_UP``: a new core would not help either."""
 
     error: WireError
-    final: bool = False
-    """A new core would not help: the worker was replaced too often."""
 
 
 class CoreHealth(msgspec.Struct, array_like=True, gc=False, tag="health"):

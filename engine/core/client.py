@@ -15,9 +15,8 @@ import numpy as np
 from engine.config import EngineConfig
 from engine.core.core import EngineCore
 from engine.core.process import CoreSetup
-from engine.errors import EngineDeadError, EngineError, ModelLoadError, from_wire
+from engine.errors import EngineDeadError, EngineError, ModelLoadError
 from engine.executor import create_executor
-from engine.executor.base import GAVE_UP
 from engine.ipc.channel import Channel, ChannelClosedError
 from engine.ipc.child_process import Child
 from engine.logs import current_format
@@ -114,7 +113,7 @@ class MPClient:
             code = self.child.exit_code
             raise ModelLoadError(f"the core process ended with code {code} while starting") from None
         if isinstance(message, CoreFailed):
-            raise from_wire(message.error.type, message.error.message)
+            raise message.error.rebuilt()
         assert isinstance(message, CoreReady)
         self.info = message.info
         return message.info
@@ -132,7 +131,8 @@ class MPClient:
         except ChannelClosedError as error:
             raise EngineDeadError(f"the core process ended (exit code {self.child.exit_code})") from error
         if isinstance(message, CoreFailed):
-            raise EngineDeadError(message.error.message, code=GAVE_UP if message.final else None)
+            cause = message.error.rebuilt()
+            raise EngineDeadError(str(cause), retry_after_s=cause.retry_after_s, code=cause.code) from cause
         assert not isinstance(message, CoreReady)
         if isinstance(message, EngineCoreOutputs) and message.stats is not None:
             self._stats = message.stats

@@ -21,7 +21,6 @@ from engine.config import EngineConfig
 from engine.core.core import EngineCore
 from engine.errors import EngineError
 from engine.executor import create_executor
-from engine.executor.base import GAVE_UP
 from engine.ipc.channel import Channel
 from engine.ipc.child_process import receive_setup
 from engine.messages import (
@@ -110,7 +109,7 @@ def main() -> None:
         _run(setup, channel)
     except EngineError as error:
         logger.error("%s", error)
-        channel.send(CoreFailed(WireError(error.type, str(error), error.param), error.code == GAVE_UP))
+        channel.send(CoreFailed(WireError.of(error)))
         channel.close()
         _end_now()
     except Exception:

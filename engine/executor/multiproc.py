@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 import msgspec
 
 from engine.config import EngineConfig
-from engine.errors import EngineDeadError, EngineError, from_wire
+from engine.errors import EngineDeadError, EngineError
 from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
 from engine.executor.rank_process import RankProcess, WorkerChild
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
@@ -89,7 +89,7 @@ class MultiprocExecutor:
             if future is not None:
                 future.set_result(message.output)
             return
-        error = from_wire(message.error.type, message.error.message)
+        error = message.error.rebuilt()
         if self._size > 1:  # the others may wait for it inside the step for ever
             self._lose(StepError(error, out_of_memory=message.out_of_memory, worker_lost=True))
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from engine.errors import ModelLoadError, from_wire
+from engine.errors import ModelLoadError
 from engine.ipc.channel import Channel, ChannelClosedError
 from engine.messages import FromWorker, StepResult, WorkerFailed, WorkerReady
 from engine.step import WorkerInfo
@@ -64,7 +64,7 @@ class RankProcess:
             if isinstance(message, WorkerReady):
                 self.ready.set_result(message.info)
             elif isinstance(message, WorkerFailed) and not self.ready.done():
-                self.ready.set_exception(from_wire(message.error.type, message.error.message))
+                self.ready.set_exception(message.error.rebuilt())
             elif message is not None:
                 self._on_message(message)
 

@@ -64,7 +64,7 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     try:
         channel.send(WorkerReady(worker.load()))
     except EngineError as error:
-        channel.send(WorkerFailed(-1, WireError(error.type, str(error))))
+        channel.send(WorkerFailed(-1, WireError.of(error)))
         return
     with ThreadPoolExecutor(1, thread_name_prefix="results") as sender:
         while True:
@@ -111,7 +111,7 @@ def _finish(
     try:
         return StepResult(launched())
     except OutOfMemory as error:
-        return WorkerFailed(step_id, WireError(StepFailedError.type, str(error)), True)
+        return WorkerFailed(step_id, WireError.of(StepFailedError(str(error))), True)
     except AnswerDropped:
         raise
     except Exception as error:
@@ -119,7 +119,7 @@ def _finish(
         logger.exception("step %d failed", step_id)
         if worker.is_lost(error):
             os._exit(DEVICE_LOST)
-        return WorkerFailed(step_id, WireError(StepFailedError.type, f"{type(error).__name__}: {error}"))
+        return WorkerFailed(step_id, WireError.of(StepFailedError(f"{type(error).__name__}: {error}")))
 
 
 if __name__ == "__main__":

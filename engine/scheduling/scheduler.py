@@ -143,7 +143,7 @@ class Scheduler:
             late = sorted(pair for root in call.frontier for segment in root.descend() for pair in segment.pairs)
             call.frontier = []
             error = DeadlineExceededError(f"the deadline passed with {len(late)} of {len(call.pairs)} pairs waiting")
-            outputs.append(self._answer(call, [], [], dict.fromkeys(late, _wire(error))))
+            outputs.append(self._answer(call, [], [], dict.fromkeys(late, WireError.of(error))))
             self._retire_if_done(call)
         return outputs
 
@@ -229,7 +229,9 @@ class Scheduler:
                     indices.append(pair)
                     values.append(output.values[row])
                 else:
-                    errors[pair] = _wire(NonFiniteScoreError(f"the model's score for document {pair} is not finite"))
+                    errors[pair] = WireError.of(
+                        NonFiniteScoreError(f"the model's score for document {pair} is not finite")
+                    )
         self._settle(plan)
         outputs = [self._answer(call, *parts) for call, parts in found.items() if not call.aborted]
         for owner in set(plan.calls):
@@ -302,7 +304,7 @@ class Scheduler:
     def _give_up(self, plan: StepPlan, error: EngineError) -> list[EngineCoreOutput]:
         outputs = []
         for call, pairs in self._suspects.blame(plan).items():
-            failure = _wire(StepFailedError(f"the step with this document failed repeatedly: {error}"))
+            failure = WireError.of(StepFailedError(f"the step with this document failed repeatedly: {error}"))
             outputs.append(self._answer(call, [], [], dict.fromkeys(pairs, failure)))
         return outputs
 
@@ -354,7 +356,3 @@ class Scheduler:
 def _context_ready(segment: Segment) -> bool:
     parent = segment.parent
     return parent is None or parent.state is not SegmentState.WAITING
-
-
-def _wire(error: EngineError) -> WireError:
-    return WireError(type=error.type, message=str(error), param=error.param)

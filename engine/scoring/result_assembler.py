@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.errors import EngineError, NonFiniteScoreError, RequestError, from_wire
+from engine.errors import EngineError, NonFiniteScoreError, RequestError
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest
 from engine.model_spec import HeadSpec
 from engine.request import EncodedPair
@@ -93,7 +93,7 @@ class PairCollector:
         self.stats = output.stats or self.stats
         for index, error in output.errors.items():
             for pair in [index] if self._cosines is None else self._cosines.pairs_of(index):
-                self.errors[pair] = from_wire(error.type, error.message, error.param)
+                self.errors[pair] = error.rebuilt()
         if not output.indices:
             return []
         if self._cosines is None:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig
-from engine.core.replicas import start_client
+from engine.core.async_client import AsyncMPClient
+from engine.core.replicas import ReplicaClient, start_client
 from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.service import LoadedEngine
 from engine.inputs.processor import InputProcessor
 
 
-async def load_engine(config: EngineConfig) -> LoadedEngine:
-    """Raises ``StartupError``; then nothing is left running."""
+async def load_engine(
+    config: EngineConfig, on_started: Callable[[AsyncMPClient | ReplicaClient], object] | None = None
+) -> LoadedEngine:
+    """A model that answers calls, after its self-test.
+
+    ``on_started`` gets the client as soon as its core processes exist, so that the caller can end them meanwhile.
+    Raises ``StartupError``; then nothing is left running.
+    """
     spec = await asyncio.to_thread(resolve_model, config.model)
     processor = await asyncio.to_thread(InputProcessor, spec, config.model)
     client = await start_client(config, spec, processor.stem)
+    if on_started is not None:
+        on_started(client)
     try:
         trained = config.model.load_format != "dummy"
         await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))

@@ -13,19 +13,20 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Protocol
 
-from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig, ServerConfig
 from engine.core.async_client import AsyncMPClient
-from engine.core.replicas import ReplicaClient, start_client
-from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
+from engine.core.replicas import ReplicaClient
 from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.api_servers.fleet import Fronts
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialects.detect import by_name
 from engine.entrypoints.serve.http import HARD_STOP_S, http_server
+from engine.entrypoints.serve.loading import load_engine
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -33,7 +34,6 @@ from engine.entrypoints.serve.ports import allow_open_files, listen
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
-from engine.inputs.processor import InputProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,9 @@ class _Server:
         engines: list[LoadedEngine] = []
         try:
             for config in self._engine_configs:
-                engines.append(await self._load_one(config))
+                engines.append(await load_engine(config, on_started=self._clients.append))
+                if not self._config.disable_log_stats:
+                    self._stats.append(asyncio.create_task(log_stats(partial(attrgetter("stats"), engines[-1].client))))
             await self._http.attach(engines)
             self._service.attach(*engines)
         except BaseException:
@@ -194,21 +196,6 @@ class _Server:
             )
             for note in info.notes:
                 logger.info("%s", note)
-
-    async def _load_one(self, config: EngineConfig) -> LoadedEngine:
-        spec = await asyncio.to_thread(resolve_model, config.model)
-        processor = await asyncio.to_thread(InputProcessor, spec, config.model)
-        client = await start_client(config, spec, processor.stem)
-        self._clients.append(client)
-        try:
-            trained = config.model.load_format != "dummy"
-            await run_self_test_async(client, SelfTest(processor, spec, client.info.dtype, trained=trained))
-        except BaseException:
-            await client.shutdown(0.0)
-            raise
-        if not self._config.disable_log_stats:
-            self._stats.append(asyncio.create_task(log_stats(lambda: client.stats)))
-        return LoadedEngine(spec, processor, client, config.model.served_model_name, tuple(config.model.lora_modules))
 
     def _on_signal(self) -> None:
         self._num_signals += 1
