@@ -113,7 +113,9 @@ def found_by(dialect: Dialect, cases: list[dict[str, Any]]) -> str:
 
 def client_rows() -> Iterator[tuple[str, ...]]:
     tested = client_tests()
-    for client_id, entry in tomllib.loads((ROOT / "entrypoints" / "assets" / "clients.toml").read_text("utf-8")).items():
+    for client_id, entry in tomllib.loads(
+        (ROOT / "entrypoints" / "assets" / "clients.toml").read_text("utf-8")
+    ).items():
         files = tested.get(client_id, {})
         tests = ", ".join(f"[{count} in {name}](../tests/clients/{name})" for name, count in files.items())
         if "shown_by" in entry:
