@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from engine.errors import InvalidRequestError
 from engine.inputs.truncation import Role, Side, fit
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
-from engine.prompts.published import Slot
+from engine.prompts.template import Slot
 from engine.request import EncodedPair
 
 _TEXTS_PER_BATCH = 512

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
+from engine.checkpoint.template import load_template
 from engine.config import ModelConfig
 from engine.errors import ConfigError, InvalidRequestError
 from engine.inputs.bi_encoder import EmbeddingEncoder, together
@@ -26,7 +27,8 @@ from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, 
 from engine.model_spec import ModelSpec
 from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
 from engine.prompts.preformatted import Preformatted
-from engine.prompts.published import QWEN3_RERANKER, Template, load_template
+from engine.prompts.published import QWEN3_RERANKER
+from engine.prompts.template import Template
 from engine.request import ChunkOptions, EncodedPair, PairOptions
 
 _DEFAULTS = PairOptions()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from engine.prompts.published import Piece, Slot, Template
+from engine.prompts.template import Piece, Slot, Template
 
 _SAFE_SPLITS = frozenset(
     {

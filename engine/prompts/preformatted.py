@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequestError
-from engine.prompts.published import Slot, Template, split_slots
+from engine.prompts.template import Slot, Template, split_slots
 
 _OTHER_ENDINGS = ("<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n")
 """Endings that clients are known to send instead of the official one: without the think block, or a newline short."""

@@ -1,22 +1,11 @@
-"""Prompt templates of published rerankers, as data, and where the template of a model is found.
+"""Prompt templates of published rerankers, as data.
 
-They are code, not files, because a template engine drops a trailing newline and with it the score. A file is rendered
-once, at start, with marks where a caller's text will stand; never for a request.
+They are code, not files, because a template engine drops a trailing newline and with it the score.
 """
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-
-from engine.checkpoint.saved_template import SAVED, load_saved
-from engine.errors import ConfigError
-from engine.prompts.jinja import JinjaSource, checked, from_jinja
-from engine.prompts.template import Piece, Slot, Template, split_slots
-
-__all__ = ["JOINED", "QWEN3_RERANKER", "TEMPLATES", "Piece", "Slot", "Template", "load_template", "split_slots"]
-
-logger = logging.getLogger(__name__)
+from engine.prompts.template import Template
 
 QWEN3_RERANKER = Template.of(
     "qwen3-reranker",
@@ -76,33 +65,3 @@ TEMPLATES: dict[str, Template] = {
 
 JOINED = Template.of("joined", "{query}{document}")
 """No template: a decoder reads query and document as one text."""
-
-
-def load_template(name: str | None, official: str | None = None) -> Template:
-    """The template of ``ModelSpec.template``; a file's suffix is compared with the ``official`` template's."""
-    if name is None:
-        return JOINED
-    if name.startswith(SAVED):
-        return load_saved(Path(name.removeprefix(SAVED)))
-    if not name.startswith("file:"):
-        return TEMPLATES[name]
-    template = _from_file(Path(name.removeprefix("file:")))
-    if official is not None and template.suffix != TEMPLATES[official].suffix:
-        logger.warning(
-            "The score template ends %r, but this model was trained with %r after the document: expect other scores.",
-            template.suffix,
-            TEMPLATES[official].suffix,
-        )
-    return template
-
-
-def _from_file(path: Path) -> Template:
-    """Jinja, or plain text with ``{query}``, ``{document}`` and perhaps ``{instruction}``."""
-    try:
-        source = path.read_bytes().decode("utf-8")  # read_text would turn \r\n into \n
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The score template {path} cannot be read: {error}.", param="score_template") from error
-    name = f"The score template {path}"
-    if "{{" in source or "{%" in source:
-        return from_jinja(JinjaSource(source, name))
-    return Template(name, (checked(split_slots(source), name),))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.entrypoints.bench.dataset import BenchCall
+from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Run, Sample

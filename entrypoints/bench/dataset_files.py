@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from engine.entrypoints.bench.dataset import BenchCall, TextMaker
+from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.options import DataOptions
+from engine.entrypoints.bench.texts import TextMaker
 from engine.errors import ConfigError
 
 MOST_SHOWN = 5
@@ -49,7 +50,7 @@ def jsonl_calls(path: Path, options: DataOptions, texts: TextMaker) -> Iterator[
         if problem:
             broken.add(path, number, problem)
             continue
-        calls.append(_call(row["query"], _documents(row), texts, row.get("instruction")))
+        calls.append(BenchCall.of(row["query"], _documents(row), texts, row.get("instruction")))
     broken.settle()
     if not calls:
         raise ConfigError(f"{path} holds no call: each line is an object with a query and documents.")
@@ -74,7 +75,7 @@ def beir_calls(path: Path, options: DataOptions, texts: TextMaker) -> Iterator[B
         others = [name for name in rng.sample(everything, min(wanted, len(everything))) if name not in document_ids]
         chosen = [*document_ids, *others[: wanted - len(document_ids)]]
         rng.shuffle(chosen)
-        yield _call(queries[query_id], [corpus[name] for name in chosen], texts)
+        yield BenchCall.of(queries[query_id], [corpus[name] for name in chosen], texts)
 
 
 READERS: dict[str, Callable[[Path, DataOptions, TextMaker], Iterator[BenchCall]]] = {
@@ -153,8 +154,3 @@ def _judged(path: Path, queries: dict[str, str], corpus: dict[str, str], broken:
         elif int(parts[2]) > 0:
             judged.setdefault(parts[0], []).append(parts[1])
     return judged
-
-
-def _call(query: str, documents: list[str], texts: TextMaker, instruction: str | None = None) -> BenchCall:
-    count = sum(texts.count(document) for document in documents) + texts.count(query) * len(documents)
-    return BenchCall(query, documents, count, instruction)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from engine.entrypoints.bench.dataset import BenchCall
+from engine.entrypoints.bench.call import BenchCall
 from engine.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.entrypoints.bench.dataset import BenchCall
+from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.samples import Run, Sample
 from engine.entrypoints.bench.target import Sender
 

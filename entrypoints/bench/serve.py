@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from engine.entrypoints.bench.arguments import parse
 from engine.entrypoints.bench.arrivals import arrival_times, check_load_options
+from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.compare import check_compare_options, run_in_turn, second_target
-from engine.entrypoints.bench.dataset import BenchCall, check_data_options, load_calls
+from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.pytorch_format import write_records

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.entrypoints.bench.dataset import BenchCall
+from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.dialects import Answer, BadAnswerError, Dialect, dialect_named, first_model
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Sample

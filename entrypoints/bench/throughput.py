@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.entrypoints.bench.arguments import parse_known
-from engine.entrypoints.bench.dataset import BenchCall, check_data_options, load_calls
+from engine.entrypoints.bench.call import BenchCall
+from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.offline import check_output, loaded_engine, save
 from engine.entrypoints.bench.options import ThroughputOptions
 

@@ -10,7 +10,8 @@ import yaml
 from cyclopts import App
 from cyclopts.config import Dict, Env
 
-from engine.entrypoints.cli import present_commands, version_text
+from engine import __version__
+from engine.entrypoints.cli.commands import present_commands
 from engine.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ def build_app(argv: list[str]) -> App:
     app = App(
         name="engine",
         help="A rerank inference engine: scores (query, document) pairs with a reranker model.",
-        version=version_text(),
+        version=f"engine {__version__}",
         version_flags=["--version", "-V"],
     )
     for name, (target, help_text) in present_commands().items():

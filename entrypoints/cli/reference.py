@@ -15,8 +15,8 @@ from typing import Any
 
 from cyclopts import App, Argument
 
-from engine.entrypoints.cli import present_commands
 from engine.entrypoints.cli.app import build_app
+from engine.entrypoints.cli.commands import present_commands
 from engine.entrypoints.cli.flags import COMPATIBILITY, GROUPS
 from engine.entrypoints.settings.options import IGNORED
 

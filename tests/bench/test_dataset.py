@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from engine.entrypoints.bench.dataset import BenchCall, load_calls
+from engine.entrypoints.bench.call import BenchCall
+from engine.entrypoints.bench.dataset import load_calls
 from engine.entrypoints.bench.options import ServeOptions
 from engine.errors import ConfigError
 from tests.support.tokenizer_files import bert_tokenizer_json, qwen_tokenizer_json

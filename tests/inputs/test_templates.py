@@ -11,7 +11,8 @@ import pytest
 from engine.errors import ConfigError
 from engine.inputs.processor import InputProcessor
 from engine.prompts.compiled import splits_before_document
-from engine.prompts.published import QWEN3_RERANKER, TEMPLATES, Slot, split_slots
+from engine.prompts.published import QWEN3_RERANKER, TEMPLATES
+from engine.prompts.template import Slot, split_slots
 from engine.request import PairOptions
 from tests.inputs.conftest import build
 from tests.support.checkpoints import INSTRUCTION, PREFIX, SUFFIX

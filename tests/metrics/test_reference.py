@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import __version__
-from engine.entrypoints.cli import present_commands, run
+from engine.entrypoints.cli import run
+from engine.entrypoints.cli.commands import present_commands
 from engine.entrypoints.cli.reference import BENCHES, reference
 from engine.entrypoints.serve.metrics import ServerMetrics
 from tests.serve.fakes import FakeCore

@@ -1,0 +1,181 @@
+"""Who may import whom, as data: each folder of the product with the folders that its files may import.
+
+A key is a folder, or a single file where a folder holds something that others may use alone; the longest key that fits
+a file owns it. ``VOCABULARY`` are the files directly in ``engine/``: the words of the project, which anyone may use.
+``docs/architecture.md`` says the same in prose.
+"""
+
+from __future__ import annotations
+
+VOCABULARY = "engine"
+PACKAGE = "engine/__init__.py"
+"""``from engine import LLM`` and its version: the offline API, for the ways in that score as a caller would."""
+
+CONTRACT = "backends"
+"""The contract of a backend with the types of a step on a device: base, packed_batch, kv_pool, group."""
+NETWORKS = {CONTRACT, "backends/loading", "backends/nn", "kernels"}
+DEVICE = {CONTRACT, "kernels"}
+
+ALLOWED: dict[str, set[str]] = {
+    # The vocabulary: requests, plans of steps, messages, settings, errors.
+    VOCABULARY: set(),
+    PACKAGE: {"entrypoints/offline"},
+    # From a checkpoint and texts to token ids.
+    "engine/prompts": set(),
+    "engine/checkpoint": {"engine/prompts"},
+    "engine/inputs": {"engine/prompts", "engine/checkpoint"},
+    # From token ids to steps, from steps to scores.
+    "engine/scheduling": set(),
+    "engine/ipc": set(),
+    "engine/executor": {"engine/ipc", CONTRACT, "backends/registry.py", "backends/worker.py"},
+    "engine/core": {"engine/scheduling", "engine/executor", "engine/ipc"},
+    "engine/scoring": {"engine/inputs"},
+    # How a step runs on a device.
+    CONTRACT: {"kernels"},
+    "backends/registry.py": {CONTRACT},
+    "backends/loading": {CONTRACT, "kernels"},
+    "backends/nn": {CONTRACT, "backends/loading", "kernels"},
+    "backends/loading/adapter_files.py": NETWORKS,
+    "backends/models": NETWORKS,
+    "backends/measure": NETWORKS | {"backends/registry.py"},
+    "backends/model_runner.py": NETWORKS | {"backends/models"},
+    "backends/worker.py": NETWORKS
+    | {
+        "backends/registry.py",
+        "backends/loading/adapter_files.py",
+        "backends/models",
+        "backends/measure",
+        "backends/model_runner.py",
+    },
+    "backends/cpu": DEVICE | {"kernels/cpu"},
+    "backends/cuda": DEVICE | {"kernels/triton"},
+    "backends/npu": DEVICE | {"kernels/npu"},
+    "kernels": set(),
+    "kernels/cpu": {"kernels"},
+    "kernels/triton": {"kernels"},
+    "kernels/npu": {"kernels"},
+    # The ways in, from those that others build on to the command line, which knows them all.
+    "entrypoints/terminal.py": set(),
+    "entrypoints/files": set(),
+    "entrypoints/settings": set(),
+    "entrypoints/assets": {"entrypoints/settings"},
+    "entrypoints/inspection/self_test.py": {"engine/core", "engine/inputs", "engine/scoring"},
+    "entrypoints/offline": {
+        "engine/checkpoint",
+        "engine/core",
+        "engine/inputs",
+        "engine/scoring",
+        "entrypoints/settings",
+        "entrypoints/inspection/self_test.py",
+    },
+    "entrypoints/inspection": {
+        PACKAGE,
+        "engine/checkpoint",
+        "engine/core",
+        "engine/inputs",
+        "engine/prompts",
+        "engine/scoring",
+        "backends/registry.py",
+        "backends/measure",
+        "entrypoints/terminal.py",
+    },
+    "entrypoints/planning": {"engine/checkpoint", "backends/measure", "entrypoints/terminal.py"},
+    "entrypoints/rank": {PACKAGE, "engine/scoring", "entrypoints/files", "entrypoints/terminal.py"},
+    "entrypoints/datasets": {PACKAGE, "engine/executor", "entrypoints/files"},
+    "entrypoints/evaluation": {
+        PACKAGE,
+        "engine/scoring",
+        "entrypoints/files",
+        "entrypoints/settings",
+        "entrypoints/terminal.py",
+    },
+    "entrypoints/bench": {PACKAGE, "engine/checkpoint", "entrypoints/offline"},
+    "entrypoints/serve/errors.py": set(),
+    "entrypoints/serve/page": set(),
+    "entrypoints/serve/dialects": {
+        "engine/inputs",
+        "engine/scoring",
+        "entrypoints/settings",
+        "entrypoints/serve/errors.py",
+    },
+    "entrypoints/serve": {
+        PACKAGE,
+        "engine/checkpoint",
+        "engine/core",
+        "engine/inputs",
+        "engine/prompts",
+        "engine/scoring",
+        "entrypoints/settings",
+        "entrypoints/inspection/self_test.py",
+        "entrypoints/serve/errors.py",
+        "entrypoints/serve/page",
+        "entrypoints/serve/dialects",
+    },
+    "entrypoints/serve/api_servers": {
+        "engine/executor",
+        "engine/inputs",
+        "engine/ipc",
+        "entrypoints/settings",
+        "entrypoints/serve",
+        "entrypoints/serve/errors.py",
+    },
+    "entrypoints/serve/server.py": {
+        PACKAGE,
+        "engine/checkpoint",
+        "engine/core",
+        "engine/inputs",
+        "entrypoints/settings",
+        "entrypoints/inspection/self_test.py",
+        "entrypoints/serve",
+        "entrypoints/serve/dialects",
+        "entrypoints/serve/api_servers",
+    },
+    "entrypoints/batch": {"entrypoints/serve", "entrypoints/serve/dialects", "entrypoints/serve/server.py"},
+    "entrypoints/ray_serve.py": {"entrypoints/serve", "entrypoints/serve/server.py", "entrypoints/settings"},
+    "entrypoints/demo": set(),
+    "entrypoints/cli": {
+        PACKAGE,
+        "backends/registry.py",
+        "entrypoints/terminal.py",
+        "entrypoints/settings",
+        "entrypoints/assets",
+        "entrypoints/batch",
+        "entrypoints/bench",
+        "entrypoints/datasets",
+        "entrypoints/evaluation",
+        "entrypoints/files",
+        "entrypoints/inspection",
+        "entrypoints/planning",
+        "entrypoints/rank",
+        "entrypoints/serve/server.py",
+    },
+}
+"""Every folder may also import itself, its vocabulary, and what is listed here. Nothing else."""
+
+# Imports that break the table today. The list only shrinks: an entry that is no longer needed fails the test.
+KNOWN_BREACHES: set[tuple[str, str]] = {
+    ("engine/executor", "engine/scheduling"),  # the verdict on a failed step
+    ("engine/executor", PACKAGE),  # the version that Ray's nodes compare
+}
+
+# Groups of modules that import each other in a circle today. The list only shrinks: no circle may leave its group.
+KNOWN_CYCLES: set[frozenset[str]] = {
+    frozenset({"kernels.cpu", "kernels.cpu.ops"}),
+    frozenset({"backends.cuda.backend", "backends.cuda.tuning"}),
+    frozenset({"entrypoints.serve.served_models", "entrypoints.serve.service"}),
+    frozenset(
+        {
+            "__init__",
+            "core.async_client",
+            "core.client",
+            "core.core",
+            "core.process",
+            "core.replicas",
+            "entrypoints.inspection.self_test",
+            "entrypoints.offline.llm",
+            "executor",
+            "executor.ray_actor",
+            "executor.ray_executor",
+        }
+    ),
+}
