@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.kernels.ops import AttentionMeta
+from engine.kernels.ranges import expand_ranges
 from engine.step import SchedulerOutput
 
 
@@ -70,12 +71,6 @@ class PackingRules:
     """``Backend.upload``."""
 
 
-def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenation of ``arange(start, start + length)``."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-
-
 def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
     own_lens = plan.segment_lens.astype(np.int64)
     own_starts = np.cumsum(own_lens) - own_lens
@@ -103,7 +98,7 @@ def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         cache={},
     )
     context_lens = np.append(attention.context_lens, 0)[plan.context_ids]  # the id -1 finds the appended zero
-    positions = ranges(context_lens, own_lens)
+    positions = expand_ranges(context_lens, own_lens)
     read_rows = own_starts[read] if rules.read_first else own_starts[read] + own_lens[read] - 1
     keep = plan.keep_ranges.reshape(-1, 3).astype(np.int64)
 
@@ -112,8 +107,8 @@ def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         positions,
         read_rows,
         positions[read_rows],
-        ranges(keep[:, 0], keep[:, 2]),
-        ranges(keep[:, 1], keep[:, 2]),
+        expand_ranges(keep[:, 0], keep[:, 2]),
+        expand_ranges(keep[:, 1], keep[:, 2]),
         *([] if plan.token_type_ids is None else [plan.token_type_ids]),
     ]
     wide = [np.ascontiguousarray(array, dtype=np.int64) for array in arrays]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from engine.kernels.ops import AttentionMeta
+from engine.kernels.ranges import expand_ranges
 from engine.kernels.triton.attention import (
     AttentionConfig,
     AttentionTables,
@@ -101,9 +102,8 @@ class GatherForm:
         segments, starts, lengths = _key_parts(meta)
         k_lens = np.bincount(segments, lengths, minlength=len(meta.q_lens)).astype(np.int64)
         meta.cache["max_lens"] = int(meta.q_lens.max()), int(k_lens.max())
-        ends = np.cumsum(lengths)
-        target = np.arange(ends[-1])
-        source = np.repeat(starts - (ends - lengths), lengths) + target
+        source = expand_ranges(starts, lengths)
+        target = np.arange(len(source))
         in_pool = source < meta.kv_capacity
         return [
             np.append(0, np.cumsum(meta.q_lens)).astype(np.int32),
@@ -134,8 +134,7 @@ def _key_parts(meta: AttentionMeta) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     context = np.where(has_context, meta.context_ids, 0)
     counts = np.append(num_ranges, 0)[context] * has_context
     first = np.append(meta.context_indptr, 0)[context]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    ranges = meta.context_ranges.reshape(-1, 2)[np.repeat(first, counts) + within]
+    ranges = meta.context_ranges.reshape(-1, 2)[expand_ranges(first, counts)]
     segments = np.concatenate([np.repeat(np.arange(len(counts)), counts), np.arange(len(counts))])
     starts = np.concatenate([ranges[:, 0], meta.own_starts + meta.kv_capacity]).astype(np.int64)
     lengths = np.concatenate([ranges[:, 1], meta.own_lens]).astype(np.int64)

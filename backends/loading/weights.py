@@ -19,6 +19,7 @@ from tqdm import tqdm
 from engine.backends.loading.parameters import Slot
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
 from engine.errors import ModelLoadError
+from engine.ranges import Range, append_range
 
 HARMLESS_ENDINGS = ("rotary_emb.inv_freq", "position_ids", ".masked_bias", ".attn.bias")
 """Constants that old versions of transformers saved and that are computed here."""
@@ -89,23 +90,20 @@ def _by_reading(slots: Iterable[Slot]) -> dict[tuple[str, range | None], list[Sl
     return grouped
 
 
-def _wanted_runs(slots: Sequence[Slot]) -> list[tuple[int, int]]:
-    """The rows that anybody wants of a tensor, each run of neighbours as (first, last + 1)."""
+def _wanted_rows(slots: Sequence[Slot]) -> list[Range]:
+    """The rows that anybody wants of a tensor."""
     num_rows = slots[0].shape[0] if slots[0].shape else 1
     if any(slot.only_rows is None for slot in slots):
         return [(0, num_rows)]
-    runs: list[tuple[int, int]] = []
+    wanted: list[Range] = []
     for row in sorted({row for slot in slots for row in slot.only_rows or ()}):
-        if runs and runs[-1][1] == row:
-            runs[-1] = (runs[-1][0], row + 1)
-        else:
-            runs.append((row, row + 1))
-    return runs
+        append_range(wanted, row, 1)
+    return wanted
 
 
 def _num_bytes(info: TensorInfo, takers: Sequence[Slot]) -> int:
     """What will be read of a tensor."""
-    num_rows, columns = sum(last - first for first, last in _wanted_runs(takers)), takers[0].columns
+    num_rows, columns = sum(length for _, length in _wanted_rows(takers)), takers[0].columns
     width = math.prod(info.shape[1:]) if columns is None else len(columns)
     return num_rows * width * info.dtype.itemsize
 
@@ -123,8 +121,8 @@ def load_weights(
     bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
     with TensorReader() as reader, bar:
         for (name, columns), takers in readings:
-            for first, last in _wanted_runs(takers):
-                for start, run in reader.rows(tensors[name], first, last, columns):
+            for first, length in _wanted_rows(takers):
+                for start, run in reader.rows(tensors[name], first, first + length, columns):
                     wide = widen(name, start, run)
                     for slot in takers:
                         slot.take(start, wide)

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.adapters import AdaptableHead
-from engine.backends.packed_batch import PackedBatch, ranges
+from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
+from engine.kernels.ranges import expand_ranges
 from engine.model_spec import ModelSpec
 
 
@@ -97,7 +98,7 @@ class EncoderHead(AdaptableHead):
 def mean_of_segments(x: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
     """(T, D) -> (R, D) fp32: the mean over each read segment's own tokens."""
     starts, lengths = batch.read_attention.own_starts, batch.read_attention.own_lens
-    arrays = ranges(starts, lengths), np.repeat(np.arange(len(lengths)), lengths), lengths
+    arrays = expand_ranges(starts, lengths), np.repeat(np.arange(len(lengths)), lengths), lengths
     rows, owners, counts = (torch.from_numpy(array).to(x.device) for array in arrays)
     sums = torch.zeros(len(lengths), x.shape[1], dtype=torch.float32, device=x.device)
     return sums.index_add_(0, owners, x.index_select(0, rows).float()) / counts.unsqueeze(1)

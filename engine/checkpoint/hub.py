@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from engine.errors import ConfigError, ModelLoadError
+from engine.time_limit import within
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ OTHER_FORMATS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*.gguf"]
 PROBE_TIMEOUT_S = 9.0
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
-_T = TypeVar("_T")
 
 
 def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[str] = DATA_FILES) -> Path:
@@ -82,7 +81,7 @@ def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Path:
             )
         return folder
     try:
-        _within(PROBE_TIMEOUT_S, lambda: HfApi().model_info(model, revision=revision, timeout=PROBE_TIMEOUT_S - 1))
+        within(PROBE_TIMEOUT_S, lambda: HfApi().model_info(model, revision=revision, timeout=PROBE_TIMEOUT_S - 1))
     except errors.GatedRepoError as error:
         raise ModelLoadError(
             f"{model} asks for accepted terms: accept them on its page, then set HF_TOKEN to a token of that account."
@@ -138,24 +137,3 @@ def _download(model: str, download: Callable[[], Any]) -> Path:
         raise ModelLoadError(
             f"The download of {model} failed: {error}. What arrived is kept; start again to go on."
         ) from error
-
-
-def _within(timeout_s: float, action: Callable[[], _T]) -> _T:
-    """The action's result, or ``TimeoutError``: a name lookup without a network has no timeout of its own."""
-    outcome: list[_T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(action())
-        except BaseException as error:  # handed to the caller's thread
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="hub-probe", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if failure:
-        raise failure[0]
-    if not outcome:
-        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
-    return outcome[0]

@@ -16,7 +16,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Self
@@ -26,8 +25,9 @@ import numpy as np
 from engine.config import EngineConfig
 from engine.core.client import CLOSE_TIMEOUT_S, MPClient
 from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
-from engine.executor.base import GAVE_UP, RESTART_WINDOW_S
+from engine.executor.base import GAVE_UP
 from engine.ipc.channel import ChannelClosedError
+from engine.ipc.restart_budget import RestartBudget
 from engine.messages import CoreHealth, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
@@ -65,7 +65,7 @@ class AsyncMPClient:
         self._arguments = (config, spec, stem)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, _OpenCall] = {}
-        self._restarts: deque[float] = deque()
+        self._restarts = RestartBudget(config.device.max_worker_restarts)
         self._lost = asyncio.Event()
         self._core_ready = False
         """What the core said last."""
@@ -187,7 +187,7 @@ class AsyncMPClient:
         if client is not self._client or self._closing:
             return
         self.alive = self._core_ready = False
-        if error.code == GAVE_UP or not self._may_restart():
+        if error.code == GAVE_UP or not self._restarts.spend():
             self._give_up(error)
             return
         if not self._hold_calls:
@@ -198,13 +198,6 @@ class AsyncMPClient:
             logger.warning("from now on the worker runs in a process of its own, so that its end is not the core's")
             self._arguments = (replace(config, device=replace(config.device, executor="mp")), spec, stem)
         self._restart = self._loop.create_task(self._restart_core())
-
-    def _may_restart(self) -> bool:
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        self._restarts.append(now)
-        return len(self._restarts) <= self._arguments[0].device.max_worker_restarts
 
     def _give_up(self, error: EngineError) -> None:
         logger.error("the engine core is lost for good: %s", error)

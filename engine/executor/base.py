@@ -23,8 +23,6 @@ from engine.errors import EngineError
 from engine.scheduling.failure_attribution import Verdict
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
-RESTART_WINDOW_S = 300.0
-"""Losses older than this no longer count against the restarts."""
 GAVE_UP = "gave_up"
 """``EngineDeadError.code``: whoever supervises the process that raised it need not start another."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -17,11 +16,12 @@ import msgspec
 
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError
-from engine.executor.base import GAVE_UP, RESTART_WINDOW_S, StepError
+from engine.executor.base import GAVE_UP, StepError
 from engine.executor.rank_process import RankProcess, WorkerChild
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
 from engine.ipc.channel import Address, Channel, ChannelClosedError
 from engine.ipc.child_process import Child
+from engine.ipc.restart_budget import RESTART_WINDOW_S, RestartBudget
 from engine.logs import current_format
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
 from engine.model_spec import ModelSpec
@@ -36,7 +36,7 @@ class MultiprocExecutor:
         self._spec = spec
         self._pending: deque[tuple[int, Future[ModelRunnerOutput]]] = deque()
         self._lock = threading.Lock()
-        self._restarts: deque[float] = deque()
+        self._restarts = RestartBudget(config.device.max_worker_restarts)
         self.num_restarts = 0
         self._size = config.device.tensor_parallel_size
         self._closing = False
@@ -151,18 +151,13 @@ class MultiprocExecutor:
 
     def _charge(self, failure: StepError) -> None:
         """Count a loss against the restarts, unless a pair explains it: then the first one is forgiven as well."""
-        if failure.verdict == "found" and self._restarts:
-            self._restarts.pop()
+        if failure.verdict == "found":
+            self._restarts.refund()
         if failure.verdict != "unknown" or failure.out_of_memory:  # the next steps are smaller
             return
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        if len(self._restarts) >= self._config.device.max_worker_restarts:
-            raise EngineDeadError(
-                f"the worker died {len(self._restarts) + 1} times in {RESTART_WINDOW_S:.0f} s", code=GAVE_UP
-            )
-        self._restarts.append(now)
+        if not self._restarts.spend():
+            limit = self._config.device.max_worker_restarts
+            raise EngineDeadError(f"the worker died {limit + 1} times in {RESTART_WINDOW_S:.0f} s", code=GAVE_UP)
 
     def _stop_ranks(self, *, kill: bool = False) -> None:
         if kill:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from engine.config import DeviceConfig, DeviceName, EngineConfig, Placement
 from engine.errors import ConfigError, DeviceError
+from engine.time_limit import within
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ CONNECT_TIMEOUT_S = 60.0
 RESERVE_TIMEOUT_S = 30.0
 RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
 """What Ray calls the devices."""
-_Result = TypeVar("_Result")
 
 
 def ray_module() -> Any:
@@ -180,30 +178,3 @@ def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: i
         f"node for each replica, but in the Ray cluster {has}"
         + (f"; a replica of at most {int(largest // each)} workers fits on one node." if 0 < largest < group else ".")
     )
-
-
-def within(timeout_s: float, action: Callable[[], _Result], *, keep_thread: bool = False) -> _Result:
-    """The action's result, or ``TimeoutError``: not all that Ray does has a deadline of its own.
-
-    ``keep_thread``: the thread that ran it stays for good. Processes that Ray starts die with the thread that started
-    them.
-    """
-    outcome: list[_Result] = []
-    failure: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            outcome.append(action())
-        except BaseException as error:  # handed to the caller's thread
-            failure.append(error)
-        done.set()
-        if keep_thread and outcome:
-            threading.Event().wait()
-
-    threading.Thread(target=run, name="ray-call", daemon=True).start()
-    if not done.wait(timeout_s):
-        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
-    if failure:
-        raise failure[0]
-    return outcome[0]

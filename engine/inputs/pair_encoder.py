@@ -17,6 +17,7 @@ from engine.errors import InvalidRequestError
 from engine.inputs.truncation import Role, Side, fit
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Slot
+from engine.ranges import common_prefix
 from engine.request import EncodedPair
 
 _TEXTS_PER_BATCH = 512
@@ -212,10 +213,3 @@ def _spelled(ids: np.ndarray, hits: np.ndarray, guard: SpecialIdGuard) -> np.nda
         chunks += [ids[last:hit], np.array(guard.spell(int(ids[hit])), np.int32)]
         last = int(hit) + 1
     return np.concatenate([*chunks, ids[last:]])
-
-
-def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
-    """How many leading ids two prompts share."""
-    n = min(len(a), len(b))
-    differing = np.flatnonzero(a[:n] != b[:n])
-    return int(differing[0]) if len(differing) else n

@@ -21,7 +21,7 @@ from engine.config import ModelConfig
 from engine.errors import ConfigError, InvalidRequestError
 from engine.inputs.bi_encoder import EmbeddingEncoder, together
 from engine.inputs.checks import TokenIds, check_query, check_text, checked_ids, name_of, wrong_lengths
-from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, common_prefix
+from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs
 from engine.inputs.spans import Chunking, Span, TextToken, chunk_spans, text_tokens
 from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
 from engine.model_spec import ModelSpec
@@ -29,6 +29,7 @@ from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compi
 from engine.prompts.preformatted import Preformatted
 from engine.prompts.published import QWEN3_RERANKER
 from engine.prompts.template import Template
+from engine.ranges import common_prefix
 from engine.request import ChunkOptions, EncodedPair, PairOptions
 
 _DEFAULTS = PairOptions()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from engine.scheduling.token_tree import SlotRange
+from engine.ranges import Range, append_range
 
 
 class SlotPool:
@@ -21,7 +21,7 @@ class SlotPool:
         """Forget everything: the pool's contents are lost."""
         self.committed = 0
         self.used = 0
-        self._free: list[SlotRange] = [(0, self.capacity)] if self.capacity else []
+        self._free: list[Range] = [(0, self.capacity)] if self.capacity else []
 
     def commit(self, num_slots: int) -> bool:
         """Promise ``num_slots``; False if promises would exceed the pool."""
@@ -34,11 +34,11 @@ class SlotPool:
         self.committed -= num_slots
         assert self.committed >= 0
 
-    def allocate(self, num_slots: int) -> list[SlotRange]:
+    def allocate(self, num_slots: int) -> list[Range]:
         """Lowest free slots first, so that the memory touched stays small."""
         assert self.used + num_slots <= self.capacity, "allocated more slots than were committed"
         self.used += num_slots
-        taken: list[SlotRange] = []
+        taken: list[Range] = []
         while num_slots:
             start, length = self._free[0]
             if length <= num_slots:
@@ -50,14 +50,11 @@ class SlotPool:
                 num_slots = 0
         return taken
 
-    def release(self, ranges: list[SlotRange]) -> None:
+    def release(self, ranges: list[Range]) -> None:
         for slot_range in ranges:
             self.used -= slot_range[1]
             insort(self._free, slot_range)
-        merged: list[SlotRange] = []
+        merged: list[Range] = []
         for start, length in self._free:
-            if merged and sum(merged[-1]) == start:
-                merged[-1] = (merged[-1][0], merged[-1][1] + length)
-            else:
-                merged.append((start, length))
+            append_range(merged, start, length)
         self._free = merged

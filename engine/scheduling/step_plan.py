@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.scheduling.token_tree import Segment, SlotRange
+from engine.ranges import Range, append_range
+from engine.scheduling.token_tree import Segment
 from engine.step import SchedulerOutput
 
 if TYPE_CHECKING:
@@ -73,12 +74,12 @@ class StepPlan:
             adapter=self.adapter,
         )
 
-    def _contexts(self, kv_capacity: int) -> tuple[list[int], list[int], list[SlotRange]]:
+    def _contexts(self, kv_capacity: int) -> tuple[list[int], list[int], list[Range]]:
         """Each distinct parent is one context: its chain of ancestors as ranges of slots and rows."""
         ids: dict[Segment, int] = {}
         context_ids: list[int] = []
         indptr = [0]
-        ranges: list[SlotRange] = []
+        ranges: list[Range] = []
         for segment in self.segments:
             parent = segment.parent
             if parent is None:
@@ -91,27 +92,26 @@ class StepPlan:
             context_ids.append(ids[parent])
         return context_ids, indptr, ranges
 
-    def _ancestor_ranges(self, parent: Segment, kv_capacity: int) -> list[SlotRange]:
+    def _ancestor_ranges(self, parent: Segment, kv_capacity: int) -> list[Range]:
         chain: list[Segment] = []
         node: Segment | None = parent
         while node is not None:
             chain.append(node)
             node = node.parent
-        ranges: list[SlotRange] = []
+        ranges: list[Range] = []
         for ancestor in reversed(chain):
             row = self._rows.get(ancestor)
             own = ancestor.slots if row is None else [(kv_capacity + row, len(ancestor))]
             assert own, "an ancestor is neither in this step nor in the pool"
             for start, length in own:
-                # Neighbours in memory become one range.
-                if ranges and sum(ranges[-1]) == start and start != kv_capacity:
-                    ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)
-                else:
+                if start == kv_capacity:  # the pool's last slot and the step's first row are no neighbours
                     ranges.append((start, length))
+                else:
+                    append_range(ranges, start, length)
         return ranges
 
 
-def _keep_rows(row: int, slots: list[SlotRange]) -> list[tuple[int, int, int]]:
+def _keep_rows(row: int, slots: list[Range]) -> list[tuple[int, int, int]]:
     kept = []
     for slot, length in slots:
         kept.append((row, slot, length))

@@ -18,8 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-SlotRange = tuple[int, int]
-"""(first slot, length) in the key/value pool."""
+from engine.ranges import Range, common_prefix
 
 
 class SegmentState(Enum):
@@ -61,7 +60,7 @@ class Segment:
         self.is_query_end = False
         """The context up to here is template, instruction and query: worth keeping if queries are kept."""
         self.state = SegmentState.WAITING
-        self.slots: list[SlotRange] = []
+        self.slots: list[Range] = []
         """Where its keys and values are kept; empty while nobody outside its own step needs them."""
         self.num_unfinished_children = 0
         self.path_tokens = 0
@@ -142,7 +141,7 @@ class TreeBuilder:
         order = sorted(members, key=lambda i: pairs[i].astype(">u4").tobytes())
         common = np.zeros(len(order), np.int64)
         for k, (a, b) in enumerate(pairwise(order), start=1):
-            common[k] = _common_prefix(pairs[a], pairs[b])
+            common[k] = common_prefix(pairs[a], pairs[b])
         roots: list[Segment] = []
         groups = [(0, len(order), 0 if parent is None else len(parent), parent)]
         while groups:
@@ -205,13 +204,6 @@ def _take_ending(segment: Segment, pairs: Sequence[np.ndarray], order: list[int]
         segment.pairs.append(order[lo])
         lo += 1
     return lo
-
-
-def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
-    length = min(len(a), len(b))
-    different = a[:length] != b[:length]
-    first = int(different.argmax()) if length else 0
-    return first if length and different[first] else length
 
 
 def _measure_paths(root: Segment) -> None:

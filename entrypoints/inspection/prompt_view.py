@@ -16,9 +16,9 @@ import numpy as np
 
 from engine.checkpoint.files import load_tokenizer
 from engine.checkpoint.template import load_template
-from engine.inputs.pair_encoder import common_prefix
 from engine.model_spec import ModelSpec
 from engine.prompts.template import Slot
+from engine.ranges import common_prefix
 
 PieceKind = Literal["text", "special", "cut"]
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]")

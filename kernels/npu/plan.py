@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from engine.kernels.ops import AttentionMeta
+from engine.kernels.ranges import expand_ranges
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,6 @@ class AttentionPlan:
         return self.calls
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenation of ``arange(start, start + length)``."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-
-
 def plan_on_host(meta: AttentionMeta) -> HostPlan:
     order = np.argsort(meta.q_starts, kind="stable")
     order = order[meta.q_lens[order] > 0]
@@ -89,7 +84,7 @@ def plan_on_host(meta: AttentionMeta) -> HostPlan:
     context_lens = np.append(meta.context_lens, 0)[context_ids]  # the id -1 finds the appended zero
 
     ranges = meta.context_ranges.reshape(-1, 2).astype(np.int64)
-    addresses = _ranges(ranges[:, 0], ranges[:, 1])
+    addresses = expand_ranges(ranges[:, 0], ranges[:, 1])
     in_pool = addresses < meta.kv_capacity
     pool_rows, places = np.unique(addresses[in_pool], return_inverse=True)
     sources = addresses - meta.kv_capacity + len(pool_rows)
@@ -103,7 +98,7 @@ def plan_on_host(meta: AttentionMeta) -> HostPlan:
     lookup = np.concatenate([sources, np.arange(last_row)])
     starts = np.stack([context_starts, own_starts + len(sources)], 1).ravel()
     lengths = np.stack([context_lens, own_lens], 1).ravel()
-    return HostPlan(q_lens, context_lens + own_lens, pool_rows, lookup[_ranges(starts, lengths)])
+    return HostPlan(q_lens, context_lens + own_lens, pool_rows, lookup[expand_ranges(starts, lengths)])
 
 
 def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tokens: int) -> Iterator[Call]:

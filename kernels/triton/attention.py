@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels.ops import AttentionMeta
+from engine.kernels.ranges import count_within
 from engine.kernels.triton.launch import INTERPRETED, power_of_two
 
 _LOG2_E = 1.4426950408889634
@@ -188,8 +189,7 @@ def plan_tables(meta: AttentionMeta, tile_tokens: int) -> tuple[np.ndarray, np.n
     """Host int32 arrays of ``AttentionTables`` for one step."""
     num_tiles = -(-meta.q_lens // tile_tokens)
     segment = np.repeat(np.arange(len(meta.q_lens)), num_tiles)
-    within = np.arange(len(segment)) - np.repeat(np.cumsum(num_tiles) - num_tiles, num_tiles)
-    first_token = within * tile_tokens
+    first_token = count_within(num_tiles) * tile_tokens
     has_context = meta.context_ids >= 0
     context = np.where(has_context, meta.context_ids, 0)
     bounds = np.append(meta.context_indptr, meta.context_indptr[-1:])  # a row 0 even without contexts

@@ -112,7 +112,6 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/serve/dialects",
     },
     "entrypoints/serve/api_servers": {
-        "engine/executor",
         "engine/inputs",
         "engine/ipc",
         "entrypoints/settings",

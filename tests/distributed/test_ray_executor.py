@@ -16,7 +16,7 @@ from engine.core.replicas import ReplicaClient
 from engine.errors import ConfigError, DeviceError
 from engine.executor import ray_cluster, ray_executor
 from engine.executor.ray_actor import NodeFacts
-from engine.executor.ray_cluster import reserve, within
+from engine.executor.ray_cluster import reserve
 from engine.executor.ray_executor import RayExecutor
 from tests.processes.conftest import Setup
 from tests.processes.test_replicas import DOCUMENTS, collect, reference
@@ -145,16 +145,6 @@ def test_mixed_versions_stop_before_anything_is_loaded(
         monkeypatch.setattr(ray_cluster.ray_module(), "__version__", version)
     with pytest.raises(ConfigError, match=f"but this process has {name} {version}"):
         RayExecutor(on_ray(setup), setup.spec)
-
-
-def test_nothing_waits_for_ever() -> None:
-    import threading
-
-    with pytest.raises(TimeoutError):
-        within(0.05, threading.Event().wait)
-    assert within(5.0, lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        within(5.0, lambda: 1 // 0)
 
 
 def test_facts_travel_as_bytes() -> None:

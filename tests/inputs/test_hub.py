@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -182,11 +181,3 @@ def test_modelscope_is_asked_for_data_only(tmp_path: Path, monkeypatch: pytest.M
 
 def test_only_data_is_fetched() -> None:
     assert not [pattern for pattern in hub.DATA_FILES if pattern.rsplit(".", 1)[-1] in ("py", "bin", "pt", "pkl", "*")]
-
-
-def test_within() -> None:
-    assert hub._within(1, lambda: 3) == 3
-    with pytest.raises(KeyError):
-        hub._within(1, lambda: dict[str, int]()["x"])
-    with pytest.raises(TimeoutError):
-        hub._within(0.05, lambda: time.sleep(1))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from itertools import chain
@@ -45,7 +43,7 @@ from engine.entrypoints.serve.api_servers.totals import render, summed
 from engine.entrypoints.serve.http import HARD_STOP_S, stop_timeout_s
 from engine.entrypoints.serve.service import LoadedEngine, RerankService, State
 from engine.errors import EngineError, StartupError
-from engine.executor.base import RESTART_WINDOW_S
+from engine.ipc.restart_budget import RestartBudget
 from engine.logs import current_format
 from engine.messages import WireError
 
@@ -76,7 +74,7 @@ class Fronts:
         self._desks: dict[int, Desk] = {}
         self._models: list[FrontModel] = []
         self._all_attached = asyncio.Event()
-        self._restarts: deque[float] = deque()
+        self._restarts = RestartBudget(engine_configs[0].device.max_worker_restarts)
         self._past: list[Count] = []
         """What fronts that are gone had counted."""
         self._told: tuple[State, bool] = ("starting", False)
@@ -202,19 +200,12 @@ class Fronts:
         if self._stopping or self._over.done():
             return
         how = f"API process {front.index} (pid {front.pid}) ended with exit code {front.child.exit_code}"
-        if not self._may_restart():
+        if not self._restarts.spend():
             self._give_up(StartupError(f"{how}, too often to start it again."))
             return
         logger.error("%s; starting another one", how)
         self._service.metrics.api_server_restarts.inc()
         self._start(front.index)
-
-    def _may_restart(self) -> bool:
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        self._restarts.append(now)
-        return len(self._restarts) <= self._engine_configs[0].device.max_worker_restarts
 
     def _give_up(self, error: StartupError) -> None:
         if not self._over.done():
