@@ -30,8 +30,6 @@ class Capabilities:
     """Dtypes it can compute in, the preferred one first."""
     quantizations: tuple[str, ...] = ()
     default_token_budget: int
-    max_segments: int | None = None
-    """Most segments that one step may hold."""
     warm_up_tokens: tuple[int, ...] = (64,)
     """Sizes of the steps that are run before the first real one."""
     one_memory: bool = False

@@ -147,7 +147,6 @@ class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     outputs: list[EngineCoreOutput] = []
     stats: SchedulerStats | None = None
     step_tokens: int = 0
-    step_s: float = 0.0
 
 
 class CoreReady(msgspec.Struct, array_like=True, gc=False, tag="ready"):

@@ -44,8 +44,6 @@ class ModelSpec:
     tokenizer_path: str
     model_type: str
     """Of config.json; the file name in ``backends/models/``."""
-    architecture: str
-    """After overrides, e.g. ``Qwen3ForSequenceClassification``."""
     config: dict[str, Any] = field(default_factory=dict)
     """config.json after overrides, ``auto_map`` removed."""
     head: HeadSpec

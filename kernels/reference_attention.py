@@ -25,11 +25,10 @@ MIN_BLOCK_ROWS = 32
 @dataclass(frozen=True, eq=False)
 class Group:
     context_id: int
-    context_len: int
     q_rows: torch.Tensor
     """(n, Q) rows of q."""
     k_rows: torch.Tensor
-    """(n, K - context_len) rows of the step's keys."""
+    """(n, K - the context's length) rows of the step's keys."""
     limits: torch.Tensor
     """(n or 1, Q or 1) how many keys each query sees."""
     limits_range: list[tuple[int, int]]
@@ -83,7 +82,6 @@ def _group(meta: AttentionMeta, members: np.ndarray, context_id: int, context_le
 
     return Group(
         context_id=context_id,
-        context_len=context_len,
         q_rows=tensor(q_rows),
         k_rows=tensor(k_rows),
         limits=tensor(limits),

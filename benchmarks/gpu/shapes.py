@@ -61,7 +61,6 @@ class Shape:
             path=path,
             tokenizer_path=path,
             model_type="qwen3",
-            architecture="Qwen3ForCausalLM",
             config=self.config(max_len) | {"dtype": "bfloat16"},
             head=HeadSpec(kind="from_2_way_softmax", token_ids=NO_YES, tokens=("no", "yes")),
             causal=True,

@@ -54,7 +54,6 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
         path=str(folder),
         tokenizer_path=str(tokenizer_folder),
         model_type=hf_config["model_type"],
-        architecture=architecture,
         config=hf_config,
         head=head,
         causal=family.causal,

@@ -120,7 +120,6 @@ class EngineCore:
             self._on_health(True, "steps are done again")
         result.outputs += self.scheduler.update(output)
         result.step_tokens += step.num_tokens
-        result.step_s += output.device_s
 
     def _recover(self, failure: StepError) -> list[EngineCoreOutput]:
         """Replace what broke, then replay. Later steps are lost with the failed one; their results are ignored."""

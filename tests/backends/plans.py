@@ -80,7 +80,6 @@ def spec_of(folder: Path, *, head: HeadSpec | None = None, max_model_len: int = 
         path=str(folder),
         tokenizer_path=str(folder),
         model_type=config["model_type"],
-        architecture=architecture,
         config=config,
         head=head,
         causal=True,

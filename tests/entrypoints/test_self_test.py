@@ -20,7 +20,6 @@ SPEC = ModelSpec(
     path="",
     tokenizer_path="",
     model_type="qwen3",
-    architecture="Qwen3ForSequenceClassification",
     head=HeadSpec(kind="from_2_way_softmax"),
     causal=True,
     max_model_len=100,

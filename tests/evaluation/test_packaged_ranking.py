@@ -83,7 +83,6 @@ def test_the_answer_comes_first(packaged: LLM, question: str) -> None:
 def test_it_is_loaded_as_any_original_qwen3_reranker(packaged: LLM) -> None:
     """No path of its own through the loader."""
     spec = packaged.spec
-    assert spec.architecture == "Qwen3ForCausalLM"
     assert (spec.head.kind, spec.head.tokens) == ("from_2_way_softmax", ("no", "yes"))
     assert spec.template == "qwen3-reranker"
     assert spec.config["tie_word_embeddings"] is True

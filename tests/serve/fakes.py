@@ -21,7 +21,6 @@ SPEC = ModelSpec(
     path="",
     tokenizer_path="",
     model_type="qwen3",
-    architecture="Qwen3ForSequenceClassification",
     head=HeadSpec(kind="from_2_way_softmax", token_ids=(2152, 9693), tokens=("no", "yes")),
     causal=True,
     max_model_len=4096,
