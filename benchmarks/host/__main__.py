@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def calibration_ns() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/engine-host"), help="working folder, kept")
+    folder = Path(tempfile.gettempdir()) / "engine-host"
+    parser.add_argument("--folder", type=Path, default=folder, help="working folder, kept")
     parser.add_argument("--pieces", default=",".join(PIECES))
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of the servers, in turn")
