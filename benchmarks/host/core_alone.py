@@ -23,7 +23,7 @@ STAGES = {"tree": "add", "plan": "schedule", "update": "update"}
 def spec() -> ModelSpec:
     head = HeadSpec(kind="classifier", activation="sigmoid", pooling="last")
     return ModelSpec(
-        name="instant", path="", tokenizer_path="", model_type="qwen3", architecture="Qwen3ForSequenceClassification",
+        name="instant", path="", tokenizer_path="", model_type="qwen3",
         head=head, causal=True, max_model_len=MAX_LEN, vocab_size=150_000,
     )  # fmt: skip
 
