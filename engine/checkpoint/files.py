@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from engine.checkpoint.safetensors_header import StoredTensor, check_fetched, find_tensors
 from engine.errors import ModelLoadError
 
 METADATA = ("config_sentence_transformers.json", "1_LogitScore")
 """Evidence that says a model is a reranker, but not which."""
 _CODE_KEYS = ("auto_map", "custom_pipelines")
-_MAX_HEADER_BYTES = 100 * 1024 * 1024
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -113,55 +111,10 @@ class CheckpointFiles:
         kept = re.findall(r"(?m)^(?:base_model|pipeline_tag):.*(?:\n\s*- .*)*", text.split("\n#", 1)[0])
         return "\n".join([*kept, *re.findall(r"(?m)^# .*", text)[:1]])
 
-    def shape_of(self, tensor: str) -> tuple[int, ...] | None:
-        """Shape of a stored tensor, from the files' headers; None where no file has it."""
-        for path in self._files_with(tensor):
-            entry = _read_header(path).get(tensor)
-            if entry is not None:
-                return tuple(entry["shape"])
-        return None
-
-    def _files_with(self, tensor: str) -> list[Path]:
-        index = self.json("model.safetensors.index.json")
-        if index is None:
-            return sorted(self.folder.glob("*.safetensors"))
-        name = index.get("weight_map", {}).get(tensor)
-        return [self.folder / name] if isinstance(name, str) and (self.folder / name).is_file() else []
-
-    def check_weights(self) -> None:
-        """There are safetensors files here."""
-        if any(self.folder.glob("*.safetensors")):
-            return
-        others = sorted(p.name for p in self.folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".gguf", ".ckpt"))
-        if others:
-            raise ModelLoadError(
-                f"{self.folder} holds its weights as {others[0]}, and only safetensors files are read. Convert them: "
-                "load the model with transformers and call save_pretrained(folder, safe_serialization=True)."
-            )
-        raise ModelLoadError(f"{self.folder} holds no safetensors file. --load-format dummy makes random weights.")
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        head = file.read(8)
-        size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= size <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise ModelLoadError(f"{path} is not a safetensors file, or it is cut off: {_what_it_is(path)}.")
-        try:
-            header = json.loads(file.read(size))
-        except ValueError as error:
-            raise ModelLoadError(f"The header of {path} is damaged: {error}.") from error
-    if not isinstance(header, dict):
-        raise ModelLoadError(f"The header of {path} is damaged: it is not a JSON object.")
-    return header
-
-
-def _what_it_is(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
-        return "it is a Git LFS pointer, so the file itself was never fetched (git lfs pull)"
-    return f"it has {path.stat().st_size} bytes"
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """What the safetensors files hold, by name; raises ``ModelLoadError`` as ``find_tensors`` does."""
+        return find_tensors(self.folder)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -175,7 +128,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no narrower type
-        raise ModelLoadError(f"{path} cannot be read as a tokenizer ({error}): {_what_it_is(path)}.") from error
+        check_fetched(path)
+        size = path.stat().st_size
+        raise ModelLoadError(f"{path}, a file of {size:,} bytes, cannot be read as a tokenizer: {error}.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

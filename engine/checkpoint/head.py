@@ -174,8 +174,8 @@ def _num_labels(checkpoint: Checkpoint) -> int:
     elif isinstance(config.get("id2label"), dict):
         declared, field = len(config["id2label"]), "id2label"
     names = checkpoint.family.head_tensors
-    shapes = [checkpoint.files.shape_of(name) for name in names] if checkpoint.has_weights else []
-    stored = next((shape[0] for shape in shapes if shape), None)
+    tensors = checkpoint.files.tensors if checkpoint.has_weights else {}
+    stored = next((tensors[name].shape[0] for name in names if name in tensors and tensors[name].shape), None)
     if checkpoint.has_weights and stored is None:
         raise ModelLoadError(
             f"{checkpoint.label} calls itself {checkpoint.config['architectures'][0]}, but its files hold no "

@@ -35,8 +35,8 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
     tokenizer_folder = resolve_folder(config.tokenizer, config.tokenizer_revision) if config.tokenizer else folder
     files = CheckpointFiles(folder, config.model)
     has_weights = config.load_format != "dummy"
-    if has_weights:
-        files.check_weights()
+    if has_weights and not files.tensors:
+        raise ModelLoadError(f"{folder}: its safetensors files hold no tensors.")
     hf_config = apply_overrides(files.config, config.hf_overrides)
     family, task, architecture = _family(hf_config, folder)
     recipe, place = find_recipe(hf_config["model_type"], files.evidence) or (None, "")

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from engine.backends.loading import safetensors_file
-from engine.backends.loading.safetensors_file import TensorReader, find_tensors, read_header
+from engine.backends.loading.safetensors_file import TensorReader, find_tensors
+from engine.checkpoint import safetensors_header
 from engine.errors import ModelLoadError
 
 TENSORS = {
@@ -34,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 def read_all(path: Path) -> dict[str, torch.Tensor]:
     found = {}
     with TensorReader() as reader:
-        for name, info in read_header(path).items():
+        for name, info in find_tensors(path.parent).items():
             runs = [run.clone() for _, run in reader.rows(info)]
             found[name] = torch.cat(runs).view(info.shape) if runs else torch.empty(info.shape, dtype=info.dtype)
     return found
@@ -57,7 +58,7 @@ def test_reads_only_the_rows_asked_for(file: Path, monkeypatch) -> None:
         safetensors_file.os, "preadv", lambda fd, views, at: asked.append(len(views[0])) or preadv(fd, views, at)
     )
     with TensorReader() as reader:
-        runs = [(first, run.clone()) for first, run in reader.rows(read_header(file)["matrix"], 2, 4)]
+        runs = [(first, run.clone()) for first, run in reader.rows(find_tensors(file.parent)["matrix"], 2, 4)]
     assert len(runs) == 1
     assert runs[0][0] == 2
     assert torch.equal(runs[0][1], TENSORS["matrix"][2:4])
@@ -65,7 +66,7 @@ def test_reads_only_the_rows_asked_for(file: Path, monkeypatch) -> None:
 
 
 def test_a_file_that_shrinks_while_it_is_read(file: Path) -> None:
-    info = max(read_header(file).values(), key=lambda info: info.offset + info.num_bytes)
+    info = max(find_tensors(file.parent).values(), key=lambda info: info.offset + info.num_bytes)
     with file.open("r+b") as stream:
         stream.truncate(info.offset + 1)
     with TensorReader() as reader, pytest.raises(ModelLoadError, match=r"model\.safetensors .* ended at byte [\d,]+"):
@@ -180,7 +181,7 @@ def test_index_that_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
 def test_formats_that_run_code_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(ModelLoadError, match=rf"weights in {name}.*Only safetensors.*save_pretrained"):
+    with pytest.raises(ModelLoadError, match=rf"weights as {name}.*only safetensors.*save_pretrained"):
         find_tensors(tmp_path)
 
 
@@ -193,5 +194,9 @@ def test_other_names(tmp_path: Path, file: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match=r"no model\.safetensors"):
+    with pytest.raises(ModelLoadError, match=r"neither model\.safetensors"):
         find_tensors(tmp_path)
+
+
+def test_each_dtype_of_the_headers_can_be_loaded() -> None:
+    assert {name: dtype.itemsize for name, dtype in safetensors_file.DTYPES.items()} == safetensors_header.ITEM_BYTES
