@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
-from engine.backends.npu import memory
+from engine.backends.npu import faults, memory
 from engine.backends.npu.environment import VISIBLE_DEVICES, why_unavailable
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
@@ -126,7 +126,11 @@ class NpuBackend(Backend):
         self._npu.empty_cache()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        return super().is_out_of_memory(error) or "out of memory" in str(error)
+        return faults.is_out_of_memory(error)
+
+    def is_lost(self, error: BaseException) -> bool:
+        """After a fault of the device every later call of this process fails."""
+        return faults.lost_code(error) is not None
 
     def upload(
         self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device

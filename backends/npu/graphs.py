@@ -8,32 +8,47 @@ real rows cannot notice them.
 The attention's **host lengths are baked in** at capture; ``NPUGraph.update`` replaces them before each replay. It works
 on a stream of its own, so it must not run while an earlier replay still has to read the old ones. Steps that keep keys
 run as they are (their writes have no fixed shape), and so does a shape when it is met for the first time.
+
+Graphs are an addition: whatever goes wrong while one is captured or replayed is logged, the step runs as it is, and so
+do all later ones. The first replay of each graph is compared with the same step run without.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch_npu
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from engine.backends.kv_pool import KVPool
+from engine.backends.npu.faults import first_line, lost_code
 from engine.backends.packed_batch import PackedBatch
 from engine.kernels.npu.attention import FIA_MAX_TOKENS, PLAN, NotCapturableError
 from engine.kernels.npu.plan import AttentionPlan, Call, HostPlan, make_plan
 from engine.kernels.ops import AttentionMeta
 
+logger = logging.getLogger(__name__)
 TOKEN_BUCKETS = (128, 256, 512, 1024, 2048)
 """Above about two thousand tokens a step is bound by its products, not by launches."""
 MIN_SEGMENTS = 8
 MIN_POOL_ROWS = 64
 MAX_GRAPHS = 24
 MEETINGS_BEFORE_CAPTURE = 2
+REPLAY_TOLERANCE = 0.05
+"""Of the logits of a graph's first replay, relative to the larger of 1 and the logit: the kernels are the same, so what
+differs more is another computation."""
 
 Forward = Callable[[PackedBatch, KVPool], torch.Tensor]
+
+
+class WrongReplayError(Exception):
+    """A replay gave other values than the step without the graph."""
 
 
 def _power_of_two(at_least: int, smallest: int) -> int:
@@ -106,13 +121,15 @@ class CapturedStep:
 
     def _capture(self, forward: Forward, batch: PackedBatch, pool: KVPool, memory: object) -> None:
         self._fill(batch)
-        forward(self._static(batch), pool)  # libraries choose kernels and workspaces outside of the capture
+        # Libraries choose kernels and workspaces outside of the capture; and its values are what a replay must give.
+        self._expected = forward(self._static(batch), pool).clone()
         self._order.clear()
         torch_npu.npu.synchronize()
         # Only this thread's waiting would break the capture; another may be waiting for an earlier step's values.
-        with torch_npu.npu.graph(
+        recording = torch_npu.npu.graph(
             self._graph, pool=memory, auto_dispatch_capture=True, capture_error_mode="thread_local"
-        ):
+        )
+        with _restored(self._graph), recording:
             self._output = forward(self._static(batch), pool)
         self._done.record()
 
@@ -127,6 +144,15 @@ class CapturedStep:
         self._graph.replay()
         self._done.record()
         return self._output[: batch.num_reads].clone()  # the next replay overwrites it
+
+    def check(self, batch: PackedBatch) -> None:
+        """Replay the step that was captured; raises ``WrongReplayError`` unless it gives what it gave without."""
+        got, expected = self.replay(batch).float().cpu(), self._expected[: batch.num_reads].float().cpu()
+        apart = (got - expected).abs() / expected.abs().clamp_min(1.0)
+        if not bool((apart <= REPLAY_TOLERANCE).all()):  # NaN is not less than anything
+            raise WrongReplayError(
+                f"a logit of the first replay is {float(apart.max()):.3g} away from the step without"
+            )
 
     def _fill(self, batch: PackedBatch) -> None:
         """Lay the step into the buffers; what is left of an earlier step behind it is as good as any padding."""
@@ -169,6 +195,23 @@ class CapturedStep:
         )
 
 
+@contextmanager
+def _restored(graph: torch_npu.npu.NPUGraph) -> Iterator[None]:
+    """What ``torch_npu.npu.graph`` forgets when the end of a capture fails: the stream, and its dispatch mode.
+
+    Left on, the mode makes each attention call wait for an event that nobody records.
+    """
+    before = torch_npu.npu.current_stream()
+    try:
+        yield
+    except BaseException:
+        torch_npu.npu.set_stream(before)
+        mode = _get_current_dispatch_mode()
+        if mode is not None and mode == getattr(graph, "graph_dispatch_mode", None):
+            mode.__exit__(None, None, None)
+        raise
+
+
 class StepGraphs:
     """A model's forward function with graphs for the small steps that come often."""
 
@@ -176,7 +219,7 @@ class StepGraphs:
         self.forward = forward
         self.graphs: OrderedDict[GraphShape, CapturedStep] = OrderedDict()
         self._met: Counter[GraphShape] = Counter()
-        self._memory = torch_npu.npu.graph_pool_handle()
+        self._memory: object = None
         self._why_disabled: str | None = None
         self.num_replays = 0
 
@@ -184,13 +227,19 @@ class StepGraphs:
         shape = self._shape(batch)
         if shape is None:
             return self.forward(batch, pool)
-        if shape not in self.graphs:
-            self._met[shape] += 1
-            if self._met[shape] < MEETINGS_BEFORE_CAPTURE or not self._capture(shape, batch, pool):
-                return self.forward(batch, pool)
-        self.graphs.move_to_end(shape)
-        self.num_replays += 1
-        return self.graphs[shape].replay(batch)
+        try:
+            values = self._replay(shape, batch, pool)
+        except NotCapturableError as reason:
+            self._why_disabled = str(reason)
+        except Exception as error:
+            # Whatever it is, the step can do without the graph; only a lost device cannot.
+            if lost_code(error) is not None:
+                raise
+            self._disable(error)
+        else:
+            if values is not None:
+                return values
+        return self.forward(batch, pool)
 
     def note(self) -> str:
         if self._why_disabled is not None:
@@ -205,12 +254,29 @@ class StepGraphs:
             return None
         return GraphShape.for_step(host_plan(batch.attention))
 
-    def _capture(self, shape: GraphShape, batch: PackedBatch, pool: KVPool) -> bool:
-        try:
-            self.graphs[shape] = CapturedStep(shape, self.forward, batch, pool, self._memory)
-        except NotCapturableError as reason:
-            self._why_disabled = str(reason)
-            return False
+    def _replay(self, shape: GraphShape, batch: PackedBatch, pool: KVPool) -> torch.Tensor | None:
+        """The step's values; None if its shape is not worth a graph yet."""
+        if shape not in self.graphs:
+            self._met[shape] += 1
+            if self._met[shape] < MEETINGS_BEFORE_CAPTURE:
+                return None
+            self._capture(shape, batch, pool)
+        self.graphs.move_to_end(shape)
+        self.num_replays += 1
+        return self.graphs[shape].replay(batch)
+
+    def _capture(self, shape: GraphShape, batch: PackedBatch, pool: KVPool) -> None:
+        if self._memory is None:
+            self._memory = torch_npu.npu.graph_pool_handle()
+        captured = CapturedStep(shape, self.forward, batch, pool, self._memory)
+        captured.check(batch)
+        self.graphs[shape] = captured
         if len(self.graphs) > MAX_GRAPHS:
             self.graphs.popitem(last=False)
-        return True
+
+    def _disable(self, error: Exception) -> None:
+        """Run every step as it is from now on."""
+        self._why_disabled = f"capture or replay failed ({first_line(error)}); --enforce-eager starts without"
+        logger.warning("no ACL graphs from here on: %s", self._why_disabled)
+        self.graphs.clear()
+        self._met.clear()

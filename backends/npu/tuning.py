@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from engine.backends.base import OutOfMemory
+from engine.backends.npu.faults import first_line, lost_code
 from engine.backends.npu.graphs import MEETINGS_BEFORE_CAPTURE, StepGraphs
 
 TimeStep = Callable[[Sequence[int]], float]
@@ -17,6 +19,7 @@ GOOD_ENOUGH = 0.97
 
 
 def tune(time_step: TimeStep, largest: int, graphs: StepGraphs | None) -> tuple[int, tuple[str, ...]]:
+    """See ``Backend.tune``. A step that fails ends the measuring, not the start: the budget is one that was run."""
     notes = []
     if graphs is not None:
         for num_documents in SMALL_CALLS:
@@ -24,20 +27,26 @@ def tune(time_step: TimeStep, largest: int, graphs: StepGraphs | None) -> tuple[
             for _ in range(MEETINGS_BEFORE_CAPTURE if sum(lengths) <= largest else 0):
                 time_step(lengths)
         notes.append(graphs.note())
-    budget = _choose_budget(time_step, largest)
-    if budget != largest:
-        notes.append(f"token budget {budget}: {GOOD_ENOUGH:.0%} of the best measured rate or more")
-    return budget, tuple(notes)
+    budget, note = _choose_budget(time_step, largest)
+    return budget, (*notes, note) if note else tuple(notes)
 
 
-def _choose_budget(time_step: TimeStep, largest: int) -> int:
+def _choose_budget(time_step: TimeStep, largest: int) -> tuple[int, str | None]:
     sizes = [size for size in SIZES if size <= largest]
     if len(sizes) < 2:
-        return largest
-    rates = {}
+        return largest, None
+    rates: dict[int, float] = {}
     for size in sizes:
         lengths = [PREFIX, *[DOCUMENT] * ((size - PREFIX) // DOCUMENT)]
-        time_step(lengths)
-        rates[size] = sum(lengths) / min(time_step(lengths), time_step(lengths))
+        try:
+            time_step(lengths)
+            rates[size] = sum(lengths) / min(time_step(lengths), time_step(lengths))
+        except (RuntimeError, MemoryError, OutOfMemory) as error:
+            if not rates or lost_code(error) is not None:
+                raise
+            return max(rates), f"token budget {max(rates)}: a step of {size} tokens failed ({first_line(error)})"
     best = max(rates.values())
-    return next(size for size in sizes if rates[size] >= GOOD_ENOUGH * best)
+    budget = next(size for size in sizes if rates[size] >= GOOD_ENOUGH * best)
+    return budget, None if budget == largest else (
+        f"token budget {budget}: {GOOD_ENOUGH:.0%} of the best measured rate or more"
+    )

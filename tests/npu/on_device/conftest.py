@@ -54,7 +54,7 @@ if _is_wanted:
             monkeypatch.setattr(simulator, "memory_bytes", simulator.memory_bytes)
             monkeypatch.setattr(simulator.thread, "current_device", 0)
             yield
-            simulator.graph = None
+            simulator.graph, simulator.lost = None, None
             with suppress(RuntimeError):  # a test may have left a mistake in the queue, on purpose
                 simulator.finish()
             simulator.queue.clear()

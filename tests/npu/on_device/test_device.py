@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,6 +172,44 @@ class TestGraph:
     def test_replay_before_capture(self) -> None:
         with pytest.raises(RuntimeError, match="never captured"):
             torch_npu.npu.NPUGraph().replay()
+
+    def test_a_capture_that_fails_at_its_end_leaves_its_stream_and_its_mode(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch_npu.simulator, "capture_error", "capture_end failed, error code is 107025")
+        x = torch.ones(3, device="npu")
+        before, graph = torch_npu.npu.current_stream(), torch_npu.npu.NPUGraph()
+        with (
+            pytest.raises(RuntimeError, match="107025"),
+            torch_npu.npu.graph(graph, auto_dispatch_capture=True),
+        ):
+            x.add_(1)
+        assert torch_npu.npu.current_stream() is not before
+        attention = TestAttentionInGraphs()
+        half, mask = torch.randn(6, 1, 128, device="npu").half(), torch.ones(2048, 2048).triu(1).bool().to("npu")
+        with pytest.raises(RuntimeError, match="waits for ever"):
+            attention.attend(half, mask, [3, 6])
+        torch_npu.npu.set_stream(before)
+        graph.graph_dispatch_mode.__exit__(None, None, None)
+        attention.attend(half, mask, [3, 6])
+
+    def test_a_replay_that_is_told_to_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph, _ = self.capture(torch.ones(3, device="npu"))
+        monkeypatch.setattr(torch_npu.simulator, "replay_error", "error code is 107003")
+        with pytest.raises(RuntimeError, match="107003"):
+            graph.replay()
+
+
+def test_after_a_fault_nothing_works_any_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "fault"
+    file.write_text("507015")
+    monkeypatch.setenv("NPU_SIMULATOR_FAULT_FILE", str(file))
+    x = torch.ones(3, device="npu")
+    for use in (torch_npu.npu.synchronize, x.cpu, lambda: x + 1, lambda: torch.ones(3, device="npu") + 1):
+        with pytest.raises(RuntimeError, match="error code is 507015"):
+            use()
+    assert not file.exists()  # it happens once; the next process has a working device
+    torch_npu.simulator.lost = None
 
 
 class TestAttentionInGraphs:

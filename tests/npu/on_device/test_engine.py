@@ -35,10 +35,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint: Path) -> Iterator[ServerProcess]:
+def fault_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """When a test makes it, the simulated device of the server fails."""
+    return tmp_path_factory.mktemp("faults") / "fault"
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path, fault_file: Path) -> Iterator[ServerProcess]:
     """The command of the vllm-ascend tutorial, and ``--device npu``."""
     flags = ("--host", "127.0.0.1", "--hf_overrides", json.dumps(QWEN3_OVERRIDES), "--device", "npu")
-    with ServerProcess(checkpoint, *flags, *SMALL_STEPS, "--executor", "mp") as running:
+    environment = {"NPU_SIMULATOR_FAULT_FILE": str(fault_file)}
+    with ServerProcess(checkpoint, *flags, *SMALL_STEPS, "--executor", "mp", environment=environment) as running:
         yield running
 
 
@@ -62,6 +69,17 @@ def test_a_dead_worker_costs_no_answer(server: ServerProcess, checkpoint: Path) 
     assert [entry["relevance_score"] for entry in after] == pytest.approx(
         [entry["relevance_score"] for entry in before], abs=BFLOAT16
     )
+
+
+def test_a_fault_of_the_device_costs_no_answer(server: ServerProcess, fault_file: Path) -> None:
+    """The worker ends, since its device fails for ever, and another one computes the call again."""
+    body = {"query": QUERY, "documents": TEXTS[:6]}
+    before = server.post("/v1/rerank", body).json()["results"]
+    fault_file.write_text("507018")
+    after = server.post("/v1/rerank", body).json()["results"]
+    assert not fault_file.exists()
+    assert [entry["index"] for entry in after] == [entry["index"] for entry in before]
+    assert any("restarting the worker" in line for line in server.log), server.log
 
 
 def test_the_tutorials_offline_script(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ that runs here has only speed left to be surprised by on hardware. The documenta
 What it does not model: several streams running at once, strides of internal formats, timing.
 
 Environment: ``NPU_SIMULATOR_SOC`` (``Ascend910B3``, ``Ascend310P3``), ``NPU_SIMULATOR_DEVICES``,
-``NPU_SIMULATOR_MEMORY`` (bytes), ``NPU_SIMULATOR_CANN=missing`` (fail as an installation without CANN does).
+``NPU_SIMULATOR_MEMORY`` (bytes), ``NPU_SIMULATOR_CANN=missing`` (fail as an installation without CANN does),
+``NPU_SIMULATOR_CAPTURE_ERROR`` and ``NPU_SIMULATOR_REPLAY_ERROR`` (what captures and replays raise),
+``NPU_SIMULATOR_FAULT_FILE`` (when the host waits and this file is there, the device fails with the number in it).
 """
 
 import os

@@ -6,11 +6,10 @@ Strict where a real graph would hang, read stale memory or silently use old leng
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from torch_npu._state import state
@@ -22,8 +21,21 @@ _UPDATABLE = {
 _NO_GRAPH = ("npu::npu_fusion_attention",)
 
 
+class _GraphDispatchMode(TorchDispatchMode):
+    """On while a graph is captured; it puts a wait for an event before each operator that can be updated.
+
+    A capture that fails at its end leaves it on, so that the next such operator waits for an event of no graph.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().partition(".")[0] in _UPDATABLE and state.graph is None:
+            raise RuntimeError("this waits for ever: the dispatch mode of a failed capture is still on")
+        return func(*args, **(kwargs or {}))
+
+
 class NPUGraph:
     def __init__(self) -> None:
+        self.graph_dispatch_mode = _GraphDispatchMode()
         self.auto_dispatch_capture = False
         self.calls: list[list[Any]] = []
         self.updatable: list[list[Any]] = []
@@ -62,6 +74,9 @@ class NPUGraph:
     def replay(self) -> None:
         if not self.captured:
             raise RuntimeError("replay of a graph that was never captured")
+        if state.replay_error is not None:
+            raise RuntimeError(state.replay_error)
+        state.check_alive()
         if self.updatable and not self.updated:
             raise RuntimeError("replay would wait for ever: every replay needs one update of the attention lengths")
         self.updated, self.in_flight = False, True
@@ -98,24 +113,42 @@ def _overwrite(old: Any, new: Any) -> None:
             target.copy_(value)
 
 
-@contextmanager
-def graph(
-    npu_graph: NPUGraph,
-    pool: Any = None,
-    stream: Any = None,
-    auto_dispatch_capture: bool = False,
-    capture_error_mode: str = "global",
-) -> Iterator[None]:
-    state.finish()
-    npu_graph.auto_dispatch_capture = auto_dispatch_capture
-    state.graph = npu_graph
-    state.graph_thread = threading.get_ident() if capture_error_mode == "thread_local" else None
-    try:
-        yield
-    finally:
+class graph:
+    """A class, and with the order of the real one: what fails at the end leaves the stream and the mode as they are."""
+
+    def __init__(
+        self,
+        npu_graph: NPUGraph,
+        pool: Any = None,
+        stream: Any = None,
+        auto_dispatch_capture: bool = False,
+        capture_error_mode: str = "global",
+    ) -> None:
+        from torch_npu.npu import Stream
+        from torch_npu.npu import stream as current
+
+        npu_graph.auto_dispatch_capture = auto_dispatch_capture
+        self.npu_graph, self.capture_error_mode = npu_graph, capture_error_mode
+        self.stream_context = current(stream or Stream())
+
+    def __enter__(self) -> None:
+        state.finish()
+        self.stream_context.__enter__()
+        if self.npu_graph.auto_dispatch_capture:
+            self.npu_graph.graph_dispatch_mode.__enter__()
+        state.graph = self.npu_graph
+        state.graph_thread = threading.get_ident() if self.capture_error_mode == "thread_local" else None
+
+    def __exit__(self, *error: Any) -> None:
         state.graph = None
-    npu_graph.poison()
-    npu_graph.captured = True
+        if state.capture_error is not None:
+            raise RuntimeError(state.capture_error)
+        if error[0] is None:
+            self.npu_graph.poison()
+            self.npu_graph.captured = True
+        if self.npu_graph.auto_dispatch_capture:
+            self.npu_graph.graph_dispatch_mode.__exit__(*error)
+        self.stream_context.__exit__(*error)
 
 
 def graph_pool_handle() -> tuple[int, int]:

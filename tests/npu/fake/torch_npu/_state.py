@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,11 @@ class State:
     queue: deque[tuple[int, Callable[[], object]]] = field(default_factory=deque)
     """Work that the host may not rely on before it synchronises, in order."""
     sequence: int = 0
+    lost: str | None = None
+    """Number of the fault after which nothing works any more in this process."""
+    capture_error: str | None = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_CAPTURE_ERROR"))
+    """What the end of each capture raises."""
+    replay_error: str | None = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_REPLAY_ERROR"))
     pinned: weakref.WeakValueDictionary[int, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
 
     @property
@@ -69,9 +75,26 @@ class State:
         """Everything queued up to sequence number ``until`` is done; what was promised for then happens now."""
         if self.graph is not None and self.graph_thread in (None, threading.get_ident()):
             raise RuntimeError("the host waited for the device during graph capture")
+        self._break_if_asked()
+        self.check_alive()
         with self.lock, torch.inference_mode():  # targets may have been made in it
             while self.queue and (until is None or self.queue[0][0] <= until):
                 self.queue.popleft()[1]()
+
+    def check_alive(self) -> None:
+        """After a fault every call fails with the number of the first one, until the process ends."""
+        if self.lost is not None:
+            raise RuntimeError(
+                f"synchronize:NPUStream.cpp:87 NPU function error: aclrtSynchronizeStream, error code is {self.lost}\n"
+                "[ERROR] The device of the simulator is lost"
+            )
+
+    def _break_if_asked(self) -> None:
+        """A fault happens once, when the file named by the environment is there; it holds the fault's number."""
+        name = os.environ.get("NPU_SIMULATOR_FAULT_FILE")
+        if name and (file := Path(name)).exists():
+            self.lost = file.read_text().strip()
+            file.unlink()
 
     @contextmanager
     def kernel(self) -> Iterator[None]:

@@ -54,6 +54,7 @@ class NpuTensor(torch.Tensor):
 def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     """Run one operator on the device."""
     name = func.name().partition(".")[0]
+    state.check_alive()
     if _is_composite(func.name()):
         return func.decompose(*args, **kwargs)  # under inference_mode torch hands these over whole
     leaves, spec = tree_flatten((args, kwargs))

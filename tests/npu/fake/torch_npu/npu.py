@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -188,12 +186,16 @@ def set_stream(stream: Stream) -> None:
     _streams[-1] = stream
 
 
-@contextmanager
-def stream(stream: Stream | None) -> Iterator[None]:
-    _streams.append(stream or current_stream())
-    try:
-        yield
-    finally:
+class stream:
+    """The current stream within a ``with``."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self.stream = stream or current_stream()
+
+    def __enter__(self) -> None:
+        _streams.append(self.stream)
+
+    def __exit__(self, *error: Any) -> None:
         _streams.pop()
 
 
