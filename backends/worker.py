@@ -14,10 +14,10 @@ import torch
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.group import LOADING_TIMEOUT_S, Group, meet
 from engine.backends.loading.adapter_files import load_adapters
-from engine.backends.loading.compressed_tensors import CompressedScheme, Dequantizer, read_scheme
+from engine.backends.loading.checkpoint import Checkpoint, open_model
 from engine.backends.loading.fit import check_fit
 from engine.backends.loading.parameters import Parameters
-from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights, open_checkpoint
+from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights
 from engine.backends.measure.profiler import Profiler
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
@@ -134,14 +134,12 @@ class Worker:
         self, backend: Backend, device: torch.device, dtype: torch.dtype
     ) -> tuple[Parameters, Model, Adapters | None, tuple[str, ...]]:
         family = find_family(self.spec.model_type)
-        is_dummy = self.config.model.load_format == "dummy"
-        scheme = None if is_dummy else read_scheme(self.spec.path, self.spec.config)
-        quantization, notes = _choose_quantization(self.config, scheme, backend, dtype)
-        tensors, dequantizer = None, Dequantizer(self.spec.path, None, {})
-        if not is_dummy:
-            stored = open_checkpoint(self.spec.path, family.CHECKPOINT_PREFIX)
-            dequantizer = Dequantizer(self.spec.path, scheme, stored)
-            tensors = dequantizer.weights
+        checkpoint = None
+        if self.config.model.load_format != "dummy":
+            checkpoint = open_model(self.spec.path, self.spec.config, family.CHECKPOINT_PREFIX)
+        quantization, notes = _choose_quantization(self.config, checkpoint, backend, dtype)
+        tensors = None if checkpoint is None else checkpoint.tensors
+        if tensors is not None:
             limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
             size = self.group.size
             check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities, size)
@@ -162,8 +160,8 @@ class Worker:
             draw_on = device if backend.capabilities.draws_random_numbers else "cpu"
             make_up_weights(params.slots, self.config.model.seed, draw_on)
         else:
-            check_tensors(self.spec.path, params.slots, tensors, quantized=dequantizer.scales)
-            load_weights(params.slots, tensors, dequantizer.widen)
+            check_tensors(self.spec.path, params.slots, tensors)
+            load_weights(params.slots, tensors)
         params.slots.clear()
         model.finish()
         adapters = self._load_adapters(adapter_ops, model, params, family.CHECKPOINT_PREFIX) if adapter_ops else None
@@ -195,16 +193,19 @@ class Worker:
 
 
 def _choose_quantization(
-    config: EngineConfig, scheme: CompressedScheme | None, backend: Backend, dtype: torch.dtype
+    config: EngineConfig, checkpoint: Checkpoint | None, backend: Backend, dtype: torch.dtype
 ) -> tuple[str | None, tuple[str, ...]]:
     """As asked; else as the checkpoint is stored, if the device computes in that format; with a note."""
     asked = config.model.quantization
-    if asked is not None or scheme is None:
+    if checkpoint is None or checkpoint.format is None:
         return asked, ()
-    chosen = backend.quantization_for(scheme.quantization, dtype)
+    stored = checkpoint.format.runs_in
+    chosen = asked if asked is not None or stored is None else backend.quantization_for(stored, dtype)
     width = str(dtype).removeprefix("torch.")
-    how = f"computed in {chosen}" if chosen else f"widened to {width}, since this device does not compute in it"
-    return chosen, (f"the checkpoint is quantised to {scheme.quantization}: {how}",)
+    reason = ", since this device does not compute in it" if stored is not None and asked is None else ""
+    how = f"computed in {chosen}" if chosen else f"widened to {width}{reason}"
+    words = f"{checkpoint.format.words} ({checkpoint.bits_per_weight:.2f} bits a weight)"
+    return chosen, (f"the checkpoint is quantised: {words}: {how}",)
 
 
 def _choose_dtype(config: EngineConfig, spec: ModelSpec, backend: Backend) -> str:

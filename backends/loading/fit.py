@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from engine.backends.base import Capabilities
-from engine.backends.loading.safetensors_file import TensorInfo
+from engine.backends.loading.source import Shaped
 from engine.errors import DeviceError
 
 GB = 1e9
@@ -17,7 +17,7 @@ QUANTIZED_BYTES = {"int16": 2, "int8": 1, "fp8": 1, "w8a8": 1}
 
 
 def weight_bytes(
-    tensors: Mapping[str, TensorInfo], dtype: torch.dtype, quantization: str | None, keeps_narrow: bool
+    tensors: Mapping[str, Shaped], dtype: torch.dtype, quantization: str | None, keeps_narrow: bool
 ) -> int:
     """What the weights take on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
 
@@ -37,7 +37,7 @@ def weight_bytes(
 
 def check_fit(
     name: str,
-    tensors: Mapping[str, TensorInfo],
+    tensors: Mapping[str, Shaped],
     dtype: torch.dtype,
     quantization: str | None,
     limit: int,
@@ -67,7 +67,7 @@ def check_fit(
 
 
 def _alternatives(
-    tensors: Mapping[str, TensorInfo], dtype: torch.dtype, capabilities: Capabilities
+    tensors: Mapping[str, Shaped], dtype: torch.dtype, capabilities: Capabilities
 ) -> Iterator[tuple[str, int]]:
     keeps_narrow = capabilities.keeps_narrow_weights
     for other in capabilities.dtypes:

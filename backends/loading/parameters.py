@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.backends.group import Group
-from engine.backends.loading.safetensors_file import TensorInfo
+from engine.backends.loading.source import Shaped
 from engine.kernels.ops import LinearWeight, Ops
 
 
@@ -80,7 +80,7 @@ class Parameters:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        tensors: Mapping[str, TensorInfo] | None,
+        tensors: Mapping[str, Shaped] | None,
         keep_narrow_tables: bool = False,
         group: Group | None = None,
     ) -> None:

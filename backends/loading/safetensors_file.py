@@ -26,6 +26,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -49,6 +50,12 @@ class TensorInfo:
     @property
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def rows(
+        self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """As ``Source.rows``: in the dtype of the file."""
+        return reader.rows(self, first, last, columns)
 
 
 def find_tensors(folder: Path) -> dict[str, TensorInfo]:

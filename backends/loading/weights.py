@@ -10,7 +10,7 @@ import math
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from engine.backends.loading.parameters import Slot
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
+from engine.backends.loading.source import Shaped, Source
 from engine.errors import ModelLoadError
 from engine.ranges import Range, append_range
 
@@ -41,10 +42,8 @@ def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
     return tensors
 
 
-def check_tensors(
-    folder: str, slots: Sequence[Slot], tensors: Mapping[str, TensorInfo], quantized: Collection[str] = ()
-) -> None:
-    """Every wanted tensor is there in the right shape, and nothing is left over. ``quantized``: they have scales."""
+def check_tensors(folder: str, slots: Sequence[Slot], tensors: Mapping[str, Shaped]) -> None:
+    """Every wanted tensor is there in the right shape and gives numbers, and nothing is left over."""
     wanted = {slot.name: slot.shape for slot in slots}
     missing = [f"{name} {_size(shape)}" for name, shape in wanted.items() if name not in tensors]
     wrong = [
@@ -58,7 +57,7 @@ def check_tensors(
     narrow = [
         f"{name} {str(info.dtype).removeprefix('torch.')}"
         for name, info in tensors.items()
-        if name in wanted and name not in quantized and not (info.dtype.is_floating_point and info.dtype.itemsize >= 2)
+        if name in wanted and not (info.dtype.is_floating_point and info.dtype.itemsize >= 2)
     ]
     problems = [
         f"{len(names)} {title}: {', '.join(names[:NUM_NAMED])}{', ...' if len(names) > NUM_NAMED else ''}"
@@ -66,7 +65,7 @@ def check_tensors(
             ("missing", missing),
             ("of the wrong shape", wrong),
             ("not part of this model", extra),
-            ("quantised, which this loader does not read; use the original checkpoint", narrow),
+            ("quantised, but nothing says how; use the original checkpoint", narrow),
         )
         if names
     ]
@@ -101,19 +100,21 @@ def _wanted_rows(slots: Sequence[Slot]) -> list[Range]:
     return wanted
 
 
-def _num_bytes(info: TensorInfo, takers: Sequence[Slot]) -> int:
+def _num_bytes(source: Source, takers: Sequence[Slot]) -> int:
     """What will be read of a tensor."""
-    num_rows, columns = sum(length for _, length in _wanted_rows(takers)), takers[0].columns
-    width = math.prod(info.shape[1:]) if columns is None else len(columns)
-    return num_rows * width * info.dtype.itemsize
+    num_rows = sum(length for _, length in _wanted_rows(takers))
+    return round(num_rows * _bytes_per_row(source, takers[0].columns))
 
 
-def load_weights(
-    slots: Sequence[Slot],
-    tensors: Mapping[str, TensorInfo],
-    widen: Callable[[str, int, torch.Tensor], torch.Tensor] = lambda name, first, rows: rows,
-) -> None:
-    """Fill every slot from the files, through ``widen``; a progress bar in bytes when somebody watches."""
+def _bytes_per_row(source: Source, columns: range | None) -> float:
+    """In the file."""
+    num_rows = source.shape[0] if source.shape else 1
+    share = 1.0 if columns is None else len(columns) / math.prod(source.shape[1:])
+    return share * source.num_bytes / max(1, num_rows)
+
+
+def load_weights(slots: Sequence[Slot], tensors: Mapping[str, Source]) -> None:
+    """Fill every slot from the files; a progress bar in bytes when somebody watches."""
     readings = sorted(
         _by_reading(slots).items(), key=lambda item: (tensors[item[0][0]].file, tensors[item[0][0]].offset)
     )
@@ -121,12 +122,13 @@ def load_weights(
     bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
     with TensorReader() as reader, bar:
         for (name, columns), takers in readings:
+            source = tensors[name]
+            bytes_per_row = _bytes_per_row(source, columns)
             for first, length in _wanted_rows(takers):
-                for start, run in reader.rows(tensors[name], first, first + length, columns):
-                    wide = widen(name, start, run)
+                for start, run in source.rows(reader, first, first + length, columns):
                     for slot in takers:
-                        slot.take(start, wide)
-                    bar.update(run.nbytes)
+                        slot.take(start, run)
+                    bar.update(round(len(run) * bytes_per_row))
 
 
 def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | str = "cpu") -> None:

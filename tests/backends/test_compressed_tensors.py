@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.backends.base import Backend
 from engine.backends.cpu.backend import CpuBackend
-from engine.backends.loading.compressed_tensors import read_scheme
+from engine.backends.loading.checkpoint import open_model
 from engine.backends.loading.fit import check_fit
 from engine.backends.loading.safetensors_file import TensorInfo
 from engine.backends.worker import Worker
@@ -84,23 +84,26 @@ def test_weights_are_widened_exactly(tmp_path: Path, monkeypatch, kind: str, str
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quant_method": "gptq"}, "quantised with 'gptq'"),
-        ({"format": "pack-quantized"}, "format 'pack-quantized'"),
-        ({"weights": {"num_bits": 4}}, "'float', 'channel'"),
-        ({"weights": {"strategy": "group"}}, "'group'"),
-        ({"weights": {"symmetric": False}}, "False"),
-        ({"config_groups": {}}, "quantised with weights of"),
+        ({"quant_method": "spqr"}, "quantised with 'spqr'"),
+        ({"format": "marlin-24"}, "format 'marlin-24'"),
+        ({"weights": {"num_bits": 9}}, "'float', 'channel'"),
+        ({"weights": {"strategy": "token"}}, "'token'"),
+        ({"weights": {"type": "int"}}, "'int'"),
+        ({"config_groups": {}}, "without config_groups"),
         ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse"),
+        ({"transform_config": {"config_groups": {"R1": {}}}}, "rotated"),
     ],
 )
-def test_other_formats_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_other_formats_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    make_qwen3(tmp_path)
     with pytest.raises(ModelLoadError, match=words) as caught:
-        read_scheme("/m", {"quantization_config": settings("float", "channel", **changes)})
+        open_model(str(tmp_path), {"quantization_config": settings("float", "channel", **changes)}, "model.")
     assert "Use one of those, or the original checkpoint" in str(caught.value)
 
 
-def test_a_plain_checkpoint_has_no_scheme() -> None:
-    assert read_scheme("/m", {"quantization_config": None}) is None
+def test_a_plain_checkpoint_has_no_format(tmp_path: Path) -> None:
+    make_qwen3(tmp_path)
+    assert open_model(str(tmp_path), {"quantization_config": None}, "model.").format is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Quantised checkpoints, one file a format: which tensors belong together, and the numbers that they stand for."""

@@ -1,0 +1,39 @@
+"""Whole models: a quantised checkpoint gives the scores that its numbers, plain, give in transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine import LLM
+from tests.quantized.packers import quantize_folder
+from tests.quantized.reference_packages import COMPRESSED
+from tests.quantized.test_formats import LAYOUTS, PACKAGES
+from tests.support.checkpoints import make_qwen3, official_qwen3_scores
+
+QUERY = "How do plants make food?"
+DOCUMENTS = ["Photosynthesis turns light into sugar.", "The engine was repaired.", "Ein Satz auf Deutsch."]
+NAMES = [
+    "awq", "gptq act order", "gptq 8 bits", "auto-round", "fp8 blocks", "fp8 tensor", "modelopt nvfp4", "modelopt awq",
+    "hqq", "nf4 1", "int8", "pack-quantized-asymmetric", "mxfp4-pack-quantized",
+]  # fmt: skip
+
+
+def make(folder: Path, name: str, **changes: object) -> Path:
+    """The quantised checkpoint in ``folder``; returns its plain twin."""
+    shape = {"hidden": 128, "head_dim": 32, "intermediate": 192, "seed": 4} | changes
+    make_qwen3(folder, **shape)
+    return quantize_folder(folder, (LAYOUTS | PACKAGES)[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_those_of_the_same_numbers_in_transformers(tmp_path: Path, name: str) -> None:
+    twin = make(tmp_path / "m", name)
+    with LLM(str(tmp_path / "m"), device="cpu") as llm:
+        scores = [output.outputs.score for output in llm.score(QUERY, DOCUMENTS)]
+    assert scores == pytest.approx(official_qwen3_scores(twin, QUERY, DOCUMENTS), abs=1e-5)
+
+
+def test_every_scheme_is_tested_somewhere() -> None:
+    assert set(COMPRESSED) <= set(PACKAGES)
