@@ -21,8 +21,8 @@ from benchmarks.reliability.figures import Figure
 from engine.checkpoint.files import load_tokenizer
 from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
+from engine.entrypoints.serve.detect import Wishes, speakers_anywhere
 from engine.entrypoints.serve.dialects.base import RequestView
-from engine.entrypoints.serve.dialects.detect import rerank_speakers, score_dialect
 from engine.entrypoints.serve.dialects.fields import read_keys
 from engine.errors import EngineError
 from engine.inputs.processor import InputProcessor
@@ -127,9 +127,7 @@ def execute(body: bytes, encoder: Encoder) -> str:
     """What came of one body: ``call`` or the type of the error. Anything else is raised."""
     try:
         keys = read_keys(body)
-        dialect = rerank_speakers(keys, route=None, default=None, chosen=None, has_api_key=False).reader
-        if "text_1" in keys:
-            dialect = score_dialect(keys)
+        dialect = speakers_anywhere(keys, Wishes()).reader
         encoder.encode(dialect.parse(body, keys, VIEW).call)
     except EngineError as error:
         return error.type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,15 +13,9 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNames, ParsedCall, RequestView
-from engine.entrypoints.serve.dialects.detect import (
-    RERANK,
-    Speakers,
-    by_name,
-    invocation_speakers,
-    rerank_speakers,
-    score_dialect,
-)
+from engine.entrypoints.serve.detect import COMMON, Speakers, Wishes, speakers_anywhere, speakers_on
+from engine.entrypoints.serve.dialect_registry import by_name
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths, path_text
 from engine.entrypoints.serve.dialects.fields import Keys, read_keys
 from engine.entrypoints.serve.errors import error_response, json_response
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
@@ -38,7 +33,7 @@ INLINE_BYTES = 32 * 1024
 
 _INDEXED = re.compile(r"(documents|instructions|queries|input)\[(\d+)\]")
 
-Detect = Callable[[Keys, Request], Speakers]
+Detect = Callable[[Keys, Wishes], Speakers]
 Handler = Callable[[Request], Any]
 
 
@@ -47,30 +42,13 @@ class CallHandler:
         self._service = service
         self._default = service.config.dialect
 
-    def rerank(self, route: Dialect | None = None) -> Handler:
-        """The handler of a path for rerank bodies; ``route``: the dialect that the path belongs to."""
+    def on_path_of(self, owner: Dialect) -> Handler:
+        """The handler of a path that belongs to ``owner``."""
+        return self._handler(partial(speakers_on, owner), COMMON if owner.task == "score" else owner)
 
-        def detect(keys: Keys, request: Request) -> Speakers:
-            return rerank_speakers(keys, route=route, default=self._default, **_said(request))
-
-        return self._handler(detect, route or RERANK)
-
-    def invocations(self) -> Handler:
-        def detect(keys: Keys, request: Request) -> Speakers:
-            return invocation_speakers(keys, default=self._default, **_said(request))
-
-        return self._handler(detect, RERANK)
-
-    def score(self) -> Handler:
-        def detect(keys: Keys, request: Request) -> Speakers:
-            dialect = score_dialect(keys)
-            return Speakers(dialect, dialect)
-
-        return self._handler(detect, RERANK)
-
-    def only(self, dialect: Dialect) -> Handler:
-        """The handler of a path that one dialect has for itself."""
-        return self._handler(lambda keys, request: Speakers(dialect, dialect), dialect)
+    def anything(self) -> Handler:
+        """The handler of the path that takes the bodies of all dialects."""
+        return self._handler(speakers_anywhere, COMMON)
 
     def _handler(self, detect: Detect, fallback: Dialect) -> Handler:
         async def handle(request: Request) -> Response:
@@ -80,15 +58,15 @@ class CallHandler:
 
     async def _handle(self, request: Request, detect: Detect, dialect: Dialect) -> Response:
         """``dialect`` shapes the errors of bodies that do not get far enough to show their own."""
-        names: FieldNames | None = None  # until the body is read, errors name its fields themselves
+        paths: TextPaths | None = None  # until the body is read, errors name its fields themselves
         try:
             check_media_type(request.headers)
             body = await request.body()
             keys = await self._off_loop(body, read_keys, body)
-            speakers = detect(keys, request)
+            speakers = detect(keys, self._wishes(request))
             dialect = speakers.answerer
             parsed = await self._off_loop(body, speakers.reader.parse, body, keys, self._view(request))
-            names = parsed.names
+            paths = parsed.text_paths
             self._take_request_id(request, parsed)
             self._check_unknown(parsed)
             lines = _wanted_lines(request, parsed.call)
@@ -96,14 +74,14 @@ class CallHandler:
                 return await self._stream(request, parsed.call, dialect, lines)
             work = self._service.score(parsed.call, request.state.request_id)
             result = await while_connected(work, request.receive, self._service.cut_off)
-            return self._answer(request, result, dialect, names)
+            return self._answer(request, result, dialect, paths)
         except (ClientGoneError, ClientDisconnect):
             self._service.metrics.cancelled.inc()
             return Response(status_code=499)
         except RecursionError:
             return self._failure(request, InvalidRequestError("The body is nested too deeply."), dialect)
         except EngineError as error:
-            return self._failure(request, in_callers_words(error, names) if names else error, dialect)
+            return self._failure(request, in_callers_words(error, paths) if paths else error, dialect)
         except Exception:
             # Whatever escapes is our bug: the log gets it all, the client only a number to quote.
             request_id = request.state.request_id
@@ -115,6 +93,11 @@ class CallHandler:
         caller = getattr(request.state, "caller", "") or (request.client.host if request.client else "")
         service = self._service
         return RequestView(request.scope["path"], request.headers, service.default_model, caller, service.label_tokens)
+
+    def _wishes(self, request: Request) -> Wishes:
+        said = [request.query_params.get("dialect"), *map(request.headers.get, DIALECT_HEADERS)]
+        names = [by_name(name).name for name in said if name is not None]  # a wrong one is an error wherever it stands
+        return Wishes(names[0] if names else None, self._default, request.headers)
 
     async def _off_loop(self, body: bytes, function: Callable[..., Any], *args: Any) -> Any:
         if len(body) <= INLINE_BYTES:
@@ -136,20 +119,20 @@ class CallHandler:
             raise InvalidRequestError(f"Unknown field {name!r} (the server runs with --strict).", param=name)
         self._service.metrics.unknown_fields.inc(len(parsed.unknown_fields))
 
-    def _answer(self, request: Request, result: CallResult, dialect: Dialect, names: FieldNames) -> Response:
+    def _answer(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         if result.errors:
-            return self._partly_failed(request, result, dialect, names)
+            return self._partly_failed(request, result, dialect, paths)
         headers = dialect.headers(result)
         if result.unscored:
             headers |= {"X-Partial": "true", "X-Unscored": str(len(result.unscored))}
         self._count(request, dialect, 200)
         return json_response(dialect.render(result), headers=headers)
 
-    def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, names: FieldNames) -> Response:
+    def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         """The answer as a whole is not what was asked for, so it is an error; the scores that exist are in it."""
         place, error = min(result.errors.items())
         error.param = error.param or f"documents[{place % max(1, len(result.call.documents))}]"
-        error = in_callers_words(error, names)
+        error = in_callers_words(error, paths)
         content = dialect.render_error(error, request.state.request_id)
         partial = msgspec.to_builtins(dialect.render(result))
         if isinstance(content, dict) and isinstance(partial, dict):
@@ -195,25 +178,18 @@ class CallHandler:
         self._service.metrics.calls.labels(request.scope["route"].path, dialect.name, str(status)).inc()
 
 
-def _said(request: Request) -> dict[str, Any]:
-    """What the caller says about the dialect outside the body."""
-    said = [request.query_params.get("dialect"), *map(request.headers.get, DIALECT_HEADERS)]
-    names = [by_name(name).name for name in said if name is not None]  # a wrong one is an error wherever it stands
-    return {"chosen": names[0] if names else None, "has_api_key": "api-key" in request.headers}
-
-
 def _wanted_lines(request: Request, call: RerankCall) -> Lines | None:
     if "application/x-ndjson" in request.headers.get("accept", ""):
         return Lines(event_stream=False)
     return Lines(event_stream=True) if call.stream else None
 
 
-def in_callers_words(error: EngineError, names: FieldNames) -> EngineError:
+def in_callers_words(error: EngineError, paths: TextPaths) -> EngineError:
     """An error that the service raised about its own lists, about the field that the caller sent."""
     param = error.param or ""
     match = _INDEXED.match(param)
     if match is None:
-        return renamed(error, names.query.format(0)) if param == "query" and isinstance(error, RequestError) else error
+        return renamed(error, path_text(paths.query)) if param == "query" and isinstance(error, RequestError) else error
     ours, index = match[1], int(match[2])
-    theirs = (names.query if ours == "queries" else names.document).format(index)
+    theirs = path_text(paths.query if ours == "queries" else paths.document, index)
     return renamed(error, theirs + (".instruction" if ours == "instructions" else "") + param[match.end() :])

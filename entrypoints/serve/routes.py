@@ -1,55 +1,23 @@
-"""Which path belongs to whom. Bodies decide more than paths do (``dialects/detect.py``), since gateways
-rewrite paths."""
+"""Every path and its handler. Each dialect says which paths are its own; bodies decide more than paths do
+(``detect.py``), since gateways rewrite paths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 
 from engine.entrypoints.serve.calls import DIALECT_HEADERS, CallHandler
+from engine.entrypoints.serve.detect import COMMON
+from engine.entrypoints.serve.dialect_registry import BY_PATH, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect
-from engine.entrypoints.serve.dialects.detect import (
-    CLASSIFY,
-    DASHSCOPE,
-    DIALECTS,
-    ISAACUS,
-    LLAMACPP,
-    NVIDIA,
-    POOLING,
-    PREDICT,
-    QUERIES,
-    SCORE,
-    SGLANG_SCORE,
-    TEI,
-)
+from engine.entrypoints.serve.dialects.queries import QueriesDialect
 from engine.entrypoints.serve.docs_page import docs_page
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
 from engine.entrypoints.serve.page.files import add_page
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
 from engine.entrypoints.serve.tokens import TokenRoutes
-
-RERANK_PATHS: tuple[tuple[str, Dialect | None, str], ...] = (
-    ("/v1/rerank", None, "Rank documents for a query."),
-    ("/v2/rerank", None, "The same, where Cohere's second version expects it."),
-    ("/rerank", None, "The same, where TEI and gateways expect it."),
-    ("/v1/reranking", LLAMACPP, "llama.cpp's and mixedbread's path."),
-    ("/reranking", LLAMACPP, "llama.cpp's path."),
-    ("/v1/ranking", NVIDIA, "NVIDIA NIM's path."),
-    ("/ranking", NVIDIA, "NVIDIA NIM's path, without a version."),
-    ("/v1/rerankings", ISAACUS, "isaacus' path."),
-    ("/api/v1/services/rerank/text-rerank/text-rerank", DASHSCOPE, "DashScope's path."),
-    ("/", TEI, "TEI's path for the model's own task."),
-)
-OWN_PATHS: tuple[tuple[str, Dialect, str], ...] = (
-    ("/predict", PREDICT, "TEI: a label and a score for a text, a pair, or a batch of them."),
-    ("/classify", CLASSIFY, "vLLM: probabilities of whole prompts."),
-    ("/pooling", POOLING, "vLLM: the same, as pooled data."),
-)
-
-Add = Callable[..., None]
 
 
 def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
@@ -73,22 +41,28 @@ def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[st
 
 
 def _add_calls(app: FastAPI, calls: CallHandler) -> None:
-    readers = [*DIALECTS.values(), QUERIES]
-    rerank = route_schema([d.request_type for d in readers], [d.answer_type for d in readers], streams=True)
-    rerank |= dialect_parameters(list(DIALECTS), DIALECT_HEADERS[0])
-    for path, dialect, summary in RERANK_PATHS:
-        _add(app, path, calls.rerank(dialect), summary, schema=rerank)
-    _add(app, "/v1/rerank", calls.rerank(), "SGLang takes PUT as well.", schema=rerank, method="PUT")
-    both = (SCORE, SGLANG_SCORE)
-    score = route_schema([d.request_type for d in both], [d.answer_type for d in both], streams=True)
-    for path, summary in (("/v1/score", "Score pairs: 1:1, 1:N or N:N, in input order."), ("/score", "The same.")):
-        _add(app, path, calls.score(), summary, schema=score)
-    for path, dialect, summary in OWN_PATHS:
-        own = route_schema([dialect.request_type], [dialect.answer_type], streams=True)
-        _add(app, path, calls.only(dialect), summary, schema=own)
-    every = [*DIALECTS.values(), *both, PREDICT, CLASSIFY, POOLING]  # queries with documents are a score here
-    anything = route_schema([d.request_type for d in every], [d.answer_type for d in every], streams=True)
-    _add(app, "/invocations", calls.invocations(), "SageMaker's one path for all of these bodies.", schema=anything)
+    for path, owner in BY_PATH.items():
+        _add(app, path, calls.on_path_of(owner), owner.paths[path], schema=_schema_of(owner))
+    put = calls.on_path_of(COMMON)
+    _add(app, "/v1/rerank", put, "SGLang takes PUT as well.", schema=_schema_of(COMMON), method="PUT")
+    # Several queries with documents are pairs to score on this path.
+    anything = _bodies_and_answers([d for d in DIALECTS.values() if d.name != QueriesDialect.name])
+    _add(app, "/invocations", calls.anything(), "SageMaker's one path for all of these bodies.", schema=anything)
+
+
+def _schema_of(owner: Dialect) -> dict[str, Any]:
+    """Of a path that belongs to ``owner``: what it and whoever else is read there take and give."""
+    if owner.task == "prompts":
+        return _bodies_and_answers([owner])
+    schema = _bodies_and_answers([dialect for dialect in DIALECTS.values() if dialect.task == owner.task])
+    if owner.task == "rerank":
+        choosable = [name for name, dialect in DIALECTS.items() if dialect.choosable]
+        schema |= dialect_parameters(choosable, DIALECT_HEADERS[0])
+    return schema
+
+
+def _bodies_and_answers(dialects: list[Dialect]) -> dict[str, Any]:
+    return route_schema([d.request_type for d in dialects], [d.answer_type for d in dialects], streams=True)
 
 
 def _add_tokens(app: FastAPI, tokens: TokenRoutes) -> None:

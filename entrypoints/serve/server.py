@@ -24,7 +24,7 @@ from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.api_servers.fleet import Fronts
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
-from engine.entrypoints.serve.dialects.detect import by_name
+from engine.entrypoints.serve.dialect_registry import by_name
 from engine.entrypoints.serve.http import HARD_STOP_S, http_server
 from engine.entrypoints.serve.loading import load_engine
 from engine.entrypoints.serve.log_stats import log_stats

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from engine.entrypoints.assets.client_settings import known_clients
-from engine.entrypoints.serve.dialects.detect import DIALECTS
+from engine.entrypoints.serve.dialect_registry import DIALECTS
 from tests.support.compatibility import PAGE, ROOT, client_tests, page
 
 PROMISED = {

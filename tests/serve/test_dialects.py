@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 
-from engine.entrypoints.serve.dialects.base import Dialect, RequestView
-from engine.entrypoints.serve.dialects.detect import (
-    DIALECTS,
-    ISAACUS,
-    LLAMACPP,
-    NVIDIA,
-    TEI,
-    invocation_speakers,
-    rerank_speakers,
-    score_dialect,
-)
+from engine.entrypoints.serve.detect import COMMON, Wishes, speakers_anywhere, speakers_on
+from engine.entrypoints.serve.dialect_registry import BY_BODY, BY_PATH, CHOOSABLE, DIALECTS
+from engine.entrypoints.serve.dialects.base import Dialect, RequestView, matches
 from engine.entrypoints.serve.dialects.fields import read_keys
 from engine.request import RerankCall
 from tests.serve.conftest import running_server
+from tests.serve.example_bodies import example_body
 from tests.serve.fakes import expected_logit, expected_score
 
 DOCUMENTS = {"query": "q", "documents": ["a", "b"]}
@@ -43,11 +36,11 @@ def named(value: Any) -> str:
         (DOCUMENTS, {}, "rerank", "rerank"),
         (DOCUMENTS | {"instruct": "i"}, {}, "rerank", "rerank"),
         (DOCUMENTS | {"top_k": None}, {}, "voyage", "voyage"),
-        (DOCUMENTS, {"has_api_key": True}, "pinecone", "pinecone"),
-        (DOCUMENTS | {"top_k": 1}, {"has_api_key": True}, "pinecone", "pinecone"),
+        (DOCUMENTS, {"headers": ("api-key",)}, "pinecone", "pinecone"),
+        (DOCUMENTS | {"top_k": 1}, {"headers": ("api-key",)}, "pinecone", "pinecone"),
         ({"query": "q", "texts": ["a"]}, {}, "tei", "tei"),
-        ({"query": "q", "texts": ["a"]}, {"route": ISAACUS}, "isaacus", "isaacus"),
-        ({"query": "q", "texts": ["a"]}, {"route": LLAMACPP}, "tei", "tei"),
+        ({"query": "q", "texts": ["a"]}, {"path": "/v1/rerankings"}, "isaacus", "isaacus"),
+        ({"query": "q", "texts": ["a"]}, {"path": "/reranking"}, "tei", "tei"),
         ({"query": {"text": "q"}, "passages": []}, {}, "nvidia", "nvidia"),
         ({"input": {"query": "q"}}, {}, "dashscope", "dashscope"),
         ({"query": "q", "input": ["a"]}, {}, "mixedbread", "mixedbread"),
@@ -55,32 +48,33 @@ def named(value: Any) -> str:
         ({"queries": ["q"], "documents": ["a"]}, {}, "queries", "queries"),
         ({"queries": ["q"], "documents": ["a"]}, {"chosen": "jina"}, "queries", "queries"),
         # The path's own dialect, where it can read the body; else the body's.
-        (DOCUMENTS, {"route": LLAMACPP}, "llamacpp", "llamacpp"),
-        (DOCUMENTS, {"route": NVIDIA}, "rerank", "rerank"),
-        (DOCUMENTS, {"route": TEI}, "rerank", "rerank"),
+        (DOCUMENTS, {"path": "/reranking"}, "llamacpp", "llamacpp"),
+        (DOCUMENTS, {"path": "/v1/ranking"}, "rerank", "rerank"),
+        (DOCUMENTS, {"path": "/"}, "rerank", "rerank"),
         # What the operator chose decides what is open, and nothing else.
         (DOCUMENTS, {"default": "sglang"}, "sglang", "sglang"),
         (DOCUMENTS | {"top_k": 2}, {"default": "sglang"}, "voyage", "voyage"),
         ({"query": "q", "texts": ["a"]}, {"default": "sglang"}, "tei", "tei"),
         (DOCUMENTS, {"default": "tei"}, "rerank", "tei"),
-        (DOCUMENTS, {"default": "sglang", "route": LLAMACPP}, "llamacpp", "llamacpp"),
+        (DOCUMENTS, {"default": "sglang", "path": "/reranking"}, "llamacpp", "llamacpp"),
         # What the caller chose answers always, and reads what it can.
         (DOCUMENTS, {"chosen": "infinity", "default": "sglang"}, "infinity", "infinity"),
         (DOCUMENTS | {"top_k": None}, {"chosen": "vllm"}, "vllm", "vllm"),
         ({"query": "q", "texts": ["a"]}, {"chosen": "cohere"}, "tei", "cohere-v2"),
         (DOCUMENTS, {"chosen": "nim"}, "rerank", "nvidia"),
-        (DOCUMENTS, {"chosen": "jina", "has_api_key": True, "route": LLAMACPP}, "jina", "jina"),
+        (DOCUMENTS, {"chosen": "jina", "headers": ("api-key",), "path": "/reranking"}, "jina", "jina"),
         # Nobody can read it: the error is for whoever was most likely meant.
         ({"query": "q"}, {}, "rerank", "rerank"),
         ({"query": "q"}, {"chosen": "tei"}, "tei", "tei"),
-        ({"query": "q"}, {"route": NVIDIA}, "nvidia", "nvidia"),
+        ({"query": "q"}, {"path": "/v1/ranking"}, "nvidia", "nvidia"),
         ({}, {"default": "sglang"}, "sglang", "sglang"),
     ],
     ids=named,
 )
 def test_who_reads_and_who_answers(body: dict[str, Any], said: dict[str, Any], reader: str, answerer: str) -> None:
-    said = {"chosen": None, "route": None, "has_api_key": False, "default": None} | said
-    speakers = rerank_speakers(keys_of(body), **said)
+    said = dict(said)
+    owner = BY_PATH[said.pop("path", "/v1/rerank")]
+    speakers = speakers_on(owner, keys_of(body), Wishes(**said))
     assert (speakers.reader.name, speakers.answerer.name) == (reader, answerer)
 
 
@@ -104,20 +98,49 @@ def test_who_reads_and_who_answers(body: dict[str, Any], said: dict[str, Any], r
     ids=str,
 )
 def test_one_path_for_all(body: dict[str, Any], name: str) -> None:
-    found = invocation_speakers(keys_of(body), chosen=None, has_api_key=False, default=None)
+    found = speakers_anywhere(keys_of(body), Wishes())
     assert found.reader.name == found.answerer.name == name
     if name.endswith("score"):
-        assert score_dialect(keys_of(body)).name == name
+        assert speakers_on(DIALECTS["score"], keys_of(body), Wishes()).reader.name == name
 
 
-BODIES = {
-    "tei": {"query": "q", "texts": ["a b c", "d"]},
-    "nvidia": {"query": {"text": "q"}, "passages": [{"text": "a b c"}, {"text": "d"}]},
-    "dashscope": {"input": {"query": "q", "documents": ["a b c", "d"]}},
-    "mixedbread": {"query": "q", "input": ["a b c", "d"]},
-    "isaacus": {"query": "q", "texts": ["a b c", "d"]},
-    "sagemaker": {"text_pairs": [["q", "a b c"], ["q", "d"]]},
-}
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_dialect_reads_the_body_that_its_own_attributes_describe(name: str) -> None:
+    """Its example is what the golden file starts from: ``text_paths``, ``body_keys`` and the struct belong together."""
+    dialect = DIALECTS[name]
+    content = json.dumps(example_body(dialect)).encode()
+    keys = read_keys(content)
+    assert dialect.can_read(keys)
+    parsed = dialect.parse(content, keys, RequestView("/", {}, label_tokens=(1, 2)))
+    assert parsed.call.num_pairs
+    assert not parsed.unknown_fields
+
+
+def test_rules_about_keys() -> None:
+    keys = {"a": "string", "b": "object"}
+    assert matches(keys, ())
+    assert matches(keys, ("a", "b:object", "!c", "c|a", "c|b:object", "!b:array"))
+    for rule in ("c", "!a", "a:object", "c|d", "!c|a", "b:array|c"):
+        assert not matches(keys, ("a", rule)), rule
+
+
+def test_what_a_dialect_claims_is_not_inherited() -> None:
+    class Heir(type(DIALECTS["tei"])):  # type: ignore[misc]
+        name = "heir"
+
+    assert (Heir.paths, Heir.aliases, Heir.precedence) == ({}, (), None)
+    assert Heir.body_keys == ("texts",)
+
+
+def test_every_dialect_can_be_reached() -> None:
+    for dialect in DIALECTS.values():
+        assert dialect.choosable or dialect in BY_BODY or dialect in BY_PATH.values(), dialect.name
+    assert CHOOSABLE["cohere"] is DIALECTS["cohere-v2"]
+    assert COMMON in BY_BODY
+
+
+CHOSEN = [name for name, dialect in DIALECTS.items() if dialect.choosable]
+TWO = ["a b c", "d"]
 EXTENSIONS = {
     "instruction": "i",
     "max_tokens_per_doc": 2.0,
@@ -140,13 +163,12 @@ EXTENSIONS = {
 
 
 def parsed(name: str, **more: Any) -> tuple[RerankCall, tuple[str, ...], str | None]:
-    body = {**BODIES.get(name, {"query": "q", "documents": ["a b c", "d"]}), **more}
-    content = json.dumps(body).encode()
+    content = json.dumps({**example_body(DIALECTS[name], "q", TWO), **more}).encode()
     result = DIALECTS[name].parse(content, read_keys(content), RequestView("/", {}, caller="me"))
     return result.call, result.unknown_fields, result.request_id
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_every_dialect_takes_the_extensions(name: str) -> None:
     call, unknown, request_id = parsed(name, **EXTENSIONS)
     assert (unknown, request_id) == (("unknown",), "mine")
@@ -160,16 +182,16 @@ def test_every_dialect_takes_the_extensions(name: str) -> None:
     assert "salt" not in call.cache_salt
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_every_dialect_takes_nulls(name: str) -> None:
     plain, none = parsed(name)[0], parsed(name, **dict.fromkeys(EXTENSIONS, None))[0]
     assert plain == none
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", CHOSEN)
 async def test_every_dialect_answers_every_body(name: str) -> None:
     async with running_server() as server:
-        for body in (*BODIES.values(), {"query": "q", "documents": ["a b c", "d"]}):
+        for body in (example_body(DIALECTS[each], "q", TWO) for each in CHOSEN):
             answer = await server.client.post(f"/v1/rerank?dialect={name}", json=body)
             assert answer.status_code == 200, answer.text
             text = json.dumps(answer.json())

@@ -14,18 +14,11 @@ from typing import Any
 
 import msgspec
 
+from engine.entrypoints.serve.detect import COMMON
+from engine.entrypoints.serve.dialect_registry import DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect
-from engine.entrypoints.serve.dialects.detect import (
-    ALIASES,
-    CLASSIFY,
-    DIALECTS,
-    POOLING,
-    PREDICT,
-    QUERIES,
-    SCORE,
-    SGLANG_SCORE,
-)
 from engine.entrypoints.serve.dialects.extensions import Extensions
+from engine.entrypoints.serve.dialects.fields import read_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -81,11 +74,9 @@ def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def dialect_rows() -> Iterator[tuple[str, ...]]:
-    others = (QUERIES, SCORE, SGLANG_SCORE, CLASSIFY, POOLING, PREDICT)
-    for dialect in (*DIALECTS.values(), *others):
+    for dialect in sorted(DIALECTS.values(), key=lambda dialect: (not dialect.choosable, dialect.name)):
         cases = json.loads((GOLDEN / f"{dialect.name}.json").read_text("utf-8"))
-        name = f"`{dialect.name}`" if dialect.name in DIALECTS else ""
-        name += "".join(f", `{alias}`" for alias, meant in ALIASES.items() if meant == dialect.name)
+        name = ", ".join(f"`{name}`" for name in (dialect.name, *dialect.aliases)) if dialect.choosable else ""
         paths = sorted({case["request"]["path"].partition("?")[0] for case in cases})
         shown = f"[{len(cases)} calls](../tests/serve/golden/{dialect.name}.json)"
         yield dialect.title, name, found_by(dialect, cases), ", ".join(f"`{path}`" for path in paths), shown
@@ -96,19 +87,25 @@ def found_by(dialect: Dialect, cases: list[dict[str, Any]]) -> str:
     ways: dict[str, None] = {}
     for request in (case["request"] for case in cases if case["response"]["status"] == 200):
         headers = {name.lower() for name in request.get("headers", {})}
+        keys = read_keys(json.dumps(request["body"]).encode())
         if "dialect=" in request["path"] or "x-dialect" in headers:
             ways["choice"] = None
-        elif "api-key" in headers:
-            ways["header `Api-Key`"] = None
-        elif "top_k" in request["body"] and "documents" in request["body"]:
-            ways["`top_k`"] = None
-        elif dialect.reads[0] not in ("documents", "texts", "inputs") and dialect.reads[0] in request["body"]:
-            ways[f"`{dialect.reads[0]}`"] = None
-        elif dialect.name in ("tei", "queries"):
-            ways["`texts`" if dialect.name == "tei" else "`queries`"] = None
+        elif dialect is COMMON:
+            ways["being the common one"] = None
+        elif request["path"] in dialect.paths and dialect.task != "rerank":
+            ways["path"] = None
+        elif dialect.precedence is not None and dialect.is_told(keys, headers):
+            ways[told_by(dialect)] = None
         else:
-            ways["path" if dialect.name != "rerank" else "being the common one"] = None
+            ways["path"] = None
     return ", ".join(sorted(ways, key=lambda way: way == "choice"))
+
+
+def told_by(dialect: Dialect) -> str:
+    if dialect.told_by_header:
+        return f"header `{dialect.told_by_header.title()}`"
+    rules = [rule for rule in dialect.told_by or dialect.body_keys if rule[0] != "!" and rule not in COMMON.body_keys]
+    return " and ".join(" or ".join(f"`{key.partition(':')[0]}`" for key in rule.split("|")) for rule in rules)
 
 
 def client_rows() -> Iterator[tuple[str, ...]]:

@@ -2,15 +2,18 @@
 
 A codec is a small value with three duties: ``parse`` turns a body into a ``RerankCall``, ``render`` turns the finished
 call into the answer, ``render_error`` gives errors the shape that its clients read. Its structs say which fields go in
-and out, and describe them in /openapi.json. Nothing else in the server knows one dialect from another.
+and out, and describe them in /openapi.json. Its class attributes say which requests are meant for it. Nothing else in
+the server knows one dialect from another: adding one is one file in this folder, which ``dialect_registry.py`` finds,
+and one golden file, which ``python -m tests.serve.write_golden NAME`` writes for review.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from types import EllipsisType
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -65,19 +68,29 @@ class RequestView:
     """Ids of the model's "yes" and "no", where it has such tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class FieldNames:
-    """What the caller calls query and documents: errors name the caller's fields. ``{}`` stands for the index."""
+TextPath = tuple[str | int | EllipsisType, ...]
+"""Keys and indices from the outside of a body to a text; ``...`` stands for the number of the text."""
 
-    query: str = "query"
-    document: str = "documents[{}]"
+
+@dataclass(frozen=True, slots=True)
+class TextPaths:
+    """Where a body has its query and its documents: errors name the caller's fields."""
+
+    query: TextPath = ("query",)
+    document: TextPath = ("documents", ...)
+
+
+def path_text(path: TextPath, number: int = 0) -> str:
+    """``("input", "documents", ...)`` and 3 -> ``input.documents[3]``."""
+    parts = (number if part is ... else part for part in path)
+    return "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in parts).removeprefix(".")
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
     call: RerankCall
     unknown_fields: tuple[str, ...] = ()
-    names: FieldNames = FieldNames()
+    text_paths: TextPaths = TextPaths()
     request_id: str | None = None
 
 
@@ -94,36 +107,69 @@ class PartialAnswer(msgspec.Struct, kw_only=True):
     """Indices of the documents without a score."""
 
 
+Task = Literal["rerank", "score", "prompts"]
+"""Which bodies the paths of a dialect take. ``rerank`` and ``score``: those of every dialect with the same task, since
+gateways rewrite paths. ``prompts``: its own only. ``/invocations`` takes the bodies of all dialects."""
+
+
 class Dialect(ABC):
-    """Base of the codecs."""
+    """Base of the codecs. A class with a ``name`` of its own is a dialect; one without is a base of others."""
 
     name: ClassVar[str]
+    """What ``--dialect``, ``?dialect=``, the metrics and the golden file call it."""
     title: ClassVar[str]
-    reads: ClassVar[tuple[str, str]] = ("documents", "")
-    """The key that tells this dialect's bodies, and the JSON type of its value ("" for any)."""
-    names: ClassVar[FieldNames] = FieldNames()
+    """For people: docs/compatibility.md."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Other names it can be chosen by. Not inherited."""
+    choosable: ClassVar[bool] = True
+    """Whether it can be chosen by name. Bodies of one that cannot are always its own, whatever else is chosen."""
+    task: ClassVar[Task] = "rerank"
+    paths: ClassVar[Mapping[str, str]] = {}
+    """The HTTP paths that belong to it, each with its line in /openapi.json. Not inherited."""
+    body_keys: ClassVar[tuple[str, ...]] = ("documents",)
+    """What it can read: rules about the keys of the body, all of which must hold (``matches``)."""
+    told_by: ClassVar[tuple[str, ...]] = ()
+    """What makes a body nobody else's, where that is more than ``body_keys``."""
+    told_by_header: ClassVar[str] = ""
+    """A header, in lower case, that such a request carries as well."""
+    precedence: ClassVar[int | None] = None
+    """Bodies are shown to the dialects in this order, lowest first. None: a body alone never means this dialect, since
+    others send the same one; it answers on its paths and where it is chosen. Not inherited."""
+    text_paths: ClassVar[TextPaths] = TextPaths()
     request_type: ClassVar[Any]
     """The msgspec struct of the body, or a tuple of those that are possible."""
     answer_type: ClassVar[Any]
     """The struct of the answer, a list of structs, or a tuple of what it may be."""
 
+    def __init_subclass__(cls) -> None:
+        """What makes a request one dialect's is nobody else's: a dialect that builds on another does not inherit it."""
+        super().__init_subclass__()
+        for attribute in ("aliases", "paths", "precedence"):
+            if attribute not in vars(cls):
+                setattr(cls, attribute, getattr(Dialect, attribute))
+
     def can_read(self, keys: Keys) -> bool:
-        """Whether a body with these keys is one of this dialect's."""
-        key, kind = self.reads
-        return key in keys and kind in ("", keys[key])
+        """Whether a body with these keys can be one of this dialect's."""
+        return matches(keys, self.body_keys)
+
+    def is_told(self, keys: Keys, headers: Container[str] = ()) -> bool:
+        """Whether a request with these keys in its body, and these headers, is for this dialect as it stands."""
+        by_header = not self.told_by_header or self.told_by_header in headers
+        return by_header and matches(keys, self.told_by or self.body_keys)
 
     def parse(self, body: bytes, keys: Keys, view: RequestView) -> ParsedCall:
         """The call, or ``InvalidRequestError`` with the path of the field."""
         type_ = self.body_type(keys)
         fields = read(body, type_)
         unknown = tuple(sorted(keys.keys() - set(type_.__struct_encode_fields__)))
-        return ParsedCall(self.call(fields, view), unknown, self.names_of(fields), fields.request_id)
+        return ParsedCall(self.call(fields, view), unknown, self.paths_of(fields), fields.request_id)
 
     def body_type(self, keys: Keys) -> Any:
         return self.request_type
 
-    def names_of(self, body: Any) -> FieldNames:
-        return self.names
+    def paths_of(self, body: Any) -> TextPaths:
+        """Where this very body has its texts."""
+        return self.text_paths
 
     @abstractmethod
     def call(self, body: Any, view: RequestView) -> RerankCall:
@@ -146,6 +192,20 @@ class Dialect(ABC):
 
     def headers(self, result: CallResult) -> dict[str, str]:
         return {}
+
+
+def matches(keys: Keys, rules: tuple[str, ...]) -> bool:
+    """Whether all rules hold: ``top_k`` is a key that is there, ``input:object`` one whose value has that JSON type,
+    ``text_1|text_2`` one of several, ``!query`` one that is not there."""
+    return all(not _is_there(keys, rule[1:]) if rule.startswith("!") else _is_there(keys, rule) for rule in rules)
+
+
+def _is_there(keys: Keys, rule: str) -> bool:
+    for option in rule.split("|"):
+        key, _, kind = option.partition(":")
+        if key in keys and kind in ("", keys[key]):
+            return True
+    return False
 
 
 def usage_of(result: CallResult) -> Usage:

@@ -7,6 +7,7 @@ with the roles ``query`` and ``document`` are a pair like any other.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,9 +18,9 @@ from msgspec import Meta
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
@@ -104,6 +105,12 @@ class ClassifyAnswer(PartialAnswer, kw_only=True):
 class ClassifyDialect(Dialect):
     name = "classify"
     title = "vLLM classify"
+    choosable = False
+    task = "prompts"
+    paths: ClassVar[Mapping[str, str]] = {"/classify": "vLLM: probabilities of whole prompts."}
+    body_keys = ("messages|input:string|input:array", "!query")
+    precedence = 50
+    text_paths = TextPaths(("input", ...), ("input", ...))
     request_type: ClassVar[Any] = (ClassifyBody, ClassifyMessagesBody)
     answer_type: ClassVar[Any] = ClassifyAnswer
 
@@ -112,12 +119,12 @@ class ClassifyDialect(Dialect):
         has_input = keys.get("input", "null") != "null"
         return with_messages if keys.get("messages", "null") != "null" and not has_input else with_input
 
-    def names_of(self, body: Any) -> FieldNames:
+    def paths_of(self, body: Any) -> TextPaths:
         several = isinstance(body, ClassifyMessagesBody | PoolingMessagesBody)
         if several:
-            return FieldNames("messages", "messages")
+            return TextPaths(("messages",), ("messages",))
         one = isinstance(body.input, str) or isinstance(body.input[0], int | float)
-        return FieldNames("input", "input" if one else "input[{}]")
+        return TextPaths(("input",), ("input",) if one else ("input", ...))
 
     def call(self, body: Any, view: RequestView) -> RerankCall:
         if not isinstance(body, ClassifyMessagesBody | PoolingMessagesBody):
@@ -178,6 +185,9 @@ class PoolingAnswer(PartialAnswer, kw_only=True):
 class PoolingDialect(ClassifyDialect):
     name = "pooling"
     title = "vLLM pooling"
+    paths: ClassVar[Mapping[str, str]] = {"/pooling": "vLLM: the same, as pooled data."}
+    told_by = (*ClassifyDialect.body_keys, "task|encoding_format")
+    precedence = 40
     request_type: ClassVar[Any] = (PoolingBody, PoolingMessagesBody)
     answer_type: ClassVar[Any] = PoolingAnswer
 

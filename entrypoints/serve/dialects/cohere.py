@@ -106,6 +106,7 @@ class CohereV2Answer(PartialAnswer, kw_only=True):
 class CohereV2Dialect(CohereV1Dialect):
     name = "cohere-v2"
     title = "Cohere v2"
+    aliases = ("cohere",)
     request_type: ClassVar[Any] = CohereV2Body
     answer_type: ClassVar[Any] = CohereV2Answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -10,9 +11,9 @@ from msgspec import UNSET, Meta, UnsetType
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     document_object,
     partial_of,
 )
@@ -80,8 +81,10 @@ class DashScopeAnswer(PartialAnswer, kw_only=True):
 class DashScopeDialect(Dialect):
     name = "dashscope"
     title = "DashScope"
-    reads = ("input", "object")
-    names = FieldNames("input.query", "input.documents[{}]")
+    paths: ClassVar[Mapping[str, str]] = {"/api/v1/services/rerank/text-rerank/text-rerank": "DashScope's path."}
+    body_keys = ("input:object",)
+    precedence = 130
+    text_paths = TextPaths(("input", "query"), ("input", "documents", ...))
     request_type: ClassVar[Any] = DashScopeBody
     answer_type: ClassVar[Any] = DashScopeAnswer
 

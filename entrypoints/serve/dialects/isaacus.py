@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,9 +12,9 @@ from msgspec import Meta
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
@@ -61,8 +62,9 @@ class IsaacusAnswer(PartialAnswer, kw_only=True):
 class IsaacusDialect(Dialect):
     name = "isaacus"
     title = "isaacus"
-    reads = ("texts", "")
-    names = FieldNames("query", "texts[{}]")
+    paths: ClassVar[Mapping[str, str]] = {"/v1/rerankings": "isaacus' path."}
+    body_keys = ("texts",)
+    text_paths = TextPaths(("query",), ("texts", ...))
     request_type: ClassVar[Any] = IsaacusBody
     answer_type: ClassVar[Any] = IsaacusAnswer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -28,6 +29,11 @@ class LlamaCppAnswer(PartialAnswer, kw_only=True):
 class LlamaCppDialect(RerankDialect):
     name = "llamacpp"
     title = "llama.cpp"
+    aliases = ("llama.cpp",)
+    paths: ClassVar[Mapping[str, str]] = {
+        "/v1/reranking": "llama.cpp's and mixedbread's path.",
+        "/reranking": "llama.cpp's path.",
+    }
     answer_type: ClassVar[Any] = LlamaCppAnswer
 
     def render(self, result: CallResult) -> Any:

@@ -10,9 +10,9 @@ from msgspec import UNSET, UnsetType
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     Usage,
     partial_of,
     usage_of,
@@ -21,7 +21,6 @@ from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     Bool,
     Count,
-    Keys,
     Query,
     TextOrDocuments,
     as_bool,
@@ -60,13 +59,11 @@ class MixedbreadAnswer(PartialAnswer, kw_only=True):
 class MixedbreadDialect(Dialect):
     name = "mixedbread"
     title = "mixedbread"
-    reads = ("input", "")
-    names = FieldNames("query", "input[{}]")
+    body_keys = ("input", "!input:object")  # an object is DashScope's
+    precedence = 140
+    text_paths = TextPaths(("query",), ("input", ...))
     request_type: ClassVar[Any] = MixedbreadBody
     answer_type: ClassVar[Any] = MixedbreadAnswer
-
-    def can_read(self, keys: Keys) -> bool:
-        return keys.get("input", "object") != "object"  # which is DashScope's
 
     def call(self, body: MixedbreadBody, view: RequestView) -> RerankCall:
         return call_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -9,9 +10,9 @@ import msgspec
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     Usage,
     partial_of,
     usage_of,
@@ -42,8 +43,14 @@ class NvidiaAnswer(PartialAnswer, kw_only=True):
 class NvidiaDialect(Dialect):
     name = "nvidia"
     title = "NVIDIA NIM"
-    reads = ("passages", "")
-    names = FieldNames("query", "passages[{}]")
+    aliases = ("nim",)
+    paths: ClassVar[Mapping[str, str]] = {
+        "/v1/ranking": "NVIDIA NIM's path.",
+        "/ranking": "NVIDIA NIM's path, without a version.",
+    }
+    body_keys = ("passages",)
+    precedence = 110
+    text_paths = TextPaths(("query",), ("passages", ...))
     request_type: ClassVar[Any] = NvidiaBody
     answer_type: ClassVar[Any] = NvidiaAnswer
 

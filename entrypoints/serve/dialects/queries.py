@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.serve.dialects.base import CallResult, FieldNames, PartialAnswer, RequestView
-from engine.entrypoints.serve.dialects.fields import Keys, Queries, as_query, fail
+from engine.entrypoints.serve.dialects.base import CallResult, PartialAnswer, RequestView, TextPaths
+from engine.entrypoints.serve.dialects.fields import Queries, as_query, fail
 from engine.entrypoints.serve.dialects.rerank import (
     RerankDialect,
     RerankEntry,
@@ -45,12 +45,12 @@ class QueriesAnswer(msgspec.Struct, kw_only=True):
 class QueriesDialect(RerankDialect):
     name = "queries"
     title = "several queries"
-    names = FieldNames(query="queries[{}]")
+    choosable = False  # no other answer has room for several rankings
+    body_keys = ("queries", "documents", "!query")
+    precedence = 60
+    text_paths = TextPaths(query=("queries", ...))
     request_type: ClassVar[Any] = QueriesBody
     answer_type: ClassVar[Any] = QueriesAnswer
-
-    def can_read(self, keys: Keys) -> bool:
-        return "queries" in keys and "documents" in keys and "query" not in keys
 
     def call(self, body: Any, view: RequestView) -> RerankCall:
         if not body.queries:

@@ -7,6 +7,7 @@ is absent, never null.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -141,6 +142,12 @@ def cost_of(result: CallResult) -> RerankCost:
 class RerankDialect(Dialect):
     name = "rerank"
     title = "the common object"
+    paths: ClassVar[Mapping[str, str]] = {
+        "/v1/rerank": "Rank documents for a query.",
+        "/v2/rerank": "The same, where Cohere's second version expects it.",
+        "/rerank": "The same, where TEI and gateways expect it.",
+    }
+    precedence = 90
     request_type: ClassVar[Any] = RerankBody
     answer_type: ClassVar[Any] = RerankAnswer
 

@@ -10,9 +10,9 @@ from msgspec import Meta
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
@@ -38,8 +38,9 @@ class SageMakerScore(msgspec.Struct):
 class SageMakerDialect(Dialect):
     name = "sagemaker"
     title = "SageMaker"
-    reads = ("text_pairs", "")
-    names = FieldNames("text_pairs[{}][0]", "text_pairs[{}][1]")
+    body_keys = ("text_pairs",)
+    precedence = 120
+    text_paths = TextPaths(("text_pairs", ..., 0), ("text_pairs", ..., 1))
     request_type: ClassVar[Any] = SageMakerBody
     answer_type: ClassVar[Any] = SageMakerAnswer
 

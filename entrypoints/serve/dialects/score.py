@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -10,9 +11,10 @@ from msgspec import UNSET, UnsetType
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPath,
+    TextPaths,
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
@@ -99,6 +101,15 @@ class ScoreAnswer(PartialAnswer, kw_only=True):
 class ScoreDialect(Dialect):
     name = "score"
     title = "vLLM score"
+    choosable = False
+    task = "score"
+    paths: ClassVar[Mapping[str, str]] = {
+        "/v1/score": "Score pairs: 1:1, 1:N or N:N, in input order.",
+        "/score": "The same.",
+    }
+    body_keys = ("text_1|text_2|data_1|data_2|queries|items",)
+    precedence = 30
+    text_paths = TextPaths(("data_1",), ("data_2", ...))
     request_type: ClassVar[Any] = tuple(BODIES.values())
     answer_type: ClassVar[Any] = ScoreAnswer
 
@@ -120,9 +131,10 @@ class ScoreDialect(Dialect):
         raw_scores = as_bool(body.raw_scores, "raw_scores", default=False)
         return call_of(body, view, queries=queries, documents=documents, raw_scores=raw_scores)
 
-    def names_of(self, body: Any) -> FieldNames:
-        first, second = (f"{side}[{{}}]" if isinstance(getattr(body, side), list) else side for side in sides_of(body))
-        return FieldNames(first, second)
+    def paths_of(self, body: Any) -> TextPaths:
+        first, second = sides_of(body)
+        query: TextPath = (first, ...) if isinstance(getattr(body, first), list) else (first,)
+        return TextPaths(query, (second, ...) if isinstance(getattr(body, second), list) else (second,))
 
     def render(self, result: CallResult) -> Any:
         return ScoreAnswer(

@@ -16,9 +16,9 @@ from msgspec import Meta
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
-    FieldNames,
     PartialAnswer,
     RequestView,
+    TextPaths,
     Usage,
     partial_of,
     usage_of,
@@ -86,7 +86,11 @@ class SglangItemScore(msgspec.Struct):
 class SglangScoreDialect(Dialect):
     name = "sglang-score"
     title = "SGLang score"
-    names = FieldNames("query", "items[{}]")
+    choosable = False
+    task = "score"
+    body_keys = ("query", "items")
+    precedence = 20
+    text_paths = TextPaths(("query",), ("items", ...))
     request_type: ClassVar[Any] = (SglangScoreBody, SglangScoreIdsBody)
     answer_type: ClassVar[Any] = SglangScoreAnswer
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, FieldNames, RequestView
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     EXACT,
@@ -57,8 +58,11 @@ def tei_call(body: TeiFields, view: RequestView, **more: Any) -> RerankCall:
 class TeiDialect(Dialect):
     name = "tei"
     title = "Hugging Face TEI"
-    reads = ("texts", "")
-    names = FieldNames("query", "texts[{}]")
+    aliases = ("huggingface", "text-embeddings-inference")
+    paths: ClassVar[Mapping[str, str]] = {"/": "TEI's path for the model's own task."}
+    body_keys = ("texts",)
+    precedence = 100
+    text_paths = TextPaths(("query",), ("texts", ...))
     request_type: ClassVar[Any] = TeiBody
     answer_type: ClassVar[Any] = list[TeiRank]
 
@@ -142,8 +146,14 @@ class Prediction(msgspec.Struct):
 class PredictDialect(TeiDialect):
     name = "tei-predict"
     title = "Hugging Face TEI, /predict"
-    reads = ("inputs", "")
-    names = FieldNames("inputs[{}][0]", "inputs[{}][1]")
+    choosable = False
+    task = "prompts"
+    paths: ClassVar[Mapping[str, str]] = {
+        "/predict": "TEI: a label and a score for a text, a pair, or a batch of them."
+    }
+    body_keys = ("inputs",)
+    precedence = 10
+    text_paths = TextPaths(("inputs", ..., 0), ("inputs", ..., 1))
     request_type: ClassVar[Any] = PredictBody
     answer_type: ClassVar[Any] = (list[Prediction], list[list[Prediction]])
 
