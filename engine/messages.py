@@ -98,22 +98,27 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     """Some pairs of one call, finished in one step; every pair is answered exactly once."""
 
     call_id: str
-    indices: list[int]
-    """Positions of the pairs in the call."""
+    indices: np.ndarray
+    """(n,) int32 positions of the pairs in the call."""
     values: np.ndarray
-    """(len(indices), O) float32."""
+    """(n, O) float32."""
     errors: dict[int, WireError] = {}
     """Pairs that failed, by position; they are not in ``indices``."""
     stats: CallStats | None = None
     """Present when the call is complete."""
 
-    def without(self, answered: set[int]) -> EngineCoreOutput:
-        """Only what was not answered before; a replay scores whole calls."""
-        keep = [k for k, index in enumerate(self.indices) if index not in answered]
-        errors = {index: error for index, error in self.errors.items() if index not in answered}
-        if len(keep) == len(self.indices) and len(errors) == len(self.errors):
-            return self
-        return EngineCoreOutput(self.call_id, [self.indices[k] for k in keep], self.values[keep], errors, self.stats)
+    def without(self, answered: np.ndarray) -> EngineCoreOutput:
+        """Only what was not answered before; a replay scores whole calls. ``answered``: (P,) flags of the call's pairs,
+        in which this answer is then entered."""
+        again = answered[self.indices]
+        errors = {index: error for index, error in self.errors.items() if not answered[index]}
+        fresh = self
+        if again.any() or len(errors) < len(self.errors):
+            fresh = EngineCoreOutput(self.call_id, self.indices[~again], self.values[~again], errors, self.stats)
+        answered[fresh.indices] = True
+        if errors:
+            answered[list(errors)] = True
+        return fresh
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):

@@ -46,12 +46,10 @@ class _OpenCall:
     def __init__(self, request: EngineCoreRequest) -> None:
         self.request = request
         self.queue: asyncio.Queue[EngineCoreOutput | EngineError] = asyncio.Queue()
-        self.answered: set[int] = set()
+        self.answered = np.zeros(request.num_pairs, bool)
 
     def fresh(self, output: EngineCoreOutput) -> EngineCoreOutput:
-        output = output.without(self.answered)
-        self.answered.update(output.indices, output.errors)
-        return output
+        return output.without(self.answered)
 
 
 class AsyncMPClient:

@@ -107,7 +107,7 @@ class ReplicaClient:
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
         """A call's answers as they come, from whichever replicas it took."""
-        answered: set[int] = set()
+        answered = np.zeros(request.num_pairs, bool)
         tokens = work_tokens(request) if self._shares else len(request.token_ids)
         for _ in range(2 * len(self._replicas)):
             replica = self._choose(request)
@@ -115,9 +115,7 @@ class ReplicaClient:
             answers = replica.client.run(request)
             try:
                 async for output in answers:
-                    output = output.without(answered)
-                    answered.update(output.indices, output.errors)
-                    yield output
+                    yield output.without(answered)
                 return
             except EngineDeadError:
                 if not any(other.client.healthy for other in self._replicas):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from engine.messages import CallStats, EngineCoreRequest
-from engine.scheduling.token_tree import Segment
+from engine.scheduling.step_plan import Entry
+from engine.scheduling.token_tree import LeafRun, Leaves, Node, Segment
+from engine.scheduling.tree_builder import total_tokens
 
 
 class Call:
-    """One accepted call. ``frontier`` holds the segments whose parent is computed or under way, next one last."""
+    """One accepted call. ``frontier`` holds what stands on computed ground, or on ground under way; next one last."""
 
     __slots__ = (
         "aborted",
@@ -18,32 +22,30 @@ class Call:
         "computed_tokens",
         "first_step_s",
         "frontier",
+        "num_answered",
         "num_given_up",
         "num_in_flight",
+        "num_pairs",
         "num_steps",
-        "pairs",
         "remaining_tokens",
         "request",
         "roots",
-        "token_types",
     )
 
     def __init__(self, request: EngineCoreRequest) -> None:
         self.request = request
-        ends = np.cumsum(request.pair_lens)[:-1]
-        self.pairs: list[np.ndarray] = np.split(request.token_ids, ends)
-        types = request.token_type_ids
-        self.token_types: list[np.ndarray] | None = None if types is None else np.split(types, ends)
-        self.answered: set[int] = set()
+        self.num_pairs = len(request.pair_lens)
+        self.answered = np.zeros(self.num_pairs, bool)
+        self.num_answered = 0
         self.attempts: dict[int, int] = {}
         """Steps that failed with this pair in them."""
         self.num_given_up = 0
         """Pairs answered with an error because they kept losing their steps."""
-        self.roots: list[Segment] = []
-        self.frontier: list[Segment] = []
+        self.roots: list[Node] = []
+        self.frontier: list[Entry] = []
         self.remaining_tokens = 0
         self.num_in_flight = 0
-        """Its segments in steps that have not come back."""
+        """Its entries in steps that have not come back."""
         self.aborted = False
         self.first_step_s: float | None = None
         self.num_steps = 0
@@ -55,24 +57,59 @@ class Call:
 
     @property
     def finished(self) -> bool:
-        return len(self.answered) == len(self.pairs)
+        return self.num_answered == self.num_pairs
 
-    def unanswered(self) -> list[int]:
-        return [index for index in range(len(self.pairs)) if index not in self.answered]
+    def unanswered(self) -> np.ndarray:
+        """Their positions."""
+        return (~self.answered).nonzero()[0]
 
-    def plant(self, roots: list[Segment]) -> None:
+    def plant(self, roots: list[Node]) -> None:
         """Start (again) from these roots."""
         self.roots = roots
-        self.frontier = list(reversed(roots))
-        self.remaining_tokens = sum(len(segment) for root in roots for segment in root.descend())
+        self.frontier = []
+        self.uncover(roots)
+        self.remaining_tokens = total_tokens(roots)
         self.num_in_flight = 0
+
+    def uncover(self, nodes: Sequence[Node]) -> None:
+        """These may be scheduled from now on: leaves first, so that their parent is soon done with."""
+        self.frontier += [node for node in reversed(nodes) if isinstance(node, Segment)]
+        self.frontier += [LeafRun(node, 0, len(node)) for node in nodes if isinstance(node, Leaves)]
+
+    def waiting_pairs(self) -> list[int]:
+        """Pairs that end at, or below, what has not been scheduled."""
+        found: list[int] = []
+        for entry in self.frontier:
+            found += pairs_below(entry)
+        return sorted(found)
 
     def stats(self, now_s: float) -> CallStats:
         first = now_s if self.first_step_s is None else self.first_step_s
         return CallStats(
-            logical_tokens=int(self.request.pair_lens.sum()),
+            logical_tokens=len(self.request.token_ids),
             computed_tokens=self.computed_tokens,
             queue_s=max(0.0, first - self.request.arrival_s),
             compute_s=max(0.0, now_s - first),
             num_steps=self.num_steps,
         )
+
+
+def pairs_below(entry: Entry) -> list[int]:
+    """Pairs that end at an entry, or below it."""
+    if isinstance(entry, LeafRun):
+        found: list[int] = entry.pairs.tolist()
+        return found
+    below: list[int] = []
+    for segment in entry.descend():
+        below += segment.pairs
+        for leaves in segment.leaves:
+            below += leaves.pairs.tolist()
+    return below
+
+
+def pairs_at(entry: Entry) -> list[int]:
+    """Pairs whose score is read at an entry."""
+    if isinstance(entry, Segment):
+        return entry.pairs
+    found: list[int] = entry.pairs.tolist()
+    return found

@@ -10,11 +10,12 @@ against the worker's restarts (``Verdict``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from engine.scheduling.call import Call
-from engine.scheduling.step_plan import StepPlan
-from engine.scheduling.token_tree import Segment
+from engine.scheduling.call import Call, pairs_at, pairs_below
+from engine.scheduling.step_plan import Entry, StepPlan
+from engine.scheduling.token_tree import LeafRun
 
 MAX_ATTEMPTS = 24
 """A pair lost this often is given up in any company: the fault may lie in a context that many pairs share."""
@@ -34,33 +35,32 @@ class Suspects:
     def __bool__(self) -> bool:
         return bool(self._pairs)
 
-    def _suspected(self, call: Call, segment: Segment) -> bool:
-        return any((call.call_id, pair) in self._pairs for pair in segment.pairs)
+    def _suspected(self, call: Call, pairs: Iterable[int]) -> bool:
+        return any((call.call_id, pair) in self._pairs for pair in pairs)
 
-    def crowded(self, call: Call, segment: Segment, plan: StepPlan) -> bool:
-        """Whether ``segment`` would put suspects and others into one step, or more suspects than it may hold."""
-        if not self._pairs or not segment.pairs:
+    def crowded(self, call: Call, entry: Entry, plan: StepPlan) -> bool:
+        """Whether ``entry`` would put suspects and others into one step, or more suspects than it may hold.
+
+        While there are suspects, leaves come one at a time.
+        """
+        if not self._pairs or not (pairs := pairs_at(entry)):
             return False
         readers = [
-            self._suspected(other, taken)
-            for other, taken in zip(plan.calls, plan.segments, strict=True)
-            if other is not None and taken.pairs
+            self._suspected(other, read)
+            for other, taken in zip(plan.calls, plan.entries, strict=True)
+            if other is not None and (read := pairs_at(taken))
         ]
-        if self._suspected(call, segment):
+        if self._suspected(call, pairs):
             return not all(readers) or len(readers) >= self._limit
         return any(readers)
 
-    def clear(self, call_id: str, pairs: list[int]) -> None:
+    def clear(self, call_id: str, pairs: Iterable[int]) -> None:
         if self._pairs:
             self._pairs.difference_update((call_id, pair) for pair in pairs)
 
     def blame(self, plan: StepPlan) -> dict[Call, list[int]]:
         """Enter the pairs of a lost step; returns those that are given up."""
-        held = [
-            (call, pairs)
-            for call, segment in zip(plan.calls, plan.segments, strict=True)
-            if call is not None and not call.aborted and (pairs := _pairs_lost(segment, plan, call))
-        ]
+        held = list(_lost(plan))
         known = bool(held) and all((call.call_id, pair) in self._pairs for call, pairs in held for pair in pairs)
         self._limit = max(1, len(held) // 2)
         given_up: dict[Call, list[int]] = {}
@@ -74,12 +74,18 @@ class Suspects:
         for call, pairs in given_up.items():
             call.num_given_up += len(pairs)
             if call.num_given_up >= MAX_GIVEN_UP:
-                given_up[call] = call.unanswered()
+                given_up[call] = call.unanswered().tolist()
         self.verdict = "found" if given_up else "narrowed" if known else "unknown"
         return given_up
 
 
-def _pairs_lost(segment: Segment, plan: StepPlan, call: Call) -> list[int]:
-    """Pairs read at the segment; in a step that reads nothing, all pairs below it."""
-    below = segment.descend() if not plan.reads else iter([segment])
-    return [pair for node in below for pair in node.pairs if pair not in call.answered]
+def _lost(plan: StepPlan) -> Iterator[tuple[Call, list[int]]]:
+    """Unanswered pairs of each segment at which some are read; in a step that reads nothing, all below it."""
+    reads = plan.reads
+    for call, entry in zip(plan.calls, plan.entries, strict=True):
+        if call is None or call.aborted:
+            continue
+        for segment in entry.one_by_one() if isinstance(entry, LeafRun) else (entry,):
+            pairs = pairs_at(segment) if reads else pairs_below(segment)
+            if open_pairs := [pair for pair in pairs if not call.answered[pair]]:
+                yield call, open_pairs

@@ -14,7 +14,7 @@ from engine.scheduling.call import Call
 from engine.scheduling.kv_slots import SlotPool
 from engine.scheduling.prefix_store import PrefixStore
 from engine.scheduling.step_plan import StepPlan
-from engine.scheduling.token_tree import Segment, SegmentState
+from engine.scheduling.token_tree import LeafRun, Leaves, Node, Segment, SegmentState
 
 
 class KVMemory:
@@ -46,20 +46,21 @@ class KVMemory:
     def stem(self) -> Segment | None:
         return self.store.stem
 
-    def graft(self, roots: list[Segment], call: Call) -> list[Segment]:
-        """Replace query segments by their kept twins; then their children are roots."""
+    def graft(self, roots: list[Node], call: Call) -> list[Node]:
+        """Replace query segments by their kept twins; then what is below them are roots."""
         if not self.store.keeps_queries:
             return roots
         return [node for root in roots for node in self._graft_one(root, call)]
 
-    def _graft_one(self, root: Segment, call: Call) -> list[Segment]:
-        kept = self.store.lookup(root, _scope(call)) if root.is_query_end and root.children else None
+    def _graft_one(self, root: Node, call: Call) -> list[Node]:
+        kept = self.store.lookup(root, _scope(call)) if isinstance(root, Segment) and root.is_query_end else None
         if kept is None:
             return [root]
-        kept.num_unfinished_children += len(root.children)
-        for child in root.children:
-            child.parent = kept
-        return root.children
+        below = root.below() if isinstance(root, Segment) else []
+        for node in below:
+            node.parent = kept
+            kept.num_unfinished_children += len(node) if isinstance(node, Leaves) else 1
+        return below
 
     def commit(self, segment: Segment, may_grow: bool) -> bool:
         """Reserve the slots that the segment and its longest path below can need; False if it has to wait.
@@ -79,27 +80,32 @@ class KVMemory:
     def keep(self, plan: StepPlan) -> None:
         """Slots for segments some of whose children are not in this step, and for their context; and for queries that
         the prefix store will be offered."""
-        for segment in plan.segments:
-            if segment.is_query_end or not all(child in plan for child in segment.children):
+        for segment in plan.inner:
+            if segment.is_query_end or segment.num_waiting_children > 0:
                 node: Segment | None = segment
                 while node is not None and node in plan and not node.slots:
                     node.slots = self._pool.allocate(len(node))
                     node = node.parent
 
-    def finish(self, leaf: Segment, call: Call) -> None:
-        """A leaf is done; so is every ancestor that has no other unfinished child."""
-        segment: Segment | None = leaf
+    def finish(self, run: LeafRun, call: Call) -> None:
+        """Leaves are done; so is every ancestor that has no other unfinished child."""
+        run.leaves.num_finished += run.num_leaves
+        segment = run.parent
+        self._leave(segment, run.num_leaves)
         while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
             parent = segment.parent
             self._release(segment, call)
             self._leave(parent)
-            if parent is not None and segment.children and not segment.reserved:
+            if parent is not None and not segment.reserved:
                 parent.slack_used = False
             segment = parent
 
     def retire(self, call: Call) -> None:
         """The call is over: take back what its unfinished segments hold."""
         for root in call.roots:
+            if isinstance(root, Leaves):
+                self._leave(root.parent, len(root) - root.num_finished)
+                continue
             if root.state is not SegmentState.FINISHED:
                 self._leave(root.parent)
             for segment in list(root.descend()):
@@ -111,10 +117,10 @@ class KVMemory:
         self._pool.clear()
         self.store.reset()
 
-    def _leave(self, parent: Segment | None) -> None:
-        """One child of ``parent`` needs it no more. The stem does not count: it is never released."""
+    def _leave(self, parent: Segment | None, num_children: int = 1) -> None:
+        """Children of ``parent`` need it no more. The stem does not count: it is never released."""
         if parent is not None and parent is not self.store.stem:
-            parent.num_unfinished_children -= 1
+            parent.num_unfinished_children -= num_children
 
     def _release(self, segment: Segment, call: Call) -> None:
         segment.state = SegmentState.FINISHED

@@ -72,7 +72,7 @@ class PrefixStore:
         if key in self._queries or not self._make_room(len(query)):
             return False
         query.pinned = True
-        query.children = []
+        query.children, query.leaves = [], []
         self._queries[key] = query
         return True
 

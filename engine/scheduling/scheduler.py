@@ -33,13 +33,16 @@ from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreReque
 from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects, Verdict
 from engine.scheduling.kv_memory import KVMemory
-from engine.scheduling.step_plan import StepPlan
-from engine.scheduling.token_tree import Segment, SegmentState, TreeBuilder
+from engine.scheduling.step_plan import Entry, StepPlan
+from engine.scheduling.token_tree import LeafRun, SegmentState
+from engine.scheduling.tree_builder import TreeBuilder
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 MIN_TOKEN_BUDGET = 64
 LOOK_PAST = 64
 """Segments and calls that may be looked past in one step before it is called full."""
+NO_PAIRS = np.zeros(0, np.int32)
+NO_VALUES = np.zeros((0, 1), np.float32)
 
 
 class Scheduler:
@@ -95,18 +98,18 @@ class Scheduler:
         assert request.call_id not in self._calls, "call ids must be unique"
         call = Call(request)
         self._calls[call.call_id] = call
-        self._stats.logical_tokens += int(request.pair_lens.sum())
+        self._stats.logical_tokens += len(request.token_ids)
         self._plant(call)
 
     def _plant(self, call: Call) -> None:
         request = call.request
-        lens = request.query_lens
         roots = self._builder.build(
-            call.pairs,
-            stem=self._memory.stem if request.adapter is None else None,
-            token_types=call.token_types,
-            query_lens=None if lens is None else lens.tolist(),
-            members=call.unanswered(),
+            request.token_ids,
+            request.pair_lens,
+            self._memory.stem if request.adapter is None else None,
+            token_types=request.token_type_ids,
+            query_lens=request.query_lens,
+            members=call.unanswered() if call.num_answered else None,
         )
         call.plant(self._memory.graft(roots, call))
         self._push(call)
@@ -127,9 +130,9 @@ class Scheduler:
         if call is None or call.aborted:
             return
         call.aborted = True
-        self._stats.aborted_pairs += len(call.pairs) - len(call.answered)
+        self._stats.aborted_pairs += call.num_pairs - call.num_answered
         call.frontier = []
-        self._suspects.clear(call_id, list(range(len(call.pairs))))
+        self._suspects.clear(call_id, range(call.num_pairs))
         self._retire_if_done(call)
 
     def expire(self) -> list[EngineCoreOutput]:
@@ -140,10 +143,10 @@ class Scheduler:
             deadline = call.request.deadline_s
             if deadline is None or now < deadline or call.aborted or not call.frontier:
                 continue
-            late = sorted(pair for root in call.frontier for segment in root.descend() for pair in segment.pairs)
+            late = call.waiting_pairs()
             call.frontier = []
-            error = DeadlineExceededError(f"the deadline passed with {len(late)} of {len(call.pairs)} pairs waiting")
-            outputs.append(self._answer(call, [], [], dict.fromkeys(late, WireError.of(error))))
+            error = DeadlineExceededError(f"the deadline passed with {len(late)} of {call.num_pairs} pairs waiting")
+            outputs.append(self._answer(call, NO_PAIRS, NO_VALUES, dict.fromkeys(late, WireError.of(error))))
             self._retire_if_done(call)
         return outputs
 
@@ -154,18 +157,18 @@ class Scheduler:
         plan = StepPlan(next(self._step_ids), self._token_budget, self._max_segments)
         touched: list[Call] = []
         memory_free = True
-        while self._waiting and not plan.full and len(touched) < LOOK_PAST + len(plan.segments):
+        while self._waiting and not plan.full and len(touched) < LOOK_PAST + plan.num_segments:
             _, _, call = heapq.heappop(self._waiting)
             if not call.frontier:
                 continue
             touched.append(call)
-            if plan.adapter != call.request.adapter and plan.segments:
+            if plan.adapter != call.request.adapter and plan.entries:
                 continue
             memory_free = self._take_from(call, plan, memory_free)
         for call in touched:
             if call.frontier:
                 self._push(call)
-        if not plan.segments:
+        if not plan.entries:
             return None
         self._memory.keep(plan)
         self._in_flight[plan.step_id] = plan
@@ -173,35 +176,77 @@ class Scheduler:
         return plan.to_output(self._memory.capacity)
 
     def _take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
-        """Move segments from the call's frontier into the plan; returns whether commitments may still be made.
+        """Move entries from the call's frontier into the plan; returns whether commitments may still be made.
 
         Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
         """
-        skipped: list[Segment] = []
+        skipped: list[Entry] = []
         before = plan.num_tokens
         while call.frontier and not plan.full and len(skipped) < LOOK_PAST:
-            segment = call.frontier.pop()
-            if segment.parent is not None and segment.parent is self._memory.stem:
+            entry = call.frontier.pop()
+            if entry.parent is not None and entry.parent is self._memory.stem:
                 self._take_stem(call, plan)
-            if not plan.fits(segment) or not _context_ready(segment) or self._suspects.crowded(call, segment, plan):
-                skipped.append(segment)
-                continue
-            if segment.children and not self._memory.commit(segment, memory_free):
+            if not _context_ready(entry):
+                skipped.append(entry)
+            elif isinstance(entry, LeafRun):
+                skipped += self._take_leaves(call, entry, plan)
+            elif not plan.fits(entry) or self._suspects.crowded(call, entry, plan):
+                skipped.append(entry)
+            elif not self._memory.commit(entry, memory_free):
                 memory_free = False
-                skipped.append(segment)
-                continue
-            plan.adapter = call.request.adapter
-            segment.state = SegmentState.SCHEDULED
-            plan.add(segment, call)
-            call.num_in_flight += 1
-            call.remaining_tokens -= len(segment)
-            call.computed_tokens += len(segment)
-            call.frontier.extend(reversed(segment.children))
+                skipped.append(entry)
+            else:
+                entry.state = SegmentState.SCHEDULED
+                plan.add(entry, call)
+                self._took(call, len(entry))
+                call.uncover(entry.below())
         call.frontier.extend(reversed(skipped))
         if plan.num_tokens > before:
             call.num_steps += 1
             call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
+            plan.adapter = call.request.adapter
         return memory_free
+
+    def _take_leaves(self, call: Call, run: LeafRun, plan: StepPlan) -> list[LeafRun]:
+        """Take what fits of some leaves, looking past those that are too long; returns the others, in order."""
+        if self._suspects:
+            return self._take_leaves_one_by_one(call, run, plan)
+        leaves, first, last = run
+        left: list[LeafRun] = []
+        while first < last and not plan.full:
+            count = plan.num_fitting(leaves, first, last)
+            if not count:
+                fitting = leaves.lens[first : min(last, first + LOOK_PAST)] <= plan.token_budget - plan.num_tokens
+                count = int(fitting.argmax())
+                if not fitting[count]:
+                    break
+                left.append(LeafRun(leaves, first, first + count))
+            else:
+                self._take_run(call, LeafRun(leaves, first, first + count), plan)
+            first += count
+        return [*left, LeafRun(leaves, first, last)] if first < last else left
+
+    def _take_leaves_one_by_one(self, call: Call, run: LeafRun, plan: StepPlan) -> list[LeafRun]:
+        left: list[LeafRun] = []
+        for leaf in run.one_by_one():
+            fits = not plan.full and plan.num_fitting(*leaf) and len(left) < LOOK_PAST
+            if fits and not self._suspects.crowded(call, leaf, plan):
+                self._take_run(call, leaf, plan)
+            elif left and left[-1].last == leaf.first:
+                left[-1] = LeafRun(run.leaves, left[-1].first, leaf.last)
+            else:
+                left.append(leaf)
+        return left
+
+    def _take_run(self, call: Call, run: LeafRun, plan: StepPlan) -> None:
+        num_tokens = run.num_tokens
+        plan.add_leaves(run, call, num_tokens)
+        self._took(call, num_tokens)
+
+    def _took(self, call: Call, num_tokens: int) -> None:
+        call.num_in_flight += 1
+        call.remaining_tokens -= num_tokens
+        call.computed_tokens += num_tokens
 
     def _take_stem(self, call: Call, plan: StepPlan) -> None:
         """The first step that needs the stem computes it, for everybody."""
@@ -219,46 +264,67 @@ class Scheduler:
         if plan is None:  # lost and replayed meanwhile
             return []
         self._stats.device_s += output.device_s
-        found: dict[Call, tuple[list[int], list[np.ndarray], dict[int, WireError]]] = {}
-        for row, position in enumerate(plan.reads):
-            call = plan.calls[position]
-            assert call is not None
-            indices, values, errors = found.setdefault(call, ([], [], {}))
-            for pair in plan.segments[position].pairs:
-                if np.isfinite(output.values[row]).all():
-                    indices.append(pair)
-                    values.append(output.values[row])
-                else:
-                    errors[pair] = WireError.of(
-                        NonFiniteScoreError(f"the model's score for document {pair} is not finite")
-                    )
+        found: dict[Call, list[tuple[np.ndarray, np.ndarray]]] = {}
+        row = 0
+        for call, entry in zip(plan.calls, plan.entries, strict=True):
+            if call is None:
+                continue
+            if isinstance(entry, LeafRun):
+                end = row + entry.num_leaves
+                found.setdefault(call, []).append((entry.pairs, entry.of_pairs(output.values[row:end])))
+                row = end
+            elif entry.pairs:
+                values = output.values[row : row + 1].repeat(len(entry.pairs), axis=0)
+                found.setdefault(call, []).append((np.array(entry.pairs), values))
+                row += 1
         self._settle(plan)
-        outputs = [self._answer(call, *parts) for call, parts in found.items() if not call.aborted]
-        for owner in set(plan.calls):
+        all_finite = bool(np.isfinite(output.values).all())
+        outputs = [self._answer_scored(call, parts, all_finite) for call, parts in found.items() if not call.aborted]
+        for owner in dict.fromkeys(plan.calls):
             if owner is not None:
                 self._retire_if_done(owner)
         return outputs
 
     def _settle(self, plan: StepPlan) -> None:
-        for segment, call in zip(plan.segments, plan.calls, strict=True):
+        for segment in plan.inner:
             segment.state = SegmentState.COMPUTED
+        for call in plan.calls:
             if call is not None:
                 call.num_in_flight -= 1
-        for segment, call in zip(plan.segments, plan.calls, strict=True):
-            if call is not None and not segment.children:
-                self._memory.finish(segment, call)
+        for call, entry in zip(plan.calls, plan.entries, strict=True):
+            if call is not None and isinstance(entry, LeafRun):
+                self._memory.finish(entry, call)
+
+    def _answer_scored(
+        self, call: Call, parts: list[tuple[np.ndarray, np.ndarray]], all_finite: bool
+    ) -> EngineCoreOutput:
+        """``parts``: pairs and their values."""
+        pairs, values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        errors: dict[int, WireError] = {}
+        if not all_finite:
+            finite = np.isfinite(values).all(axis=1)
+            for pair in pairs[~finite].tolist():
+                error = NonFiniteScoreError(f"the model's score for document {pair} is not finite")
+                errors[pair] = WireError.of(error)
+            pairs, values = pairs[finite], values[finite]
+        return self._answer(call, pairs, values, errors)
 
     def _answer(
-        self, call: Call, indices: list[int], values: list[np.ndarray], errors: dict[int, WireError]
+        self, call: Call, pairs: np.ndarray, values: np.ndarray, errors: dict[int, WireError]
     ) -> EngineCoreOutput:
-        call.answered.update(indices, errors)
-        self._stats.finished_pairs += len(indices) + len(errors)
+        call.answered[pairs] = True
+        if errors:
+            call.answered[list(errors)] = True
+        num_answers = len(pairs) + len(errors)
+        call.num_answered += num_answers
+        self._stats.finished_pairs += num_answers
         self._stats.finished_calls += call.finished
-        self._suspects.clear(call.call_id, [*indices, *errors])
+        if self._suspects:
+            self._suspects.clear(call.call_id, [*pairs.tolist(), *errors])
         return EngineCoreOutput(
             call_id=call.call_id,
-            indices=indices,
-            values=np.array(values, np.float32) if values else np.zeros((0, 1), np.float32),
+            indices=pairs.astype(np.int32, copy=False),
+            values=values.astype(np.float32, copy=False),
             errors=errors,
             stats=call.stats(self._clock()) if call.finished else None,
         )
@@ -281,7 +347,7 @@ class Scheduler:
         if plans:
             # Steps run in order, so the first one lost is the one that failed.
             failed = plans[0]
-            self._stats.replayed_pairs += sum(len(segment.pairs) for plan in plans for segment in plan.segments)
+            self._stats.replayed_pairs += sum(len(entry.pairs) for plan in plans for entry in plan.entries)
             if not (out_of_memory and self._shrink(failed)):
                 outputs = self._give_up(failed, error)
         self._waiting.clear()
@@ -305,7 +371,7 @@ class Scheduler:
         outputs = []
         for call, pairs in self._suspects.blame(plan).items():
             failure = WireError.of(StepFailedError(f"the step with this document failed repeatedly: {error}"))
-            outputs.append(self._answer(call, [], [], dict.fromkeys(pairs, failure)))
+            outputs.append(self._answer(call, NO_PAIRS, NO_VALUES, dict.fromkeys(pairs, failure)))
         return outputs
 
     # -- state ----------------------------------------------------------------------------------------------------
@@ -343,7 +409,7 @@ class Scheduler:
         # An aborted call stays until its steps in flight have ended; nobody waits for it.
         live = [call for call in self._calls.values() if not call.aborted]
         stats.num_waiting_calls = sum(1 for call in live if call.frontier)
-        stats.num_waiting_pairs = sum(len(call.pairs) - len(call.answered) for call in live)
+        stats.num_waiting_pairs = sum(call.num_pairs - call.num_answered for call in live)
         stats.num_waiting_tokens = sum(call.remaining_tokens for call in live)
         stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0
         store = self._memory.store
@@ -353,6 +419,6 @@ class Scheduler:
         return stats
 
 
-def _context_ready(segment: Segment) -> bool:
-    parent = segment.parent
+def _context_ready(entry: Entry) -> bool:
+    parent = entry.parent
     return parent is None or parent.state is not SegmentState.WAITING

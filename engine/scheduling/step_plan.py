@@ -1,4 +1,4 @@
-"""One step while it is being planned: a bag of segments under two limits, and its translation into flat arrays."""
+"""One step while it is being planned: segments under two limits, and their translation into flat arrays."""
 
 from __future__ import annotations
 
@@ -7,69 +7,106 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.ranges import Range, append_range
-from engine.scheduling.token_tree import Segment
+from engine.scheduling.token_tree import LeafRun, Leaves, Segment
 from engine.step import SchedulerOutput
 
 if TYPE_CHECKING:
     from engine.scheduling.call import Call
 
+Entry = Segment | LeafRun
+
 
 class StepPlan:
-    """Segments of one step, parents before children."""
+    """Segments of one step, parents before children; neighbouring leaves of one parent are one entry."""
 
     def __init__(self, step_id: int, token_budget: int, max_segments: int) -> None:
         self.step_id = step_id
         self.token_budget = token_budget
         self.max_segments = max_segments
-        self.segments: list[Segment] = []
+        self.entries: list[Entry] = []
         self.calls: list[Call | None] = []
-        """The call of each segment; None for the stem, which belongs to everybody."""
+        """The call of each entry; None for the stem, which belongs to everybody."""
         self.num_tokens = 0
+        self.num_segments = 0
         self.adapter: str | None = None
+        self._counts: list[int] = []
+        """Segments of each entry."""
         self._rows: dict[Segment, int] = {}
 
     def __contains__(self, segment: Segment) -> bool:
         return segment in self._rows
 
     @property
-    def full(self) -> bool:
-        return self.num_tokens >= self.token_budget or len(self.segments) >= self.max_segments
+    def inner(self) -> list[Segment]:
+        """Segments with something below them, parents first."""
+        return list(self._rows)
 
-    def fits(self, *segments: Segment) -> bool:
-        """A single segment always fits an empty step: encoders cannot be cut, even when memory ran out before."""
-        if not self.segments and len(segments) == 1:
-            return True
-        tokens = sum(len(segment) for segment in segments)
-        return self.num_tokens + tokens <= self.token_budget and len(self.segments) + len(segments) <= self.max_segments
+    @property
+    def full(self) -> bool:
+        return self.num_tokens >= self.token_budget or self.num_segments >= self.max_segments
+
+    def fits(self, segment: Segment) -> bool:
+        return self.num_tokens + len(segment) <= self.token_budget and self.num_segments < self.max_segments
+
+    def num_fitting(self, leaves: Leaves, first: int, last: int) -> int:
+        """How many leaves from ``first`` on find room.
+
+        A single one always fits an empty step: encoders cannot be cut, even when memory ran out before.
+        """
+        room = self.token_budget - self.num_tokens
+        last = min(last, first + self.max_segments - self.num_segments)
+        before = leaves.ends[first - 1] if first else 0
+        if leaves.ends[last - 1] - before > room:
+            last = int(leaves.ends[:last].searchsorted(before + room, side="right"))
+        return max(last - first, 0 if self.entries else 1)
 
     def add(self, segment: Segment, call: Call | None) -> None:
         self._rows[segment] = self.num_tokens
-        self.segments.append(segment)
+        self._enter(segment, call, 1, len(segment))
+
+    def add_leaves(self, run: LeafRun, call: Call, num_tokens: int) -> None:
+        """``num_tokens``: of the run."""
+        self._enter(run, call, run.last - run.first, num_tokens)
+
+    def _enter(self, entry: Entry, call: Call | None, num_segments: int, num_tokens: int) -> None:
+        self.entries.append(entry)
         self.calls.append(call)
-        self.num_tokens += len(segment)
+        self._counts.append(num_segments)
+        self.num_segments += num_segments
+        self.num_tokens += num_tokens
+        if entry.parent is not None:
+            entry.parent.num_waiting_children -= num_segments
 
     @property
-    def reads(self) -> list[int]:
-        """Positions of the segments at which some pair ends."""
-        return [i for i, segment in enumerate(self.segments) if segment.pairs]
+    def reads(self) -> bool:
+        """Whether some pair ends in this step."""
+        return any(isinstance(entry, LeafRun) or entry.pairs for entry in self.entries)
 
     def to_output(self, kv_capacity: int) -> SchedulerOutput:
         context_ids, indptr, ranges = self._contexts(kv_capacity)
-        keep = [
-            (row, slot, length)
-            for segment in self.segments
-            for row, slot, length in _keep_rows(self._rows[segment], segment.slots)
-        ]
-        types = [segment.token_type_ids for segment in self.segments if segment.token_type_ids is not None]
+        keep = [kept for segment, row in self._rows.items() for kept in _keep_rows(row, segment.slots)]
+        tokens, lens, types = [], [], []
+        read = np.ones(len(self.entries), bool)
+        for place, entry in enumerate(self.entries):
+            if isinstance(entry, LeafRun):
+                tokens.append(entry.tokens(entry.leaves.token_ids))
+                lens.append(entry.lens)
+                if entry.leaves.token_type_ids is not None:
+                    types.append(entry.tokens(entry.leaves.token_type_ids))
+            else:
+                tokens.append(entry.token_ids)
+                lens.append(np.array([len(entry)]))
+                read[place] = bool(entry.pairs)
+        counts = np.array(self._counts)
         return SchedulerOutput(
             step_id=self.step_id,
-            token_ids=np.concatenate([segment.token_ids for segment in self.segments]).astype(np.int32, copy=False),
-            segment_lens=np.array([len(segment) for segment in self.segments], np.int32),
-            context_ids=np.array(context_ids, np.int32),
+            token_ids=np.concatenate(tokens).astype(np.int32, copy=False),
+            segment_lens=np.concatenate(lens).astype(np.int32, copy=False),
+            context_ids=np.array(context_ids, np.int32).repeat(counts),
             context_indptr=np.array(indptr, np.int32),
             context_ranges=np.array(ranges, np.int32).reshape(-1, 2),
             keep_ranges=np.array(keep, np.int32).reshape(-1, 3),
-            read_segments=np.array(self.reads, np.int32),
+            read_segments=read.repeat(counts).nonzero()[0].astype(np.int32),
             token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,
             adapter=self.adapter,
         )
@@ -80,8 +117,8 @@ class StepPlan:
         context_ids: list[int] = []
         indptr = [0]
         ranges: list[Range] = []
-        for segment in self.segments:
-            parent = segment.parent
+        for entry in self.entries:
+            parent = entry.parent
             if parent is None:
                 context_ids.append(-1)
                 continue

@@ -6,19 +6,20 @@ where its last token stands. Shared runs are found by comparing token ids, never
 so the scores are those of the whole prompt tokenised at once. A run longer than a step is cut into chunks, each the
 parent of the next: prefix sharing and chunked prefill are one mechanism.
 
-The tree is built by sorting the pairs and looking at the longest common prefix of neighbours, as in a suffix array:
-O(tokens) in NumPy and O(segments) in Python.
+Nearly all segments are **leaves**: nothing follows them, so nobody needs their keys, and all that is ever asked of them
+is where their tokens are and whose score they give. They are arrays (``Leaves``), as many as hang under one parent;
+only a segment with something below it is an object (``Segment``). So a call of a thousand documents is two objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from engine.ranges import Range, common_prefix
+from engine.ranges import Range
 
 
 class SegmentState(Enum):
@@ -30,12 +31,14 @@ class SegmentState(Enum):
 
 
 class Segment:
-    """A run of tokens with one left context."""
+    """A run of tokens with one left context, and with something below it."""
 
     __slots__ = (
         "children",
         "is_query_end",
+        "leaves",
         "num_unfinished_children",
+        "num_waiting_children",
         "pairs",
         "parent",
         "path_tokens",
@@ -46,15 +49,14 @@ class Segment:
         "slots",
         "state",
         "token_ids",
-        "token_type_ids",
     )
 
-    def __init__(self, token_ids: np.ndarray, parent: Segment | None, token_type_ids: np.ndarray | None = None) -> None:
+    def __init__(self, token_ids: np.ndarray, parent: Segment | None) -> None:
         self.token_ids = token_ids
-        self.token_type_ids = token_type_ids
         self.parent = parent
         self.position: int = 0 if parent is None else parent.position + len(parent.token_ids)
         self.children: list[Segment] = []
+        self.leaves: list[Leaves] = []
         self.pairs: list[int] = []
         """Pairs of the call whose score is read at this segment's last token."""
         self.is_query_end = False
@@ -62,9 +64,11 @@ class Segment:
         self.state = SegmentState.WAITING
         self.slots: list[Range] = []
         """Where its keys and values are kept; empty while nobody outside its own step needs them."""
+        self.num_waiting_children = 0
+        """Children and leaves that are in no step yet."""
         self.num_unfinished_children = 0
         self.path_tokens = 0
-        """Most slots that finishing everything from here down, one path after the other, can need; 0 for leaves."""
+        """Most slots that finishing everything from here down, one path after the other, can need; leaves need none."""
         self.reserved = 0
         """Slots that starting this segment committed in the pool."""
         self.slack_used = False
@@ -75,8 +79,22 @@ class Segment:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def add_child(self, child: Segment) -> None:
+        self.children.append(child)
+        self.num_waiting_children += 1
+        self.num_unfinished_children += 1
+
+    def add_leaves(self, leaves: Leaves) -> None:
+        self.leaves.append(leaves)
+        self.num_waiting_children += len(leaves)
+        self.num_unfinished_children += len(leaves)
+
+    def below(self) -> list[Node]:
+        """What hangs under this segment."""
+        return [*self.children, *self.leaves]
+
     def descend(self) -> Iterator[Segment]:
-        """This segment and all below it."""
+        """This segment and all segments below it that have something below themselves."""
         stack = [self]
         while stack:
             segment = stack.pop()
@@ -84,130 +102,95 @@ class Segment:
             stack.extend(segment.children)
 
 
-class TreeBuilder:
-    """Pairs of one call -> root segments.
+class Leaves:
+    """Segments that nothing follows, all under one parent. L of them, at which P >= L pairs end."""
 
-    ``max_segment_tokens`` cuts long runs; a shared run below ``min_shared_tokens`` is computed per pair, because a
-    segment costs more than that. With ``share`` False (bidirectional models) every distinct pair is one segment.
-    ``cut_at_query`` gives the query's end a segment border wherever the hint holds, so that it can be kept.
-    """
+    __slots__ = ("bounds", "ends", "lens", "num_finished", "pairs", "parent", "starts", "token_ids", "token_type_ids")
 
     def __init__(
-        self, max_segment_tokens: int, min_shared_tokens: int, share: bool, cut_at_query: bool = False
-    ) -> None:
-        self._max_segment_tokens = max_segment_tokens
-        self._min_shared_tokens = max(1, min_shared_tokens)
-        self._share = share
-        self._cut_at_query = cut_at_query
-
-    def limit(self, max_segment_tokens: int) -> None:
-        """From now on cut at this length at the latest."""
-        self._max_segment_tokens = min(self._max_segment_tokens, max_segment_tokens)
-
-    def build(
         self,
-        pairs: Sequence[np.ndarray],
-        stem: Segment | None = None,
-        token_types: Sequence[np.ndarray] | None = None,
-        query_lens: Sequence[int] | None = None,
-        members: Sequence[int] | None = None,
-    ) -> list[Segment]:
-        """Roots of the tree; their parent is ``stem`` for pairs that begin with its ids, else None.
-
-        The roots are *not* entered in ``stem.children``: a stem is shared by many calls. ``members`` limits the tree
-        to these pairs (those still unanswered after a failure).
-        """
-        wanted = list(range(len(pairs))) if members is None else list(members)
-        if not self._share:
-            return _build_flat(pairs, wanted, token_types)
-        hints = query_lens if self._cut_at_query else None
-        on_stem = [i for i in wanted if stem is not None and _starts_with(pairs[i], stem)]
-        off_stem = sorted(set(wanted) - set(on_stem))
-        roots = self._build_shared(pairs, on_stem, stem, hints) + self._build_shared(pairs, off_stem, None, hints)
-        for root in roots:
-            _measure_paths(root)
-        return roots
-
-    def _build_shared(
-        self,
-        pairs: Sequence[np.ndarray],
-        members: list[int],
+        token_ids: np.ndarray,
+        starts: np.ndarray,
+        lens: np.ndarray,
+        pairs: np.ndarray,
         parent: Segment | None,
-        query_lens: Sequence[int] | None,
-    ) -> list[Segment]:
-        """Top-down over groups of the sorted pairs; the pairs of a group share their first ``depth`` tokens."""
-        if not members:
-            return []
-        order = sorted(members, key=lambda i: pairs[i].astype(">u4").tobytes())
-        common = np.zeros(len(order), np.int64)
-        for k, (a, b) in enumerate(pairwise(order), start=1):
-            common[k] = common_prefix(pairs[a], pairs[b])
-        roots: list[Segment] = []
-        groups = [(0, len(order), 0 if parent is None else len(parent), parent)]
-        while groups:
-            lo, hi, depth, above = groups.pop()
-            first, last = pairs[order[lo]], pairs[order[hi - 1]]
-            shared = len(first) if hi - lo == 1 else int(common[lo + 1 : hi].min())
-            hint = 0 if query_lens is None else int(query_lens[order[lo]])
-            at_hint = depth < hint <= shared and hint < len(first)
-            end = hint if at_hint else shared
-            if at_hint or len(last) == end or (hi - lo > 1 and end - depth >= self._min_shared_tokens):
-                above = self._chain(first[depth:end], above, roots, above is parent)
-                above.is_query_end = at_hint
-                lo, depth = _take_ending(above, pairs, order, lo, hi, end), end
-            elif len(first) == end:
-                # Pairs that end inside a run too short to share: a leaf of their own.
-                leaf = self._chain(first[depth:], above, roots, above is parent)
-                lo = _take_ending(leaf, pairs, order, lo, hi, end)
-            if end < shared:
-                groups.append((lo, hi, depth, above))
-                continue
-            cuts = [lo, *(int(k) for k in np.flatnonzero(common[lo + 1 : hi] == shared) + lo + 1), hi]
-            groups.extend((a, b, depth, above) for a, b in reversed(list(pairwise(cuts))) if a < b)
-        return roots
+        *,
+        bounds: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+    ) -> None:
+        self.token_ids = token_ids
+        """Of the whole call."""
+        self.token_type_ids = token_type_ids
+        self.starts = starts
+        """(L,) where each leaf begins in ``token_ids``."""
+        self.lens = lens
+        """(L,)."""
+        self.ends = lens.cumsum()
+        """(L,) tokens of all leaves up to and with this one."""
+        self.pairs = pairs
+        """(P,) pairs of the call, leaf after leaf."""
+        self.bounds = bounds
+        """(L + 1,) where each leaf's pairs begin in ``pairs``; None: every leaf has one."""
+        self.parent = parent
+        self.num_finished = 0
 
-    def _chain(self, token_ids: np.ndarray, parent: Segment | None, roots: list[Segment], is_root: bool) -> Segment:
-        """One segment, or several of at most ``max_segment_tokens``; returns the last."""
-        segment = parent
-        for start in range(0, len(token_ids), self._max_segment_tokens):
-            chunk = Segment(token_ids[start : start + self._max_segment_tokens], segment)
-            if is_root and start == 0:
-                roots.append(chunk)
-            elif segment is not None:
-                segment.children.append(chunk)
-                segment.num_unfinished_children += 1
-            segment = chunk
-        assert segment is not None
-        return segment
+    def __len__(self) -> int:
+        return len(self.lens)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.ends[-1])
 
 
-def _build_flat(
-    pairs: Sequence[np.ndarray], wanted: list[int], token_types: Sequence[np.ndarray] | None
-) -> list[Segment]:
-    seen: dict[tuple[bytes, bytes], Segment] = {}
-    for index in wanted:
-        types = None if token_types is None else token_types[index]
-        key = (pairs[index].tobytes(), b"" if types is None else types.tobytes())
-        if key not in seen:
-            seen[key] = Segment(pairs[index], None, types)
-        seen[key].pairs.append(index)
-    return list(seen.values())
+class LeafRun(NamedTuple):
+    """Leaves ``first`` to ``last - 1`` of some."""
+
+    leaves: Leaves
+    first: int
+    last: int
+
+    @property
+    def parent(self) -> Segment | None:
+        return self.leaves.parent
+
+    @property
+    def num_leaves(self) -> int:
+        return self.last - self.first
+
+    @property
+    def lens(self) -> np.ndarray:
+        return self.leaves.lens[self.first : self.last]
+
+    @property
+    def num_tokens(self) -> int:
+        ends = self.leaves.ends
+        return int(ends[self.last - 1] - (ends[self.first - 1] if self.first else 0))
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Pairs that end at these leaves, leaf after leaf."""
+        bounds = self.leaves.bounds
+        if bounds is None:
+            return self.leaves.pairs[self.first : self.last]
+        return self.leaves.pairs[bounds[self.first] : bounds[self.last]]
+
+    def of_pairs(self, values: np.ndarray) -> np.ndarray:
+        """Rows of the leaves -> rows of their pairs."""
+        bounds = self.leaves.bounds
+        return values if bounds is None else values.repeat(np.diff(bounds[self.first : self.last + 1]), axis=0)
+
+    def one_by_one(self) -> Iterator[LeafRun]:
+        return (LeafRun(self.leaves, leaf, leaf + 1) for leaf in range(self.first, self.last))
+
+    def tokens(self, of: np.ndarray) -> np.ndarray:
+        """What ``of`` (token ids or types of the whole call) holds for these leaves, leaf after leaf."""
+        starts, lens = self.leaves.starts[self.first : self.last], self.lens
+        if len(lens) == 1:
+            start = starts[0]
+            return of[start : start + lens[0]]
+        ends = lens.cumsum()
+        found: np.ndarray = of[np.arange(ends[-1]) + (starts - (ends - lens)).repeat(lens)]
+        return found
 
 
-def _starts_with(ids: np.ndarray, stem: Segment) -> bool:
-    return len(ids) > len(stem) and bool(np.array_equal(ids[: len(stem)], stem.token_ids))
-
-
-def _take_ending(segment: Segment, pairs: Sequence[np.ndarray], order: list[int], lo: int, hi: int, end: int) -> int:
-    """Enter the pairs of the sorted group that end at ``end`` (they come first); returns where the others begin."""
-    while lo < hi and len(pairs[order[lo]]) == end:
-        segment.pairs.append(order[lo])
-        lo += 1
-    return lo
-
-
-def _measure_paths(root: Segment) -> None:
-    """Fill ``path_tokens`` bottom-up."""
-    for segment in reversed(list(root.descend())):
-        if segment.children:
-            segment.path_tokens = len(segment) + max(child.path_tokens for child in segment.children)
+Node = Segment | Leaves

@@ -94,12 +94,12 @@ class PairCollector:
         for index, error in output.errors.items():
             for pair in [index] if self._cosines is None else self._cosines.pairs_of(index):
                 self.errors[pair] = error.rebuilt()
-        if not output.indices:
+        if not len(output.indices):
             return []
         if self._cosines is None:
-            indices, logits = output.indices, logits_of(output.values, self._head)
+            indices, logits = output.indices.tolist(), logits_of(output.values, self._head)
         else:
-            indices, logits = self._cosines.add(output.indices, output.values)
+            indices, logits = self._cosines.add(output.indices.tolist(), output.values)
         scores = logits if self._raw_scores else activate(logits, self._head)
         scored = []
         for index, logit, score in zip(indices, logits.tolist(), scores.tolist(), strict=True):

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduling.token_tree import Segment, TreeBuilder
+from engine.scheduling.token_tree import LeafRun, Leaves, Node, Segment
+from engine.scheduling.tree_builder import TreeBuilder, leaves_of, segments_of, total_tokens
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=24)
 
 
-def arrays(pairs: list[list[int]]) -> list[np.ndarray]:
-    return [np.array(pair, np.int32) for pair in pairs]
+def build(
+    builder: TreeBuilder,
+    pairs: list[list[int]],
+    stem: Segment | None = None,
+    *,
+    types: list[list[int]] | None = None,
+    query_lens: list[int] | None = None,
+    members: list[int] | None = None,
+) -> list[Node]:
+    return builder.build(
+        flat(pairs),
+        np.array([len(pair) for pair in pairs], np.int32),
+        stem,
+        token_types=None if types is None else flat(types),
+        query_lens=None if query_lens is None else np.array(query_lens),
+        members=None if members is None else np.array(members),
+    )
+
+
+def flat(pairs: list[list[int]]) -> np.ndarray:
+    return np.array([token for pair in pairs for token in pair], np.int32)
 
 
 def path(segment: Segment | None) -> list[int]:
@@ -23,15 +46,30 @@ def path(segment: Segment | None) -> list[int]:
     return ids
 
 
-def spelled(roots: list[Segment]) -> dict[int, list[int]]:
+def own_tokens(leaves: Leaves) -> list[list[int]]:
+    """Of each leaf."""
+    return [run.tokens(leaves.token_ids).tolist() for run in LeafRun(leaves, 0, len(leaves)).one_by_one()]
+
+
+def spelled(roots: list[Node]) -> dict[int, list[int]]:
     """Pair -> the tokens on its path; fails on a pair that is read twice."""
     found: dict[int, list[int]] = {}
-    for root in roots:
-        for segment in root.descend():
-            for pair in segment.pairs:
-                assert pair not in found
-                found[pair] = path(segment)
+
+    def enter(pairs: list[int], tokens: list[int]) -> None:
+        for pair in pairs:
+            assert pair not in found
+            found[pair] = tokens
+
+    for segment in segments_of(roots):
+        enter(segment.pairs, path(segment))
+    for leaves in leaves_of(roots):
+        for run, tokens in zip(LeafRun(leaves, 0, len(leaves)).one_by_one(), own_tokens(leaves), strict=True):
+            enter(run.pairs.tolist(), path(leaves.parent) + tokens)
     return found
+
+
+def below(segment: Segment) -> int:
+    return len(segment.children) + sum(map(len, segment.leaves))
 
 
 @given(
@@ -44,75 +82,107 @@ def test_every_pair_is_spelled_exactly_once(
     pairs: list[list[int]], stem: list[int], chunk: int, min_shared: int
 ) -> None:
     stem_segment = Segment(np.array(stem, np.int32), None) if stem else None
-    roots = TreeBuilder(chunk, min_shared, share=True).build(arrays(pairs), stem_segment)
+    roots = build(TreeBuilder(chunk, min_shared, share=True), pairs, stem_segment)
     assert spelled(roots) == dict(enumerate(pairs))
-    for root in roots:
-        for segment in root.descend():
-            assert 0 < len(segment) <= chunk
-            assert segment.position == len(path(segment.parent))
-            assert segment.num_unfinished_children == len(segment.children)
-            assert segment.pairs or segment.children, "a segment that nobody needs"
+    lengths = [len(segment) for segment in segments_of(roots)]
+    for segment in segments_of(roots):
+        assert segment.position == len(path(segment.parent))
+        assert segment.num_unfinished_children == segment.num_waiting_children == below(segment) > 0
+    for leaves in leaves_of(roots):
+        lengths += leaves.lens.tolist()
+        tokens = own_tokens(leaves)
+        assert LeafRun(leaves, 0, len(leaves)).tokens(leaves.token_ids).tolist() == [*chain(*tokens)]
+        assert all(len(run.pairs) for run in LeafRun(leaves, 0, len(leaves)).one_by_one()), "a leaf that nobody needs"
+    assert 0 < min(lengths) <= max(lengths) <= chunk
+    assert sum(lengths) == total_tokens(roots)
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=12), st.lists(st.integers(1, 24), min_size=12, max_size=12), st.data())
+def test_a_tree_of_some_pairs_spells_those_whatever_the_hints_say(
+    pairs: list[list[int]], hints: list[int], data: st.DataObject
+) -> None:
+    members = sorted(data.draw(st.sets(st.integers(0, len(pairs) - 1), min_size=1)))
+    builder = TreeBuilder(7, 3, share=True, cut_at_query=True)
+    roots = build(builder, pairs, query_lens=hints[: len(pairs)], members=members)
+    assert spelled(roots) == {i: pairs[i] for i in members}
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=12))
 def test_with_the_lowest_threshold_no_two_siblings_begin_alike(pairs: list[list[int]]) -> None:
-    roots = TreeBuilder(1000, 1, share=True).build(arrays(pairs))
-    stack = [roots]
-    while stack:
-        siblings = stack.pop()
-        starts = [int(segment.token_ids[0]) for segment in siblings]
+    def check(siblings: list[Node]) -> None:
+        starts = [int(node.token_ids[0]) for node in siblings if isinstance(node, Segment)]
+        starts += [tokens[0] for node in siblings if isinstance(node, Leaves) for tokens in own_tokens(node)]
         assert len(starts) == len(set(starts))
-        stack.extend(segment.children for segment in siblings)
+
+    roots = build(TreeBuilder(1000, 1, share=True), pairs)
+    check(roots)
+    for segment in segments_of(roots):
+        check(segment.below())
 
 
 def test_documents_of_one_query_hang_under_one_segment() -> None:
     query = list(range(100, 190))
     pairs = [[*query, 1000 + i, *range(20)] for i in range(50)]
-    roots = TreeBuilder(4096, 8, share=True).build(arrays(pairs))
-    assert len(roots) == 1
-    assert roots[0].token_ids.tolist() == query
-    assert sum(len(segment) for segment in roots[0].descend()) == 90 + 50 * 21
+    roots = build(TreeBuilder(4096, 8, share=True), pairs)
+    (root,) = segments_of(roots)
+    assert root.token_ids.tolist() == query
+    assert total_tokens(roots) == 90 + 50 * 21
 
 
 def test_short_coincidences_are_not_split() -> None:
     pairs = [[*range(50), 7, 7, i] for i in range(4)] + [[*range(50), 8, i] for i in range(4)]
-    roots = TreeBuilder(4096, 8, share=True).build(arrays(pairs))
-    assert [len(segment) for segment in roots] == [50]
-    assert sorted(len(leaf) for leaf in roots[0].children) == [2, 2, 2, 2, 3, 3, 3, 3]
+    (root,) = segments_of(build(TreeBuilder(4096, 8, share=True), pairs))
+    assert len(root) == 50
+    assert sorted(root.leaves[0].lens.tolist()) == [2, 2, 2, 2, 3, 3, 3, 3]
 
 
 def test_equal_documents_are_one_segment() -> None:
-    roots = TreeBuilder(4096, 8, share=True).build(arrays([[1, 2, 3]] * 3 + [[1, 2, 3, 4]]))
+    roots = build(TreeBuilder(4096, 8, share=True), [[1, 2, 3]] * 3 + [[1, 2, 3, 4]])
     assert spelled(roots) == {0: [1, 2, 3], 1: [1, 2, 3], 2: [1, 2, 3], 3: [1, 2, 3, 4]}
-    assert sum(1 for root in roots for segment in root.descend() if segment.pairs) == 2
+    assert [len(leaves) for leaves in leaves_of(roots)] == [2]
 
 
 def test_the_stem_is_the_parent_of_what_begins_with_it() -> None:
     stem = Segment(np.arange(10, dtype=np.int32), None)
-    roots = TreeBuilder(4096, 2, share=True).build(arrays([[*range(10), 50, 51], [*range(9), 77], [*range(10)]]), stem)
-    assert {tuple(path(root)): root.parent is stem for root in roots} != {}
-    assert [root.parent is stem for root in roots if path(root)[:10] == list(range(10)) and len(path(root)) > 10] == [
-        True
+    roots = build(TreeBuilder(4096, 2, share=True), [[*range(10), 50, 51], [*range(9), 77], [*range(10)]], stem)
+    assert [(root.parent is stem, below(root)) for root in segments_of(roots)] == [(False, 2)]
+    assert [(leaves.parent is stem, own_tokens(leaves)) for leaves in leaves_of(roots)] == [
+        (True, [[50, 51]]),
+        (False, [[9], [77]]),
     ]
-    assert stem.children == []
+    assert below(stem) == 0
+
+
+@pytest.mark.parametrize("length", [9, 10, 11, 40])
+def test_a_pair_alone_has_the_tree_that_it_has_among_others(length: int) -> None:
+    stem = Segment(np.arange(10, dtype=np.int32), None)
+    builder, pair = TreeBuilder(16, 2, share=True), list(range(length))
+    alone, among = build(builder, [pair], stem), build(builder, [pair, [77]], stem, members=[0])
+    assert spelled(alone) == spelled(among) == {0: pair}
+    assert [leaves.lens.tolist() for leaves in leaves_of(alone)] == [
+        leaves.lens.tolist() for leaves in leaves_of(among)
+    ]
 
 
 def test_the_query_hint_is_a_border_only_where_it_holds() -> None:
-    pairs = arrays([[*range(30), 5, 6, 7], [*range(30), 5, 6, 8]])
-    roots = TreeBuilder(4096, 8, share=True, cut_at_query=True).build(pairs, query_lens=[30, 30])
-    assert [len(roots[0]), roots[0].is_query_end] == [30, True]
-    wrong = TreeBuilder(4096, 8, share=True, cut_at_query=True).build(pairs, query_lens=[33, 33])
-    assert spelled(wrong) == {0: pairs[0].tolist(), 1: pairs[1].tolist()}
+    pairs = [[*range(30), 5, 6, 7], [*range(30), 5, 6, 8]]
+    first, *_ = segments_of(build(TreeBuilder(4096, 8, share=True, cut_at_query=True), pairs, query_lens=[30, 30]))
+    assert [len(first), first.is_query_end] == [30, True]
+    wrong = build(TreeBuilder(4096, 8, share=True, cut_at_query=True), pairs, query_lens=[33, 33])
+    assert spelled(wrong) == dict(enumerate(pairs))
 
 
 def test_without_sharing_every_distinct_pair_is_one_segment() -> None:
-    types = arrays([[0, 0, 1], [0, 1, 1], [0, 0, 1]])
-    roots = TreeBuilder(2, 1, share=False).build(arrays([[1, 2, 3]] * 3), token_types=types)
-    assert [(len(root), root.pairs) for root in roots] == [(3, [0, 2]), (3, [1])]
+    builder, types = TreeBuilder(2, 1, share=False), [[0, 0, 1], [0, 1, 1], [0, 0, 1]]
+    (leaves,) = leaves_of(build(builder, [[1, 2, 3]] * 3, types=types))
+    runs = list(LeafRun(leaves, 0, len(leaves)).one_by_one())
+    assert [(run.num_tokens, run.pairs.tolist()) for run in runs] == [(3, [0, 2]), (3, [1])]
+    assert leaves.token_type_ids is not None
+    assert [run.tokens(leaves.token_type_ids).tolist() for run in runs] == types[:2]
 
 
 def test_many_documents_cost_little() -> None:
     """Depth follows shared runs, not the number of pairs."""
     pairs = [[*range(i + 1)] for i in range(600)]
-    roots = TreeBuilder(4096, 8, share=True).build(arrays(pairs))
+    roots = build(TreeBuilder(4096, 8, share=True), pairs)
     assert spelled(roots) == dict(enumerate(pairs))

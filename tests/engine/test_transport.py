@@ -34,9 +34,10 @@ def test_arrays_and_nested_structs_round_trip() -> None:
     assert back.token_ids.tolist() == [0, 1, 2, 3, 4]
     assert (back.call_id, back.arrival_s, back.priority, back.num_pairs) == ("c", 1.5, -3, 2)
     values = np.arange(6, dtype=np.float32).reshape(3, 2)
-    output = EngineCoreOutput("c", [0, 2, 5], values, {1: WireError("step_failed", "no")})
+    output = EngineCoreOutput("c", np.array([0, 2, 5], np.int32), values, {1: WireError("step_failed", "no")})
     outputs = decoder(FromCore).decode(encoder().encode(EngineCoreOutputs([output], SchedulerStats(num_steps=7))))
     assert isinstance(outputs, EngineCoreOutputs)
+    assert outputs.outputs[0].indices.tolist() == [0, 2, 5]
     assert outputs.outputs[0].values.tolist() == values.tolist()
     assert outputs.outputs[0].errors[1].message == "no"
     assert outputs.stats is not None

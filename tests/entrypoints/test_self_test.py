@@ -38,7 +38,7 @@ def run(alone: tuple[float, float], together: tuple[float, float], *, trained: b
     answers = {"self-test-relevant": alone[:1], "self-test-irrelevant": alone[1:], "self-test-both": together}
     for call in test.calls:
         values = np.array(answers[call.call_id], np.float32).reshape(-1, 1)
-        test.take([EngineCoreOutput(call.call_id, list(range(len(values))), values, stats=DONE)])
+        test.take([EngineCoreOutput(call.call_id, np.arange(len(values)), values, stats=DONE)])
     assert test.finished
     test.judge()
 
@@ -68,4 +68,6 @@ def test_a_score_that_depends_on_its_company_stops_the_start() -> None:
 def test_a_score_that_is_not_finite_stops_the_start(error: WireError) -> None:
     test = SelfTest(cast(InputProcessor, Inputs()), SPEC, "float32", trained=True)
     with pytest.raises(ModelLoadError, match="damaged"):
-        test.take([EngineCoreOutput("self-test-both", [], np.zeros((0, 1), np.float32), {0: error}, DONE)])
+        test.take(
+            [EngineCoreOutput("self-test-both", np.zeros(0, np.int32), np.zeros((0, 1), np.float32), {0: error}, DONE)]
+        )

@@ -152,9 +152,9 @@ def test_vectors_in_any_order_and_texts_that_fail() -> None:
     head = HeadSpec(kind="embedding", pooling="cls", activation="cosine")
     collector = PairCollector(head, [pair(1, 2), pair(1, 3), pair(1, 1), pair(4, 2)])
     values = np.array([[0.0, 2.0], [3.0, 4.0]], np.float32)
-    assert collector.add(EngineCoreOutput("x", [1, 2], values)) == []
+    assert collector.add(EngineCoreOutput("x", np.array([1, 2]), values)) == []
     failed = {3: WireError("non_finite_score", "the model's score is not finite")}
-    scored = collector.add(EngineCoreOutput("x", [0], np.array([[0.0, 1.0]], np.float32), failed))
+    scored = collector.add(EngineCoreOutput("x", np.array([0]), np.array([[0.0, 1.0]], np.float32), failed))
     assert sorted((one.index, round(one.score, 6)) for one in scored) == [(0, 1.0), (1, 0.8), (2, 1.0)]
     assert list(collector.errors) == [3]
 

@@ -50,14 +50,14 @@ def outputs_under(setup: Setup, monkeypatch: pytest.MonkeyPatch, faults: str, **
     client = InprocClient(replace(setup.config, device=chosen), setup.spec, setup.inputs.stem)
     try:
         client.submit(setup.request("call", "what does a panda eat?", DOCUMENTS))
-        total = EngineCoreOutput("call", [], np.zeros((0, 1), np.float32))
+        total = EngineCoreOutput("call", np.zeros(0, np.int32), np.zeros((0, 1), np.float32))
         while total.stats is None:
             for output in client.recv(0.2).outputs:
-                assert not set(total.indices) & {*output.indices, *output.errors}, "a pair was answered twice"
+                new = {*output.indices.tolist(), *output.errors}
+                assert not {*total.indices.tolist()} & new, "a pair was answered twice"
+                indices = np.concatenate([total.indices, output.indices])
                 values = np.concatenate([total.values, output.values])
-                total = EngineCoreOutput(
-                    "call", total.indices + output.indices, values, total.errors | output.errors, output.stats
-                )
+                total = EngineCoreOutput("call", indices, values, total.errors | output.errors, output.stats)
         assert (client.stats().worker_restarts > 0) == ("drop" in faults)
         return total
     finally:

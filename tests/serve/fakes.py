@@ -164,7 +164,7 @@ class FakeCore:
                 finished = start + self._pairs_per_step >= len(order)
                 stats = CallStats(int(ends[-1]), int(ends[-1]) // 2, 0.001, 0.002, 3) if finished else None
                 errors = {i: self.failing[i] for i in step if i in self.failing}
-                yield EngineCoreOutput(request.call_id, good, values, errors, stats)
+                yield EngineCoreOutput(request.call_id, np.array(good, np.int32), values, errors, stats)
         finally:
             if not finished:
                 self.aborted.append(request.call_id)
