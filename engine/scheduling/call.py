@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.messages import CallStats, EngineCoreRequest
-from engine.scheduling.step_plan import Entry
-from engine.scheduling.token_tree import LeafRun, Leaves, Node, Segment
+from engine.scheduling.token_tree import Entry, LeafRun, Leaves, Node, Segment
 from engine.scheduling.tree_builder import total_tokens
 
 

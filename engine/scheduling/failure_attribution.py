@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from engine.scheduling.call import Call, pairs_at, pairs_below
-from engine.scheduling.step_plan import Entry, StepPlan
-from engine.scheduling.token_tree import LeafRun
+from engine.scheduling.step_plan import StepPlan
+from engine.scheduling.token_tree import Entry, LeafRun
 
 MAX_ATTEMPTS = 24
 """A pair lost this often is given up in any company: the fault may lie in a context that many pairs share."""

@@ -33,8 +33,8 @@ from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreReque
 from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects, Verdict
 from engine.scheduling.kv_memory import KVMemory
-from engine.scheduling.step_plan import Entry, StepPlan
-from engine.scheduling.token_tree import LeafRun, SegmentState
+from engine.scheduling.step_plan import StepPlan
+from engine.scheduling.token_tree import Entry, LeafRun, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.ranges import Range, append_range
-from engine.scheduling.token_tree import LeafRun, Leaves, Segment
+from engine.scheduling.token_tree import Entry, LeafRun, Leaves, Segment
 from engine.step import SchedulerOutput
 
 if TYPE_CHECKING:
     from engine.scheduling.call import Call
-
-Entry = Segment | LeafRun
 
 
 class StepPlan:

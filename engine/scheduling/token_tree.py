@@ -194,3 +194,6 @@ class LeafRun(NamedTuple):
 
 
 Node = Segment | Leaves
+"""What hangs in a tree."""
+Entry = Segment | LeafRun
+"""What is scheduled."""
