@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +36,7 @@ class Measured:
 
 
 def measure_products(
-    config: DeviceConfig, products: Mapping[str, tuple[int, int]], stored_dtype: str, *, seconds: float = 0.3
+    config: DeviceConfig, products: Sequence[tuple[int, int]], stored_dtype: str, *, seconds: float = 0.3
 ) -> Measured:
     """``products``: outputs and inputs of each matrix. The first quantity of ``rates`` is the device's own dtype."""
     backend, reason = choose_backend(config.device)
@@ -64,14 +64,14 @@ def measure_products(
 def _rate(
     backend: Backend,
     ops: Ops,
-    products: Mapping[str, tuple[int, int]],
+    products: Sequence[tuple[int, int]],
     device: torch.device,
     dtype: torch.dtype,
     seconds: float,
 ) -> float:
     generator = torch.Generator().manual_seed(0)
     runs, flop = [], 0.0
-    for outputs, inputs in products.values():
+    for outputs, inputs in products:
         weight = ops.new_linear(outputs, inputs)
         weight.load_rows(0, torch.randn(outputs, inputs, generator=generator) / inputs**0.5)
         x = torch.randn(ROWS, inputs, generator=generator).to(device, dtype)

@@ -21,12 +21,8 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     config = spec.config
     _check(spec.path, config)
     distances = distance_shape(config)
-    shape = EncoderShape(
-        num_layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        num_heads=config["num_attention_heads"],
-        vocab_size=config["vocab_size"],
+    shape = EncoderShape.of(
+        spec,
         eps=config.get("layer_norm_eps", 1e-7),
         activation=config.get("hidden_act", "gelu"),
         names=BERT_NAMES.with_qkv("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
@@ -47,7 +43,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     return Encoder(
         spec,
         shape,
-        EmbeddingShape(num_positions=positions, num_token_types=config.get("type_vocab_size", 0)),
+        EmbeddingShape(num_positions=positions),
         HeadNames(dense="pooler.dense", out="classifier", activation=config.get("pooler_hidden_act", "gelu")),
         params,
         attention=attention,

@@ -15,10 +15,9 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
     has_bias = config.get("attention_bias", False)
     activation = config.get("hidden_act") or "gelu_pytorch_tanh"
     shape = DecoderShape.of(
-        config,
+        spec,
         qkv_bias=has_bias,
         o_bias=has_bias,
-        head_dim=config.get("head_dim") or 256,
         # Published configs say "gelu" and mean its tanh form.
         activation="gelu_pytorch_tanh" if activation == "gelu" else activation,
         norm_offset=1.0,

@@ -13,5 +13,5 @@ CHECKPOINT_PREFIX = "model."
 def build(spec: ModelSpec, params: Parameters) -> Decoder:
     config = spec.config
     has_bias = config.get("attention_bias", False)
-    shape = DecoderShape.of(config, qkv_bias=has_bias, o_bias=has_bias, mlp_bias=config.get("mlp_bias", False))
+    shape = DecoderShape.of(spec, qkv_bias=has_bias, o_bias=has_bias, mlp_bias=config.get("mlp_bias", False))
     return Decoder(spec, shape, params)

@@ -12,4 +12,4 @@ CHECKPOINT_PREFIX = "model."
 
 def build(spec: ModelSpec, params: Parameters) -> Decoder:
     config = spec.config
-    return Decoder(spec, DecoderShape.of(config, window=config.get("sliding_window", 4096)), params)
+    return Decoder(spec, DecoderShape.of(spec, window=config.get("sliding_window", 4096)), params)

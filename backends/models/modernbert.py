@@ -24,12 +24,8 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     config = spec.config
     attention_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
     norm_bias = config.get("norm_bias", False)
-    shape = EncoderShape(
-        num_layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        num_heads=config["num_attention_heads"],
-        vocab_size=config["vocab_size"],
+    shape = EncoderShape.of(
+        spec,
         eps=config.get("norm_eps", 1e-5),
         activation=config.get("hidden_activation", "gelu"),
         names=NAMES,

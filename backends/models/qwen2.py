@@ -13,4 +13,4 @@ CHECKPOINT_PREFIX = "model."
 def build(spec: ModelSpec, params: Parameters) -> Decoder:
     config = spec.config
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    return Decoder(spec, DecoderShape.of(config, qkv_bias=True, window=window), params)
+    return Decoder(spec, DecoderShape.of(spec, qkv_bias=True, window=window), params)

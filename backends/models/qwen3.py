@@ -14,5 +14,5 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
     config = spec.config
     has_bias = config.get("attention_bias", False)
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    shape = DecoderShape.of(config, qkv_bias=has_bias, o_bias=has_bias, head_norms=True, window=window)
+    shape = DecoderShape.of(spec, qkv_bias=has_bias, o_bias=has_bias, head_norms=True, window=window)
     return Decoder(spec, shape, params)

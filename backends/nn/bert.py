@@ -34,12 +34,8 @@ def build_bert(
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
         raise ModelLoadError(f"{spec.path}: position_embedding_type {positions!r} is not supported; absolute is")
-    shape = EncoderShape(
-        num_layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        num_heads=config["num_attention_heads"],
-        vocab_size=config["vocab_size"],
+    shape = EncoderShape.of(
+        spec,
         eps=config.get("layer_norm_eps", 1e-12),
         activation=config.get("hidden_act", "gelu"),
         names=names,
@@ -49,6 +45,5 @@ def build_bert(
         norm=embedding_norm,
         num_positions=config["max_position_embeddings"],
         position_offset=first_position,
-        num_token_types=config.get("type_vocab_size", 2),
     )
     return Encoder(spec, shape, embedding, head, params, unused=unused)

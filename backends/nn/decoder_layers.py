@@ -7,7 +7,6 @@ travels as a pair (delta, residual), see ``kernels/ops.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,7 +16,9 @@ from engine.backends.kv_pool import KVPool
 from engine.backends.loading.parameters import Parameters, Rows
 from engine.backends.nn.parallel import SummedLinear
 from engine.backends.packed_batch import PackedBatch
+from engine.checkpoint.families import body_sizes
 from engine.kernels.ops import Activation, LinearWeight
+from engine.model_spec import ModelSpec
 
 Stream = tuple[torch.Tensor | None, torch.Tensor]
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "gelu_new")
@@ -49,17 +50,17 @@ class DecoderShape:
     """Tokens that a token looks back at; None: all of them."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], **differences: Any) -> Self:
+    def of(cls, spec: ModelSpec, **differences: Any) -> Self:
         """As most decoders write it in config.json; ``differences`` are what the family has of its own."""
-        num_heads = config["num_attention_heads"]
+        config, sizes = spec.config, body_sizes(spec.model_type, spec.config)
         usual = {
-            "num_layers": config["num_hidden_layers"],
-            "hidden": config["hidden_size"],
-            "intermediate": config["intermediate_size"],
-            "num_heads": num_heads,
-            "num_kv_heads": config.get("num_key_value_heads") or num_heads,
-            "head_dim": config.get("head_dim") or config["hidden_size"] // num_heads,
-            "vocab_size": config["vocab_size"],
+            "num_layers": sizes.num_layers,
+            "hidden": sizes.hidden,
+            "intermediate": sizes.intermediate,
+            "num_heads": sizes.num_heads,
+            "num_kv_heads": sizes.num_kv_heads,
+            "head_dim": sizes.head_dim,
+            "vocab_size": sizes.vocab_size,
             "eps": config.get("rms_norm_eps", 1e-6),
             "activation": config.get("hidden_act", "silu"),
             "tied": config.get("tie_word_embeddings", False),

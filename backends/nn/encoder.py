@@ -34,7 +34,6 @@ class EmbeddingShape:
     num_positions: int = 0
     position_offset: int = 0
     """Row of the first token's position."""
-    num_token_types: int = 0
 
 
 class Encoder:
@@ -85,9 +84,9 @@ class Encoder:
         if embedding.num_positions:
             name = "embeddings.position_embeddings.weight"
             self.positions = params.table(name, embedding.num_positions, shape.hidden)
-        if embedding.num_token_types:
+        if shape.num_token_types:
             name = "embeddings.token_type_embeddings.weight"
-            self.token_types = params.table(name, embedding.num_token_types, shape.hidden)
+            self.token_types = params.table(name, shape.num_token_types, shape.hidden)
         self.embedding_norm = Norm(params, embedding.norm, shape.hidden, shape.eps, bias=shape.norm_bias)
 
     def finish(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 
@@ -16,8 +17,10 @@ from engine.backends.loading.parameters import Parameters, Rows
 from engine.backends.nn.decoder_layers import Rotary
 from engine.backends.nn.parallel import SummedLinear
 from engine.backends.packed_batch import PackedBatch
+from engine.checkpoint.families import body_sizes
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.padded_attention import attend_near
+from engine.model_spec import ModelSpec
 
 GELU_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh")
 ACTIVATIONS = ("gelu", *GELU_TANH)
@@ -49,6 +52,8 @@ class EncoderShape:
     intermediate: int
     num_heads: int
     vocab_size: int
+    num_token_types: int
+    """Rows of the table of token types; 0: there is none."""
     eps: float
     activation: str
     names: LayerNames
@@ -62,6 +67,20 @@ class EncoderShape:
     """Which half of the fused ``up`` tensor goes through the activation and gates the other; None: there is no gate."""
     score_terms: int = 1
     """Products that an attention score is the sum of; scores are divided by the root of (terms * head size)."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, **differences: Any) -> Self:
+        """The sizes of config.json; ``differences`` are what the family has of its own."""
+        sizes = body_sizes(spec.model_type, spec.config)
+        return cls(
+            num_layers=sizes.num_layers,
+            hidden=sizes.hidden,
+            intermediate=sizes.intermediate,
+            num_heads=sizes.num_heads,
+            vocab_size=sizes.vocab_size,
+            num_token_types=sizes.num_token_types,
+            **differences,
+        )
 
     @property
     def head_dim(self) -> int:

@@ -32,12 +32,8 @@ def build_gte(spec: ModelSpec, params: Parameters) -> Encoder:
     for name, value in REQUIRED.items():
         if config.get(name, value) != value:
             raise ModelLoadError(f"{spec.path}: {name} {config[name]!r} is not supported; {value!r} is")
-    shape = EncoderShape(
-        num_layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        num_heads=config["num_attention_heads"],
-        vocab_size=config["vocab_size"],
+    shape = EncoderShape.of(
+        spec,
         eps=config.get("layer_norm_eps", 1e-12),
         activation=config.get("hidden_act", "gelu"),
         names=FUSED if config.get("pack_qkv", True) else APART,
@@ -47,10 +43,7 @@ def build_gte(spec: ModelSpec, params: Parameters) -> Encoder:
     is_rotary = config.get("position_embedding_type", "rope") == "rope"
     tables = rope_tables(config, shape.head_dim, spec.max_model_len, params.device) if is_rotary else None
     rotary = Rotary(*tables) if tables else None
-    embedding = EmbeddingShape(
-        num_positions=0 if is_rotary else config["max_position_embeddings"],
-        num_token_types=config.get("type_vocab_size", 1),
-    )
+    embedding = EmbeddingShape(num_positions=0 if is_rotary else config["max_position_embeddings"])
     return Encoder(
         spec,
         shape,

@@ -6,9 +6,11 @@ A new family or reranker is a new entry here (and, for a family, a file in ``bac
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from engine.errors import ConfigError
 from engine.model_spec import Activation, HeadKind, Pooling
 
 
@@ -24,6 +26,26 @@ class Family:
     """Where a classification checkpoint keeps the last matrix of its head."""
     position_offset: int = 0
     """Positions that ``max_position_embeddings`` counts and no token can have."""
+    head_dim: int | None = None
+    """Size of an attention head where config.json states none; None: the hidden size divided among the heads."""
+    num_token_types: int = 0
+    """Rows of the table of token types where config.json states no ``type_vocab_size``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodySizes:
+    """A network body in numbers, as its config.json states them."""
+
+    num_layers: int
+    hidden: int
+    intermediate: int
+    """Features of the MLP, of which a gated one has as many gates."""
+    num_heads: int
+    num_kv_heads: int
+    """Fewer than ``num_heads`` where several query heads share a key/value head."""
+    head_dim: int
+    vocab_size: int
+    num_token_types: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +62,19 @@ class Recipe:
     activation: Activation = "sigmoid"
 
 
-def _decoder(body: str) -> Family:
-    return Family(body=body, causal=True, pooling="last", head_tensors=("score.weight",))
+def _decoder(body: str, *, head_dim: int | None = None) -> Family:
+    return Family(body=body, causal=True, pooling="last", head_tensors=("score.weight",), head_dim=head_dim)
 
 
-def _encoder(body: str, *head_tensors: str, position_offset: int = 0) -> Family:
-    return Family(body=body, causal=False, pooling="cls", head_tensors=head_tensors, position_offset=position_offset)
+def _encoder(body: str, *head_tensors: str, position_offset: int = 0, num_token_types: int = 0) -> Family:
+    return Family(
+        body=body,
+        causal=False,
+        pooling="cls",
+        head_tensors=head_tensors,
+        position_offset=position_offset,
+        num_token_types=num_token_types,
+    )
 
 
 FAMILIES: dict[str, Family] = {
@@ -53,15 +82,62 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _decoder("Qwen2"),
     "llama": _decoder("Llama"),
     "mistral": _decoder("Mistral"),
-    "gemma": _decoder("Gemma"),
-    "bert": _encoder("Bert", "classifier.weight"),
-    "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2),
-    "xlm-roberta": _encoder("XLMRoberta", "classifier.out_proj.weight", position_offset=2),
+    "gemma": _decoder("Gemma", head_dim=256),
+    "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
+    "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
+    "xlm-roberta": _encoder("XLMRoberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
     "modernbert": _encoder("ModernBert", "classifier.weight"),
     "deberta-v2": _encoder("DebertaV2", "classifier.weight"),
-    "new": _encoder("New", "classifier.weight"),
-    "gte": _encoder("Gte", "classifier.weight"),
+    "new": _encoder("New", "classifier.weight", num_token_types=1),
+    "gte": _encoder("Gte", "classifier.weight", num_token_types=1),
 }
+
+
+def family_of(model_type: str) -> Family:
+    """The row of a ``model_type``; raises ``ConfigError`` with what is supported where there is none."""
+    if model_type not in FAMILIES:
+        raise ConfigError(f"model_type {model_type} is not supported. These are: {supported()}.", param="model")
+    return FAMILIES[model_type]
+
+
+def body_sizes(model_type: str, config: Mapping[str, Any]) -> BodySizes:
+    """What the numbers of a config.json mean for its family: the one place that reads them.
+
+    Raises ``ConfigError`` for an unknown family and for a number that is missing.
+    """
+    family = family_of(model_type)
+    try:
+        hidden, num_heads = config["hidden_size"], config["num_attention_heads"]
+        return BodySizes(
+            num_layers=config["num_hidden_layers"],
+            hidden=hidden,
+            intermediate=config["intermediate_size"],
+            num_heads=num_heads,
+            num_kv_heads=config.get("num_key_value_heads") or num_heads,
+            head_dim=config.get("head_dim") or family.head_dim or hidden // num_heads,
+            vocab_size=config["vocab_size"],
+            num_token_types=num_token_types(model_type, config),
+        )
+    except KeyError as missing:
+        raise ConfigError(f"config.json does not say {missing.args[0]}.", param="model") from None
+
+
+def num_token_types(model_type: str, config: Mapping[str, Any]) -> int:
+    """Rows of the table of token types; 0: the body has none. Raises ``ConfigError`` for an unknown family."""
+    return int(config.get("type_vocab_size", family_of(model_type).num_token_types) or 0)
+
+
+def position_limit(model_type: str, config: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest input that the body has positions for, scaled rotations included; None: not stated."""
+    positions, offset = config.get("max_position_embeddings"), family_of(model_type).position_offset
+    if not isinstance(positions, int) or positions <= offset:
+        return None
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type")) not in ("yarn", "linear", "dynamic"):
+        return positions - offset
+    original = scaling.get("original_max_position_embeddings") or positions
+    return max(positions - offset, int(original * float(scaling.get("factor") or 1)))
+
 
 # The first match counts, so the narrow ones come before the wide ones.
 RECIPES: tuple[Recipe, ...] = (

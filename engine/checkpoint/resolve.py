@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint.embedding import max_text_len, text_prompts
-from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, find_recipe, supported
+from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, find_recipe, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.head import Checkpoint, resolve_head
 from engine.checkpoint.hub import resolve_folder
@@ -176,16 +176,12 @@ def _max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
 
 
 def _position_limit(checkpoint: Checkpoint) -> int:
-    config, family = checkpoint.config, checkpoint.family
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= family.position_offset:
-        raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {positions!r}.")
-    limit = positions - family.position_offset
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type")) in ("yarn", "linear", "dynamic"):
-        original = scaling.get("original_max_position_embeddings") or positions
-        limit = max(limit, int(original * float(scaling.get("factor") or 1)))
-    if not family.causal:  # a decoder's tokenizer states the length of its largest sibling
+    config = checkpoint.config
+    limit = position_limit(config["model_type"], config)
+    if limit is None:
+        stated = config.get("max_position_embeddings")
+        raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
+    if not checkpoint.family.causal:  # a decoder's tokenizer states the length of its largest sibling
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:
             limit = min(limit, int(stated))

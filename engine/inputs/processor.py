@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.checkpoint.families import num_token_types
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.template import load_template
 from engine.config import ModelConfig
@@ -355,7 +356,7 @@ class InputProcessor:
 def _takes_types(spec: ModelSpec) -> bool:
     """The model tells query and document apart by token types, and its tokenizer makes them."""
     names = CheckpointFiles(Path(spec.tokenizer_path), spec.name).tokenizer_config.get("model_input_names")
-    return int(spec.config.get("type_vocab_size") or 0) > 1 and (names is None or "token_type_ids" in names)
+    return num_token_types(spec.model_type, spec.config) > 1 and (names is None or "token_type_ids" in names)
 
 
 def _official(spec: ModelSpec) -> str | None:

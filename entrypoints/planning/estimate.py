@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from engine.entrypoints.planning.devices import DeviceFacts
 from engine.entrypoints.planning.model_shape import ITEM_BYTES, ModelShape
+from engine.executor.division import divides
 
 GIB = 2**30
 LIBRARIES = GIB // 2
@@ -83,15 +84,9 @@ def _smallest(
     dtype: str,
     quantization: str | None,
 ) -> Option:
-    sizes = [size for size in range(1, num_devices + 1) if _divides(shape, size)]
+    sizes = [size for size in range(1, num_devices + 1) if divides(shape.sizes, size)]
     tried = [_option(shape, device, num_devices, size, workload, max_len, dtype, quantization) for size in sizes]
     return next((option for option in tried if option.fits), tried[-1])
-
-
-def _divides(shape: ModelShape, size: int) -> bool:
-    """As ``engine.executor.division.check_division`` has it."""
-    shares_kv = shape.num_kv_heads % size == 0 or size % shape.num_kv_heads == 0
-    return shape.num_heads % size == 0 and shape.intermediate % size == 0 and shares_kv
 
 
 def _option(
@@ -106,7 +101,7 @@ def _option(
 ) -> Option:
     budget = device.token_budget if shape.causal else max(device.token_budget, max_len)
     weights = shape.weight_bytes(dtype, quantization, keeps_narrow=device.kind == "cpu") // group
-    kv_token = shape.kv_bytes(dtype) // min(group, shape.num_kv_heads)
+    kv_token = shape.kv_bytes(dtype) // min(group, shape.sizes.num_kv_heads)
     wanted = max_len + max(2 * budget, MIN_SHARED_TOKENS)
     step = LIBRARIES + budget * shape.activation_bytes(dtype)
     limit = int(device.memory_bytes * device.usable_memory)
@@ -152,8 +147,8 @@ def _step_seconds(
     attention_rate = device.rates[dtype] * device.step_share * ATTENTION_SHARE * group
     keys = workload.mean_keys if shape.causal else workload.query_tokens + workload.document_tokens
     compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)
-    sent = 2 * (group - 1) / group * shape.hidden * ITEM_BYTES[dtype]
-    links = 2 * shape.num_layers * tokens * sent / device.link if group > 1 else 0.0
+    sent = 2 * (group - 1) / group * shape.sizes.hidden * ITEM_BYTES[dtype]
+    links = 2 * shape.sizes.num_layers * tokens * sent / device.link if group > 1 else 0.0
     memory = weights / device.bandwidth
     total = max(compute, memory) + links
     return total, "links" if links > max(compute, memory) else "memory" if memory > compute else "compute"

@@ -36,7 +36,7 @@ class Plan:
         return {
             "model": self.model,
             "model_len": self.max_len,
-            "weights": self.shape.linear_params + self.shape.embedding_params,
+            "weights": self.shape.params,
             "gflop_per_token": self.shape.token_flop / 1e9,
             "device": asdict(self.device),
             "devices": self.num_devices,

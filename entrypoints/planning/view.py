@@ -16,7 +16,7 @@ def print_plan(plan: Plan, out: Console) -> None:
     shape, device, work = plan.shape, plan.device, plan.workload
     out.print(
         wrapped(
-            f"{plan.model}: {(shape.linear_params + shape.embedding_params) / 1e6:,.0f} M weights, "
+            f"{plan.model}: {shape.params / 1e6:,.0f} M weights, "
             f"{shape.token_flop / 1e9:.3g} GFLOP a token, pairs of up to {plan.max_len} tokens."
         )
     )

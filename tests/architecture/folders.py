@@ -13,7 +13,9 @@ PACKAGE = "engine/__init__.py"
 
 CONTRACT = "backends"
 """The contract of a backend with the types of a step on a device: base, packed_batch, kv_pool, group."""
-NETWORKS = {CONTRACT, "backends/loading", "backends/nn", "kernels"}
+FAMILIES = "engine/checkpoint/families.py"
+"""What each family's config.json means."""
+NETWORKS = {CONTRACT, FAMILIES, "backends/loading", "backends/nn", "kernels"}
 DEVICE = {CONTRACT, "kernels"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -22,23 +24,31 @@ ALLOWED: dict[str, set[str]] = {
     PACKAGE: {"entrypoints/offline"},
     # From a checkpoint and texts to token ids.
     "engine/prompts": set(),
-    "engine/checkpoint": {"engine/prompts", "engine/checkpoint/safetensors_header.py"},
+    "engine/checkpoint": {"engine/prompts", FAMILIES, "engine/checkpoint/safetensors_header.py"},
     "engine/checkpoint/safetensors_header.py": set(),
-    "engine/inputs": {"engine/prompts", "engine/checkpoint"},
+    FAMILIES: set(),
+    "engine/inputs": {"engine/prompts", "engine/checkpoint", FAMILIES},
     # From token ids to steps, from steps to scores.
     "engine/scheduling": set(),
     "engine/ipc": set(),
-    "engine/executor": {"engine/ipc", CONTRACT, "backends/registry.py", "backends/worker.py"},
+    "engine/executor/division.py": {FAMILIES},
+    "engine/executor": {
+        "engine/ipc",
+        "engine/executor/division.py",
+        CONTRACT,
+        "backends/registry.py",
+        "backends/worker.py",
+    },
     "engine/core": {"engine/scheduling", "engine/executor", "engine/ipc"},
     "engine/scoring": {"engine/inputs"},
     # How a step runs on a device.
     CONTRACT: {"kernels"},
     "backends/registry.py": {CONTRACT},
     "backends/loading": {CONTRACT, "kernels", "engine/checkpoint/safetensors_header.py"},
-    "backends/nn": {CONTRACT, "backends/loading", "kernels"},
+    "backends/nn": {CONTRACT, FAMILIES, "backends/loading", "kernels"},
     "backends/loading/adapter_files.py": NETWORKS,
     "backends/models": NETWORKS,
-    "backends/measure": NETWORKS | {"backends/registry.py"},
+    "backends/measure": NETWORKS | {"backends/registry.py", "backends/models"},
     "backends/model_runner.py": NETWORKS | {"backends/models"},
     "backends/worker.py": NETWORKS
     | {
@@ -80,7 +90,13 @@ ALLOWED: dict[str, set[str]] = {
         "backends/measure",
         "entrypoints/terminal.py",
     },
-    "entrypoints/planning": {"engine/checkpoint", "backends/measure", "entrypoints/terminal.py"},
+    "entrypoints/planning": {
+        "engine/checkpoint",
+        FAMILIES,
+        "engine/executor/division.py",
+        "backends/measure",
+        "entrypoints/terminal.py",
+    },
     "entrypoints/rank": {PACKAGE, "engine/scoring", "entrypoints/files", "entrypoints/terminal.py"},
     "entrypoints/datasets": {PACKAGE, "engine/executor", "entrypoints/files"},
     "entrypoints/evaluation": {

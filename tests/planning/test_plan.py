@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from engine.backends.loading.weights import open_checkpoint
+from engine.backends.models import find_family
 from engine.entrypoints.planning.devices import DEVICES, recognise
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
-from tests.support.checkpoints import make_bert, make_qwen3, make_xlm_roberta
+from tests.families.cases import FAMILIES, Family
+from tests.support.checkpoints import make_bert, make_qwen3
 from tests.support.commands import run_here
 
 QWEN = {
@@ -36,6 +38,8 @@ QWEN_8B = QWEN | {
     "hidden_size": 4096,
     "intermediate_size": 12288,
 }
+HEADS = ("lm_head.", "score.", "classifier.", "pooler.", "head.")
+"""How the tensors of score heads begin."""
 H200, L4 = DEVICES["h200"], DEVICES["l4"]
 
 
@@ -53,19 +57,23 @@ def planned(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 
 
 
 @pytest.mark.parametrize(
-    ("make", "prefix"), [(make_qwen3, "model."), (make_bert, "bert."), (make_xlm_roberta, "roberta.")]
+    ("family", "shape"),
+    [pytest.param(row, shape, id=f"{name}: {shape}") for name, row in FAMILIES.items() for shape in row.shapes],
 )
-def test_weights_are_those_of_the_files(make: Any, prefix: str, tmp_path: Path) -> None:
-    path = make(tmp_path / "model")
-    shape = ModelShape.of(json.loads((path / "config.json").read_text()))
-    # What a body multiplies or looks up; heads and token types are not part of the arithmetic.
-    left_out = ("lm_head", "classifier", "pooler", "token_type", "score")
-    matrices = [
-        math.prod(info.shape)
-        for name, info in open_checkpoint(str(path), prefix).items()
-        if len(info.shape) == 2 and not any(word in name for word in left_out)
-    ]
-    assert sum(matrices) == shape.linear_params + shape.embedding_params
+def test_each_family_is_planned_at_the_weights_of_its_checkpoints(family: Family, shape: str, tmp_path: Path) -> None:
+    """All that its files hold, but for the head: a few rows, or a copy of the embedding."""
+    folder = family.make(tmp_path / "model", shape)
+    config = json.loads((folder / "config.json").read_text())
+    prefix = find_family(config["model_type"]).CHECKPOINT_PREFIX
+    stored = {
+        name: math.prod(info.shape)
+        for name, info in open_checkpoint(str(folder), prefix).items()
+        if not name.startswith(HEADS)
+    }
+    planned = ModelShape.of(config)
+    assert planned.params == sum(stored.values())
+    assert 0 < planned.linear_params < planned.params
+    assert planned.causal == (planned.kv_bytes("float32") > 0)
 
 
 def test_published_sizes() -> None:

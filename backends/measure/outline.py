@@ -1,0 +1,104 @@
+"""A model without its weights: which tensors it would have, from its config.json alone.
+
+The family's own file builds the model, as for loading, but on torch's ``meta`` device, where tensors have shapes and
+take no memory. So whatever plans with these numbers plans with what will be loaded, for every family there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from engine.backends.kv_pool import KVShape
+from engine.backends.loading.parameters import Parameters
+from engine.backends.models import find_family
+from engine.checkpoint.families import body_sizes, family_of
+from engine.kernels.ops import Ops
+from engine.model_spec import HeadSpec, ModelSpec
+
+_FIRST_LAYER = re.compile(r"\.0\.")
+"""In the names of the first layer's tensors."""
+
+
+@dataclass(frozen=True)
+class OutlinedWeight:
+    """Implements ``LinearWeight``: a matrix of which only the shape is known."""
+
+    out_features: int
+    in_features: int
+    num_biases: int
+
+    @property
+    def num_numbers(self) -> int:
+        return self.out_features * self.in_features + self.num_biases
+
+    @property
+    def num_bytes(self) -> int:
+        return 0
+
+    def load_rows(self, start: int, rows: torch.Tensor) -> None:
+        raise AssertionError("an outline takes no weights")
+
+    def load_bias(self, start: int, bias: torch.Tensor) -> None:
+        raise AssertionError("an outline takes no weights")
+
+
+class _OutlineOps:
+    """Of ``Ops``, what building a model needs: its linear weights."""
+
+    def __init__(self) -> None:
+        self.weights: list[OutlinedWeight] = []
+
+    def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> OutlinedWeight:
+        weight = OutlinedWeight(out_features, in_features, out_features if bias else 0)
+        self.weights.append(weight)
+        return weight
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The tensors of a body; its score head, a few rows, is left out."""
+
+    linear_numbers: int
+    """Of all linear layers: what a quantisation makes smaller."""
+    other_numbers: int
+    """Of embeddings, tables and norms."""
+    layer_products: tuple[tuple[int, int], ...]
+    """Outputs and inputs of each matrix product of one layer."""
+    kv_shape: KVShape | None
+    """Keys and values of a token; None for a model that keeps none."""
+
+
+def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
+    """Raises ``ConfigError`` or ``ModelLoadError`` for a model that could not be loaded either."""
+    sizes, meta = body_sizes(model_type, config), torch.device("meta")
+    spec = ModelSpec(
+        name=model_type,
+        path="config.json",
+        tokenizer_path="",
+        model_type=model_type,
+        config=dict(config),
+        head=HeadSpec(kind="classifier"),
+        causal=family_of(model_type).causal,
+        max_model_len=1,
+        vocab_size=sizes.vocab_size,
+    )
+    ops = _OutlineOps()
+    params = Parameters(cast(Ops, ops), device=meta, dtype=torch.float32, tensors=None)
+    model = find_family(model_type).build(spec, params)
+    of_layer = {
+        id(place.weight): (place.weight.out_features, place.weight.in_features)
+        for name, places in params.places.items()
+        for place in places
+        if _FIRST_LAYER.search(f".{name}.")
+    }
+    return Outline(
+        linear_numbers=sum(weight.num_numbers for weight in ops.weights),
+        other_numbers=params.num_bytes // params.dtype.itemsize,
+        layer_products=tuple(of_layer.values()),
+        kv_shape=model.kv_shape,
+    )
