@@ -22,6 +22,7 @@ from engine.kernels.ops import AttentionMeta, Ops
 if TYPE_CHECKING:
     from engine.backends.npu.graphs import StepGraphs
     from engine.backends.npu.transfer import Uploader
+    from engine.kernels.npu.ops import NpuOps
     from engine.kernels.npu.soc import Soc
 
 DEFAULT_TOKEN_BUDGET = 8192
@@ -38,6 +39,7 @@ class NpuBackend(Backend):
     def __init__(self) -> None:
         self._config = DeviceConfig()
         self._graphs: StepGraphs | None = None
+        self._ops: NpuOps | None = None
 
     @cached_property
     def _npu(self) -> Any:
@@ -97,12 +99,12 @@ class NpuBackend(Backend):
 
         if quantization == "w8a8" and dtype == torch.float32:
             raise DeviceError("quantization w8a8 computes in bfloat16 or float16; leave --dtype on auto")
-        ops = NpuOps(device, dtype, self._soc, int8=quantization == "w8a8")
+        ops = self._ops = NpuOps(device, dtype, self._soc, int8=quantization == "w8a8")
         if self._soc.is_inference_series:
             return ops, "ops: torch_npu; attention npu_prompt_flash_attention on padded groups (310P has no packed one)"
         weights = "int8 weights in FRACTAL_NZ" if ops.int8 else f"{str(dtype).removeprefix('torch.')} weights"
         return ops, (
-            f"ops: torch_npu, {weights}; attention npu_fused_infer_attention_score for causal models with heads of 128 "
+            f"ops: torch_npu, {weights}; attention npu_fused_infer_attention_score by block tables for causal models "
             "in float16 or bfloat16, else npu_fusion_attention"
         )
 
@@ -137,11 +139,12 @@ class NpuBackend(Backend):
     ) -> list[torch.Tensor]:
         if self._npu.current_device() != device.index:
             self._npu.set_device(device)  # a fact of each thread, and steps may be launched by another than loaded
-        if self._soc.is_inference_series:  # its attention makes tables of another kind
+        form = None if self._ops is None else self._ops.attention_form
+        if form is None:  # the very first step, or 310P: attention makes its own tables
             return self._uploader.upload(arrays, device)
         from engine.backends.npu.transfer import upload_step
 
-        return upload_step(self._uploader, arrays, metas, device)
+        return upload_step(self._uploader, arrays, metas, device, paged=form == "block table")
 
     def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
         from engine.backends.npu.transfer import fetch

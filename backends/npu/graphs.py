@@ -29,8 +29,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from engine.backends.kv_pool import KVPool
 from engine.backends.npu.faults import first_line, lost_code
 from engine.backends.packed_batch import PackedBatch
-from engine.kernels.npu.attention import FIA_MAX_TOKENS, PLAN, NotCapturableError
-from engine.kernels.npu.plan import AttentionPlan, Call, HostPlan, make_plan
+from engine.kernels.npu.attention import MAX_TOKENS, PLAN, NotCapturableError
+from engine.kernels.npu.plan import AttentionPlan, Call, HostPlan, Layout, plan_on_host
 from engine.kernels.ops import AttentionMeta
 
 logger = logging.getLogger(__name__)
@@ -75,16 +75,16 @@ class GraphShape:
         if tokens is None:
             return None
         keys = tokens
-        while keys < len(host.kv_rows) + tokens - num_tokens:
+        while keys < int(host.kv_lens.sum()) + tokens - num_tokens:
             keys *= 2
         pool_rows = _power_of_two(len(host.pool_rows), MIN_POOL_ROWS) if len(host.pool_rows) else 0
-        return GraphShape(tokens, keys, pool_rows, segments) if keys <= FIA_MAX_TOKENS else None
+        return GraphShape(tokens, keys, pool_rows, segments) if keys <= MAX_TOKENS else None
 
 
 def host_plan(meta: AttentionMeta) -> HostPlan:
     """Usually made when the step was uploaded."""
     if PLAN not in meta.cache:
-        meta.cache[PLAN] = make_plan(meta)
+        return plan_on_host(meta)
     host: HostPlan = meta.cache[PLAN].host
     return host
 
@@ -111,7 +111,12 @@ class CapturedStep:
         self._order: list[AttentionPlan] = []
         self._plans = [
             AttentionPlan(
-                host_plan(meta), pool_rows if shape.pool_rows else None, rows, for_graph=True, layers=self._order
+                host_plan(meta),
+                Layout.GATHERED,
+                pool_rows if shape.pool_rows else None,
+                rows,
+                for_graph=True,
+                layers=self._order,
             )
             for meta, rows in zip((batch.attention, batch.read_attention), kv_rows, strict=True)
         ]
@@ -171,10 +176,12 @@ class CapturedStep:
             first += shape.keys
             plan.calls = [
                 Call(
+                    segments=slice(0, shape.segments),
                     q=slice(0, num_queries),
                     kv=slice(0, shape.keys),
                     q_ends=pad_lengths(host.q_lens, shape.segments, num_queries),
                     kv_ends=pad_lengths(host.kv_lens, shape.segments, shape.keys),
+                    kv_lens=[],
                 )
             ]
         self._rows.copy_(torch.from_numpy(rows))

@@ -14,7 +14,7 @@ import torch
 import torch_npu
 
 from engine.kernels.npu.attention import PLAN
-from engine.kernels.npu.plan import AttentionPlan, plan_on_host
+from engine.kernels.npu.plan import index_arrays, plan_on_host, plan_with
 from engine.kernels.ops import AttentionMeta
 
 NUM_BUFFERS = 3
@@ -57,18 +57,21 @@ class Uploader:
 
 
 def upload_step(
-    uploader: Uploader, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
+    uploader: Uploader,
+    arrays: Sequence[np.ndarray],
+    metas: Sequence[AttentionMeta],
+    device: torch.device,
+    *,
+    paged: bool,
 ) -> list[torch.Tensor]:
     """The arrays on the device, and the attention plans of ``metas`` in their caches."""
     hosts = [plan_on_host(meta) for meta in metas]
-    rows = [part for host in hosts for part in (host.pool_rows, host.kv_rows)]
-    tensors = uploader.upload([*arrays, *rows], device)
+    layouts = [host.layout(paged=paged) for host in hosts]
+    tables = [index_arrays(host, layout) for host, layout in zip(hosts, layouts, strict=True)]
+    tensors = uploader.upload([*arrays, *(array for table in tables for array in table)], device)
     rest = iter(tensors[len(arrays) :])
-    for meta, host in zip(metas, hosts, strict=True):
-        pool_rows, kv_rows = next(rest), next(rest)
-        meta.cache[PLAN] = AttentionPlan(
-            host, pool_rows if len(host.pool_rows) else None, None if host.as_they_lie else kv_rows
-        )
+    for meta, host, layout, table in zip(metas, hosts, layouts, tables, strict=True):
+        meta.cache[PLAN] = plan_with(host, layout, [next(rest) for _ in table])
     return tensors[: len(arrays)]
 
 

@@ -1,29 +1,41 @@
-"""Packed attention with torch_npu: which operator, and why.
+"""Packed attention with torch_npu: which operator, and how it finds its keys.
 
 ``npu_fused_infer_attention_score`` (FIA) is the operator of inference: no softmax statistics to write, GQA without
-repeating keys, graphs. In the TND layout its documentation promises heads of 128 and float16 or bfloat16, at most 4096
-sequences (and, in older texts, 65536 tokens). Everything else goes to ``npu_fusion_attention``: any head up to 768,
-float32, bidirectional models, at most 1024 sequences of 1M tokens in all. It is the training operator: no graphs.
+repeating keys, graphs. It takes float16 and bfloat16, heads up to 256 where queries are grouped and of 128 elsewhere,
+and at most 4096 sequences. Everything else goes to ``npu_fusion_attention``: any head up to 768, float32, bidirectional
+models, at most 1024 sequences of 1M tokens in all. It is the training operator: no block tables, no graphs.
 
-Both take cumulative **host** lengths without a leading zero, and for a causal step ``sparse_mode`` 3: the triangle is
+The forms, best first; each computes the same, and a self-test at start decides (``forms.py``):
+
+* FIA by **block table**: what is shared is read in place, lengths of keys are given segment by segment. Where every
+  segment has as many queries as keys nothing is shared, and the keys are read as they lie, by cumulative lengths.
+* FIA on **gathered** keys: contexts are copied in front of each segment's own keys, cumulative lengths.
+* ``npu_fusion_attention`` on gathered keys.
+
+Lengths are **host** lists; cumulative ones have no leading zero. A causal step uses ``sparse_mode`` 3: the triangle is
 aligned at the bottom right, which is exactly "a context without mask, then its own tokens causally". The mask for it is
 always the same 2048 x 2048 triangle (1 = hidden), whatever the lengths.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch_npu
 
-from engine.kernels.npu.plan import AttentionPlan, Call, gather, make_plan
+from engine.kernels.npu.pages import BLOCK
+from engine.kernels.npu.plan import AttentionPlan, Call, Layout, gather, make_plan
 from engine.kernels.ops import AttentionMeta
 
-FIA_HEAD_DIM = 128
+AttentionForm = Literal["block table", "gathered", "npu_fusion_attention"]
 FIA_DTYPES = (torch.float16, torch.bfloat16)
-FIA_MAX_TOKENS = 65536
+FIA_MAX_HEAD_DIM = 256
+FIA_HEAD_DIM_UNGROUPED = 128
 FIA_MAX_SEGMENTS = 4096
-FUSION_MAX_TOKENS = 1 << 20
 FUSION_MAX_SEGMENTS = 1024
+MAX_TOKENS = 1 << 20
+"""Of either operator."""
 FULL, CAUSAL_RIGHT_DOWN = 0, 3
 MASK_SIZE = 2048
 PLAN = "npu"
@@ -38,8 +50,10 @@ def compressed_mask(device: torch.device) -> torch.Tensor:
     return torch.ones(MASK_SIZE, MASK_SIZE, dtype=torch.bool).triu(1).to(device)
 
 
-def can_use_fia(q: torch.Tensor, *, causal: bool) -> bool:
-    return causal and q.shape[-1] == FIA_HEAD_DIM and q.dtype in FIA_DTYPES
+def can_use_fia(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, *, causal: bool) -> bool:
+    """Bidirectional models never do: FIA without a mask returned averages on some stacks (vllm-ascend #13699)."""
+    grouped = num_heads != num_kv_heads and head_dim <= FIA_MAX_HEAD_DIM and head_dim % 16 == 0
+    return causal and dtype in FIA_DTYPES and (grouped or head_dim == FIA_HEAD_DIM_UNGROUPED)
 
 
 def attend(
@@ -50,30 +64,59 @@ def attend(
     pool_v: torch.Tensor,
     meta: AttentionMeta,
     mask: torch.Tensor,
+    form: AttentionForm,
 ) -> torch.Tensor:
     """See ``Ops.attention``; ``mask``: ``compressed_mask()``."""
-    fia = can_use_fia(q, causal=meta.causal)
     plan: AttentionPlan | None = meta.cache.get(PLAN)
     if plan is None:
-        plan = meta.cache[PLAN] = make_plan(meta)
+        plan = meta.cache[PLAN] = make_plan(meta, paged=form == "block table")
     if plan.for_graph:
-        if not fia:
+        if form == "npu_fusion_attention":
             raise NotCapturableError(f"heads of {q.shape[-1]} in {q.dtype} need npu_fusion_attention")
         plan.layers.append(plan)
+    fia = form != "npu_fusion_attention"
     # Without a rotation between, queries are still views of the fused projection.
     q, keys, values = q.contiguous(), gather(k, pool_k, plan), gather(v, pool_v, plan)
     outs = []
-    for call in plan.calls_within(
-        max_segments=FIA_MAX_SEGMENTS if fia else FUSION_MAX_SEGMENTS,
-        max_tokens=FIA_MAX_TOKENS if fia else FUSION_MAX_TOKENS,
-    ):
+    for call in plan.calls_within(max_segments=FIA_MAX_SEGMENTS if fia else FUSION_MAX_SEGMENTS, max_tokens=MAX_TOKENS):
+        if plan.layout == Layout.PAGED:
+            outs.append(_attend_pages(q[call.q], keys, values, plan, call, meta.scale, mask))
+            continue
         parts = (q[call.q], keys[call.kv], values[call.kv])
-        # One pair beyond 65536 tokens does not fit FIA, whatever the split.
-        if fia and call.num_keys <= FIA_MAX_TOKENS:
+        if fia:
             outs.append(_fused_infer_attention(*parts, call, meta.scale, mask))
         else:
             outs.append(_fusion_attention(*parts, call, meta.scale, mask if meta.causal else None))
     return (outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1)
+
+
+def _attend_pages(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    plan: AttentionPlan,
+    call: Call,
+    scale: float,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """q (Tq, N, H), keys and values (num_blocks, 128, M * H)."""
+    assert plan.table is not None
+    out, _ = torch_npu.npu_fused_infer_attention_score(
+        q,
+        keys,
+        values,
+        atten_mask=mask,
+        block_table=plan.table[call.segments],
+        actual_seq_lengths=call.q_ends,
+        actual_seq_lengths_kv=call.kv_lens,
+        num_heads=q.shape[1],
+        num_key_value_heads=keys.shape[2] // q.shape[2],
+        scale=scale,
+        input_layout="TND",
+        block_size=BLOCK,
+        sparse_mode=CAUSAL_RIGHT_DOWN,
+    )  # the second output is a placeholder whose size is not even documented: never read it
+    return out
 
 
 def _fused_infer_attention(
@@ -91,7 +134,7 @@ def _fused_infer_attention(
         scale=scale,
         input_layout="TND",
         sparse_mode=CAUSAL_RIGHT_DOWN,
-    )  # the second output is a placeholder whose size is not even documented: never read it
+    )
     return out
 
 

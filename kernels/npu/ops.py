@@ -29,6 +29,8 @@ class NpuOps:
         self.soc = soc
         self.int8 = int8
         self._mask = None if soc.is_inference_series else attention.compressed_mask(device)
+        self.attention_form: attention.AttentionForm | None = None
+        """None until the first step has shown the model's heads."""
         self._rope_positions: torch.Tensor | None = None
         self._rope_factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -133,7 +135,10 @@ class NpuOps:
     ) -> Activation:
         if self._mask is None:
             return attention_310p.attend(q, k, v, pool_k, pool_v, meta)
-        return attention.attend(q, k, v, pool_k, pool_v, meta, self._mask)
+        if self.attention_form is None:
+            fia = attention.can_use_fia(q.shape[1], k.shape[1], q.shape[2], q.dtype, causal=meta.causal)
+            self.attention_form = "block table" if fia else "npu_fusion_attention"
+        return attention.attend(q, k, v, pool_k, pool_v, meta, self._mask, self.attention_form)
 
     def score(
         self,

@@ -1,52 +1,113 @@
-"""Which keys each segment's queries see, as the host lists and gather indices that packed attention wants.
+"""Which keys each segment's queries see, as host lists and index tables that packed attention wants.
 
-The operators take one flat list of keys, cut by **cumulative host lengths**, so a segment's context has to stand in
-front of its own keys. Siblings share their context in memory and get a copy each here: 7 to 27 % of the time of the
-matrix products for short pairs of the 0.6B model, 1 to 4 % for 4B, and no second kernel. Rows are taken in two hops,
-because a context may lie in the pool of kept keys: first the few distinct pool rows are put in front of the step's keys
-(``pool_rows``), then every key's place is read from there (``kv_rows``). A step without contexts needs neither.
+A segment sees its context and then its own keys. Contexts are shared: siblings read the same rows, and a context may
+lie in the pool of kept keys. Rows are therefore taken in two hops: first the few distinct pool rows are put in front of
+the step's keys (``pool_rows``), then places are read from there. There are three layouts of the keys:
 
-Letters: P distinct pool rows, T rows of the step, K keys of all segments together.
+* ``AS_THEY_LIE``: no contexts, the keys are the step's rows. Nothing is copied.
+* ``PAGED``: blocks of 128 keys with a table of blocks for each segment (``pages.py``). What is shared lies there once.
+* ``GATHERED``: each segment's keys one after the other, contexts copied in front of every sibling. Needs nothing of the
+  operator but cumulative lengths; it is also what the paged form is checked against.
+
+Letters: S segments with queries, P distinct pool rows, T rows of the step, K keys of all segments together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from engine.kernels.npu.pages import BLOCK, Pages, lay_pages
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.ranges import expand_ranges
 
 
-@dataclass(frozen=True)
+class Layout(Enum):
+    """How a step's keys lie when the operator reads them; see the module docstring."""
+
+    AS_THEY_LIE = "as they lie"
+    PAGED = "paged"
+    GATHERED = "gathered"
+
+
+@dataclass(frozen=True, eq=False)
 class HostPlan:
-    """A step's attention on the host; only segments that have queries, in the order of their queries."""
+    """A step's attention on the host; only segments that have queries, in the order of their queries.
+
+    A *place* is a row of the pool rows followed by the step's rows.
+    """
 
     q_lens: np.ndarray
-    kv_lens: np.ndarray
+    """(S,)"""
     pool_rows: np.ndarray
     """(P,) distinct slots of the pool."""
-    kv_rows: np.ndarray
-    """(K,) places in the pool rows followed by the step's rows."""
+    sources: np.ndarray
+    """Places of all contexts' tokens, one context after the other."""
+    context_starts: np.ndarray
+    """(S,) where in ``sources`` each segment's context begins."""
+    context_lens: np.ndarray
+    """(S,)"""
+    own_starts: np.ndarray
+    """(S,) the place of each segment's first own key."""
+    own_lens: np.ndarray
+    """(S,)"""
 
-    @property
+    @cached_property
+    def kv_lens(self) -> np.ndarray:
+        """(S,) keys that each segment sees."""
+        return self.context_lens + self.own_lens
+
+    @cached_property
+    def kv_rows(self) -> np.ndarray:
+        """(K,) places, for the layout ``GATHERED``."""
+        last_place = int((self.own_starts + self.own_lens).max()) if len(self.q_lens) else 0
+        lookup = np.concatenate([self.sources, np.arange(last_place)])
+        starts = np.stack([self.context_starts, self.own_starts + len(self.sources)], 1).ravel()
+        lengths = np.stack([self.context_lens, self.own_lens], 1).ravel()
+        return lookup[expand_ranges(starts, lengths)]
+
+    @cached_property
+    def pages(self) -> Pages:
+        """For the layout ``PAGED``."""
+        return lay_pages(self.sources, self.context_starts, self.context_lens, self.own_starts, self.own_lens)
+
+    @cached_property
     def as_they_lie(self) -> bool:
         """The keys are a run of the step's rows from the first on, so nothing has to be gathered."""
-        return not len(self.pool_rows) and np.array_equal(self.kv_rows, np.arange(len(self.kv_rows)))
+        ends = np.cumsum(self.own_lens)
+        return not self.context_lens.any() and np.array_equal(self.own_starts, ends - self.own_lens)
+
+    @cached_property
+    def is_square(self) -> bool:
+        """Every segment has as many queries as keys."""
+        return np.array_equal(self.q_lens, self.kv_lens)
+
+    def layout(self, *, paged: bool) -> Layout:
+        """``paged``: the operator takes block tables. Then it sees fewer queries than keys only by them."""
+        if self.as_they_lie and (self.is_square or not paged):
+            return Layout.AS_THEY_LIE
+        return Layout.PAGED if paged else Layout.GATHERED
 
 
 @dataclass(frozen=True)
 class Call:
     """One call of the operator: a run of segments that respects its limits."""
 
+    segments: slice
     q: slice
     kv: slice
+    """Rows of the gathered keys."""
     q_ends: list[int]
     """Cumulative query lengths, without a leading zero."""
     kv_ends: list[int]
+    """Cumulative key lengths, without a leading zero."""
+    kv_lens: list[int]
+    """The same, segment by segment, as block tables want them."""
 
     @property
     def num_keys(self) -> int:
@@ -58,10 +119,15 @@ class AttentionPlan:
     """A step's attention, the same for all layers."""
 
     host: HostPlan
-    pool_rows: torch.Tensor | None
+    layout: Layout
+    pool_rows: torch.Tensor | None = None
     """(P,) int64, or None: nothing comes from the pool."""
-    kv_rows: torch.Tensor | None
-    """(K,) int64, or None: the keys are the step's rows as they lie."""
+    rows: torch.Tensor | None = None
+    """Places that are gathered, int64: (K,), or (B * 128,) for pages; None: the keys are read as they lie."""
+    table: torch.Tensor | None = None
+    """(S, W) int32, for pages: each segment's blocks."""
+    num_blocks: int = 0
+    """For pages: that the operator is given, of which the last ones may hold nothing."""
     calls: list[Call] = field(default_factory=list)
     """Made when the operator and with it its limits are known."""
     for_graph: bool = False
@@ -70,6 +136,7 @@ class AttentionPlan:
     """A plan for a graph notes each use of itself here: graphs update operators in the order of their capture."""
 
     def calls_within(self, *, max_segments: int, max_tokens: int) -> list[Call]:
+        """The step in as few calls as an operator with these limits needs."""
         if not self.calls:
             host = self.host
             self.calls = list(split(host.q_lens, host.kv_lens, max_segments=max_segments, max_tokens=max_tokens))
@@ -79,7 +146,6 @@ class AttentionPlan:
 def plan_on_host(meta: AttentionMeta) -> HostPlan:
     order = np.argsort(meta.q_starts, kind="stable")
     order = order[meta.q_lens[order] > 0]
-    q_lens, own_lens = meta.q_lens[order].astype(np.int64), meta.own_lens[order].astype(np.int64)
     context_ids = meta.context_ids[order]
     context_lens = np.append(meta.context_lens, 0)[context_ids]  # the id -1 finds the appended zero
 
@@ -91,14 +157,15 @@ def plan_on_host(meta: AttentionMeta) -> HostPlan:
     sources[in_pool] = places
 
     sizes = np.concatenate([[0], np.cumsum(ranges[:, 1])])
-    context_starts = np.append(sizes[meta.context_indptr[:-1]], 0)[context_ids]
-    own_starts = meta.own_starts[order].astype(np.int64) + len(pool_rows)
-    # Each segment is two runs, context and own; own rows are looked up behind the contexts' sources.
-    last_row = int((own_starts + own_lens).max()) if len(order) else 0
-    lookup = np.concatenate([sources, np.arange(last_row)])
-    starts = np.stack([context_starts, own_starts + len(sources)], 1).ravel()
-    lengths = np.stack([context_lens, own_lens], 1).ravel()
-    return HostPlan(q_lens, context_lens + own_lens, pool_rows, lookup[expand_ranges(starts, lengths)])
+    return HostPlan(
+        q_lens=meta.q_lens[order].astype(np.int64),
+        pool_rows=pool_rows,
+        sources=sources,
+        context_starts=np.append(sizes[meta.context_indptr[:-1]], 0)[context_ids],
+        context_lens=context_lens,
+        own_starts=meta.own_starts[order].astype(np.int64) + len(pool_rows),
+        own_lens=meta.own_lens[order].astype(np.int64),
+    )
 
 
 def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tokens: int) -> Iterator[Call]:
@@ -114,30 +181,59 @@ def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tok
         )
         last = max(last, first + 1)
         yield Call(
+            segments=slice(first, last),
             q=slice(q_base, int(q_ends[last - 1])),
             kv=slice(kv_base, int(kv_ends[last - 1])),
             q_ends=(q_ends[first:last] - q_base).tolist(),
             kv_ends=(kv_ends[first:last] - kv_base).tolist(),
+            kv_lens=kv_lens[first:last].tolist(),
         )
         first = last
+
+
+def index_arrays(host: HostPlan, layout: Layout) -> list[np.ndarray]:
+    """Pool rows, gathered places, and the table in one line: what a plan needs on the device. Those not needed are
+    empty."""
+    nothing = np.empty(0, np.int64)
+    if layout == Layout.AS_THEY_LIE:
+        return [nothing, nothing, nothing]
+    if layout == Layout.GATHERED:
+        return [host.pool_rows, host.kv_rows, nothing]
+    return [host.pool_rows, host.pages.rows, host.pages.table.ravel()]
+
+
+def plan_with(host: HostPlan, layout: Layout, tensors: list[torch.Tensor]) -> AttentionPlan:
+    """``tensors``: the ``index_arrays`` on the device, int64."""
+    pool_rows, rows, table = tensors
+    plan = AttentionPlan(host, layout)
+    if layout != Layout.AS_THEY_LIE:
+        plan.pool_rows = pool_rows if len(pool_rows) else None
+        plan.rows = rows
+    if layout == Layout.PAGED:
+        plan.table = table.view(host.pages.table.shape).to(torch.int32)
+        plan.num_blocks = host.pages.num_blocks
+    return plan
 
 
 def to_device(rows: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(rows.astype(np.int64, copy=False)).to(device)
 
 
-def make_plan(meta: AttentionMeta) -> AttentionPlan:
+def make_plan(meta: AttentionMeta, *, paged: bool) -> AttentionPlan:
+    """For a step whose upload did not make it: each table is a copy of its own."""
     host = plan_on_host(meta)
-    return AttentionPlan(
-        host,
-        pool_rows=to_device(host.pool_rows, meta.device) if len(host.pool_rows) else None,
-        kv_rows=None if host.as_they_lie else to_device(host.kv_rows, meta.device),
-    )
+    layout = host.layout(paged=paged)
+    return plan_with(host, layout, [to_device(array, meta.device) for array in index_arrays(host, layout)])
 
 
 def gather(step: torch.Tensor, pool: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-    """(T, M, H) of the step and (kv_capacity, M, H) of the pool -> the (K, M, H) that the plan's calls read."""
-    if plan.kv_rows is None:
-        return step[: len(plan.host.kv_rows)].contiguous()
+    """(T, M, H) of the step and (kv_capacity, M, H) of the pool -> what the plan's calls read: (K, M, H), or for pages
+    (num_blocks, 128, M * H)."""
+    if plan.rows is None:
+        return step[: int(plan.host.kv_lens.sum())].contiguous()
     source = step if plan.pool_rows is None else torch.cat([pool.index_select(0, plan.pool_rows), step])
-    return source.index_select(0, plan.kv_rows)
+    if plan.layout == Layout.GATHERED:
+        return source.index_select(0, plan.rows)
+    pages = torch.empty(plan.num_blocks * BLOCK, *step.shape[1:], dtype=step.dtype, device=step.device)
+    torch.index_select(source, 0, plan.rows, out=pages[: len(plan.rows)])
+    return pages.view(plan.num_blocks, BLOCK, -1)

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch_npu
 
-from engine.kernels.npu import attention
+from engine.kernels.npu import attention, pages
 from engine.kernels.npu.ops import NpuOps
-from engine.kernels.npu.plan import plan_on_host, split
+from engine.kernels.npu.pages import BLOCK
+from engine.kernels.npu.plan import Layout, plan_on_host, split
 from engine.kernels.npu.soc import Soc
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.reference import ReferenceOps
@@ -36,13 +37,22 @@ def fresh(meta: AttentionMeta, device: str = "cpu") -> AttentionMeta:
     return dataclasses.replace(meta, device=torch.device(device), cache={})
 
 
-def run_both(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[str]:
+def run_both(
+    case: Case,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    form: attention.AttentionForm | None = None,
+) -> list[str]:
     """Compares with the reference; returns the operators that ran."""
     inputs = random_inputs(case, heads, kv_heads, head_dim, dtype)
     expected = ReferenceOps(dtype=dtype).attention(*inputs, fresh(case.meta))
     q, k, v, pool_k, pool_v = (tensor.to("npu") for tensor in inputs)
+    ops = make_ops(dtype)
+    ops.attention_form = form
     with recording() as log, torch.inference_mode():
-        result = make_ops(dtype).attention(q, k, v, pool_k, pool_v, fresh(case.meta, "npu"))
+        result = ops.attention(q, k, v, pool_k, pool_v, fresh(case.meta, "npu"))
     torch.testing.assert_close(result.cpu(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     return log
 
@@ -61,6 +71,19 @@ def test_equals_reference_on_310p(name: str, monkeypatch: pytest.MonkeyPatch, si
     log = run_both(CASES[name], 4, 2, 32, torch.float16)
     assert PADDED in log
     assert FIA not in log
+
+
+@pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case.meta.causal))
+@pytest.mark.parametrize("form", ["block table", "gathered", "npu_fusion_attention"])
+def test_every_form_equals_reference(name: str, form: attention.AttentionForm) -> None:
+    log = run_both(CASES[name], 4, 2, 128, torch.float16, form)
+    assert (FUSION if form == "npu_fusion_attention" else FIA) in log
+
+
+@pytest.mark.parametrize("head_dim", [64, 256])
+def test_grouped_heads_of_other_sizes_go_to_fia(head_dim: int) -> None:
+    log = run_both(CASES["siblings"], 4, 2, head_dim, torch.bfloat16)
+    assert [op for op in log if op in (FIA, FUSION)] == [FIA]
 
 
 def test_heads_that_fia_does_not_document_go_to_fusion_attention() -> None:
@@ -86,23 +109,64 @@ def test_fusion_attention_is_split_at_1024_segments() -> None:
     assert log.count(FUSION) == 2
 
 
-def test_fia_is_split_at_4096_segments() -> None:
-    case = make_case([1] * 4100)
-    log = run_both(case, 1, 1, 128, torch.float16)
+@pytest.mark.parametrize("form", ["block table", "gathered"])
+def test_fia_is_split_at_4096_segments(form: attention.AttentionForm, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case([2] + [1] * 4100, [[("row", 0, 2)]], [-1, *[0] * 4100])
+    log = run_both(case, 2, 1, 16, torch.float16, form)
     assert log.count(FIA) == 2
 
 
-def test_fia_is_split_at_its_token_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "FIA_MAX_TOKENS", 12)
+@pytest.mark.parametrize("form", ["block table", "gathered", "npu_fusion_attention"])
+def test_a_step_is_split_at_the_token_limit(form: attention.AttentionForm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MAX_TOKENS", 12)
     case = make_case([4, 3, 2, 5], [[("row", 0, 4)]], [-1, 0, 0, 0])
-    log = run_both(case, 2, 1, 128, torch.float16)
-    assert log.count(FIA) == 3  # keys: 4 + 7, 6, 9
+    log = run_both(case, 2, 1, 128, torch.float16, form)
+    assert log.count(FIA) + log.count(FUSION) == 3  # keys: 4 + 7, 6, 9
 
 
-def test_a_pair_beyond_the_token_limit_goes_to_fusion_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "FIA_MAX_TOKENS", 6)
-    log = run_both(make_case([4, 9, 2]), 2, 1, 128, torch.float16)
-    assert [op for op in log if op in (FIA, FUSION)] == [FIA, FUSION, FIA]
+class TestPages:
+    """What the blocks hold: shared rows once, and copies of nothing but the last, partly filled block of a context."""
+
+    def long_case(self, prefix: int = 300, documents: tuple[int, ...] = (36, 200, 1)) -> Case:
+        return make_case([prefix, *documents], [[("row", 0, prefix)]], [-1, *[0] * len(documents)])
+
+    def test_equals_reference_beyond_one_block(self) -> None:
+        run_both(self.long_case(), 4, 2, 128, torch.float16)
+        chain = make_case(
+            [130, 260, 7, 3],
+            [[("row", 0, 130)], [("row", 0, 130), ("row", 130, 260)], [("slot", 2, 60)]],
+            [-1, 0, 1, 2],
+        )
+        run_both(chain, 4, 2, 128, torch.float16)
+
+    def test_whole_blocks_of_a_prefix_are_its_parents_own(self) -> None:
+        host = plan_on_host(self.long_case().meta)
+        laid = host.pages
+        assert host.layout(paged=True) == Layout.PAGED
+        tail = 300 % BLOCK
+        # the parent's three blocks; each document's rows behind the tail of the prefix
+        own = [-(-(tail + length) // BLOCK) for length in (36, 200, 1)]
+        assert len(laid.rows) == (3 + sum(own)) * BLOCK
+        assert (laid.table[:, :2] == laid.table[0, :2]).all()
+        assert len(set(laid.table[1:, 2])) == 3
+        assert laid.num_blocks == 3 + 3 * 2 + sum(own)  # what the operator wants to see, shared or not
+
+    def test_rows_of_a_kept_prefix_are_laid_down_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pages, "BLOCK", 16)
+        laid = plan_on_host(make_case([5, 6, 7], [[("slot", 0, 60)]], [0, 0, 0]).meta).pages
+        assert len(laid.rows) == (60 // 16 + 3 * 2) * 16  # three whole blocks, and 12 rows before each document
+        assert (laid.table[:, :3] == [0, 1, 2]).all()
+
+    @pytest.mark.parametrize("block", [4, 8, 128])
+    def test_every_segment_finds_its_keys(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pages, "BLOCK", block)
+        for seed in range(20):
+            host = plan_on_host(random_case(seed).meta)
+            starts = np.cumsum(host.kv_lens) - host.kv_lens
+            blocks = host.pages.rows.reshape(-1, block)
+            for segment, (start, length) in enumerate(zip(starts, host.kv_lens, strict=True)):
+                found = blocks[host.pages.table[segment]].ravel()[:length]
+                assert np.array_equal(found, host.kv_rows[start : start + length])
 
 
 def test_split_keeps_order_and_limits() -> None:
@@ -148,6 +212,7 @@ def random_case(seed: int) -> Case:
 @pytest.mark.parametrize("seed", range(12))
 def test_random_steps(seed: int) -> None:
     run_both(random_case(seed), 2, 1, 16, torch.float32)
+    run_both(random_case(seed), 2, 1, 16, torch.float16)
 
 
 @pytest.mark.parametrize("seed", range(6))

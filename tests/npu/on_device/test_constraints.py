@@ -50,6 +50,21 @@ FIA = Call(
         "num_key_value_heads": 2, "scale": 0.1, "input_layout": "TND", "sparse_mode": 3,
     },
 )  # fmt: skip
+
+
+def table(*rows: list[int], dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.tensor(rows, dtype=dtype).to("npu")
+
+
+PAGED = Call(  # 2 of 130 keys and 4 of 200; the first block is shared
+    "npu_fused_infer_attention_score",
+    lambda: [rand(6, 4, 128), rand(5, 128, 256), rand(5, 128, 256)],
+    lambda: {
+        "atten_mask": triangle(), "actual_seq_lengths": [2, 6], "actual_seq_lengths_kv": [130, 200], "num_heads": 4,
+        "num_key_value_heads": 2, "scale": 0.1, "input_layout": "TND", "sparse_mode": 3, "block_size": 128,
+        "block_table": table([3, 1], [3, 0]),
+    },
+)  # fmt: skip
 FUSION = Call(
     "npu_fusion_attention",
     lambda: [rand(6, 4, 48), rand(9, 2, 48), rand(9, 2, 48)],
@@ -150,19 +165,22 @@ def mask(make: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 FIA_LENGTHS = ("actual_seq_lengths", "actual_seq_lengths_kv")
 FUSION_LENGTHS = ("actual_seq_qlen", "actual_seq_kvlen")
 LONG = heads(
-    (1, 1, 128),
-    (65537, 1, 128),
-    num_heads=1,
+    (1, 2, 16),
+    ((1 << 20) + 1, 1, 16),
+    num_heads=2,
     num_key_value_heads=1,
     actual_seq_lengths=[1],
-    actual_seq_lengths_kv=[65537],
+    actual_seq_lengths_kv=[(1 << 20) + 1],
 )
 BROKEN: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None], str]] = [
     # attention of inference
     ("not contiguous", FIA, arg(0, lambda: rand(4, 6, 128).transpose(0, 1)), "non-contiguous"),
     ("mixed dtypes", FIA, arg(1, lambda: rand(9, 2, 128, dtype=torch.bfloat16)), "dtypes"),
     ("float32", FIA, heads((6, 4, 128), (9, 2, 128), torch.float32), "dtypes"),
-    ("head size", FIA, heads((6, 4, 64), (9, 2, 64)), "D = 128"),
+    ("head size", FIA, heads((6, 4, 264), (9, 2, 264)), "multiples of 16"),
+    ("head too large", FIA, heads((6, 4, 272), (9, 2, 272)), "limited to 256"),
+    ("head size without groups", FIA, heads((6, 2, 64), (9, 2, 64), num_heads=2), "D = 128"),
+    ("fewer keys than queries", FIA, kw(actual_seq_lengths_kv=[1, 9]), r"Batch\[0\], need s1\[2\] <= s2\[1\]"),
     ("no layout", FIA, kw(input_layout=None), "TND"),
     ("num_heads missing", FIA, kw(num_heads=None), "num_heads"),
     ("num_key_value_heads missing", FIA, kw(num_key_value_heads=None), "num_key_value_heads"),
@@ -175,12 +193,29 @@ BROKEN: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None], str]]
     ("lengths missing", FIA, kw(actual_seq_lengths=None), "cumulative lengths"),
     ("lengths of two counts", FIA, kw(actual_seq_lengths=[6]), "one query length"),
     ("too many sequences", FIA, many(4097, 128, FIA_LENGTHS, num_heads=1, num_key_value_heads=1), "4096"),
-    ("too many tokens", FIA, LONG, "65536"),
+    ("too many tokens", FIA, LONG, "1M"),
     ("mask missing", FIA, kw(atten_mask=None), "atten_mask"),
     ("mask too small", FIA, kw(atten_mask=lambda: triangle(6)), "2048"),
     ("mask inverted", FIA, mask(torch.tril), "above the diagonal"),
     ("mask hides the diagonal", FIA, mask(torch.triu), "above the diagonal"),
     ("mask in float", FIA, kw(atten_mask=lambda: triangle(dtype=torch.float16)), "mask dtype"),
+    ("table in int64", PAGED, kw(block_table=lambda: table([3, 1], [3, 0], dtype=torch.int64)), "int32"),
+    ("table is a view", PAGED, kw(block_table=lambda: table([3, 3], [1, 0]).t()), "non-contiguous block_table"),
+    ("table in one line", PAGED, kw(block_table=lambda: table([3, 1])[0]), "2 dimensions"),
+    ("table too narrow", PAGED, kw(block_table=lambda: table([3], [3])), r"should be \[2, >=2\]"),
+    ("table of other sequences", PAGED, kw(block_table=lambda: table([3, 1], [3, 0], [2, 0])), r"should be \[2"),
+    ("table names no block", PAGED, kw(block_table=lambda: table([5, 1], [3, 0])), "does not exist"),
+    ("blocks of 64", PAGED, kw(block_size=64), "block_size 64"),
+    ("block size missing", PAGED, kw(block_size=None), "block_size 0"),
+    ("blocks of another size", PAGED, kw(block_size=256), "in blocks"),
+    ("fewer blocks than unshared", PAGED, all_args(lambda: [rand(6, 4, 128), *(rand(3, 128, 256) for _ in "kv")]),
+     r"first dim of key\(3\) should not less than valid block num\(4\)"),
+    ("cumulative key lengths", PAGED, kw(actual_seq_lengths_kv=[130, 330]), "block table shape"),
+    ("key lengths missing", PAGED, kw(actual_seq_lengths_kv=None), "can't be null"),
+    ("fewer keys than queries", PAGED, kw(actual_seq_lengths_kv=[130, 3]), "need s1"),
+    ("heads by pages", PAGED, kw(num_key_value_heads=4), "num_key_value_heads"),
+    ("wide rows", PAGED, qkv(lambda: [rand(6, 512, 128), *(rand(5, 128, 65536) for _ in "kv")], num_heads=512,
+     num_key_value_heads=512), "65535"),
     ("unknown keyword", FIA, kw(softmax_scale=0.1), "softmax_scale"),
     # attention of training
     ("not contiguous", FUSION, arg(1, lambda: rand(2, 9, 48).transpose(0, 1)), "non-contiguous"),

@@ -150,5 +150,6 @@ def test_a_step_is_one_copy_up_one_down_and_few_operators_a_layer(settings: Call
     assert log.count("aten::copy_") == 2
     layers = HEADS_OF_128["layers"]
     assert log.count("npu::npu_fused_infer_attention_score") == layers
-    # norm, qkv, two head norms, rotation, two gathers, attention, output, norm, up, gate, down; the rest once a step
-    assert len(kernels) <= 13 * layers + 26, kernels
+    # norm, qkv, two head norms, rotation, two gathers, attention, output, norm, up, gate, down; the rest once
+    # a step, the casts of two block tables included
+    assert len(kernels) <= 13 * layers + 28, kernels

@@ -69,6 +69,43 @@ def _run_packed(q: Any, k: Any, v: Any, q_lens: list[int], kv_lens: list[int], s
     return torch.cat(outs), torch.cat(sums)
 
 
+def _read_pages(
+    op: str, cache: torch.Tensor, table: torch.Tensor, kv_lens: list[int], block_size: int, num_kv_heads: int
+) -> torch.Tensor:
+    """(num_blocks, block_size, M * D) and each sequence's blocks -> the keys of all sequences, (K, M, D)."""
+    parts = [
+        cache[table[index, : -(-kv_len // block_size)].long()].flatten(0, 1)[:kv_len]
+        for index, kv_len in enumerate(kv_lens)
+    ]
+    return torch.cat(parts).unflatten(1, (num_kv_heads, -1))
+
+
+def _check_pages(
+    op: str, key: torch.Tensor, value: torch.Tensor, table: torch.Tensor, kv_lens: list[int], block_size: int
+) -> None:
+    """Paged attention in the layout (blocks, block size, heads * D): prompt_flash_attention_tiling.cpp, CheckPA*."""
+    require(table.dim() == 2 and table.dtype == torch.int32, op, f"block_table is int32 of 2 dimensions, {table.dtype}")
+    require(table.is_contiguous(), op, "non-contiguous block_table")
+    require(128 <= block_size <= 512 and block_size % 128 == 0, op, f"block_size {block_size}: 128, 256, 384 or 512")
+    require(key.dim() == 3 and key.shape[1] == block_size, op, f"keys of shape {tuple(key.shape)} in blocks")
+    require(key.shape == value.shape and key.dtype == value.dtype, op, "key and value must agree")
+    require(key.is_contiguous() and value.is_contiguous(), op, "non-contiguous tensors are not supported")
+    require(key.shape[2] <= 65535, op, f"the h of key/value {key.shape[2]} should not > 65535 when PA enable")
+    require(all(length >= 0 for length in kv_lens), op, "key lengths must not be negative")
+    valid = sum(-(-length // block_size) for length in kv_lens)
+    widest = max(-(-length // block_size) for length in kv_lens)
+    require(widest > 0, op, "maxBlockNumPerBatch invalid, can not be 0")
+    require(
+        table.shape[0] == len(kv_lens) and table.shape[1] >= widest,
+        op,
+        f"block table shape should be [{len(kv_lens)}, >={widest}], now is {list(table.shape)} when PA enable",
+    )
+    require(
+        key.shape[0] >= valid, op, f"the first dim of key({key.shape[0]}) should not less than valid block num({valid})"
+    )
+    require(bool(((table >= 0) & (table < key.shape[0])).all()), op, "block_table names a block that does not exist")
+
+
 @kernel
 def npu_fused_infer_attention_score(
     query: torch.Tensor,
@@ -78,6 +115,8 @@ def npu_fused_infer_attention_score(
     atten_mask: torch.Tensor | None = None,
     actual_seq_lengths: list[int] | None = None,
     actual_seq_lengths_kv: list[int] | None = None,
+    block_table: torch.Tensor | None = None,
+    block_size: int = 0,
     num_heads: int = 1,
     scale: float = 1.0,
     pre_tokens: int = 2147483647,
@@ -97,22 +136,43 @@ def npu_fused_infer_attention_score(
         op,
         "not supported with TND, or not simulated",
     )
-    _check_tensors(op, query, key, value, HALVES)
-    require(query.shape[2] == 128, op, f"TND without rope needs D = 128, not {query.shape[2]}")
+    num_kv_heads = num_key_value_heads or num_heads
+    require(query.dim() == 3 and query.is_contiguous(), op, "non-contiguous query, or not (T, N, D)")
     require(query.shape[1] == num_heads, op, f"num_heads is {num_heads}, query has {query.shape[1]}")
-    require(key.shape[1] == (num_key_value_heads or num_heads), op, f"num_key_value_heads {num_key_value_heads}")
-    require(query.shape[1] // key.shape[1] <= 64, op, "at most 64 query heads share a key head")
-    require(max(query.shape[0], key.shape[0]) <= 65536, op, "T is limited to 65536")
+    require(num_heads % num_kv_heads == 0 and num_heads // num_kv_heads <= 64, op, "at most 64 query heads share one")
+    _check_head_dim(op, num_heads, num_kv_heads, query.shape[2])
     q_lens = _check_lengths(op, actual_seq_lengths, query.shape[0], 4096)
-    kv_lens = _check_lengths(op, actual_seq_lengths_kv, key.shape[0], 4096)
+    if block_table is None:
+        _check_tensors(op, query, key, value, HALVES)
+        require(key.shape[1] == num_kv_heads, op, f"num_key_value_heads {num_key_value_heads}")
+        kv_lens = _check_lengths(op, actual_seq_lengths_kv, key.shape[0], 4096)
+    else:
+        require(query.dtype == key.dtype and query.dtype in HALVES, op, f"dtypes {query.dtype}, {key.dtype}")
+        require(actual_seq_lengths_kv is not None, op, "actual seq length kv can't be null when blockTable is not null")
+        kv_lens = list(actual_seq_lengths_kv or ())
+        _check_pages(op, key, value, block_table, kv_lens, block_size)
+        require(key.shape[2] == num_kv_heads * query.shape[2], op, f"num_key_value_heads {num_key_value_heads}")
+        key, value = (_read_pages(op, t, block_table, kv_lens, block_size, num_kv_heads) for t in (key, value))
+    require(max(query.shape[0], key.shape[0]) <= 1 << 20, op, "T is limited to 1M")
     require(len(q_lens) == len(kv_lens), op, "one query length for each key length")
     require(sparse_mode in (0, 3), op, f"sparse_mode {sparse_mode} is not simulated")
     if sparse_mode == 3:
         _check_compressed_mask(op, atten_mask, (torch.bool, torch.int8, torch.uint8))
+        for index, (s1, s2) in enumerate(zip(q_lens, kv_lens, strict=True)):
+            require(s1 <= s2, op, f"when layout is TND and sparse = 3, Batch[{index}], need s1[{s1}] <= s2[{s2}]")
     else:
         require(atten_mask is None, op, "full masks are not simulated")
     out, lse = _run_packed(query, key, value, q_lens, kv_lens, scale, sparse_mode == 3)
     return out, lse[..., None].contiguous() if softmax_lse_flag else torch.zeros(1)
+
+
+def _check_head_dim(op: str, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    """Grouped queries run on a kernel for any head up to 256 (fused_infer_attention_score_tiling.cpp, IsUsingFAI)."""
+    require(head_dim % 16 == 0, op, f"D of {head_dim}: multiples of 16")
+    if num_heads == num_kv_heads:
+        require(head_dim == 128, op, f"TND without grouped queries needs D = 128, not {head_dim}")
+    else:
+        require(head_dim <= 256, op, f"D is limited to 256, not {head_dim}")
 
 
 @kernel
