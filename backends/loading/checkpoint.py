@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.backends.loading.formats import auto_round, awq, bitsandbytes, compressed_tensors, fp8, gptq, hqq, modelopt
+from engine.backends.loading.formats.gguf import open_gguf
 from engine.backends.loading.formats.stored import Format, Stored, refusal
 from engine.backends.loading.source import QuantizedTensor, Source
 from engine.backends.loading.weights import open_checkpoint
+from engine.checkpoint.gguf.header import find_gguf
 from engine.errors import ModelLoadError
 
 FORMATS: dict[str, Callable[[Stored], Format]] = {
@@ -52,6 +54,8 @@ def open_model(folder: str, config: Mapping[str, Any], prefix: str) -> Checkpoin
 
     Raises ``ModelLoadError`` for what is not understood to the last field; nothing of the weights has been read then.
     """
+    if not any(Path(folder).glob("*.safetensors")) and (path := find_gguf(Path(folder))) is not None:
+        return Checkpoint(*open_gguf(path, config))
     tensors = open_checkpoint(folder, prefix)
     settings = quantization_settings(folder, config)
     if settings is None:

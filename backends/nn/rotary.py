@@ -97,4 +97,9 @@ def _ntk(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tu
     return 1.0 / wider / factor ** (2 / head_dim), 1.0
 
 
-_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "ntk": _ntk}
+def _divided(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    """Each frequency by a number of its own, as GGUF files of Llama 3 hold the result of their scaling."""
+    return 1.0 / powers / torch.tensor(settings["divisors"], dtype=torch.float32), 1.0
+
+
+_SCALINGS = {"default": _default, "divided": _divided, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "ntk": _ntk}

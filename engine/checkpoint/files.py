@@ -14,7 +14,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from engine.checkpoint.safetensors_header import StoredTensor, check_fetched, find_tensors
+from engine.checkpoint.gguf.folder import TOKENIZER_PROBLEM
+from engine.checkpoint.gguf.names import stored_tensors
+from engine.checkpoint.safetensors_header import StoredTensor, check_fetched
 from engine.errors import ModelLoadError
 
 METADATA = ("config_sentence_transformers.json", "1_LogitScore")
@@ -113,14 +115,17 @@ class CheckpointFiles:
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """What the safetensors files hold, by name; raises ``ModelLoadError`` as ``find_tensors`` does."""
-        return find_tensors(self.folder)
+        """What the weight files hold, by name; raises ``ModelLoadError`` as ``stored_tensors`` does."""
+        return stored_tensors(self.folder)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of ``tokenizer.json``, without the padding and truncation that some files carry."""
     path = folder / "tokenizer.json"
     if not path.is_file():
+        problem = folder / TOKENIZER_PROBLEM
+        if problem.is_file():
+            raise ModelLoadError(problem.read_text(encoding="utf-8"))
         raise ModelLoadError(
             f"{folder} has no tokenizer.json. Make one: load its tokenizer with transformers (AutoTokenizer) and call "
             "save_pretrained(folder)."

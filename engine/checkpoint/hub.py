@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoint.gguf.folder import folder_of
+from engine.checkpoint.gguf.header import find_gguf
 from engine.errors import ConfigError, ModelLoadError
 from engine.time_limit import within
 
@@ -37,10 +39,14 @@ def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[s
         return _packaged()
     path = Path(os.path.expanduser(model))  # Path.expanduser raises for an unknown user
     if path.is_dir():
-        return path.resolve()
+        gguf = None if (path / "config.json").is_file() else find_gguf(path)
+        return path.resolve() if gguf is None else folder_of(gguf)
+    if path.is_file() and path.suffix == ".gguf":
+        return folder_of(path)
     if path.is_file():
         raise ConfigError(
-            f"{model} is a file. Name the folder that holds config.json, the tokenizer and the safetensors files.",
+            f"{model} is a file. Name the folder that holds config.json, the tokenizer and the safetensors files; of "
+            "files by themselves only GGUF is read.",
             param="model",
         )
     if model[0] in "./~" or not _HUB_ID.fullmatch(model):

@@ -24,7 +24,13 @@ ALLOWED: dict[str, set[str]] = {
     PACKAGE: {"entrypoints/offline"},
     # From a checkpoint and texts to token ids.
     "engine/prompts": set(),
-    "engine/checkpoint": {"engine/prompts", FAMILIES, "engine/checkpoint/safetensors_header.py"},
+    "engine/checkpoint": {
+        "engine/prompts",
+        FAMILIES,
+        "engine/checkpoint/safetensors_header.py",
+        "engine/checkpoint/gguf",
+    },
+    "engine/checkpoint/gguf": {"engine/checkpoint/safetensors_header.py"},
     "engine/checkpoint/safetensors_header.py": set(),
     FAMILIES: set(),
     "engine/inputs": {"engine/prompts", "engine/checkpoint", FAMILIES},
@@ -44,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     # How a step runs on a device.
     CONTRACT: {"kernels"},
     "backends/registry.py": {CONTRACT},
-    "backends/loading": {CONTRACT, "kernels", "engine/checkpoint/safetensors_header.py"},
+    "backends/loading": {CONTRACT, "kernels", "engine/checkpoint/safetensors_header.py", "engine/checkpoint/gguf"},
     "backends/nn": {CONTRACT, FAMILIES, "backends/loading", "kernels"},
     "backends/loading/adapter_files.py": NETWORKS,
     "backends/models": NETWORKS,
