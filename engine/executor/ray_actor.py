@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import socket
-import tempfile
 
 import msgspec
 
@@ -19,6 +17,7 @@ from engine import __version__, messages
 from engine.executor.ray_cluster import ray_module
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
 from engine.ipc.child_process import Child
+from engine.ipc.private_folder import PrivateFolder
 
 REACH_TIMEOUT_S = 5.0
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
@@ -41,12 +40,12 @@ class NodeFacts(msgspec.Struct):
 class WorkerActor:
     def __init__(self) -> None:
         self._child: Child | None = None
-        self._folder = ""
+        self._folder: PrivateFolder | None = None
 
     def facts(self, with_folder: bool) -> bytes:
         """``with_folder``: make a place where the workers of a group can meet."""
         if with_folder:
-            self._folder = tempfile.mkdtemp(prefix="engine-")
+            self._folder = PrivateFolder()
         ray = ray_module()
         context = ray.get_runtime_context()
         shown = [f"{name}={os.environ[name]}" for name in _VISIBLE if name in os.environ]
@@ -57,7 +56,7 @@ class WorkerActor:
                 ray=ray.__version__,
                 node=context.get_node_id(),
                 host=ray.util.get_node_ip_address(),
-                folder=self._folder,
+                folder="" if self._folder is None else str(self._folder.path),
                 devices=", ".join(shown),
             )
         )
@@ -77,8 +76,8 @@ class WorkerActor:
 
     def clean(self) -> None:
         """The worker has ended: leave nothing behind."""
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.remove()
 
     def kill(self) -> int:
         return self._child.kill() if self._child is not None else 0

@@ -10,8 +10,6 @@ made for this one channel (CurveZMQ), everything is encrypted, and whoever has n
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -20,6 +18,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from engine import messages
+from engine.ipc.private_folder import PrivateFolder
 
 Incoming = TypeVar("Incoming")
 SEND_TIMEOUT_MS = 1000
@@ -53,11 +52,13 @@ class Channel(Generic[Incoming]):
         *,
         bind: bool,
         keys: _Keys | None = None,
+        owned: PrivateFolder | None = None,
         send_timeout_ms: int = SEND_TIMEOUT_MS,
     ) -> None:
-        """``folder``: of the sockets, for a channel on this host; otherwise ``keys`` are needed."""
+        """``folder``: of the sockets, for a channel on this host, ``owned`` if it goes with the channel; otherwise
+        ``keys`` are needed."""
         self._folder = folder
-        self._owns_folder = bind and folder is not None
+        self._owned = owned
         self._keys = keys
         self._send_timeout_ms = send_timeout_ms
         self._context = zmq.Context()
@@ -74,8 +75,8 @@ class Channel(Generic[Incoming]):
         ``send_timeout_ms``: how long a send may wait for a peer that is not there; 0 for who must never wait, and has
         heard from its peer before it sends.
         """
-        folder = Path(tempfile.mkdtemp(prefix="engine-"))
-        return cls(folder, incoming, bind=True, send_timeout_ms=send_timeout_ms)
+        owned = PrivateFolder(for_sockets=True)
+        return cls(owned.path, incoming, bind=True, owned=owned, send_timeout_ms=send_timeout_ms)
 
     @classmethod
     def connect(cls, folder: str, incoming: Any) -> Self:
@@ -144,8 +145,8 @@ class Channel(Generic[Incoming]):
         if self._guard is not None:
             self._guard.stop()
         self._context.term()
-        if self._owns_folder and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._owned is not None:
+            self._owned.remove()
 
 
 class _Keys:

@@ -81,7 +81,8 @@ class Child:
 
 def receive_setup(type_: type[Setup]) -> Setup:
     """In the child: read the set-up from stdin, then die with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stdin = sys.stdin.buffer
     head = stdin.read(struct.calcsize("<?I"))
     by_main_thread, length = struct.unpack("<?I", head)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ from engine.entrypoints.batch.output import OutputFile
 from engine.entrypoints.batch.runner import BatchReport, loaded_app, run_batch
 from engine.entrypoints.batch.transfer import fetch, is_address, local_name, put
 from engine.errors import ConfigError
+from engine.ipc.private_folder import private_folder
+from engine.ipc.stop_signals import stop_signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ async def _run(
 ) -> BatchReport:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with loaded_app(engine_config, server_config) as app:
         return await run_batch(app, source, output, window)
@@ -56,7 +56,7 @@ async def _run(
 
 def _source(files: BatchFiles, stack: ExitStack) -> Path:
     if is_address(files.source):
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-batch-")))
+        folder = stack.enter_context(private_folder())
         fetch(files.source, folder / "input.jsonl")
         return folder / "input.jsonl"
     source = Path(files.source)
@@ -70,7 +70,7 @@ def _target(files: BatchFiles, stack: ExitStack) -> tuple[Path, Path | None]:
     if files.folder is not None:
         files.folder.mkdir(parents=True, exist_ok=True)
     if is_address(files.target):
-        folder = files.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-batch-")))
+        folder = files.folder or stack.enter_context(private_folder())
         return local_name(files.target, folder), None
     final = Path(files.target)
     if not final.parent.is_dir():

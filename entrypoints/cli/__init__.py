@@ -22,6 +22,7 @@ def run(argv: list[str]) -> int:
     from cyclopts.exceptions import CycloptsError
 
     from engine.entrypoints.cli.app import build_app
+    from engine.entrypoints.cli.environment import with_origin
 
     try:
         result = build_app(argv)(
@@ -31,7 +32,7 @@ def run(argv: list[str]) -> int:
     except CycloptsError as error:
         return _fail(_one_line(error), 2)
     except StartupError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(with_origin(error, argv), error.exit_code)
     except EngineError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:

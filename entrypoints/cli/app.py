@@ -12,6 +12,7 @@ from cyclopts.config import Dict, Env
 
 from engine import __version__
 from engine.entrypoints.cli.commands import present_commands
+from engine.entrypoints.cli.environment import PREFIX, drop_service_addresses
 from engine.errors import ConfigError
 
 
@@ -24,7 +25,8 @@ def build_app(argv: list[str]) -> App:
     )
     for name, (target, help_text) in present_commands().items():
         app.command(target, name=name, help=help_text)
-    app.config = [Env("ENGINE_", command=False), *config_file(argv)]
+    drop_service_addresses()
+    app.config = [Env(PREFIX, command=False), *config_file(argv)]
     return app
 
 

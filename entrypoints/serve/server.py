@@ -1,8 +1,8 @@
 """``engine serve``: the life of the API process.
 
 The port is taken first, so that a wrong one costs no loading time. HTTP answers /live and /ready from the start, while
-the model loads behind it. The first SIGTERM or SIGINT drains: not ready at once, what was accepted is finished until
-the deadline, exit 0. A second one stops at once.
+the model loads behind it. The first SIGTERM, SIGINT or SIGHUP drains: not ready at once, what was
+accepted is finished until the deadline, exit 0. A second one stops at once.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from engine.entrypoints.serve.ports import allow_open_files, listen
 from engine.entrypoints.serve.service import LoadedEngine, RerankService
 from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
+from engine.ipc.stop_signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +119,8 @@ class _Server:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+        for number in stop_signals():
+            loop.add_signal_handler(number, self._on_signal, number)
         self._http = http = self._http_side()
         serving = asyncio.create_task(http.serve())
         loading = asyncio.create_task(self._load())
@@ -197,7 +198,10 @@ class _Server:
             for note in info.notes:
                 logger.info("%s", note)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
+        """The first one drains, the second stops at once; a terminal that closes may send SIGHUP several times."""
+        if number == signal.SIGHUP and self._num_signals:
+            return
         self._num_signals += 1
         if self._num_signals == 1:
             logger.info("stopping: finishing what was accepted, at most %.0f s", self._config.shutdown_timeout_s)

@@ -214,7 +214,10 @@ def convert(option: Option, value: Any) -> Any:
     if option.name == "model" and value is None:
         return option.default
     if isinstance(value, str) and _accepts(option.type, int) and not _accepts(option.type, str):
-        value = human_int(value)
+        try:
+            value = human_int(value)
+        except ConfigError as error:
+            raise ConfigError(f"{option.name}={error}", param=option.name) from None
     if _is_tuple(option.type):
         value = (value,) if isinstance(value, str) else tuple(value or ())
     _check_type(option, value)

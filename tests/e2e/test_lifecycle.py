@@ -25,7 +25,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_qwen3(tmp_path_factory.mktemp("life") / "Qwen3-Reranker")
 
 
-def test_sigterm_under_load_loses_no_accepted_call(checkpoint: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_under_load_loses_no_accepted_call(checkpoint: Path, number: signal.Signals) -> None:
     slow = {"ENGINE_FAULTS": "slow=0.03"}  # so that all sixteen are inside at once, however busy the machine is
     with (
         ServerProcess(checkpoint, "--enable-fault-injection", environment=slow) as server,
@@ -36,7 +37,8 @@ def test_sigterm_under_load_loses_no_accepted_call(checkpoint: Path) -> None:
         expected = [entry["relevance_score"] for entry in server.post("/v1/rerank", SLOW).json()["results"]]
         calls = [pool.submit(server.post, "/v1/rerank", SLOW) for _ in range(16)]
         server.wait_for("engine_running_calls", 16)
-        server.signal(signal.SIGTERM)
+        server.signal(number)
+        server.signal(signal.SIGHUP)  # the shell and the kernel may both say that the terminal is gone
         refused = _ready_status(server)
         answers = [call.result() for call in calls]
         assert server.wait(20) == 0
@@ -118,3 +120,21 @@ def test_what_cannot_start_says_why(tmp_path: Path, checkpoint: Path) -> None:
         shard.write_bytes(content)
     assert code == 1
     assert shard.name in error
+
+
+def test_the_next_start_removes_what_a_killed_server_left(checkpoint: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("long" * 20)  # sockets have no room below it
+    long.mkdir()
+    environment = {"TMPDIR": str(tmp_path)}
+    with ServerProcess(checkpoint, environment=environment) as server:
+        family = server.family()
+        mine = [path for path in tmp_path.glob("engine-*/lock") if path.read_text().strip() in map(str, family)]
+        assert mine
+        server.signal(signal.SIGKILL)
+        server.wait(10)
+    assert all_gone(family)
+    assert all(path.exists() for path in mine)
+    with ServerProcess(checkpoint, environment=environment) as server:
+        assert not any(path.exists() for path in mine)
+    with ServerProcess(checkpoint, environment={"TMPDIR": str(long)}) as server:
+        assert server.post("/v1/rerank", {"query": "q", "documents": ["a"]}).status_code == 200

@@ -203,3 +203,21 @@ def test_the_server_itself_needs_no_torch() -> None:
 
 if __name__ == "__main__":
     FLAGS_FILE.write_text("\n".join(serve_flags()) + "\n")
+
+
+def test_the_address_of_a_kubernetes_service_is_no_port(
+    served: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENGINE_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("ENGINE_PORT_8000_TCP", "tcp://10.0.0.1:8000")
+    assert run(["serve", "some/model"]) == 0
+    assert served["server"].port == ServerConfig().port
+    assert "ENGINE_PORT=tcp://10.0.0.1:8000 is the address of a Kubernetes Service" in capsys.readouterr().err
+
+
+def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ENGINE_PORT", "abc")
+    assert run(["serve", "some/model"]) == 2
+    assert "ENGINE_PORT: port='abc' is not a whole number" in capsys.readouterr().err
+    assert run(["serve", "some/model", "--port", "many"]) == 2
+    assert "engine: port='many' is not a whole number" in capsys.readouterr().err
