@@ -2,11 +2,12 @@
 #
 #   make demo    start the server, rerank real text over HTTP, watch the scores arrive, stop
 #   make test    lint, types and tests
+#   make check   lint, types, the rules of the code and the quick tests: in under a minute, before each commit
 #   make test-ray       the executor and datasets on a Ray cluster of two simulated nodes (installs the extra `ray`)
 #   make test-clients   other projects' SDKs against this server, in an environment of their own
 #   make bench   a short benchmark of the packaged model on this machine
-#   make lint    ruff and mypy only        make format   let ruff rewrite
-#   make setup   the virtual environment   make clean    remove what the others made
+#   make lint    ruff, clang-format and mypy only      make format   let ruff and clang-format rewrite
+#   make setup   the virtual environment               make clean    remove what the others made
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 VENV ?= .venv
@@ -17,12 +18,16 @@ TORCH ?= torch==2.13.0
 # Parallel test processes; two cores are enough for the whole suite.
 JOBS ?= 2
 PYTEST_ARGS ?=
+# What `make check` runs: no server, no model of more than a few thousand weights.
+QUICK := tests/architecture tests/inputs tests/engine tests/serve/test_golden.py tests/serve/test_dialects.py \
+	tests/bench/test_dataset.py tests/bench/test_summary.py
+CPP := $(wildcard kernels/cpu/csrc/*.cpp kernels/cpu/csrc/*.h)
 NATIVE := $(shell find kernels CMakeLists.txt \( -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 
 # The checkout stays off sys.path, so that nothing can import the bare folder names (docs/architecture.md).
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test test-ray test-clients bench lint format clean
+.PHONY: setup demo test check test-ray test-clients bench lint format clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -41,6 +46,9 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
 
+check: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadscope $(QUICK)
+
 test-ray: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,ray]"
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/distributed
@@ -54,11 +62,13 @@ test-clients: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 bench: setup
 	$(BIN)/engine bench throughput --num-prompts 200 --random-input-len 200

@@ -43,7 +43,8 @@ struct TileRunner {
         thread_local std::vector<KeyRun> runs;
         runs.clear();
         if (s.context >= 0)
-            for (const auto& range : plan.contexts[static_cast<size_t>(s.context)]) runs.push_back(context_run(range, kv_head));
+            for (const auto& range : plan.contexts[static_cast<size_t>(s.context)])
+                runs.push_back(context_run(range, kv_head));
         runs.push_back(step_run(s.own_start, first[count - 1].own_keys, kv_head));
         table.attention({tiles, count, runs.data(), static_cast<int>(runs.size()), in.shape.head_dim, in.scale, scratch,
                          sink.data, sink.row_stride, sink.piece_stride, sink.piece});
@@ -105,7 +106,8 @@ ActivationBuffer Runtime::attention(Kind kind, const AttentionInput& in, const A
     // fp32 results go straight into the activation; integers need whole rows first, for their scales.
     ActivationBuffer out = new_activation(kind, plan.num_queries, cols);
     Tensor plain;
-    Sink sink{reinterpret_cast<float*>(out.view.data), kBlockWords[0], plan.num_queries * kBlockWords[0], kBlockWords[0]};
+    Sink sink{reinterpret_cast<float*>(out.view.data), kBlockWords[0], plan.num_queries * kBlockWords[0],
+              kBlockWords[0]};
     if (kind != Kind::f32) {
         plain = new_tensor(plan.num_queries * cols);
         sink = {plain.data(), cols, 0, cols};

@@ -197,7 +197,9 @@ static int64_t tile_floats(int head_dim) {
     const int padded = (head_dim + W - 1) / W * W;
     return (int64_t)(sizeof(TileState) + W * 4 - 1) / (W * 4) * W + 2 * padded * kLanes;
 }
-static int64_t attention_floats(int head_dim, int num_tiles) { return num_tiles * tile_floats(head_dim) + kKeyBlock * kLanes; }
+static int64_t attention_floats(int head_dim, int num_tiles) {
+    return num_tiles * tile_floats(head_dim) + kKeyBlock * kLanes;
+}
 
 static TileScratch tile_scratch(const AttentionTask& t, int index) {
     const int padded = (t.head_dim + W - 1) / W * W;

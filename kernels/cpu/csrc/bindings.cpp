@@ -32,7 +32,8 @@ RowsView rows_view(const Rows& r) {
     return {floats(std::get<0>(r)), std::get<1>(r), std::get<2>(r), static_cast<int>(std::get<3>(r))};
 }
 
-TorchTensor to_torch(const Tensor& t, std::initializer_list<size_t> shape, std::initializer_list<int64_t> strides = {}) {
+TorchTensor to_torch(const Tensor& t, std::initializer_list<size_t> shape,
+                     std::initializer_list<int64_t> strides = {}) {
     auto* owner = new std::shared_ptr<void>(t.memory);
     nb::capsule capsule(owner, [](void* p) noexcept { delete static_cast<std::shared_ptr<void>*>(p); });
     return TorchTensor(t.data(), shape, capsule, strides);
@@ -61,13 +62,19 @@ nb::tuple qk_norm_rope(Runtime& rt, const Rows& qkv, Address q_weight, Address k
                        Address sin, Address positions, int num_heads, int num_kv_heads, int head_dim) {
     const RopeShape shape{num_heads, num_kv_heads, head_dim};
     const RowsView view = rows_view(qkv);
-    const RopeInput in{view, floats(q_weight), floats(k_weight), eps, floats(cos), floats(sin),
+    const RopeInput in{view,
+                       floats(q_weight),
+                       floats(k_weight),
+                       eps,
+                       floats(cos),
+                       floats(sin),
                        reinterpret_cast<const int64_t*>(positions)};
     const RopeResult out = without_gil(rt, [&] { return rt.qk_norm_rope(in, shape); });
     const auto t = static_cast<size_t>(view.rows), n = static_cast<size_t>(num_heads),
                m = static_cast<size_t>(num_kv_heads), h = static_cast<size_t>(head_dim);
     const int64_t head_stride = view.rows * head_dim;
-    return nb::make_tuple(to_torch(out.q, {t, n, h}, {head_dim, head_stride, 1}), to_torch(out.k, {t, m, h}, {head_dim, head_stride, 1}),
+    return nb::make_tuple(to_torch(out.q, {t, n, h}, {head_dim, head_stride, 1}),
+                          to_torch(out.k, {t, m, h}, {head_dim, head_stride, 1}),
                           to_torch(out.v, {t, m, h}, {head_dim, head_stride, 1}));
 }
 
@@ -75,9 +82,18 @@ ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& 
                            const Heads& pool_v, int num_heads, int num_kv_heads, int head_dim, float scale,
                            const AttentionPlan& plan) {
     auto strides = [](const Heads& h) { return HeadStrides{std::get<1>(h), std::get<2>(h)}; };
-    const AttentionInput in{floats(std::get<0>(q)), floats(std::get<0>(k)), floats(std::get<0>(v)),
-                            floats(std::get<0>(pool_k)), floats(std::get<0>(pool_v)), strides(q), strides(k), strides(v),
-                            strides(pool_k), strides(pool_v), {num_heads, num_kv_heads, head_dim}, scale};
+    const AttentionInput in{floats(std::get<0>(q)),
+                            floats(std::get<0>(k)),
+                            floats(std::get<0>(v)),
+                            floats(std::get<0>(pool_k)),
+                            floats(std::get<0>(pool_v)),
+                            strides(q),
+                            strides(k),
+                            strides(v),
+                            strides(pool_k),
+                            strides(pool_v),
+                            {num_heads, num_kv_heads, head_dim},
+                            scale};
     return without_gil(rt, [&] { return rt.attention(kind, in, plan); });
 }
 
@@ -129,24 +145,30 @@ NB_MODULE(_C, m) {
         .def_prop_ro("i8_bits", [](const Runtime& rt) { return rt.table().i8_offset == 128 ? 8 : 7; })
         .def_prop_ro("cached_bytes", [](Runtime& rt) { return rt.buffers().cached_bytes(); })
         .def("trim", [](Runtime& rt) { rt.buffers().trim(); })
-        .def("pack", [](Runtime& rt, Kind kind, const Rows& x) {
-            return without_gil(rt, [&] { return rt.pack(kind, rows_view(x)); });
-        })
-        .def("unpack", [](Runtime& rt, const ActivationBuffer& a) {
-            const Tensor out = without_gil(rt, [&] { return rt.unpack(a.view); });
-            return to_torch(out, {static_cast<size_t>(a.view.rows), static_cast<size_t>(a.view.cols)});
-        })
-        .def("rms_norm", [](Runtime& rt, Kind kind, const Rows& x, Address weight, float eps) {
-            return without_gil(rt, [&] { return rt.rms_norm(kind, rows_view(x), floats(weight), eps); });
-        })
+        .def("pack", [](Runtime& rt, Kind kind,
+                        const Rows& x) { return without_gil(rt, [&] { return rt.pack(kind, rows_view(x)); }); })
+        .def("unpack",
+             [](Runtime& rt, const ActivationBuffer& a) {
+                 const Tensor out = without_gil(rt, [&] { return rt.unpack(a.view); });
+                 return to_torch(out, {static_cast<size_t>(a.view.rows), static_cast<size_t>(a.view.cols)});
+             })
+        .def("rms_norm",
+             [](Runtime& rt, Kind kind, const Rows& x, Address weight, float eps) {
+                 return without_gil(rt, [&] { return rt.rms_norm(kind, rows_view(x), floats(weight), eps); });
+             })
         .def("layer_norm", &layer_norm)
         .def("linear", &linear)
-        .def("linear_add", [](Runtime& rt, const ActivationBuffer& a, const LinearWeight& w, Address residual, int64_t stride) {
-            without_gil(rt, [&] { rt.linear_add(a.view, w, reinterpret_cast<float*>(residual), stride); return 0; });
-        })
-        .def("linear_gate", [](Runtime& rt, const ActivationBuffer& a, const LinearWeight& w, Gate gate, bool has_up, Kind out) {
-            return without_gil(rt, [&] { return rt.linear_gate(a.view, w, gate, has_up, out); });
-        })
+        .def("linear_add",
+             [](Runtime& rt, const ActivationBuffer& a, const LinearWeight& w, Address residual, int64_t stride) {
+                 without_gil(rt, [&] {
+                     rt.linear_add(a.view, w, reinterpret_cast<float*>(residual), stride);
+                     return 0;
+                 });
+             })
+        .def("linear_gate",
+             [](Runtime& rt, const ActivationBuffer& a, const LinearWeight& w, Gate gate, bool has_up, Kind out) {
+                 return without_gil(rt, [&] { return rt.linear_gate(a.view, w, gate, has_up, out); });
+             })
         .def("qk_norm_rope", &qk_norm_rope)
         .def("attention", &attention)
         .def("ceiling", [](Runtime& rt, Kind kind, int64_t iterations) {
@@ -158,10 +180,11 @@ NB_MODULE(_C, m) {
         .def_prop_ro("out_features", &LinearWeight::out)
         .def_prop_ro("in_features", &LinearWeight::in)
         .def_prop_ro("num_bytes", &LinearWeight::num_bytes)
-        .def("load_rows", [](LinearWeight& w, int64_t start, int64_t rows, Address src, int64_t stride, Dtype dtype) {
-            nb::gil_scoped_release release;
-            w.load_rows(start, rows, reinterpret_cast<const void*>(src), stride, dtype);
-        })
+        .def("load_rows",
+             [](LinearWeight& w, int64_t start, int64_t rows, Address src, int64_t stride, Dtype dtype) {
+                 nb::gil_scoped_release release;
+                 w.load_rows(start, rows, reinterpret_cast<const void*>(src), stride, dtype);
+             })
         .def("load_bias", [](LinearWeight& w, int64_t start, int64_t count, Address src) {
             w.load_bias(start, count, floats(src));
         });

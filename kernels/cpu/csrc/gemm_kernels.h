@@ -13,8 +13,8 @@
 #pragma once
 
 struct TileOut {
-    const char* next[2];    // what is needed soon (weights, activations), brought near while this tile computes
-    int next_lines[2];      // cache lines for every 8 words
+    const char* next[2];  // what is needed soon (weights, activations), brought near while this tile computes
+    int next_lines[2];    // cache lines for every 8 words
     float* c;
     int c_stride;
     bool first;             // first K block: store instead of add

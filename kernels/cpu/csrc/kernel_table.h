@@ -14,9 +14,9 @@
 
 namespace engine_cpu {
 
-enum class Kind : int { f32 = 0, i16 = 1, i8 = 2 };                          // arithmetic of a linear layer
-enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4 };    // how its weights lie in memory
-enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                       // of rows that are loaded
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2 };                        // arithmetic of a linear layer
+enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4 };  // how its weights lie in memory
+enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                     // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
 // Words of one K block. A block is what stays in the first-level cache and, for integers, what shares one scale.
@@ -52,9 +52,9 @@ struct Weight {
     int panels;
     int64_t panel_bytes;
     unsigned char* data;
-    float* scales;      // [blocks][panels * panel_width], null for f32
-    int32_t* offsets;   // same shape, int8 only: what the unsigned form of the activations adds, negated
-    float* bias;        // [panels * panel_width]
+    float* scales;     // [blocks][panels * panel_width], null for f32
+    int32_t* offsets;  // same shape, int8 only: what the unsigned form of the activations adds, negated
+    float* bias;       // [panels * panel_width]
 };
 
 struct GemmTask {  // c[rows][run of panels ...] = a[row0 : row0 + rows] x weight panels
@@ -65,7 +65,7 @@ struct GemmTask {  // c[rows][run of panels ...] = a[row0 : row0 + rows] x weigh
     int num_runs;
     int panel0[2];
     int num_panels[2];
-    float* c;       // runs side by side
+    float* c;  // runs side by side
     int c_stride;
     float* expanded;  // room for one block of one panel in fp32
 };
@@ -99,11 +99,11 @@ struct NormTask {
     const float* x;
     int64_t x_stride;
     const float* weight;
-    const float* bias;   // layer_norm only, may be null
+    const float* bias;  // layer_norm only, may be null
     float eps;
-    Activation out;      // rms_norm
-    float* plain;        // layer_norm: contiguous rows
-    float* row_buffer;   // room for one row
+    Activation out;     // rms_norm
+    float* plain;       // layer_norm: contiguous rows
+    float* row_buffer;  // room for one row
     int64_t row0;
     int rows;
     int cols;
@@ -115,13 +115,13 @@ struct RopeTask {
     const float* q_weight;  // null: no norm
     const float* k_weight;
     float eps;
-    const float* cos;       // [position][head_dim / 2]
+    const float* cos;  // [position][head_dim / 2]
     const float* sin;
     const int64_t* positions;
     int num_heads;
     int num_kv_heads;
     int head_dim;
-    float* q;               // element (t, n, h) at t * row_stride + n * head_stride + h
+    float* q;  // element (t, n, h) at t * row_stride + n * head_stride + h
     float* k;
     float* v;
     int64_t row_stride, head_stride;
@@ -146,19 +146,19 @@ struct AttentionTile {  // up to `lanes` query rows of one key/value head of one
     int64_t out_rows[kMaxLanes];  // where the results go: row and first column
     int out_cols[kMaxLanes];
     int rows;
-    int own_keys;                 // that some row sees
+    int own_keys;  // that some row sees
 };
 
 struct AttentionTask {  // tiles of one segment that read the same keys, a block of them at a time
     const AttentionTile* tiles;
     int num_tiles;
-    const KeyRun* runs;           // context first; the last one holds the own keys
+    const KeyRun* runs;  // context first; the last one holds the own keys
     int num_runs;
     int head_dim;
     float scale;
-    float* scratch;               // attention_floats(head_dim, num_tiles), aligned to a vector
-    float* out;                   // columns come in pieces (the blocks of an activation) of out_piece columns,
-    int64_t out_row_stride;       // out_piece_stride apart
+    float* scratch;          // attention_floats(head_dim, num_tiles), aligned to a vector
+    float* out;              // columns come in pieces (the blocks of an activation) of out_piece columns,
+    int64_t out_row_stride;  // out_piece_stride apart
     int64_t out_piece_stride;
     int out_piece;
 };

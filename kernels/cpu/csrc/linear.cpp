@@ -40,7 +40,8 @@ struct Split {
 // reads its weights once however many rows it has. `unit`: columns that must stay together.
 Split split(int64_t rows, int cols, int unit, int copies, int tile_rows, int threads) {
     Split s{};
-    s.cols = static_cast<int>(std::min<int64_t>(round_up(std::max(kMaxCols / copies, unit), unit), round_up(cols, unit)));
+    s.cols =
+        static_cast<int>(std::min<int64_t>(round_up(std::max(kMaxCols / copies, unit), unit), round_up(cols, unit)));
     const int64_t most_rows = block_floats() / (s.cols * copies) / tile_rows * tile_rows;
     s.row_parts = ceil_div(rows, most_rows);
     auto tasks = [&] { return s.row_parts * ceil_div(cols, s.cols); };
@@ -80,7 +81,13 @@ void Runtime::gemm(const Activation& a, const Weight& w, int cols, int unit, boo
     pool_.run(s.row_parts * s.col_parts, [&](int64_t task, int thread) {
         const int64_t row0 = task % s.row_parts * s.rows;
         const int col0 = static_cast<int>(task / s.row_parts) * s.cols, part = std::min(s.cols, cols - col0);
-        Block b{thread, row0, static_cast<int>(std::min(s.rows, a.rows - row0)), col0, part, nullptr, nullptr,
+        Block b{thread,
+                row0,
+                static_cast<int>(std::min(s.rows, a.rows - row0)),
+                col0,
+                part,
+                nullptr,
+                nullptr,
                 static_cast<int>(stride)};
         float* expanded = scratch(thread);
         b.c = expanded + kExpandedFloats;
@@ -101,7 +108,8 @@ Tensor Runtime::linear(const Activation& a, const LinearWeight& weight) {
     const Weight& w = weight.view();
     Tensor out = new_tensor(a.rows * w.out);
     gemm(a, w, w.out, table_.panel_width, false, [&](const Block& b) {
-        table_.store({b.c, w.bias + b.col0, b.stride, b.rows, b.cols, out.data() + b.row0 * w.out + b.col0, w.out, false});
+        table_.store(
+            {b.c, w.bias + b.col0, b.stride, b.rows, b.cols, out.data() + b.row0 * w.out + b.col0, w.out, false});
     });
     return out;
 }
@@ -109,11 +117,13 @@ Tensor Runtime::linear(const Activation& a, const LinearWeight& weight) {
 void Runtime::linear_add(const Activation& a, const LinearWeight& weight, float* residual, int64_t stride) {
     const Weight& w = weight.view();
     gemm(a, w, w.out, table_.panel_width, false, [&](const Block& b) {
-        table_.store({b.c, w.bias + b.col0, b.stride, b.rows, b.cols, residual + b.row0 * stride + b.col0, stride, true});
+        table_.store(
+            {b.c, w.bias + b.col0, b.stride, b.rows, b.cols, residual + b.row0 * stride + b.col0, stride, true});
     });
 }
 
-ActivationBuffer Runtime::linear_gate(const Activation& a, const LinearWeight& weight, Gate gate, bool has_up, Kind kind) {
+ActivationBuffer Runtime::linear_gate(const Activation& a, const LinearWeight& weight, Gate gate, bool has_up,
+                                      Kind kind) {
     const Weight& w = weight.view();
     if (has_up && w.out % 2) throw std::invalid_argument("a gated layer needs as many up rows as gate rows");
     const int cols = has_up ? w.out / 2 : w.out;
@@ -121,8 +131,8 @@ ActivationBuffer Runtime::linear_gate(const Activation& a, const LinearWeight& w
     // Whole blocks of the result where they share a scale.
     const int unit = kind == Kind::f32 ? table_.panel_width : block_elems(kind);
     gemm(a, w, cols, unit, has_up, [&](const Block& b) {
-        table_.gate({gate, b.c, b.up, w.bias + b.col0, w.bias + cols + b.col0, b.stride, b.rows, b.cols, out.view, b.row0,
-                     b.col0});
+        table_.gate({gate, b.c, b.up, w.bias + b.col0, w.bias + cols + b.col0, b.stride, b.rows, b.cols, out.view,
+                     b.row0, b.col0});
     });
     return out;
 }

@@ -41,7 +41,8 @@ std::shared_ptr<void> BufferCache::take(size_t bytes) {
         // The smallest that fits, unless it would waste more than it gives.
         auto best = free_.end();
         for (auto it = free_.begin(); it != free_.end(); ++it)
-            if (it->size >= buffer.size && it->size <= 2 * buffer.size && (best == free_.end() || it->size < best->size))
+            if (it->size >= buffer.size && it->size <= 2 * buffer.size &&
+                (best == free_.end() || it->size < best->size))
                 best = it;
         if (best != free_.end()) {
             buffer = *best;
@@ -52,8 +53,7 @@ std::shared_ptr<void> BufferCache::take(size_t bytes) {
         peak_ = std::max(peak_, in_use_);
     }
     if (!buffer.p) buffer.p = allocate(buffer.size);
-    return std::shared_ptr<void>(buffer.p,
-                                 [cache = shared_from_this(), buffer](void*) { cache->give_back(buffer); });
+    return std::shared_ptr<void>(buffer.p, [cache = shared_from_this(), buffer](void*) { cache->give_back(buffer); });
 }
 
 void BufferCache::give_back(Buffer buffer) {

@@ -24,7 +24,7 @@ Owned<T> owned(size_t count) {
 }
 
 class BufferCache : public std::enable_shared_from_this<BufferCache> {
-public:
+  public:
     ~BufferCache();
     // The buffer goes back to the cache when its last owner lets go, wherever that is.
     std::shared_ptr<void> take(size_t bytes);
@@ -32,7 +32,7 @@ public:
     size_t cached_bytes() const;
     void trim();
 
-private:
+  private:
     struct Buffer {
         void* p;
         size_t size;

@@ -93,7 +93,8 @@ static void widen_row(const void* src, Dtype dtype, int n, float* out) {
         __builtin_memcpy(out, src, n * sizeof(float));
     else
         for (int i = 0; i < n; i++)
-            out[i] = dtype == Dtype::bf16 ? bf16_to_float(((const uint16_t*)src)[i]) : f16_to_float(((const uint16_t*)src)[i]);
+            out[i] = dtype == Dtype::bf16 ? bf16_to_float(((const uint16_t*)src)[i])
+                                          : f16_to_float(((const uint16_t*)src)[i]);
 }
 
 // The scale is the smallest that keeps both |q| <= kI16Largest and the norm of q within kI16Norm; the last line is the

@@ -13,7 +13,8 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-Runtime::Runtime(int num_threads, const std::string& isa, bool pin) : table_(select_table(isa)), pool_(num_threads, pin) {
+Runtime::Runtime(int num_threads, const std::string& isa, bool pin)
+    : table_(select_table(isa)), pool_(num_threads, pin) {
     if (num_threads < 1) throw std::invalid_argument("at least one thread is needed");
     scratch_.resize(static_cast<size_t>(num_threads));
 }
@@ -64,8 +65,17 @@ ActivationBuffer Runtime::rms_norm(Kind kind, const RowsView& x, const float* we
 Tensor Runtime::layer_norm(const RowsView& x, const float* weight, const float* bias, float eps) {
     Tensor out = new_tensor(x.rows * x.cols);
     for_rows(x.rows, x.cols, [&](int64_t row0, int rows, int thread) {
-        table_.layer_norm({x.data + row0 * x.stride, x.stride, weight, bias, eps, {}, out.data(), scratch(thread), row0,
-                           rows, x.cols});
+        table_.layer_norm({x.data + row0 * x.stride,
+                           x.stride,
+                           weight,
+                           bias,
+                           eps,
+                           {},
+                           out.data(),
+                           scratch(thread),
+                           row0,
+                           rows,
+                           x.cols});
     });
     return out;
 }
@@ -103,9 +113,8 @@ RopeResult Runtime::qk_norm_rope(const RopeInput& in, const RopeShape& shape) {
 double Runtime::ceiling(Kind kind, int64_t iterations) {
     std::vector<double> keep(static_cast<size_t>(num_threads()));
     const auto start = std::chrono::steady_clock::now();
-    pool_.run(num_threads(), [&](int64_t task, int) {
-        keep[static_cast<size_t>(task)] = table_.ceiling(kind, iterations);
-    });
+    pool_.run(num_threads(),
+              [&](int64_t task, int) { keep[static_cast<size_t>(task)] = table_.ceiling(kind, iterations); });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const double per_iteration =
         static_cast<double>(table_.tile_rows) * table_.panel_width * kWordElems[static_cast<int>(kind)];

@@ -34,7 +34,7 @@ struct RowsView {  // (rows, cols) fp32 with contiguous columns
 class Runtime;
 
 class LinearWeight {
-public:
+  public:
     LinearWeight(std::shared_ptr<Runtime> runtime, int out, int in, Kind kind);
     void load_rows(int64_t start, int64_t rows, const void* src, int64_t src_stride, Dtype dtype);
     void load_bias(int64_t start, int64_t count, const float* src);
@@ -43,7 +43,7 @@ public:
     int in() const { return view_.in; }
     const Weight& view() const;  // throws before the first rows are loaded
 
-private:
+  private:
     void reserve(Storage storage);
     void widen_storage();
     int64_t words_in_panel() const;
@@ -77,7 +77,7 @@ struct RopeResult {
 
 // Who attends to what, and how the query rows are cut into tiles. Built once a step, used by all layers.
 class AttentionPlan {
-public:
+  public:
     struct Segment {
         int64_t q_start, q_len, own_start, own_len;
         int context;
@@ -89,7 +89,7 @@ public:
         int segment;
         int64_t first_row;  // of the segment's q_len * group rows
         int rows;
-        int64_t own_keys;   // that some row sees
+        int64_t own_keys;  // that some row sees
     };
     std::vector<Segment> segments;
     std::vector<std::vector<Range>> contexts;
@@ -108,7 +108,7 @@ struct AttentionInput {
 };
 
 class Runtime : public std::enable_shared_from_this<Runtime> {
-public:
+  public:
     Runtime(int num_threads, const std::string& isa, bool pin);
 
     const KernelTable& table() const { return table_; }
@@ -140,7 +140,7 @@ public:
     // Held during an operation: two Python threads may share a runtime.
     std::mutex& mutex() { return mutex_; }
 
-private:
+  private:
     // fn(row0, rows, thread) over pieces that are worth a task.
     template <class Fn>
     void for_rows(int64_t rows, int64_t row_floats, const Fn& fn) {

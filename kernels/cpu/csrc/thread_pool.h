@@ -13,7 +13,7 @@
 namespace engine_cpu {
 
 class ThreadPool {
-public:
+  public:
     ThreadPool(int num_threads, bool pin);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -24,11 +24,12 @@ public:
     template <class Fn>
     void run(int64_t num_tasks, const Fn& fn) {
         if (num_tasks <= 0) return;
-        run_erased(num_tasks, [](const void* f, int64_t task, int thread) { (*static_cast<const Fn*>(f))(task, thread); },
-                   &fn);
+        run_erased(
+            num_tasks, [](const void* f, int64_t task, int thread) { (*static_cast<const Fn*>(f))(task, thread); },
+            &fn);
     }
 
-private:
+  private:
     using Erased = void (*)(const void*, int64_t, int);
     void run_erased(int64_t num_tasks, Erased call, const void* fn);
     void take_tasks(int thread);

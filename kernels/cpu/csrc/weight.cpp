@@ -19,7 +19,8 @@ bool is_half(Storage s) { return s == Storage::bf16 || s == Storage::f16; }
 
 }  // namespace
 
-LinearWeight::LinearWeight(std::shared_ptr<Runtime> runtime, int out, int in, Kind kind) : runtime_(std::move(runtime)) {
+LinearWeight::LinearWeight(std::shared_ptr<Runtime> runtime, int out, int in, Kind kind)
+    : runtime_(std::move(runtime)) {
     if (out <= 0 || in <= 0) throw std::invalid_argument("a linear weight needs at least one row and one column");
     const int elems = kBlockWords[static_cast<int>(kind)] * kWordElems[static_cast<int>(kind)];
     view_.kind = kind;
@@ -102,7 +103,8 @@ void LinearWeight::load_bias(int64_t start, int64_t count, const float* src) {
 size_t LinearWeight::num_bytes() const {
     const size_t padded = static_cast<size_t>(view_.panels) * runtime_->table().panel_width;
     const size_t scale_bytes = view_.kind == Kind::f32 ? 0 : view_.kind == Kind::i16 ? 4 : 8;
-    return (data_ ? view_.panel_bytes * view_.panels + padded * view_.blocks * scale_bytes : 0) + padded * sizeof(float);
+    return (data_ ? view_.panel_bytes * view_.panels + padded * view_.blocks * scale_bytes : 0) +
+           padded * sizeof(float);
 }
 
 const Weight& LinearWeight::view() const {
