@@ -32,23 +32,61 @@ Errors that cross a process border travel as ``messages.WireError``, made by ``W
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
+
+FieldPath = tuple[str | int, ...]
+"""A field of a request, from the outside in: ``("documents", 3)`` is ``documents[3]``."""
+PARAM = "{param}"
+"""Stands in a message for the field that the error is about: at its very beginning, or for the last time."""
+
+
+def path_text(path: FieldPath) -> str:
+    """``("input", "documents", 3)`` -> ``input.documents[3]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 class EngineError(Exception):
-    """Root of the tree. ``str(error)`` is a sentence meant for a person."""
+    """Root of the tree. ``str(error)`` is a sentence meant for a person.
+
+    The field that an error is about is a value of it, ``path``, and the sentence names it by ``PARAM``: so whoever
+    counts or names fields in another way (a slice of a call, a dialect) says ``at`` and changes no text.
+    """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: float | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        param: str | FieldPath | None = None,
+        retry_after_s: float | None = None,
+        code: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.param = param
+        self.template = message
+        """The sentence, with ``PARAM`` where the field is named."""
+        self.path: FieldPath = (param,) if isinstance(param, str) else param or ()
+        """The field that the error is about; empty where it is about none."""
         self.retry_after_s = retry_after_s
+        """Seconds after which the caller may try again."""
         self.code = code
         """Narrower than ``type`` where a client can act on it, e.g. ``invalid_json``."""
+        super().__init__(_sentence(message, self.param))
+
+    @property
+    def param(self) -> str | None:
+        """The field as text, the way OpenAI's error objects have it."""
+        return path_text(self.path) or None
+
+    def at(self, path: FieldPath) -> Self:
+        """The same error about a field that is called so."""
+        return type(self)(self.template, param=path, retry_after_s=self.retry_after_s, code=self.code)
+
+
+def _sentence(template: str, param: str | None) -> str:
+    # What a caller sent may be part of the sentence, and may hold the same letters as the mark.
+    before, mark, after = template.partition(PARAM) if template.startswith(PARAM) else template.rpartition(PARAM)
+    return before + (param or "the request" if mark else "") + after
 
 
 class RequestError(EngineError):

@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from engine.errors import EngineError, error_class
+from engine.errors import EngineError, FieldPath, error_class
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 STEP_TOKEN_BOUNDS = tuple(2**power for power in range(5, 18))
@@ -26,20 +26,21 @@ class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """An ``EngineError`` between two processes. ``of`` makes it, ``rebuilt`` turns it back; nothing is lost."""
 
     type: str
-    message: str
-    param: str | None = None
+    template: str
+    """The message; ``errors.PARAM`` in it stands for ``path``."""
+    path: FieldPath = ()
     retry_after_s: float | None = None
     code: str | None = None
 
     @classmethod
     def of(cls, error: EngineError) -> Self:
         """The form in which ``error`` travels."""
-        return cls(error.type, str(error), error.param, error.retry_after_s, error.code)
+        return cls(error.type, error.template, error.path, error.retry_after_s, error.code)
 
     def rebuilt(self) -> EngineError:
         """The error again, of the class that has this ``type``."""
         class_ = error_class(self.type)
-        return class_(self.message, param=self.param, retry_after_s=self.retry_after_s, code=self.code)
+        return class_(self.template, param=self.path, retry_after_s=self.retry_after_s, code=self.code)
 
 
 class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="call"):

@@ -52,7 +52,7 @@ class ModelSpec:
     template: str | None = None
     """Name of the built-in prompt template, ``file:PATH``, or None for plain pair encoding."""
     text_prompts: tuple[str, str] = ("", "")
-    """Put before the query's text and before the document's where the two are embedded apart."""
+    """Put before the query's text and before the document's by a bi-encoder."""
     use_sep_token: bool = False
     """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int

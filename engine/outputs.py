@@ -27,6 +27,15 @@ class ScoringOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredSpan:
+    """A chunk of a document: its characters from ``start`` to ``end``, and its score."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringRequestOutput:
     """One pair's answer, in input order."""
 
@@ -37,10 +46,14 @@ class ScoringRequestOutput:
     truncated: bool = False
     finished: bool = True
     error: str | None = None
+    """Why there is no score: then ``outputs`` holds NaN."""
     num_cached_tokens: int = 0
+    spans: tuple[ScoredSpan, ...] = ()
+    """Of a document that was read in chunks: all of them, best first. ``token_ids`` are the best chunk's."""
 
     @property
     def prompt_token_ids(self) -> list[int]:
+        """The whole prompt as a list, the way vLLM has it."""
         ids: list[int] = self.token_ids.tolist()
         return ids
 
@@ -50,7 +63,11 @@ class RerankResult:
     """One document of ``LLM.rerank``, best first."""
 
     index: int
+    """Its number in the list of documents."""
     score: float
     logit: float
     document: Any
+    """The document itself, as it was given."""
     truncated: bool = False
+    spans: tuple[ScoredSpan, ...] = ()
+    """Of a document that was read in chunks: all of them, best first."""

@@ -35,6 +35,24 @@ class ChunkOptions:
     most: int = 0
     """Chunks a document; the rest of it is cut off. 0: no limit."""
 
+    @classmethod
+    def wanted(
+        cls,
+        long_document: Literal["truncate", "chunk"] | None,
+        *,
+        tokens: int | None = None,
+        overlap: int | None = None,
+        most: int = 0,
+        default: ChunkOptions | None = None,
+    ) -> ChunkOptions | None:
+        """What a caller asks for by these fields: naming the size or number of chunks asks for chunks.
+
+        ``default``: of a dialect that reads long documents in chunks without being asked. None: such documents are cut.
+        """
+        if long_document == "truncate" or not (long_document == "chunk" or tokens or most or default):
+            return None
+        return cls(tokens=tokens, overlap=overlap, most=most or (default.most if default else 0))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RerankCall:
@@ -77,6 +95,10 @@ class RerankCall:
             return len(self.prompts)
         return len(self.documents) * (len(self.queries) if self.every_query else 1)
 
+    def position(self, result: int) -> tuple[int, int]:
+        """Which query and which document the result of that number is about; query 0 where the sides go in step."""
+        return divmod(result, len(self.documents)) if self.every_query else (0, result)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
@@ -89,8 +111,8 @@ class EncodedPair:
     """Leading tokens that depend on template, instruction and query only: a hint where to cut."""
     truncated_document: bool = False
     truncated_query: bool = False
-    apart: bool = False
-    """Two texts that are embedded by themselves: the first ``query_len`` tokens, and the others."""
+    bi_encoder: bool = False
+    """Two texts that are embedded one by one: the first ``query_len`` tokens, and the others."""
 
     @property
     def truncated(self) -> bool:

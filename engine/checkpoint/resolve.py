@@ -210,7 +210,7 @@ def _decision(
         "from_2_way_softmax": "head = lm_head[{1!r}] - lm_head[{0!r}]",
         "no_post_processing": "head = lm_head rows of " + ", ".join(repr(token) for token in head.tokens),
         "classifier": f"head = its own classifier of {head.num_labels} label(s)",
-        "embedding": f"no head, query and document are embedded apart ({head.pooling} pooling)",
+        "embedding": f"no head, a bi-encoder: query and document are embedded one by one ({head.pooling} pooling)",
     }[head.kind].format(*head.tokens)
     ids = f" (ids {', '.join(map(str, head.token_ids))})" if head.token_ids else ""
     known = f", recognised as {checkpoint.recipe.name} by {checkpoint.recipe_place}" if checkpoint.recipe else ""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.inputs.checks import name_of
+from engine.errors import FieldPath
+from engine.inputs.checks import query_path
 from engine.inputs.pair_encoder import Pair, TokenizerPairs
 from engine.inputs.truncation import Side
 from engine.request import EncodedPair, PairOptions
@@ -22,10 +23,10 @@ class EmbeddingEncoder:
     def encode(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
         """``limit``: of each text."""
         num_queries = len({pair.query for pair in pairs})
-        names: dict[str, tuple[Side, str]] = {}
+        names: dict[str, tuple[Side, FieldPath]] = {}
         for i, pair in enumerate(pairs):
-            names.setdefault(self._query_prompt + pair.query, ("right", name_of("queries", i, num_queries)))
-            names.setdefault(self._document_prompt + pair.document, (options.truncation_side, f"documents[{i}]"))
+            names.setdefault(self._query_prompt + pair.query, ("right", query_path(i, num_queries)))
+            names.setdefault(self._document_prompt + pair.document, (options.truncation_side, ("documents", i)))
         encoded = self._texts.encode_singles(names, limit, options.truncate)
         return [
             together(encoded[self._query_prompt + pair.query], encoded[self._document_prompt + pair.document])
@@ -39,5 +40,5 @@ def together(query: EncodedPair, document: EncodedPair) -> EncodedPair:
         query_len=len(query.token_ids),
         truncated_document=document.truncated,
         truncated_query=query.truncated,
-        apart=True,
+        bi_encoder=True,
     )

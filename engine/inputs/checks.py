@@ -7,57 +7,59 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import InvalidRequestError
+from engine.errors import PARAM, FieldPath, InvalidRequestError
 
 TokenIds = Sequence[int] | np.ndarray
 
 
-def name_of(field: str, index: int, count: int) -> str:
-    """``documents[3]``; a single query is called ``query``, as in most callers' bodies."""
-    return "query" if field == "queries" and count == 1 else f"{field}[{index}]"
+def query_path(index: int, count: int) -> FieldPath:
+    """Query ``index`` of ``count``; a single one is called ``query``, as in most callers' bodies."""
+    return ("query",) if count == 1 else ("queries", index)
 
 
-def check_text(text: Any, where: str) -> None:
-    """A string that has a UTF-8 form."""
+def check_text(text: Any, where: FieldPath) -> None:
+    """Raises ``InvalidRequestError`` about the field ``where`` unless ``text`` is a string that has a UTF-8 form."""
     if not isinstance(text, str):
-        raise InvalidRequestError(f"{where} must be a string, not {type(text).__name__}.", param=where)
+        raise InvalidRequestError(f"{PARAM} must be a string, not {type(text).__name__}.", param=where)
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
-            f"{where} is not valid Unicode: half of a surrogate pair stands alone at character {error.start}.",
+            f"{PARAM} is not valid Unicode: half of a surrogate pair stands alone at character {error.start}.",
             param=where,
         ) from error
 
 
-def check_query(query: Any, where: str) -> None:
+def check_query(query: Any, where: FieldPath) -> None:
+    """The same for a text that must not be blank."""
     check_text(query, where)
     if not query.strip():
-        raise InvalidRequestError(f"{where} is empty.", param=where)
+        raise InvalidRequestError(f"{PARAM} is empty.", param=where)
 
 
 def wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:
+    """The error about sides that are neither 1:1, 1:N nor N:N."""
     return InvalidRequestError(
         f"There are {num_queries} queries for {num_documents} documents: input lengths must be either 1:1, 1:N or N:N.",
         param="queries",
     )
 
 
-def checked_ids(ids: TokenIds, where: str, vocab_size: int) -> np.ndarray:
-    """(n,) int32 of ids that the vocabulary has."""
+def checked_ids(ids: TokenIds, where: FieldPath, vocab_size: int) -> np.ndarray:
+    """(n,) int32 of ids that the vocabulary has; raises ``InvalidRequestError`` about the field ``where``."""
     try:
         whole = all(int(i) == i and not isinstance(i, bool | str) for i in ids)
         array = np.array(ids, dtype=np.int64).reshape(-1) if whole else None
     except (TypeError, ValueError, OverflowError):
         array = None
     if array is None or len(array) != len(ids):
-        raise InvalidRequestError(f"{where} must be a list of token ids (integers).", param=where)
+        raise InvalidRequestError(f"{PARAM} must be a list of token ids (integers).", param=where)
     wrong = np.flatnonzero((array < 0) | (array >= vocab_size))
     if len(wrong):
         raise InvalidRequestError(
-            f"{where} holds the token id {array[wrong[0]]} at position {wrong[0]}, "
+            f"{PARAM} holds the token id {array[wrong[0]]} at position {wrong[0]}, "
             f"and the vocabulary has ids from 0 to {vocab_size - 1}.",
             param=where,
         )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
-from engine.errors import InvalidRequestError
+from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.truncation import Role, Side, fit
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Slot
@@ -172,12 +172,12 @@ class TokenizerPairs:
         assert draft.roles is not None
         return draft.roles
 
-    def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
+    def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: FieldPath) -> EncodedPair:
         """One text by itself, with the tokens that the tokenizer puts around one."""
         return self.encode_singles({text: (side, where)}, limit, truncate)[text]
 
     def encode_singles(
-        self, texts: Mapping[str, tuple[Side, str]], limit: int, truncate: bool
+        self, texts: Mapping[str, tuple[Side, FieldPath]], limit: int, truncate: bool
     ) -> dict[str, EncodedPair]:
         """Texts by themselves; for each the end that may be cut, and its name for errors."""
         encodings = encode_all(self._tokenizer, list(texts), special=True)
@@ -186,16 +186,16 @@ class TokenizerPairs:
             for (text, (side, where)), encoding in zip(texts.items(), encodings, strict=True)
         }
 
-    def _single(self, draft: Draft, limit: int, truncate: bool, side: Side, where: str) -> EncodedPair:
+    def _single(self, draft: Draft, limit: int, truncate: bool, side: Side, where: FieldPath) -> EncodedPair:
         if len(draft.ids) <= limit:
             return EncodedPair(draft.ids, draft.type_ids)
         if not truncate:
-            message = f"{where} has {len(draft.ids)} tokens, and the limit is {limit}."
+            message = f"{PARAM} has {len(draft.ids)} tokens, and the limit is {limit}."
             raise InvalidRequestError(message, param=where)
         own = draft.roles if draft.roles is not None else np.zeros(len(draft.ids), np.int8)
         cut = fit(np.where(own == Role.TEMPLATE, Role.TEMPLATE, Role.DOCUMENT), limit, side)
         if cut is None:
-            raise InvalidRequestError(f"{where}: a limit of {limit} leaves no room for the text.", param=where)
+            raise InvalidRequestError(f"{PARAM}: a limit of {limit} leaves no room for the text.", param=where)
         type_ids = None if draft.type_ids is None else draft.type_ids[cut.keep]
         return EncodedPair(draft.ids[cut.keep], type_ids, truncated_document=True)
 

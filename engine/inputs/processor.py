@@ -19,9 +19,9 @@ from engine.checkpoint.families import num_token_types
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.template import load_template
 from engine.config import ModelConfig
-from engine.errors import ConfigError, InvalidRequestError
+from engine.errors import PARAM, ConfigError, FieldPath, InvalidRequestError
 from engine.inputs.bi_encoder import EmbeddingEncoder, together
-from engine.inputs.checks import TokenIds, check_query, check_text, checked_ids, name_of, wrong_lengths
+from engine.inputs.checks import TokenIds, check_query, check_text, checked_ids, query_path, wrong_lengths
 from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs
 from engine.inputs.spans import Chunking, Span, TextToken, chunk_spans, text_tokens
 from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
@@ -53,18 +53,18 @@ class InputProcessor:
         self._has_types = _takes_types(spec)
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
-        self._apart = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
+        self._bi_encoder = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
-        self.stem = self._find_stem() if spec.causal and self._apart is None else EMPTY
+        self.stem = self._find_stem() if spec.causal and self._bi_encoder is None else EMPTY
         """(n,) int32: the leading ids of every prompt with the default instruction."""
 
     def _check_room(self) -> int:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
-        if self._apart is not None:  # limits hold for each text
-            return len(self._apart.encode([shortest], self.max_model_len, _DEFAULTS)[0].token_ids)
+        if self._bi_encoder is not None:  # limits hold for each text
+            return len(self._bi_encoder.encode([shortest], self.max_model_len, _DEFAULTS)[0].token_ids)
         length = len(self._drafts([shortest])[0].ids)
         if length + LEAST_ROOM > self.max_model_len:
             raise ConfigError(
@@ -125,7 +125,11 @@ class InputProcessor:
         limit = self._limit(options)
         pairs = self._checked_pairs(queries, documents, options, instructions)
         pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
-        done = self._within(pairs, limit, options) if self._apart is None else self._apart.encode(pairs, limit, options)
+        done = (
+            self._within(pairs, limit, options)
+            if self._bi_encoder is None
+            else self._bi_encoder.encode(pairs, limit, options)
+        )
         for i in cut_queries:
             done[i] = replace(done[i], truncated_query=True)
         for i in cut_documents:
@@ -136,7 +140,7 @@ class InputProcessor:
         return [
             EncodedPair(draft.ids, draft.type_ids, draft.query_len)
             if len(draft.ids) <= limit
-            else self._fitted(pair, draft, limit, options, f"documents[{i}]")
+            else self._fitted(pair, draft, limit, options, ("documents", i))
             for i, (pair, draft) in enumerate(zip(pairs, self._drafts(pairs), strict=True))
         ]
 
@@ -155,45 +159,43 @@ class InputProcessor:
         """Prompts given as ids: a pair is the query's followed by the document's, and no template is added."""
         if len(query_ids) not in (1, len(document_ids)):
             raise wrong_lengths(len(query_ids), len(document_ids))
-        heads = [
-            checked_ids(ids, name_of("queries", i, len(query_ids)), self._vocab_size) for i, ids in enumerate(query_ids)
-        ]
+        heads = [checked_ids(ids, query_path(i, len(query_ids)), self._vocab_size) for i, ids in enumerate(query_ids)]
         encoded = []
         for i, ids in enumerate(document_ids):
-            head, tail = heads[i if len(heads) > 1 else 0], checked_ids(ids, f"documents[{i}]", self._vocab_size)
-            if self._apart is not None:
+            head, tail = heads[i if len(heads) > 1 else 0], checked_ids(ids, ("documents", i), self._vocab_size)
+            if self._bi_encoder is not None:
                 for one in (head, tail):
-                    self._check_length(len(one), f"documents[{i}]", "a text")
+                    self._check_length(len(one), ("documents", i), "a text")
                 encoded.append(together(EncodedPair(head), EncodedPair(tail)))
                 continue
             whole = np.concatenate([head, tail])
-            self._check_length(len(whole), f"documents[{i}]", "the pair")
+            self._check_length(len(whole), ("documents", i), "the pair")
             types = np.zeros_like(whole) if self._has_types else None
             encoded.append(EncodedPair(whole, types, query_len=min(len(head), len(whole) - 1)))
         return encoded
 
-    def _check_length(self, num_ids: int, where: str, what: str) -> None:
+    def _check_length(self, num_ids: int, where: FieldPath, what: str) -> None:
         if not 1 <= num_ids <= self.max_model_len:
             raise InvalidRequestError(
-                f"{where}: {what} has {num_ids} token ids, and 1 to {self.max_model_len} are possible. "
+                f"{PARAM}: {what} has {num_ids} token ids, and 1 to {self.max_model_len} are possible. "
                 "Pairs of ids are never cut, since only their sender knows what may go.",
                 param=where,
             )
 
-    def encode_prompts(
-        self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS, where: str = "input"
-    ) -> list[EncodedPair]:
+    def encode_prompts(self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS) -> list[EncodedPair]:
         """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count."""
         limit = self._limit(options)
-        if self._apart is not None:
-            raise InvalidRequestError("This model embeds texts: it has scores for pairs, not for a text.", param=where)
-        return [self._prompt_pair(prompt, f"{where}[{i}]", limit, options) for i, prompt in enumerate(prompts)]
+        if self._bi_encoder is not None:
+            raise InvalidRequestError(
+                "This model embeds texts: it has scores for pairs, not for a text.", param="prompts"
+            )
+        return [self._prompt_pair(prompt, ("prompts", i), limit, options) for i, prompt in enumerate(prompts)]
 
-    def _prompt_pair(self, prompt: str | TokenIds, where: str, limit: int, options: PairOptions) -> EncodedPair:
+    def _prompt_pair(self, prompt: str | TokenIds, where: FieldPath, limit: int, options: PairOptions) -> EncodedPair:
         if not isinstance(prompt, str):
             ids = checked_ids(prompt, where, self._vocab_size)
             if not 1 <= len(ids) <= limit:
-                raise InvalidRequestError(f"{where} has {len(ids)} token ids; 1 to {limit} are possible.", param=where)
+                raise InvalidRequestError(f"{PARAM} has {len(ids)} token ids; 1 to {limit} are possible.", param=where)
             return EncodedPair(ids)
         check_query(prompt, where)
         if self._preformatted is not None and self._preformatted.claims(prompt):
@@ -217,7 +219,7 @@ class InputProcessor:
         bare: dict[tuple[str, str | None], int] = {}
         how = []
         for i, document in enumerate(documents):
-            check_text(document, f"documents[{i}]")
+            check_text(document, ("documents", i))
             key = queries[i if len(queries) > 1 else 0], instructions[i] if instructions else None
             if key not in bare:
                 bare[key] = len(self.encode([key[0]], [""], options, [key[1]])[0].token_ids)
@@ -227,20 +229,20 @@ class InputProcessor:
         return chunk_spans(self._tokenizer, documents, how)
 
     def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
-        check_text(text, "inputs")
+        check_text(text, ("inputs",))
         return text_tokens(self._tokenizer, text, add_special_tokens=add_special_tokens)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        check_text(text, "prompt")
+        check_text(text, ("prompt",))
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
-        checked = checked_ids(ids, "tokens", self._vocab_size)
+        checked = checked_ids(ids, ("tokens",), self._vocab_size)
         return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=skip_special_tokens))
 
     def token_strings(self, ids: TokenIds) -> list[str]:
         """Each token by itself, as the vocabulary spells it."""
-        return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, "tokens", self._vocab_size).tolist()]
+        return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, ("tokens",), self._vocab_size).tolist()]
 
     def _limit(self, options: PairOptions) -> int:
         for name in ("max_tokens_per_doc", "max_tokens_per_query"):
@@ -274,29 +276,29 @@ class InputProcessor:
                 f"There are {len(instructions)} instructions for {count} documents.", param="instructions"
             )
         for i, query in enumerate(queries):
-            check_query(query, name_of("queries", i, len(queries)))
+            check_query(query, query_path(i, len(queries)))
         for i, document in enumerate(documents):
-            check_text(document, f"documents[{i}]")
-        common = self._instruction(options.instruction, "instruction")
+            check_text(document, ("documents", i))
+        common = self._instruction(options.instruction, ("instruction",))
         formatted = [self._preformatted is not None and self._preformatted.claims(query) for query in queries]
         pairs = []
         for i, document in enumerate(documents):
             q = i if len(queries) > 1 else 0
             if formatted[q]:
-                pairs.append(self._unwrapped(queries[q], document, i, name_of("queries", q, len(queries))))
+                pairs.append(self._unwrapped(queries[q], document, i, query_path(q, len(queries))))
                 continue
             own = instructions[i] if instructions is not None else None
-            instruction = self._instruction(own, f"instructions[{i}]") if own else common
+            instruction = self._instruction(own, ("instructions", i)) if own else common
             pairs.append(Pair(queries[q], document, instruction, self._prompt_with(instruction)))
         return pairs
 
-    def _unwrapped(self, query: str, document: str, index: int, where: str) -> Pair:
+    def _unwrapped(self, query: str, document: str, index: int, where: FieldPath) -> Pair:
         assert self._preformatted is not None
-        found = self._preformatted.unwrap(query, document, f"documents[{index}]")
+        found = self._preformatted.unwrap(query, document, ("documents", index))
         check_query(found.query, where)
         return Pair(found.query, found.document, found.instruction, self._compiled[found.template])
 
-    def _instruction(self, given: str | None, where: str) -> str:
+    def _instruction(self, given: str | None, where: FieldPath) -> str:
         if given is None or given == "":
             return self.default_instruction
         check_text(given, where)
@@ -306,7 +308,7 @@ class InputProcessor:
             raise InvalidRequestError("This model's prompt has no place for an instruction.", param=where)
         return given
 
-    def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: str) -> EncodedPair:
+    def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: FieldPath) -> EncodedPair:
         """An over-long pair, cut to the limit."""
         excess, side = len(draft.ids) - limit, options.truncation_side
         if options.truncate and draft.document_len - excess >= MIN_DOCUMENT_TOKENS:  # the common case, without roles
@@ -320,11 +322,11 @@ class InputProcessor:
             f"template and instruction {len(roles) - num_query - num_document}), and the limit is {limit}"
         )
         if not options.truncate:
-            message = f"{where}: the pair has {lengths}. Shorten it, or let it be truncated."
+            message = f"{PARAM}: the pair has {lengths}. Shorten it, or let it be truncated."
             raise InvalidRequestError(message, param=where)
         cut = fit(roles, limit, side)
         if cut is None:
-            message = f"{where}: the pair has {lengths}, which leaves no room for query and document."
+            message = f"{PARAM}: the pair has {lengths}, which leaves no room for query and document."
             raise InvalidRequestError(message, param=where)
         return EncodedPair(
             draft.ids[cut.keep],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from engine.errors import InvalidRequestError
+from engine.errors import FieldPath, InvalidRequestError
 from engine.prompts.template import Slot, Template, split_slots
 
 _OTHER_ENDINGS = ("<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n")
@@ -54,7 +54,7 @@ class Preformatted:
     def claims(self, query: str) -> bool:
         return query.startswith(self._prefix)
 
-    def unwrap(self, query: str, document: str, where: str) -> Unwrapped:
+    def unwrap(self, query: str, document: str, where: FieldPath) -> Unwrapped:
         """Take the prompt off a pair whose query ``claims`` to be formatted."""
         ending = next((ending for ending in self._endings if document.endswith(ending)), None)
         if ending is None:
@@ -78,7 +78,7 @@ class Preformatted:
                     )
         return Unwrapped(self._raw[ending], "", query, document)
 
-    def unwrap_whole(self, text: str, where: str) -> Unwrapped:
+    def unwrap_whole(self, text: str, where: FieldPath) -> Unwrapped:
         """The same for a prompt in one piece."""
         place = text.find(self._before_document)
         if place < 0:  # a body of another form: all of it counts as the query

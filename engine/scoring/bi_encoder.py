@@ -1,4 +1,4 @@
-"""Pairs whose sides are embedded apart: the core computes each distinct text once, and a score is the cosine of two.
+"""Pairs of a bi-encoder: the core computes the vector of each distinct text once, and a score is the cosine of two.
 
 Both ends of a call's trip number the texts the same way, from the pairs alone, so nothing but the texts travels.
 """

@@ -1,133 +1,151 @@
-"""The two ends of a trip through the core, shared by the server and the offline API: encoded pairs become one
-``EngineCoreRequest``, and its outputs become scores again, in whatever order the steps finish them."""
+"""The way of a call back from the core: logits of pairs become results as the caller counts them, in whatever order
+the steps finish, and are ranked in one place."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from engine.errors import EngineError, NonFiniteScoreError, RequestError
-from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest
+from engine.errors import DeadlineExceededError, EngineError
+from engine.messages import CallStats, EngineCoreOutput
 from engine.model_spec import HeadSpec
+from engine.outputs import ScoredSpan
 from engine.request import EncodedPair
-from engine.scoring.activation import activate, logits_of, ranking
-from engine.scoring.bi_encoder import Cosines, distinct_texts
-
-_INDEX = re.compile(r"\[(\d+)\]")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredSpan:
-    """A chunk of a document: its characters, and its score."""
-
-    start: int
-    end: int
-    score: float
+from engine.scoring.activation import activate, ranking
+from engine.scoring.expansion import PairTexts
+from engine.scoring.pair_collector import PairCollector
 
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """One scored pair. ``score`` is what the caller asked to see: activated, or the logit itself."""
+    """One result: the score of a document for a query, or of a whole prompt."""
 
     index: int
+    """Number of the document in the call (of the prompt, of the pair where every document has its own query)."""
     logit: float
+    """Results are ordered by this."""
     score: float
+    """What the caller asked to see: after the head's activation, or the logit itself."""
     truncated: bool
     query_index: int = 0
+    """Number of the query, where every query meets every document."""
     spans: tuple[ScoredSpan, ...] = ()
     """Of a document that was read in chunks: all of them, best first."""
+    pair: int = 0
+    """Number of the encoded pair whose score this is: of a chunked document, its best chunk."""
 
 
-def core_request(
-    call_id: str,
-    pairs: Sequence[EncodedPair],
-    *,
-    arrival_s: float,
-    priority: int = 0,
-    deadline_s: float | None = None,
-    adapter: str | None = None,
-    cache_scope: str = "",
-    backlog_tokens: int = 0,
-) -> EngineCoreRequest:
-    """All pairs of a call as one message of flat arrays; the texts of the pairs where each is embedded by itself."""
-    types = [pair.token_type_ids for pair in pairs if pair.token_type_ids is not None]
-    apart = pairs[0].apart
-    texts = distinct_texts(pairs)[0] if apart else [pair.token_ids for pair in pairs]
-    query_lens = None if apart else np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs))
-    return EngineCoreRequest(
-        call_id=call_id,
-        token_ids=np.concatenate(texts).astype(np.int32, copy=False),
-        pair_lens=np.fromiter(map(len, texts), np.int32, len(texts)),
-        arrival_s=arrival_s,
-        priority=priority,
-        token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,
-        query_lens=query_lens,
-        deadline_s=deadline_s,
-        adapter=adapter,
-        cache_scope=cache_scope,
-        backlog_tokens=backlog_tokens,
-    )
+class ResultAssembler:
+    """The results of one call. Each is settled once, by the output that brings the last of its pairs."""
 
-
-class PairCollector:
-    """Gathers the outputs of one call. Every pair ends as a score or as an error."""
-
-    def __init__(self, head: HeadSpec, pairs: Sequence[EncodedPair], *, raw_scores: bool = False) -> None:
+    def __init__(self, head: HeadSpec, texts: PairTexts, pairs: Sequence[EncodedPair]) -> None:
+        """``pairs``: the encoded ones of ``texts``, from the first on; what was not encoded stays without a score."""
         self._head = head
-        self._raw_scores = raw_scores
-        self._truncated = [pair.truncated for pair in pairs]
-        self._scores: list[PairScore | None] = [None] * len(pairs)
-        self._cosines = Cosines(pairs) if pairs and pairs[0].apart else None
-        self.errors: dict[int, EngineError] = {}
-        self.stats: CallStats | None = None
+        self._texts = texts
+        self._pairs = pairs
+        self._collector = PairCollector(head, pairs)
+        self._scores = np.full(texts.num_pairs, np.nan)
+        self._results: list[PairScore | None] = [None] * texts.call.num_pairs
+        self._chunks: list[list[int]] | None = None
+        """The pairs of each result, where there may be several."""
+        if texts.result_numbers is not None:
+            self._chunks = [[] for _ in self._results]
+            for pair, number in enumerate(texts.result_numbers):
+                self._chunks[number].append(pair)
+            self._num_missing = [len(chunks) for chunks in self._chunks]
 
     @property
     def complete(self) -> bool:
-        return self.stats is not None
+        """The core has answered every pair that it was given."""
+        return self._collector.complete
+
+    @property
+    def stats(self) -> CallStats | None:
+        """What the call cost, once it is complete."""
+        return self._collector.stats
 
     def add(self, output: EngineCoreOutput) -> list[PairScore]:
-        """The pairs that this output scored."""
-        self.stats = output.stats or self.stats
-        for index, error in output.errors.items():
-            for pair in [index] if self._cosines is None else self._cosines.pairs_of(index):
-                self.errors[pair] = error.rebuilt()
-        if not len(output.indices):
-            return []
-        if self._cosines is None:
-            indices, logits = output.indices.tolist(), logits_of(output.values, self._head)
+        """The results that this output settles. Raises ``InvalidRequestError`` for a model with several labels."""
+        scored = self._collector.add(output)
+        logits = self._collector.logits[scored]
+        self._scores[scored] = logits if self._texts.call.raw_scores else activate(logits, self._head)
+        return [result for pair in scored if (result := self._settled_by(pair)) is not None]
+
+    def _settled_by(self, pair: int) -> PairScore | None:
+        number = self._texts.result_of(pair)
+        if self._chunks is None:
+            result = self._score(number, pair, self._pairs[pair].truncated)
         else:
-            indices, logits = self._cosines.add(output.indices.tolist(), output.values)
-        scores = logits if self._raw_scores else activate(logits, self._head)
-        scored = []
-        for index, logit, score in zip(indices, logits.tolist(), scores.tolist(), strict=True):
-            if not np.isfinite(logit):
-                self.errors[index] = NonFiniteScoreError(f"The model produced {logit} for pair {index}.")
-                continue
-            scored.append(PairScore(index, logit, score, self._truncated[index]))
-            self._scores[index] = scored[-1]
-        return scored
+            self._num_missing[number] -= 1
+            if self._num_missing[number]:
+                return None
+            result = self._best(number, self._chunks[number])
+        self._results[number] = result
+        return result
+
+    def _best(self, number: int, chunks: list[int]) -> PairScore:
+        """The best chunk stands for the document; all of them are named, best first."""
+        assert self._texts.spans is not None
+        ordered = [chunks[i] for i in ranking(self._collector.logits[chunks]).tolist()]
+        truncated = number in self._texts.cut_off or any(self._pairs[pair].truncated for pair in chunks)
+        spans = [(self._texts.spans[pair], float(self._scores[pair])) for pair in ordered]
+        named = tuple(ScoredSpan(span.start, span.end, score) for span, score in spans)
+        return self._score(number, ordered[0], truncated, named if len(named) > 1 else ())
+
+    def _score(self, number: int, pair: int, truncated: bool, spans: tuple[ScoredSpan, ...] = ()) -> PairScore:
+        query, document = self._texts.call.position(number)
+        logit, score = float(self._collector.logits[pair]), float(self._scores[pair])
+        return PairScore(document, logit, score, truncated, query, spans, pair)
+
+    @property
+    def num_results(self) -> int:
+        return len(self._results)
+
+    def get(self, number: int) -> PairScore | None:
+        """The result of that number, if it is settled."""
+        return self._results[number]
+
+    def pair_of(self, number: int) -> int:
+        """The pair that stands for a result: its best chunk, or the first while there is no score."""
+        result = self._results[number]
+        if result is not None:
+            return result.pair
+        return number if self._chunks is None else self._chunks[number][0]
 
     def in_order(self) -> list[PairScore]:
-        return [pair for pair in self._scores if pair is not None]
+        """The settled results, in the order of their numbers."""
+        return [result for result in self._results if result is not None]
 
-    def get(self, index: int) -> PairScore | None:
-        return self._scores[index]
+    def rankings(self) -> list[list[PairScore]]:
+        """For each query that is ranked its settled results, best first, without those below the call's
+        ``min_score``, cut to its ``top_n``."""
+        call = self._texts.call
+        rankings: list[list[PairScore]] = [[] for _ in range(len(call.queries) if call.every_query else 1)]
+        for result in self.in_order():
+            rankings[result.query_index].append(result)
+        return [ranked(one, top_n=call.top_n, min_score=call.min_score) for one in rankings]
+
+    def failed(self) -> dict[int, EngineError]:
+        """The first error of each result that has one, about the field of the call; a passed deadline is none."""
+        found: dict[int, EngineError] = {}
+        for pair, error in sorted(self._collector.errors.items()):
+            if not isinstance(error, DeadlineExceededError):
+                number = self._texts.result_of(pair)
+                found.setdefault(number, error if error.path else error.at(self._texts.result_path(number)))
+        return found
+
+    def unscored(self) -> list[int]:
+        """Numbers of the results that have neither a score nor an error: the call's own deadline came first."""
+        failed = self.failed()
+        return [i for i, result in enumerate(self._results) if result is None and i not in failed]
 
 
-def ranked(pairs: Sequence[PairScore], *, top_n: int | None = None, min_score: float | None = None) -> list[PairScore]:
+def ranked(
+    results: Sequence[PairScore], *, top_n: int | None = None, min_score: float | None = None
+) -> list[PairScore]:
     """Best first by the logit, ties by index, without those below ``min_score``, cut to ``top_n``."""
-    order = ranking(np.fromiter((pair.logit for pair in pairs), np.float32, len(pairs)))
-    kept = (pairs[i] for i in order.tolist())
-    return [pair for pair in kept if min_score is None or pair.score >= min_score][:top_n]
-
-
-def shifted(error: RequestError, start: int) -> RequestError:
-    """An error about document i of a slice, as the caller counts documents."""
-    if start == 0 or not error.param:
-        return error
-    param = _INDEX.sub(lambda match: f"[{int(match[1]) + start}]", error.param, count=1)
-    message = str(error).replace(error.param, param)
-    return type(error)(message, param=param, retry_after_s=error.retry_after_s, code=error.code)
+    order = ranking(np.fromiter((result.logit for result in results), np.float32, len(results)))
+    kept = (results[i] for i in order.tolist())
+    return [result for result in kept if min_score is None or result.score >= min_score][:top_n]

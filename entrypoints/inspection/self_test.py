@@ -19,7 +19,8 @@ from engine.inputs.processor import InputProcessor
 from engine.messages import EngineCoreOutput
 from engine.model_spec import ModelSpec
 from engine.request import PairOptions
-from engine.scoring.result_assembler import PairCollector, core_request
+from engine.scoring.call_encoding import core_request
+from engine.scoring.pair_collector import PairCollector
 
 logger = logging.getLogger(__name__)
 QUERY = "What is the capital of France?"
@@ -51,8 +52,8 @@ class SelfTest:
         """Raises ``ModelLoadError`` for a pair that could not be scored."""
         for output in outputs:
             collector = self._collectors[output.call_id]
-            for scored in collector.add(output):
-                self._logits[output.call_id, scored.index] = scored.logit
+            for pair in collector.add(output):
+                self._logits[output.call_id, pair] = float(collector.logits[pair])
             for error in collector.errors.values():
                 raise ModelLoadError(f"{self._spec.name} failed its self-test: {error}. Are the weights damaged?")
 

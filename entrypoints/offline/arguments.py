@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -13,13 +13,24 @@ import numpy as np
 from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig, ModelConfig
 from engine.entrypoints.settings.options import ALIASES, IGNORED, OPTIONS, build_configs, check_ignored, nearest
-from engine.request import PairOptions
+from engine.inputs.spans import MIN_CHUNK_TOKENS
+from engine.request import ChunkOptions, PairOptions
 
 logger = logging.getLogger(__name__)
 
 Prompt = str | list[int]
 _LENGTHS = "Input lengths must be either 1:1, 1:N or N:N"
 _OPTIONS = frozenset(f.name for f in fields(PairOptions))
+_CHUNK_OPTIONS = ("long_document", "chunk_tokens", "chunk_overlap", "max_chunks_per_doc")
+_NUMBERS = {
+    "max_tokens_per_doc": 0,
+    "max_tokens_per_query": 0,
+    "truncate_prompt_tokens": 0,
+    "chunk_tokens": MIN_CHUNK_TOKENS,
+    "chunk_overlap": 0,
+    "max_chunks_per_doc": 0,
+}
+"""Options that are whole numbers, each with its least value."""
 _SERVER_ONLY = ("disable_log_stats", "disable_custom_all_reduce", "max_seq_len_to_capture", "limit_mm_per_prompt")
 _UNUSED = ("lora_request", "tokenization_kwargs", "pooling_params", "chat_template")
 
@@ -80,8 +91,20 @@ def adapter_of(request: Any, known: Collection[str]) -> str | None:
     return str(name)
 
 
-def pair_options(given: dict[str, Any]) -> PairOptions:
-    """``instruction=...`` and friends, plainly or inside ``pooling_params`` and ``tokenization_kwargs``."""
+@dataclass(frozen=True, slots=True)
+class PairSettings:
+    """How the pairs of an ``LLM`` call are built."""
+
+    options: PairOptions
+    chunks: ChunkOptions | None = None
+    """None: an over-long document is cut."""
+
+
+def pair_settings(given: dict[str, Any]) -> PairSettings:
+    """``instruction=...`` and friends, plainly or inside ``pooling_params`` and ``tokenization_kwargs``.
+
+    Raises ``TypeError`` for a name that is unknown, with the nearest one, and ``ValueError`` for a wrong value.
+    """
     if given.get("chat_template") is not None:
         raise ValueError("chat_template: pass it to LLM(chat_template=...), so that it is checked once at the start")
     values = {name: value for name, value in given.items() if name not in _UNUSED}
@@ -95,13 +118,29 @@ def pair_options(given: dict[str, Any]) -> PairOptions:
     if values.get("truncate_prompt_tokens") == -1:
         values["truncate_prompt_tokens"] = None
     for name in values:
-        if name not in _OPTIONS:
-            raise TypeError(f"score() got an unexpected keyword argument {name!r}.{nearest(name, _OPTIONS)}")
-    for name in ("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens"):
+        if name not in _OPTIONS and name not in _CHUNK_OPTIONS:
+            known = [*_OPTIONS, *_CHUNK_OPTIONS]
+            raise TypeError(f"score() got an unexpected keyword argument {name!r}.{nearest(name, known)}")
+    for name, minimum in _NUMBERS.items():
         value = values.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"{name} must be a whole number of tokens, got {value!r}")
-    return PairOptions(**{name: value for name, value in values.items() if value is not None})
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
+            least = f" of at least {minimum}" if minimum else ""
+            raise ValueError(f"{name} must be a whole number{least}, got {value!r}")
+    values = {name: value for name, value in values.items() if value is not None}
+    chunks = _chunks({name: values.pop(name) for name in _CHUNK_OPTIONS if name in values})
+    return PairSettings(PairOptions(**values), chunks)
+
+
+def _chunks(given: dict[str, Any]) -> ChunkOptions | None:
+    how = given.get("long_document")
+    if how not in (None, "truncate", "chunk"):
+        raise ValueError(f"long_document must be 'truncate' or 'chunk', got {how!r}")
+    return ChunkOptions.wanted(
+        how,
+        tokens=given.get("chunk_tokens"),
+        overlap=given.get("chunk_overlap"),
+        most=given.get("max_chunks_per_doc", 0),
+    )
 
 
 def _unwrapped(wrapping: Any) -> dict[str, Any]:
@@ -143,12 +182,13 @@ def _pairwise(first: Iterator[Prompt], second: Iterator[Prompt]) -> Iterator[tup
 
 
 def _length(side: Any) -> int | None:
-    if _is_prompt(side):
+    if is_prompt(side):
         return 1
     return len(side) if hasattr(side, "__len__") else None
 
 
-def _is_prompt(value: Any) -> bool:
+def is_prompt(value: Any) -> bool:
+    """One text or the token ids of one, not a list of several."""
     return (
         isinstance(value, str | bytes)
         or _is_token_ids(value)
@@ -165,7 +205,7 @@ def _is_token_ids(value: Any) -> bool:
 def _side(side: Any, name: str) -> Iterator[Prompt]:
     if side is None:
         raise TypeError(f"{name} is missing: a text, token ids, or an iterable of them expected")
-    if _is_prompt(side):
+    if is_prompt(side):
         return iter([_prompt(side, name)])
     if isinstance(side, Mapping) and "content" in side:
         raise TypeError(f"{name}: only text can be scored")

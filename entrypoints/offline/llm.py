@@ -7,17 +7,15 @@ come back in any order and leave in the order of the input.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from itertools import count, islice
-from types import FrameType
-from typing import Any, Self
+from itertools import chain, count, islice
+from typing import Any, Self, overload
 
 import numpy as np
 from tqdm import tqdm
@@ -26,21 +24,22 @@ from engine.checkpoint.resolve import resolve_model
 from engine.core.client import EngineClient, create_client
 from engine.entrypoints.inspection.self_test import SelfTest, run_self_test
 from engine.entrypoints.offline.arguments import (
-    Prompt,
+    PairSettings,
     adapter_of,
     engine_config,
-    pair_options,
+    is_prompt,
+    pair_settings,
     pair_stream,
     resolve_callable_overrides,
 )
-from engine.errors import InvalidRequestError, RequestError
+from engine.entrypoints.offline.groups import PairGroup, RunningGroup, in_groups
+from engine.entrypoints.offline.interrupts import interrupt_after
+from engine.inputs.checks import check_query
 from engine.inputs.processor import InputProcessor
-from engine.messages import EngineCoreRequest
 from engine.model_spec import ModelSpec
-from engine.outputs import RerankResult, ScoringOutput, ScoringRequestOutput
-from engine.request import EncodedPair, PairOptions
+from engine.outputs import RerankResult, ScoringRequestOutput
 from engine.scoring.activation import ranking
-from engine.scoring.result_assembler import PairCollector, core_request, shifted
+from engine.scoring.call_encoding import core_request
 from engine.step import WorkerInfo
 
 GROUP_PAIRS = 512
@@ -48,23 +47,6 @@ GROUP_PAIRS = 512
 WINDOW = 4
 """Groups inside at a time, the ones being tokenised included."""
 PROGRESS_TEXT = "Processed prompts"
-
-NumberedPair = tuple[int, tuple[Prompt, Prompt]]
-
-
-class _Group:
-    """Some consecutive pairs on their way: encoded by a thread, then scored by the core."""
-
-    def __init__(self, call_id: str, encoding: Future[list[EncodedPair]], adapter: str | None = None) -> None:
-        self.call_id = call_id
-        self.adapter = adapter
-        self.encoding = encoding
-        self.collector: PairCollector | None = None
-        self.pairs: list[EncodedPair] = []
-
-    @property
-    def complete(self) -> bool:
-        return self.collector is not None and self.collector.complete
 
 
 class LLM:
@@ -77,7 +59,7 @@ class LLM:
         hf_overrides: Mapping[str, Any] | Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, RunningGroup] = {}
         self._closed = False
         overrides = {} if callable(hf_overrides) else dict(hf_overrides or {})
         config = engine_config({"model": model, "hf_overrides": overrides, **settings})
@@ -106,62 +88,107 @@ class LLM:
 
         ``instruction`` and ``chat_template`` shape the prompt; limits come as keywords (``max_tokens_per_doc``,
         ``truncate_prompt_tokens`` ...) or inside vLLM's ``pooling_params`` and ``tokenization_kwargs``.
-        ``lora_request`` names one of ``lora_modules``.
+        ``long_document="chunk"``, ``chunk_tokens``, ``chunk_overlap`` and ``max_chunks_per_doc`` read long documents in
+        overlapping chunks, the best of which counts, as the server does. ``lora_request`` names one of
+        ``lora_modules``.
+
+        Raises ``ValueError`` (``InvalidRequestError`` is one) or ``TypeError`` for what cannot be scored, by name; a
+        pair that fails on the device has an ``error`` in its output instead.
         """
         return list(self.score_iter(data_1, data_2, use_tqdm=use_tqdm, **options))
 
     def score_iter(
         self, data_1: Any = None, data_2: Any = None, /, *, use_tqdm: bool | Callable[..., Any] = False, **options: Any
     ) -> Iterator[ScoringRequestOutput]:
-        """The same, one output at a time: nothing is kept that was handed out."""
+        """``score``, one output at a time: nothing is kept that was handed out, and a generator is read as needed."""
         self._check_open()
         first, second = options.pop("text_1", data_1), options.pop("text_2", data_2)
         pairs, total = pair_stream(options.pop("data_1", first), options.pop("data_2", second))
-        adapter = adapter_of(options.pop("lora_request", None), self.config.model.lora_modules)
-        return self._run(pairs, total, pair_options(options), adapter, use_tqdm)
+        return self._run(in_groups(pairs, GROUP_PAIRS), total, self._adapter(options), pair_settings(options), use_tqdm)
 
+    @overload
     def rerank(
         self,
         query: str,
         documents: Iterable[Any],
         top_n: int | None = None,
         *,
+        min_score: float | None = None,
         use_tqdm: bool | Callable[..., Any] = False,
         **options: Any,
-    ) -> list[RerankResult]:
-        """The documents, best first. Ties keep their input order."""
+    ) -> list[RerankResult]: ...
+
+    @overload
+    def rerank(
+        self,
+        query: Sequence[str],
+        documents: Iterable[Any],
+        top_n: int | None = None,
+        *,
+        min_score: float | None = None,
+        use_tqdm: bool | Callable[..., Any] = False,
+        **options: Any,
+    ) -> list[list[RerankResult]]: ...
+
+    def rerank(
+        self,
+        query: str | Sequence[str],
+        documents: Iterable[Any],
+        top_n: int | None = None,
+        *,
+        min_score: float | None = None,
+        use_tqdm: bool | Callable[..., Any] = False,
+        **options: Any,
+    ) -> list[RerankResult] | list[list[RerankResult]]:
+        """The documents, best first; ties keep their input order. A list of queries gives a ranking for each.
+
+        ``top_n`` keeps the best, ``min_score`` leaves out what scores less; ``options`` are those of ``score``. Raises
+        ``ValueError`` or ``TypeError`` like ``score``, and for a document without a score, which has no rank.
+        """
         if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0):
             raise ValueError(f"top_n must be a whole number of documents or None, got {top_n!r}")
-        listed = list(documents)
-        if not listed:
-            return []
-        outputs = self.score([query], listed, use_tqdm=use_tqdm, **options)
-        order = ranked_positions(outputs)[: top_n or None]
-        return [
-            RerankResult(i, outputs[i].outputs.score, outputs[i].outputs.logit, listed[i], outputs[i].truncated)
-            for i in order
-        ]
+        self._check_open()
+        listed, one = list(documents), is_prompt(query)
+        queries: list[Any] = [query] if one else list(query)
+        if not queries:
+            raise ValueError("There is no query.")
+        if not one:
+            for i, each in enumerate(queries):
+                if isinstance(each, str):
+                    check_query(each, ("queries", i))
+        adapter, settings = self._adapter(options), pair_settings(options)
+        rankings: list[list[RerankResult]] = [[] for _ in queries]
+        if listed:
+            streams = (pair_stream(each, listed)[0] for each in queries)
+            groups = chain.from_iterable(in_groups(stream, GROUP_PAIRS) for stream in streams)
+            outputs = self._run(groups, len(queries) * len(listed), adapter, settings, use_tqdm)
+            for i in range(len(queries)):
+                own = list(islice(outputs, len(listed)))
+                rankings[i] = ranked_results(listed, own, top_n=top_n or None, min_score=min_score)
+        return rankings[0] if one else rankings
+
+    def _adapter(self, options: dict[str, Any]) -> str | None:
+        return adapter_of(options.pop("lora_request", None), self.config.model.lora_modules)
 
     def _run(
         self,
-        pairs: Iterator[tuple[Prompt, Prompt]],
+        groups: Iterator[PairGroup],
         total: int | None,
-        options: PairOptions,
         adapter: str | None,
+        settings: PairSettings,
         use_tqdm: bool | Callable[..., Any],
     ) -> Iterator[ScoringRequestOutput]:
-        window: deque[_Group] = deque()
+        window: deque[RunningGroup] = deque()
         bar = _progress_bar(use_tqdm, total)
-        numbered = enumerate(pairs)
         try:
-            self._fill(window, numbered, options, adapter)
+            self._fill(window, groups, adapter, settings)
             while window:
                 self._advance(window)
                 while window and window[0].complete:
                     group = window.popleft()
                     del self._groups[group.call_id]
-                    self._fill(window, numbered, options, adapter)
-                    for output in self._outputs(group):
+                    self._fill(window, groups, adapter, settings)
+                    for output in group.outputs(lambda: str(next(self._request_ids))):
                         bar.update(1)
                         yield output
         finally:
@@ -170,64 +197,38 @@ class LLM:
             bar.close()
 
     def _fill(
-        self, window: deque[_Group], pairs: Iterator[NumberedPair], options: PairOptions, adapter: str | None
+        self, window: deque[RunningGroup], groups: Iterator[PairGroup], adapter: str | None, settings: PairSettings
     ) -> None:
-        while len(window) < WINDOW and (chunk := list(islice(pairs, GROUP_PAIRS))):
+        while len(window) < WINDOW and (group := next(groups, None)) is not None:
             call_id = f"offline-{next(self._call_ids)}"
-            window.append(_Group(call_id, self._threads.submit(self._encode, chunk, options), adapter))
-            self._groups[call_id] = window[-1]
+            encoding = self._threads.submit(group.encode, self._processor, settings)
+            self._groups[call_id] = running = RunningGroup(call_id, encoding, adapter)
+            window.append(running)
 
-    def _encode(self, chunk: Sequence[NumberedPair], options: PairOptions) -> list[EncodedPair]:
-        queries, documents = [query for _, (query, _) in chunk], [document for _, (_, document) in chunk]
-        if all(query is queries[0] for query in queries):
-            del queries[1:]
-        num_texts = sum(isinstance(prompt, str) for prompt in (*queries, *documents))
-        try:
-            if num_texts == 0:
-                return self._processor.encode_ids(queries, documents)  # type: ignore[arg-type]
-            if num_texts == len(queries) + len(documents):
-                return self._processor.encode(queries, documents, options)  # type: ignore[arg-type]
-            raise InvalidRequestError("Both sides must be texts, or both token ids.")
-        except RequestError as error:
-            raise shifted(error, chunk[0][0]) from error  # counted as the caller counts
-
-    def _advance(self, window: deque[_Group]) -> None:
+    def _advance(self, window: deque[RunningGroup]) -> None:
         """Hand over what is encoded and take in what is scored; waits only when neither is there."""
         for group in window:
-            if group.collector is None and (group is window[0] or group.encoding.done()):
-                self._submit(group, group.encoding.result())
+            if group.results is None and (group is window[0] or group.encoding.done()):
+                self._submit(group)
         with self._lock, interrupt_after():
             if window[0].complete:
                 return  # another caller of this object took our answers in
             for output in self._client.recv(0.1).outputs:
                 owner = self._groups.get(output.call_id)
-                if owner is not None and owner.collector is not None:
-                    owner.collector.add(output)
+                if owner is not None and owner.results is not None:
+                    owner.results.add(output)
 
-    def _submit(self, group: _Group, pairs: list[EncodedPair]) -> None:
-        request: EngineCoreRequest = core_request(
-            group.call_id, pairs, arrival_s=time.monotonic(), adapter=group.adapter
-        )
-        group.pairs = pairs
-        group.collector = PairCollector(self.spec.head, pairs)
+    def _submit(self, group: RunningGroup) -> None:
+        pairs = group.start(self.spec.head)
+        request = core_request(group.call_id, pairs, arrival_s=time.monotonic(), adapter=group.adapter)
         with self._lock, interrupt_after():
             self._client.submit(request)
 
-    def _outputs(self, group: _Group) -> Iterator[ScoringRequestOutput]:
-        assert group.collector is not None
-        for i, pair in enumerate(group.pairs):
-            scored = group.collector.get(i)
-            error = None if scored else str(group.collector.errors.get(i, "no score"))
-            outputs = ScoringOutput(scored.score, scored.logit) if scored else ScoringOutput(np.nan, np.nan)
-            yield ScoringRequestOutput(
-                str(next(self._request_ids)), outputs, pair.token_ids, pair.truncated, error=error
-            )
-
-    def _give_up(self, window: deque[_Group]) -> None:
+    def _give_up(self, window: deque[RunningGroup]) -> None:
         for group in window:
             group.encoding.cancel()
             self._groups.pop(group.call_id, None)
-            if group.collector is not None and not group.complete and not self._closed:
+            if group.results is not None and not group.complete and not self._closed:
                 with self._lock, interrupt_after():
                     self._client.abort(group.call_id)
         window.clear()
@@ -266,40 +267,19 @@ class LLM:
             self.close()
 
 
-@contextmanager
-def interrupt_after() -> Iterator[None]:
-    """Ctrl-C waits for the end of this block: a step that is torn apart would leave the core in no known state.
-
-    A second Ctrl-C does not wait.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
-        yield
-        return
-    interrupted = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted = True
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if interrupted:
-        raise KeyboardInterrupt
-
-
-def ranked_positions(outputs: Sequence[ScoringRequestOutput]) -> list[int]:
-    """Positions best first; a pair without a score is an error, because an order without it would be a guess."""
+def ranked_results(
+    documents: Sequence[Any], outputs: Sequence[ScoringRequestOutput], *, top_n: int | None, min_score: float | None
+) -> list[RerankResult]:
+    """Best first; raises ``ValueError`` for a pair without a score, because an order without it would be a guess."""
     for position, output in enumerate(outputs):
         if output.error is not None:
             raise ValueError(f"documents[{position}] has no score: {output.error}")
-    order: list[int] = ranking(np.array([output.outputs.logit for output in outputs], np.float32)).tolist()
-    return order
+    results = []
+    for i in ranking(np.array([output.outputs.logit for output in outputs], np.float32)).tolist():
+        score, logit = outputs[i].outputs.score, outputs[i].outputs.logit
+        if min_score is None or score >= min_score:
+            results.append(RerankResult(i, score, logit, documents[i], outputs[i].truncated, outputs[i].spans))
+    return results[:top_n]
 
 
 def _progress_bar(use_tqdm: bool | Callable[..., Any], total: int | None) -> Any:

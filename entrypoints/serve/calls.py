@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,23 +14,20 @@ from starlette.responses import Response
 
 from engine.entrypoints.serve.detect import COMMON, Speakers, Wishes, speakers_anywhere, speakers_on
 from engine.entrypoints.serve.dialect_registry import by_name
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths, path_text
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.fields import Keys, read_keys
 from engine.entrypoints.serve.errors import error_response, json_response
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import ClientGoneError, Lines, ScoreStream, while_connected
-from engine.errors import EngineError, InvalidRequestError, OverloadedError, RequestError
+from engine.errors import EngineError, InvalidRequestError, OverloadedError
 from engine.request import RerankCall
-from engine.scoring.expansion import renamed
 
 logger = logging.getLogger(__name__)
 
 DIALECT_HEADERS = ("x-dialect", "x-rerank-dialect")
 INLINE_BYTES = 32 * 1024
 """Bodies up to this size are decoded on the event loop; larger ones in a thread."""
-
-_INDEXED = re.compile(r"(documents|instructions|queries|input)\[(\d+)\]")
 
 Detect = Callable[[Keys, Wishes], Speakers]
 Handler = Callable[[Request], Any]
@@ -71,7 +67,7 @@ class CallHandler:
             self._check_unknown(parsed)
             lines = _wanted_lines(request, parsed.call)
             if lines is not None:
-                return await self._stream(request, parsed.call, dialect, lines)
+                return await self._stream(request, parsed, dialect, lines)
             work = self._service.score(parsed.call, request.state.request_id)
             result = await while_connected(work, request.receive, self._service.cut_off)
             return self._answer(request, result, dialect, paths)
@@ -81,7 +77,7 @@ class CallHandler:
         except RecursionError:
             return self._failure(request, InvalidRequestError("The body is nested too deeply."), dialect)
         except EngineError as error:
-            return self._failure(request, in_callers_words(error, paths) if paths else error, dialect)
+            return self._failure(request, paths.error_located(error) if paths else error, dialect)
         except Exception:
             # Whatever escapes is our bug: the log gets it all, the client only a number to quote.
             request_id = request.state.request_id
@@ -130,9 +126,7 @@ class CallHandler:
 
     def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         """The answer as a whole is not what was asked for, so it is an error; the scores that exist are in it."""
-        place, error = min(result.errors.items())
-        error.param = error.param or f"documents[{place % max(1, len(result.call.documents))}]"
-        error = in_callers_words(error, paths)
+        error = paths.error_located(result.errors[min(result.errors)])
         content = dialect.render_error(error, request.state.request_id)
         partial = msgspec.to_builtins(dialect.render(result))
         if isinstance(content, dict) and isinstance(partial, dict):
@@ -149,8 +143,8 @@ class CallHandler:
         content = dialect.render_error(error, request.state.request_id)
         return error_response(error, request.state.request_id, content, status)
 
-    async def _stream(self, request: Request, call: RerankCall, dialect: Dialect, lines: Lines) -> Response:
-        progress = self._service.run(call, request.state.request_id)
+    async def _stream(self, request: Request, parsed: ParsedCall, dialect: Dialect, lines: Lines) -> Response:
+        progress = self._service.run(parsed.call, request.state.request_id)
         # Texts are checked before the status line goes out: a wrong call still gets its 400.
         try:
             await while_connected(anext(progress), request.receive, self._service.cut_off)
@@ -159,8 +153,9 @@ class CallHandler:
             raise
         return ScoreStream(
             progress,
-            call=call,
+            call=parsed.call,
             dialect=dialect,
+            text_paths=parsed.text_paths,
             lines=lines,
             request_id=request.state.request_id,
             cut_off=self._service.cut_off,
@@ -182,14 +177,3 @@ def _wanted_lines(request: Request, call: RerankCall) -> Lines | None:
     if "application/x-ndjson" in request.headers.get("accept", ""):
         return Lines(event_stream=False)
     return Lines(event_stream=True) if call.stream else None
-
-
-def in_callers_words(error: EngineError, paths: TextPaths) -> EngineError:
-    """An error that the service raised about its own lists, about the field that the caller sent."""
-    param = error.param or ""
-    match = _INDEXED.match(param)
-    if match is None:
-        return renamed(error, path_text(paths.query)) if param == "query" and isinstance(error, RequestError) else error
-    ours, index = match[1], int(match[2])
-    theirs = path_text(paths.query if ours == "queries" else paths.document, index)
-    return renamed(error, theirs + (".instruction" if ours == "instructions" else "") + param[match.end() :])

@@ -10,7 +10,7 @@ from engine.config import EngineConfig
 from engine.core.async_client import AsyncMPClient
 from engine.core.replicas import ReplicaClient, start_client
 from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
-from engine.entrypoints.serve.service import LoadedEngine
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.inputs.processor import InputProcessor
 
 

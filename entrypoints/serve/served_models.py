@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.errors import ConfigError, NotFoundError, NotReadyError
-
-if TYPE_CHECKING:
-    from engine.entrypoints.serve.service import LoadedEngine
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,13 @@ from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialect_registry import by_name
 from engine.entrypoints.serve.http import HARD_STOP_S, http_server
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.loading import load_engine
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.ports import allow_open_files, listen
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
 from engine.ipc.stop_signals import stop_signals

@@ -10,95 +10,31 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.admission import Admission, Door, estimated_tokens
 from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.served_models import ServedModels
 from engine.entrypoints.serve.tracing import trace_result
-from engine.errors import (
-    DeadlineExceededError,
-    EngineDeadError,
-    InvalidRequestError,
-    RequestError,
-    ShuttingDownError,
-)
-from engine.inputs.processor import LEAST_ROOM
-from engine.inputs.spans import Span, TextToken
-from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
-from engine.model_spec import ModelSpec
-from engine.prompts.published import QWEN3_RERANKER
-from engine.request import ChunkOptions, EncodedPair, PairOptions, RerankCall
-from engine.scoring.expansion import PairTexts, Places, named_by_caller
-from engine.scoring.result_assembler import PairCollector, PairScore, core_request, ranked, shifted
-from engine.step import WorkerInfo
+from engine.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
+from engine.request import RerankCall
+from engine.scoring.call_encoding import CallEncoding, core_request
+from engine.scoring.result_assembler import PairScore, ResultAssembler
 
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 """``draining``: not ready, but calls that still come are taken; ``refusing``: only what is inside is finished."""
-HASTY_SLICE = 32
-"""The same for a call with a deadline."""
 ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
-
-
-class Processor(Protocol):
-    """What the service needs of ``engine.inputs.processor.InputProcessor``."""
-
-    min_pair_tokens: int
-
-    def encode(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[str],
-        options: PairOptions,
-        instructions: Sequence[str | None] | None = None,
-    ) -> list[EncodedPair]: ...
-
-    def encode_prompts(
-        self, prompts: Sequence[str | list[int]], options: PairOptions, where: str
-    ) -> list[EncodedPair]: ...
-
-    def chunk_spans(
-        self,
-        documents: Sequence[str],
-        queries: Sequence[str],
-        chunks: ChunkOptions,
-        options: PairOptions,
-        instructions: Sequence[str | None] | None = None,
-    ) -> list[list[Span]]: ...
-
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
-
-    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]: ...
-
-    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
-
-    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
-
-
-class CoreClient(Protocol):
-    """What the service needs of ``engine.core.client.AsyncMPClient``."""
-
-    @property
-    def info(self) -> WorkerInfo: ...
-
-    @property
-    def healthy(self) -> bool: ...
-
-    @property
-    def stats(self) -> SchedulerStats: ...
-
-    def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]: ...
-
-    async def shutdown(self, timeout_s: float) -> None: ...
+HASTY_SLICE = 32
+"""The same for a call with a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,51 +42,6 @@ class Accepted:
     """The call is valid and has its place; scores follow."""
 
     prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class LoadedEngine:
-    """What exists once the model is loaded."""
-
-    spec: ModelSpec
-    processor: Processor
-    client: CoreClient
-    served_names: tuple[str, ...] = ()
-    """Empty: the name that the user gave."""
-    adapters: tuple[str, ...] = ()
-    """LoRA adapters, which calls name like models."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.served_names or (self.spec.name,)
-
-    @property
-    def pair_limits(self) -> tuple[int, int]:
-        """To how many tokens a call may have its pairs cut: the template stays, and some room beside it."""
-        most = self.spec.max_model_len
-        return min(self.processor.min_pair_tokens + LEAST_ROOM, most), most
-
-    @cached_property
-    def label_tokens(self) -> tuple[int, ...]:
-        head = self.spec.head
-        if head.kind == "from_2_way_softmax":
-            return head.token_ids
-        if head.kind != "classifier" or self.spec.template != QWEN3_RERANKER.name:
-            return ()
-        # A converted checkpoint of this family: the same two words, folded into one row.
-        ids = [self.processor.tokenize(word, add_special_tokens=False) for word in ("no", "yes")]
-        return tuple(i for (i,) in ids) if all(len(one) == 1 for one in ids) else ()
-
-
-class _Work:
-    """A call on its way to the core."""
-
-    def __init__(self, call: RerankCall, engine: LoadedEngine) -> None:
-        self.call = call
-        self.engine = engine
-        self.texts: PairTexts | None = None
-        """None for whole prompts, and until they are cut."""
-        self.pairs: list[EncodedPair] = []
 
 
 Progress = Accepted | list[PairScore] | CallResult
@@ -238,20 +129,20 @@ class RerankService:
         # Two clients may choose the same request id; the core's ids are ours alone.
         call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
         with await self.admission.enter(call_id, call.num_pairs, num_tokens, call.caller) as ticket:
-            work = _Work(call, engine)
-            await self._encode(work, deadline)
-            pair_tokens = [len(pair.token_ids) for pair in work.pairs]
+            encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
+            await self._encode(encoding, deadline)
+            pairs = encoding.pairs
+            pair_tokens = [len(pair.token_ids) for pair in pairs]
             num_tokens = sum(pair_tokens)
             self.metrics.pair_tokens.observe(pair_tokens)
-            ticket.settle(len(work.pairs), num_tokens)
+            ticket.settle(len(pairs), num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
-            collector = PairCollector(engine.spec.head, work.pairs, raw_scores=call.raw_scores)
-            places = Places(call, work.texts)
-            if work.pairs and not passed(deadline):
+            results = ResultAssembler(engine.spec.head, encoding.texts, pairs)
+            if pairs and not passed(deadline):
                 request = core_request(
                     call_id,
-                    work.pairs,
+                    pairs,
                     arrival_s=started,
                     priority=call.priority,
                     deadline_s=deadline,
@@ -262,25 +153,21 @@ class RerankService:
                 async with aclosing(engine.client.run(request)) as outputs:
                     async for output in until(deadline, outputs):
                         ticket.answered(len(output.indices) + len(output.errors))
-                        yield places.add(collector.add(output))
-        stats = collector.stats
-        errors = places.errors(collector.errors)
-        late = {place for place, error in errors.items() if isinstance(error, DeadlineExceededError)}
-        failed = {place: error for place, error in errors.items() if place not in late}
-        rankings = places.by_query(len(call.queries) if call.every_query else 1)
+                        yield results.add(output)
+        stats, in_order = results.stats, results.in_order()
         result = CallResult(
             request_id=request_id,
             model=chosen.name,
             created=int(time.time()),
             call=call,
-            rankings=[ranked(one, top_n=call.top_n, min_score=call.min_score) for one in rankings],
-            in_order=places.in_order(),
-            errors=failed,
-            unscored=[place for place in places.missing() if place not in failed],
+            rankings=results.rankings(),
+            in_order=in_order,
+            errors=results.failed(),
+            unscored=results.unscored(),
             prompt_tokens=num_tokens,
             computed_tokens=stats.computed_tokens if stats else 0,
             num_steps=stats.num_steps if stats else 0,
-            truncated_documents=sum(pair.truncated for pair in places.in_order()),
+            truncated_documents=sum(one.truncated for one in in_order),
             encode_s=encode_s,
             queue_s=stats.queue_s if stats else 0.0,
             compute_s=stats.compute_s if stats else 0.0,
@@ -298,57 +185,15 @@ class RerankService:
                 param="truncate_prompt_tokens",
             )
 
-    async def _encode(self, work: _Work, deadline: float | None) -> None:
-        """Fills ``work.pairs``, a slice at a time; after the call's deadline, no other slice is begun.
+    async def _encode(self, encoding: CallEncoding, deadline: float | None) -> None:
+        """Tokenises in threads, a slice at a time; after the call's deadline, no other slice is begun.
 
         The first one always is: a wrong call is told so, however little time it gave itself.
         """
-        size = ENCODE_SLICE if deadline is None else HASTY_SLICE
-        call, processor = work.call, work.engine.processor
-        if call.prompts is not None:
-            for start in range(0, len(call.prompts), size):
-                prompts = call.prompts[start : start + size]
-                await self._encode_slice(work, start, processor.encode_prompts, prompts, call.options, "documents")
-                if passed(deadline):
-                    return
-            return
-        texts = PairTexts.of(call)
-        if call.chunks is not None:
-            texts = await self._cut(texts, work, call.chunks)
-        work.texts = texts
-        for start in range(0, len(texts.documents), size):
-            part = texts.part(start, start + size)
-            await self._encode_slice(
-                work, start, processor.encode, part.queries, part.documents, part.options, part.instructions
-            )
-            if passed(deadline):
+        slices = encoding.slices(ENCODE_SLICE if deadline is None else HASTY_SLICE)
+        while await self.in_thread(next, slices, None) is not None:
+            if encoding.pairs and passed(deadline):
                 return
-
-    async def _cut(self, texts: PairTexts, work: _Work, chunks: ChunkOptions) -> PairTexts:
-        spans: list[list[Span]] = []
-        for start in range(0, len(texts.documents), ENCODE_SLICE):
-            part = texts.part(start, start + ENCODE_SLICE)
-            try:
-                spans += await self.in_thread(
-                    work.engine.processor.chunk_spans,
-                    part.documents,
-                    part.queries,
-                    chunks,
-                    part.options,
-                    part.instructions,
-                )
-            except RequestError as error:
-                raise named_by_caller(shifted(error, start), work.call, texts) from error
-        return texts.cut(spans, self.config.max_documents)
-
-    async def _encode_slice(
-        self, work: _Work, start: int, encode: Callable[..., list[EncodedPair]], *args: Any
-    ) -> None:
-        try:
-            work.pairs += await self.in_thread(encode, *args)
-        except RequestError as error:
-            error = shifted(error, start)
-            raise (error if work.texts is None else named_by_caller(error, work.call, work.texts)) from error
 
     async def drain(self) -> None:
         """Finish what was accepted; after the deadline, the rest is answered with an error."""

@@ -16,7 +16,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, TextPaths
 from engine.entrypoints.serve.service import Progress
 from engine.errors import EngineError, ShuttingDownError
 from engine.request import RerankCall
@@ -91,6 +91,7 @@ class ScoreStream(Response):
         *,
         call: RerankCall,
         dialect: Dialect,
+        text_paths: TextPaths,
         lines: Lines,
         request_id: str,
         cut_off: asyncio.Event,
@@ -101,6 +102,7 @@ class ScoreStream(Response):
         self._progress = progress
         self._call = call
         self._dialect = dialect
+        self._text_paths = text_paths
         self._lines = lines
         self._request_id = request_id
         self._cut_off = cut_off
@@ -137,20 +139,21 @@ class ScoreStream(Response):
 
     def _last_lines(self, result: CallResult) -> bytes:
         failed = b"".join(
-            self._lines.line("error", {**self._position(place), **self._dialect.render_error(error, self._request_id)})
-            for place, error in sorted(result.errors.items())
+            self._lines.line("error", {**self._position(number), **self._rendered(error)})
+            for number, error in sorted(result.errors.items())
         )
         return failed + self._lines.line("result", self._dialect.render(result))
 
-    def _position(self, place: int) -> dict[str, int]:
-        if not self._call.every_query:
-            return {"index": place}
-        query, document = divmod(place, len(self._call.documents))
-        return {"index": document, "query_index": query}
+    def _position(self, number: int) -> dict[str, int]:
+        query, document = self._call.position(number)
+        return {"index": document, "query_index": query} if self._call.every_query else {"index": document}
+
+    def _rendered(self, error: EngineError) -> Any:
+        return self._dialect.render_error(self._text_paths.error_located(error), self._request_id)
 
     async def _send_error(self, send: Send, error: EngineError) -> None:
         with suppress(OSError):
-            await self._send(send, self._lines.line("error", self._dialect.render_error(error, self._request_id)))
+            await self._send(send, self._lines.line("error", self._rendered(error)))
 
     async def _send(self, send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})

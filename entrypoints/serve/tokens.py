@@ -26,7 +26,8 @@ from engine.entrypoints.serve.dialects.fields import (
 )
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.limits import check_media_type
-from engine.entrypoints.serve.service import Processor, RerankService
+from engine.entrypoints.serve.loaded_engine import Processor
+from engine.entrypoints.serve.service import RerankService
 from engine.request import PairOptions
 
 _IDS = {"type": "array", "items": TOKEN_ID}

@@ -194,7 +194,6 @@ KNOWN_BREACHES: set[tuple[str, str]] = {
 KNOWN_CYCLES: set[frozenset[str]] = {
     frozenset({"kernels.cpu", "kernels.cpu.ops"}),
     frozenset({"backends.cuda.backend", "backends.cuda.tuning"}),
-    frozenset({"entrypoints.serve.served_models", "entrypoints.serve.service"}),
     frozenset(
         {
             "__init__",

@@ -39,7 +39,7 @@ def test_arrays_and_nested_structs_round_trip() -> None:
     assert isinstance(outputs, EngineCoreOutputs)
     assert outputs.outputs[0].indices.tolist() == [0, 2, 5]
     assert outputs.outputs[0].values.tolist() == values.tolist()
-    assert outputs.outputs[0].errors[1].message == "no"
+    assert outputs.outputs[0].errors[1].template == "no"
     assert outputs.stats is not None
     assert outputs.stats.num_steps == 7
 

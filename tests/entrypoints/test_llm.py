@@ -15,7 +15,7 @@ import pytest
 
 from engine import LLM
 from engine.entrypoints.offline import llm as llm_module
-from engine.entrypoints.offline.arguments import adapter_of, engine_config, pair_options, pair_stream
+from engine.entrypoints.offline.arguments import adapter_of, engine_config, pair_settings, pair_stream
 from engine.errors import ConfigError, InvalidRequestError
 from tests.support.checkpoints import INSTRUCTION, PREFIX, QWEN3_OVERRIDES, SUFFIX, make_qwen3, official_qwen3_scores
 
@@ -286,11 +286,11 @@ def test_options_in_vllms_wrappings() -> None:
         extra_kwargs = {"max_tokens_per_doc": 4, "max_tokens_per_query": 2}  # noqa: RUF012
         truncate_prompt_tokens = -1
 
-    options = pair_options({"pooling_params": PoolingParams()})
+    options = pair_settings({"pooling_params": PoolingParams()}).options
     assert (options.max_tokens_per_doc, options.max_tokens_per_query, options.truncate_prompt_tokens) == (4, 2, None)
-    assert pair_options({"tokenization_kwargs": {"max_length": 9}}).truncate_prompt_tokens == 9
+    assert pair_settings({"tokenization_kwargs": {"max_length": 9}}).options.truncate_prompt_tokens == 9
     with pytest.raises(ValueError, match="max_tokens_per_doc"):
-        pair_options({"max_tokens_per_doc": -1})
+        pair_settings({"max_tokens_per_doc": -1})
     with pytest.raises(ValueError, match="lora_modules"):
         adapter_of(object(), {})
 

@@ -18,7 +18,8 @@ from engine.errors import ConfigError, InvalidRequestError
 from engine.messages import EngineCoreOutput, WireError
 from engine.model_spec import HeadSpec
 from engine.request import EncodedPair, PairOptions
-from engine.scoring.result_assembler import PairCollector, core_request
+from engine.scoring.call_encoding import core_request
+from engine.scoring.pair_collector import PairCollector
 from tests.inputs.conftest import build
 from tests.support.random_models import save_random
 from tests.support.texts import TEXTS
@@ -122,7 +123,7 @@ def test_every_distinct_text_is_computed_once(tmp_path: Path) -> None:
     folder = add_modules(save_random(tmp_path, "BertModel", "bert", **ENCODER), "cls", {})
     inputs = build(folder)
     pairs = inputs.encode(["a"], ["b", "c", "b", "a"])
-    assert all(pair.apart for pair in pairs)
+    assert all(pair.bi_encoder for pair in pairs)
     assert core_request("x", pairs, arrival_s=time.monotonic()).num_pairs == 3
     pairs = inputs.encode(["a", "b"], ["b", "a"])
     assert core_request("x", pairs, arrival_s=time.monotonic()).num_pairs == 2
@@ -147,7 +148,7 @@ def test_limits_hold_for_each_text(tmp_path: Path) -> None:
 
 def test_vectors_in_any_order_and_texts_that_fail() -> None:
     def pair(query: int, document: int) -> EncodedPair:
-        return EncodedPair(np.array([query, document], np.int32), query_len=1, apart=True)
+        return EncodedPair(np.array([query, document], np.int32), query_len=1, bi_encoder=True)
 
     head = HeadSpec(kind="embedding", pooling="cls", activation="cosine")
     collector = PairCollector(head, [pair(1, 2), pair(1, 3), pair(1, 1), pair(4, 2)])
@@ -155,7 +156,8 @@ def test_vectors_in_any_order_and_texts_that_fail() -> None:
     assert collector.add(EngineCoreOutput("x", np.array([1, 2]), values)) == []
     failed = {3: WireError("non_finite_score", "the model's score is not finite")}
     scored = collector.add(EngineCoreOutput("x", np.array([0]), np.array([[0.0, 1.0]], np.float32), failed))
-    assert sorted((one.index, round(one.score, 6)) for one in scored) == [(0, 1.0), (1, 0.8), (2, 1.0)]
+    assert sorted(scored) == [0, 1, 2]
+    assert collector.logits[:3].tolist() == pytest.approx([1.0, 0.8, 1.0])
     assert list(collector.errors) == [3]
 
 

@@ -13,10 +13,11 @@ import uvicorn
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.ports import listen
 from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
 
 HEAD_S, BODY_S = 0.4, 0.5

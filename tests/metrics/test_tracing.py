@@ -15,8 +15,9 @@ import pytest
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.tracing import tracer_for
 from engine.errors import ConfigError
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor

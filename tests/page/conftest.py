@@ -14,8 +14,9 @@ import uvicorn
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
 from tests.support.browser import CHROMIUM, Browser
 

@@ -13,8 +13,9 @@ from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig, ServerConfig
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.dialects.score import BODIES
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from engine.inputs.processor import InputProcessor
 from tests.serve.fakes import FakeCore
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 
-from engine.errors import EngineDeadError, InvalidRequestError
+from engine.errors import PARAM, EngineDeadError, InvalidRequestError
 from engine.inputs.spans import Span, TextToken
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
@@ -86,11 +86,11 @@ class FakeProcessor:
         limit = options.max_tokens_per_doc or SPEC.max_model_len
         words = document.split()
         if len(words) > limit and not options.truncate:
-            raise InvalidRequestError(f"documents[{index}] is too long", param=f"documents[{index}]")
+            raise InvalidRequestError(f"{PARAM} is too long", param=("documents", index))
         ids = _ids(instruction or options.instruction or "", query, " ".join(words[:limit]))
         return EncodedPair(np.array(ids, np.int32), query_len=2, truncated_document=len(words) > limit)
 
-    def encode_prompts(self, prompts: Sequence[str | list[int]], options: PairOptions, where: str) -> list[EncodedPair]:
+    def encode_prompts(self, prompts: Sequence[str | list[int]], options: PairOptions) -> list[EncodedPair]:
         self.num_encoded += len(prompts)
         return [
             EncodedPair(np.array(prompt if isinstance(prompt, list) else self.tokenize(prompt), np.int32))

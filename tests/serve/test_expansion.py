@@ -1,12 +1,14 @@
-"""Several queries in one call, long documents in chunks: pairs out of places, and places out of pairs."""
+"""Several queries in one call, long documents in chunks: pairs for the core, and results out of their scores."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,12 +16,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from engine.errors import PARAM, InvalidRequestError
+from engine.inputs.checks import check_query, query_path
 from engine.inputs.spans import Chunking, Span, chunk_spans
-from engine.request import RerankCall
-from engine.scoring.expansion import PairTexts, Places
-from engine.scoring.result_assembler import PairScore
+from engine.messages import EngineCoreOutput
+from engine.request import ChunkOptions, EncodedPair, RerankCall
+from engine.scoring.call_encoding import CallEncoding
+from engine.scoring.expansion import PairTexts
+from engine.scoring.result_assembler import ResultAssembler
 from tests.serve.conftest import running_server
-from tests.serve.fakes import FakeCore, expected_logit, expected_score
+from tests.serve.fakes import SPEC, FakeCore, FakeProcessor, expected_logit, expected_score
 
 LONG = " ".join(f"w{i}" for i in range(50))
 
@@ -137,26 +143,81 @@ async def test_many_calls_at_once_keep_their_chunks_apart() -> None:
 
 
 @given(st.data())
-def test_places_are_settled_once_in_any_order(data: st.DataObject) -> None:
+def test_results_are_settled_once_in_any_order(data: st.DataObject) -> None:
     num_queries = data.draw(st.integers(1, 3))
     chunks = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
     documents = ["x" * 10 for _ in chunks]
-    call = RerankCall(queries=["q"] * num_queries, documents=documents, every_query=True)
+    call = RerankCall(queries=["q"] * num_queries, documents=documents, every_query=True, raw_scores=True)
     texts = PairTexts.of(call).cut([[Span(i, i + 7) for i in range(n)] for _ in range(num_queries) for n in chunks], 99)
     num_pairs = sum(chunks) * num_queries
-    assert len(texts.documents) == num_pairs
-    logits = data.draw(st.lists(st.floats(-9, 9), min_size=num_pairs, max_size=num_pairs))
+    assert texts.num_pairs == num_pairs
+    logits = data.draw(st.lists(st.floats(-9, 9, width=32), min_size=num_pairs, max_size=num_pairs))
+    failing = data.draw(st.sets(st.integers(0, num_pairs - 1), max_size=2))
     order = data.draw(st.permutations(range(num_pairs)))
-    places, settled = Places(call, texts), []
+    pairs = [EncodedPair(np.array([1], np.int32)) for _ in range(num_pairs)]
+    results = ResultAssembler(SPEC.head, texts, pairs)
+    settled = []
     for pair in order:
-        settled += places.add([PairScore(pair, logits[pair], logits[pair], False)])
-    assert sorted((one.query_index, one.index) for one in settled) == [
-        (q, d) for q in range(num_queries) for d in range(len(chunks))
-    ]
-    assert places.missing() == []
-    starts = [sum((chunks * num_queries)[:place]) for place in range(num_queries * len(chunks) + 1)]
-    for one, (start, end) in zip(places.in_order(), pairwise(starts), strict=True):
-        assert one.logit == max(logits[start:end])
+        values = np.array([[np.inf if pair in failing else logits[pair]]], np.float32)
+        settled += results.add(EngineCoreOutput("c", np.array([pair]), values))
+    starts = [sum((chunks * num_queries)[:number]) for number in range(num_queries * len(chunks) + 1)]
+    members = [range(start, end) for start, end in pairwise(starts)]
+    good = [number for number, own in enumerate(members) if failing.isdisjoint(own)]
+    assert sorted((one.query_index, one.index) for one in settled) == [divmod(i, len(chunks)) for i in good]
+    for one, number in zip(results.in_order(), good, strict=True):
+        assert one.logit == max(logits[pair] for pair in members[number])
+        assert one.pair in members[number]
+        assert logits[one.pair] == one.logit
+    failed = results.failed()
+    assert sorted(failed) == [number for number in range(len(members)) if number not in good]
+    assert all(error.path == ("documents", number % len(chunks)) for number, error in failed.items())
+    assert results.unscored() == []
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+def test_what_was_not_encoded_in_time_has_no_score(prompts: bool) -> None:
+    texts = ["a", "b", "c"]
+    call = RerankCall(queries=["q"], documents=texts, chunks=None)
+    if prompts:
+        call = RerankCall(queries=[], documents=[], prompts=list(texts))
+    encoding = CallEncoding(call, FakeProcessor())
+    slices = encoding.slices(2)
+    assert next(slices) == 2
+    results = ResultAssembler(SPEC.head, encoding.texts, encoding.pairs)
+    results.add(EngineCoreOutput("c", np.array([0, 1]), np.array([[1.0], [2.0]], np.float32)))
+    assert ([one.index for one in results.in_order()], results.unscored()) == ([0, 1], [2])
+    assert [one.index for one in results.rankings()[0]] == [1, 0]
+
+
+class _Refusing(FakeProcessor):
+    """Refuses the queries that are blank, and documents that say so, under the name they have in the slice."""
+
+    def encode(self, queries: Sequence[str], documents: Sequence[str], *args: Any) -> list[EncodedPair]:
+        for i, query in enumerate(queries):
+            check_query(query, query_path(i, len(queries)))
+        for i, document in enumerate(documents):
+            if "bad" in document:
+                raise InvalidRequestError(f"{PARAM} is bad.", param=("documents", i))
+        return super().encode(queries, documents, *args)
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        ({"queries": ["q"], "documents": ["a"] * 5 + ["bad"]}, ("documents", 5)),
+        ({"queries": ["q"] * 5 + [" "], "documents": ["a"] * 6}, ("queries", 5)),
+        ({"queries": ["q"] * 4 + [" "], "documents": ["a"] * 5}, ("queries", 4)),
+        ({"queries": [" "], "documents": ["a"] * 5}, ("query",)),
+        ({"queries": ["q", " "], "documents": ["a", "b", "c"], "every_query": True}, ("queries", 1)),
+        ({"queries": ["q", "r"], "documents": ["a", "b", "bad"], "every_query": True}, ("documents", 2)),
+        ({"queries": ["q"], "documents": ["a b c d", "e bad f g"], "chunks": ChunkOptions(tokens=2)}, ("documents", 1)),
+    ],
+)
+def test_an_error_in_a_slice_names_the_field_of_the_call(call: dict[str, Any], path: tuple[Any, ...]) -> None:
+    encoding = CallEncoding(RerankCall(**call), _Refusing())
+    with pytest.raises(InvalidRequestError) as caught:
+        list(encoding.slices(4))
+    assert caught.value.path == path
 
 
 def words(count: int) -> Tokenizer:

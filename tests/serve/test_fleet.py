@@ -30,8 +30,9 @@ from engine.entrypoints.serve.api_servers.messages import (
     Stop,
     ToFront,
 )
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from engine.errors import ConfigError, StartupError
 from engine.messages import WireError
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor

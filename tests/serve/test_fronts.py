@@ -34,8 +34,9 @@ from engine.entrypoints.serve.api_servers.messages import (
 from engine.entrypoints.serve.api_servers.relay import Relay, RelayedClient, RelayedDoor, RelayedStatus
 from engine.entrypoints.serve.api_servers.totals import FrontMetrics, render, summed
 from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from engine.errors import EngineError
 from engine.messages import WireError, decoder, encoder
 from tests.serve.conftest import running_server

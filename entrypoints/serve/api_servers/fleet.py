@@ -41,7 +41,8 @@ from engine.entrypoints.serve.api_servers.messages import (
 )
 from engine.entrypoints.serve.api_servers.totals import render, summed
 from engine.entrypoints.serve.http import HARD_STOP_S, stop_timeout_s
-from engine.entrypoints.serve.service import LoadedEngine, RerankService, State
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
+from engine.entrypoints.serve.service import RerankService, State
 from engine.errors import EngineError, StartupError
 from engine.ipc.restart_budget import RestartBudget
 from engine.logs import current_format
@@ -184,11 +185,11 @@ class Fronts:
         front.send(MetricsPage(number, render(self._service.metrics.registry, counts)))
 
     def _on_failed(self, front: FrontHandle, error: WireError) -> None:
-        if self._all_attached.is_set():  # others work: its end is treated like any other
-            logger.error("API process %d: %s", front.index, error.message)
-            return
         failure = error.rebuilt()
-        self._give_up(failure if isinstance(failure, StartupError) else StartupError(error.message))
+        if self._all_attached.is_set():  # others work: its end is treated like any other
+            logger.error("API process %d: %s", front.index, failure)
+            return
+        self._give_up(failure if isinstance(failure, StartupError) else StartupError(str(failure)))
 
     # -- their lives --------------------------------------------------------------------------------------------------
 

@@ -28,8 +28,9 @@ from engine.entrypoints.serve.api_servers.messages import (
 from engine.entrypoints.serve.api_servers.relay import Relay, RelayedClient, RelayedDoor, RelayedStatus
 from engine.entrypoints.serve.api_servers.totals import FrontMetrics
 from engine.entrypoints.serve.app import create_app
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.loop import new_loop
-from engine.entrypoints.serve.service import LoadedEngine, RerankService
+from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.settings.log_setup import set_up_logging
 from engine.errors import EngineError
 from engine.inputs.processor import InputProcessor

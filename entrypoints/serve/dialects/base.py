@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.entrypoints.serve.dialects.fields import Keys, read
 from engine.entrypoints.serve.errors import error_object
-from engine.errors import EngineError
+from engine.errors import EngineError, FieldPath
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
 
@@ -79,11 +79,27 @@ class TextPaths:
     query: TextPath = ("query",)
     document: TextPath = ("documents", ...)
 
+    def error_located(self, error: EngineError) -> EngineError:
+        """The error about the field that the caller sent."""
+        path = self.located(error.path)
+        return error if path == error.path else error.at(path)
 
-def path_text(path: TextPath, number: int = 0) -> str:
-    """``("input", "documents", ...)`` and 3 -> ``input.documents[3]``."""
-    parts = (number if part is ... else part for part in path)
-    return "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in parts).removeprefix(".")
+    def located(self, path: FieldPath) -> FieldPath:
+        """A field of the ``RerankCall`` as the caller's body has it; other fields stay what they are."""
+        match path:
+            case ("query", *inside):
+                return *_numbered(self.query, 0), *inside
+            case ("queries", int(number), *inside):
+                return *_numbered(self.query, number), *inside
+            case ("documents" | "prompts", int(number), *inside):
+                return *_numbered(self.document, number), *inside
+            case ("instructions", int(number), *inside):  # of one document: it stands in the document's own object
+                return *_numbered(self.document, number), "instruction", *inside
+        return path
+
+
+def _numbered(path: TextPath, number: int) -> FieldPath:
+    return tuple(number if part is ... else part for part in path)
 
 
 @dataclass(frozen=True, slots=True)

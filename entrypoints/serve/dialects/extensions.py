@@ -120,10 +120,7 @@ def chunk_options(body: Extensions, *, default: ChunkOptions | None = None) -> C
     most = as_int(body.max_chunks_per_doc, "max_chunks_per_doc") or 0
     tokens = as_int(body.chunk_tokens, "chunk_tokens", minimum=MIN_CHUNK_TOKENS)
     overlap = as_int(body.chunk_overlap, "chunk_overlap")
-    asked = body.long_document == "chunk" or most or tokens or default is not None
-    if not asked or body.long_document == "truncate":
-        return None
-    return ChunkOptions(tokens=tokens, overlap=overlap, most=most or (default.most if default else 0))
+    return ChunkOptions.wanted(body.long_document, tokens=tokens, overlap=overlap, most=most, default=default)
 
 
 def call_of(

@@ -1,0 +1,74 @@
+"""The way of a call to the core: its texts become token ids, a slice at a time, and the ids become one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from engine.inputs.spans import Span
+from engine.messages import EngineCoreRequest
+from engine.request import EncodedPair, RerankCall
+from engine.scoring.bi_encoder import distinct_texts
+from engine.scoring.expansion import PairProcessor, PairTexts
+
+
+class CallEncoding:
+    """The pairs of one call, as far as they are encoded."""
+
+    def __init__(self, call: RerankCall, processor: PairProcessor, *, max_pairs: int | None = None) -> None:
+        """``max_pairs``: most pairs that long documents may make of the call by being read in chunks."""
+        self.call = call
+        self.texts = PairTexts.of(call)
+        """Chunked once the documents have been looked at."""
+        self.pairs: list[EncodedPair] = []
+        """In the order of ``texts``; fewer while slices are missing."""
+        self._processor = processor
+        self._max_pairs = max_pairs
+
+    def slices(self, size: int) -> Iterator[int]:
+        """Each step cuts or tokenises ``size`` documents, and says how many pairs there are so far.
+
+        So a long call can take turns with others, and may be left where time is up. Steps may run in any thread, one
+        at a time. Raises ``RequestError`` about a field of the call.
+        """
+        if self.call.chunks is not None and self.call.prompts is None:
+            spans: list[list[Span]] = []
+            for start in range(0, self.texts.num_pairs, size):
+                spans += self.texts.chunk_spans(self._processor, self.call.chunks, start, start + size)
+                yield 0
+            self.texts = self.texts.cut(spans, self._max_pairs)
+        for start in range(0, self.texts.num_pairs, size):
+            self.pairs += self.texts.encode(self._processor, start, start + size)
+            yield len(self.pairs)
+
+
+def core_request(
+    call_id: str,
+    pairs: Sequence[EncodedPair],
+    *,
+    arrival_s: float,
+    priority: int = 0,
+    deadline_s: float | None = None,
+    adapter: str | None = None,
+    cache_scope: str = "",
+    backlog_tokens: int = 0,
+) -> EngineCoreRequest:
+    """All pairs of a call as one message of flat arrays; for a bi-encoder the distinct texts of the pairs."""
+    types = [pair.token_type_ids for pair in pairs if pair.token_type_ids is not None]
+    bi_encoder = pairs[0].bi_encoder
+    texts = distinct_texts(pairs)[0] if bi_encoder else [pair.token_ids for pair in pairs]
+    query_lens = None if bi_encoder else np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs))
+    return EngineCoreRequest(
+        call_id=call_id,
+        token_ids=np.concatenate(texts).astype(np.int32, copy=False),
+        pair_lens=np.fromiter(map(len, texts), np.int32, len(texts)),
+        arrival_s=arrival_s,
+        priority=priority,
+        token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,
+        query_lens=query_lens,
+        deadline_s=deadline_s,
+        adapter=adapter,
+        cache_scope=cache_scope,
+        backlog_tokens=backlog_tokens,
+    )

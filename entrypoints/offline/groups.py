@@ -1,0 +1,124 @@
+"""Pairs of one ``LLM`` call travel in groups. A group is a call like one of the server: the same ``scoring`` turns it
+into token ids, and its logits into results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from engine.entrypoints.offline.arguments import PairSettings, Prompt
+from engine.errors import FieldPath, InvalidRequestError, RequestError
+from engine.inputs.processor import InputProcessor
+from engine.model_spec import HeadSpec
+from engine.outputs import ScoringOutput, ScoringRequestOutput
+from engine.request import EncodedPair, RerankCall
+from engine.scoring.call_encoding import CallEncoding
+from engine.scoring.expansion import PairTexts
+from engine.scoring.result_assembler import ResultAssembler
+
+PromptPair = tuple[Prompt, Prompt]
+"""The two sides of a pair: texts, or token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """The token ids of a group, and how its results follow from theirs."""
+
+    texts: PairTexts
+    pairs: list[EncodedPair]
+
+
+@dataclass(frozen=True, slots=True)
+class PairGroup:
+    """Consecutive pairs of an ``LLM`` call."""
+
+    first: int
+    """Number of the first document, as the caller counts."""
+    pairs: Sequence[PromptPair]
+
+    def encode(self, processor: InputProcessor, settings: PairSettings) -> EncodedGroup:
+        """Raises ``RequestError`` about a field as the caller counts."""
+        queries, documents = [query for query, _ in self.pairs], [document for _, document in self.pairs]
+        if all(query is queries[0] for query in queries):
+            del queries[1:]
+        num_texts = sum(isinstance(prompt, str) for prompt in (*queries, *documents))
+        try:
+            if num_texts == 0:
+                return _encode_ids(processor, queries, documents, settings)  # type: ignore[arg-type]
+            if num_texts < len(queries) + len(documents):
+                raise InvalidRequestError("Both sides must be texts, or both token ids.")
+            call = RerankCall(
+                queries=queries,  # type: ignore[arg-type]
+                documents=documents,  # type: ignore[arg-type]
+                options=settings.options,
+                chunks=settings.chunks,
+            )
+            encoding = CallEncoding(call, processor)
+            for _ in encoding.slices(len(documents)):
+                pass
+        except RequestError as error:
+            raise error.at(_counted_from(self.first, error.path)) from error
+        return EncodedGroup(encoding.texts, encoding.pairs)
+
+
+def _encode_ids(
+    processor: InputProcessor, queries: list[list[int]], documents: list[list[int]], settings: PairSettings
+) -> EncodedGroup:
+    if settings.chunks is not None:
+        raise InvalidRequestError("Only texts can be read in chunks, and these are token ids.", param="documents")
+    call = RerankCall(queries=[], documents=[], prompts=list(documents))
+    return EncodedGroup(PairTexts.of(call), processor.encode_ids(queries, documents))
+
+
+def _counted_from(first: int, path: FieldPath) -> FieldPath:
+    match path:
+        case ("queries" | "documents" as field, int(number), *inside):
+            return field, first + number, *inside
+    return path
+
+
+def in_groups(pairs: Iterator[PromptPair], size: int) -> Iterator[PairGroup]:
+    """Groups of ``size`` pairs, read from ``pairs`` one group at a time."""
+    first = 0
+    while group := list(islice(pairs, size)):
+        yield PairGroup(first, group)
+        first += len(group)
+
+
+class RunningGroup:
+    """A group on its way: encoded by a thread, then scored by the core."""
+
+    def __init__(self, call_id: str, encoding: Future[EncodedGroup], adapter: str | None) -> None:
+        self.call_id = call_id
+        self.encoding = encoding
+        self.adapter = adapter
+        self.results: ResultAssembler | None = None
+        """None until the group is handed to the core."""
+
+    @property
+    def complete(self) -> bool:
+        return self.results is not None and self.results.complete
+
+    def start(self, head: HeadSpec) -> list[EncodedPair]:
+        """What goes to the core, once it is encoded; raises what stopped that."""
+        encoded = self.encoding.result()
+        self.results = ResultAssembler(head, encoded.texts, encoded.pairs)
+        return encoded.pairs
+
+    def outputs(self, next_id: Callable[[], str]) -> Iterator[ScoringRequestOutput]:
+        """One for each document, in input order; a pair that failed has no score but an error."""
+        assert self.results is not None
+        pairs, failed = self.encoding.result().pairs, self.results.failed()
+        for number in range(self.results.num_results):
+            found = self.results.get(number)
+            pair = pairs[self.results.pair_of(number)]
+            if found is None:
+                error, nothing = str(failed.get(number, "no score")), ScoringOutput(np.nan, np.nan)
+                yield ScoringRequestOutput(next_id(), nothing, pair.token_ids, pair.truncated, error=error)
+            else:
+                outputs = ScoringOutput(found.score, found.logit)
+                yield ScoringRequestOutput(next_id(), outputs, pair.token_ids, found.truncated, spans=found.spans)

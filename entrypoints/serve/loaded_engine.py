@@ -1,0 +1,85 @@
+"""A model of the server once it is loaded: what it is, its texts' way to token ids, and its core."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from engine.inputs.processor import LEAST_ROOM
+from engine.inputs.spans import TextToken
+from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
+from engine.model_spec import ModelSpec
+from engine.prompts.published import QWEN3_RERANKER
+from engine.scoring.expansion import PairProcessor
+from engine.step import WorkerInfo
+
+
+class Processor(PairProcessor, Protocol):
+    """What the server needs of ``engine.inputs.processor.InputProcessor``."""
+
+    min_pair_tokens: int
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]: ...
+
+    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
+
+
+class CoreClient(Protocol):
+    """What the server needs of ``engine.core.async_client.AsyncMPClient``."""
+
+    @property
+    def info(self) -> WorkerInfo: ...
+
+    @property
+    def healthy(self) -> bool: ...
+
+    @property
+    def stats(self) -> SchedulerStats: ...
+
+    def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
+        """The outputs of a call as its steps finish; closing the generator aborts the rest. Raises ``EngineError``."""
+        ...
+
+    async def shutdown(self, timeout_s: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """A model that calls can ask for."""
+
+    spec: ModelSpec
+    processor: Processor
+    client: CoreClient
+    served_names: tuple[str, ...] = ()
+    """Names that calls use (``--served-model-name``). Empty: the name that the user gave."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters, which calls name like models."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that calls use for the model itself; the first one is shown in answers."""
+        return self.served_names or (self.spec.name,)
+
+    @property
+    def pair_limits(self) -> tuple[int, int]:
+        """To how many tokens a call may have its pairs cut: the template stays, and some room beside it."""
+        most = self.spec.max_model_len
+        return min(self.processor.min_pair_tokens + LEAST_ROOM, most), most
+
+    @cached_property
+    def label_tokens(self) -> tuple[int, ...]:
+        """Ids of the model's "no" and "yes", where its score is the difference of the two; else empty."""
+        head = self.spec.head
+        if head.kind == "from_2_way_softmax":
+            return head.token_ids
+        if head.kind != "classifier" or self.spec.template != QWEN3_RERANKER.name:
+            return ()
+        # A converted checkpoint of this family: the same two words, folded into one row.
+        ids = [self.processor.tokenize(word, add_special_tokens=False) for word in ("no", "yes")]
+        return tuple(i for (i,) in ids) if all(len(one) == 1 for one in ids) else ()
