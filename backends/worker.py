@@ -28,9 +28,7 @@ from engine.errors import ConfigError, DeviceError
 from engine.kernels.ops import Ops
 from engine.model_spec import ModelSpec
 from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
-
-MIN_SHARED_TOKENS = 8192
-"""Slots of the pool beyond those of the longest pair: prefixes that the calls in flight share."""
+from engine.step_limits import check_kv_cache, resolve_limits
 
 
 class Worker:
@@ -56,12 +54,18 @@ class Worker:
         if self.config.device.profile is not None:
             self.profiler = Profiler(self.config.device.profile, self.rank, backend, device)
             notes.append(f"profiled into {self.config.device.profile}: ops wait for each other, no graphs")
+        limits = resolve_limits(
+            self.config.scheduler,
+            causal=self.spec.causal,
+            max_model_len=self.spec.max_model_len,
+            default_token_budget=backend.capabilities.default_token_budget,
+        )
         self.group = group = meet(self.member, backend, self.config.device.step_timeout_s)
         try:
             params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
-            budget = group.least("token budget", _token_budget(self.config, self.spec, backend), LOADING_TIMEOUT_S)
+            budget = group.least("token budget", limits.token_budget, LOADING_TIMEOUT_S)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
-            kv_capacity = self._kv_capacity(backend, device, budget, bytes_per_token)
+            kv_capacity = self._kv_capacity(backend, device, limits.kv_tokens, bytes_per_token)
             kv_capacity = group.least("room for keys", kv_capacity, LOADING_TIMEOUT_S)
             self.runner = ModelRunner(
                 model,
@@ -177,18 +181,12 @@ class Worker:
             )
         return load_adapters(folders, ops, model.head, params, prefix)
 
-    def _kv_capacity(self, backend: Backend, device: torch.device, budget: int, bytes_per_token: int) -> int:
+    def _kv_capacity(self, backend: Backend, device: torch.device, wanted: int, bytes_per_token: int) -> int:
+        """The slots of the KV cache: as many as wanted, or as the memory beside the weights has room for."""
         if not bytes_per_token:
             return 0
-        longest = self.spec.max_model_len
-        asked = self.config.scheduler.kv_cache_tokens
-        wanted = longest + max(2 * budget, MIN_SHARED_TOKENS) if asked is None else asked
         capacity = backend.kv_tokens(device, self.config.device, wanted, bytes_per_token)
-        if capacity < longest and budget < longest:
-            raise ConfigError(
-                f"kv_cache_tokens of {capacity} cannot hold the longest pair of {longest} tokens, which needs several "
-                f"steps of {budget}; raise it, or lower --max-model-len"
-            )
+        check_kv_cache(capacity, self.spec.max_model_len, f"lower --max-model-len, or give {device} more memory")
         return capacity
 
 
@@ -222,15 +220,3 @@ def _choose_dtype(config: EngineConfig, spec: ModelSpec, backend: Backend) -> st
             f"dtype {asked} is not available on {backend.name}; available: {', '.join(capabilities.dtypes)}"
         )
     return asked
-
-
-def _token_budget(config: EngineConfig, spec: ModelSpec, backend: Backend) -> int:
-    asked = config.scheduler.max_num_batched_tokens
-    if spec.causal:
-        return asked or backend.capabilities.default_token_budget
-    if asked is not None and asked < spec.max_model_len:
-        raise ConfigError(
-            f"max_num_batched_tokens of {asked} is less than the {spec.max_model_len} tokens of the longest pair, and "
-            f"{spec.model_type} models cannot cut a pair; raise it, or lower --max-model-len"
-        )
-    return asked or max(backend.capabilities.default_token_budget, spec.max_model_len)

@@ -25,18 +25,16 @@ class KVMemory:
     ) -> None:
         self._pool = SlotPool(capacity)
         stem_len = 0 if stem is None else len(stem)
-        keeps_stem = capacity > 0 and config.prefix_cache != "off" and 0 < stem_len <= token_budget
-        spare = max(0, capacity - stem_len - max_model_len) if config.prefix_cache == "query" else 0
+        # What stays for good must leave room for the longest pair beside it.
+        spare = capacity - stem_len - max_model_len
+        keeps_stem = spare >= 0 and config.prefix_cache != "off" and 0 < stem_len <= token_budget
+        spare = max(0, spare) if config.prefix_cache == "query" else 0
         wanted = capacity // 4 if config.prefix_store_tokens is None else config.prefix_store_tokens
         self.store = PrefixStore(self._pool, stem if keeps_stem else None, min(spare, wanted))
 
     @property
     def capacity(self) -> int:
         return self._pool.capacity
-
-    @property
-    def free_tokens(self) -> int:
-        return self._pool.capacity - self._pool.committed
 
     @property
     def used_tokens(self) -> int:

@@ -28,7 +28,7 @@ from itertools import count
 import numpy as np
 
 from engine.config import SchedulerConfig
-from engine.errors import ConfigError, DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
+from engine.errors import DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
 from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects, Verdict
@@ -59,7 +59,7 @@ class Scheduler:
     ) -> None:
         self._config = config
         self._clock = clock
-        self._token_budget = config.max_num_batched_tokens or info.max_num_batched_tokens
+        self._token_budget = info.max_num_batched_tokens
         self._max_segments = config.max_num_seqs
         self._memory = KVMemory(config, info.kv_capacity if causal else 0, stem, self._token_budget, max_model_len)
         self._builder = TreeBuilder(
@@ -68,7 +68,6 @@ class Scheduler:
             share=causal,
             cut_at_query=self._memory.store.keeps_queries,
         )
-        self._check_limits(causal, max_model_len)
         self._calls: dict[str, Call] = {}
         self._waiting: list[tuple[float, int, Call]] = []
         self._order = count()
@@ -77,19 +76,6 @@ class Scheduler:
         self._suspects = Suspects()
         self._stats = SchedulerStats(step_token_counts=[0] * (len(STEP_TOKEN_BOUNDS) + 1))
         self._fill_sum = 0.0
-
-    def _check_limits(self, causal: bool, max_model_len: int) -> None:
-        """Whatever is accepted later must fit: a step for encoders, the pool for chunked documents."""
-        if not causal and max_model_len > self._token_budget:
-            raise ConfigError(
-                f"this model reads a pair in one piece, so --max-num-batched-tokens ({self._token_budget}) must be at "
-                f"least --max-model-len ({max_model_len})"
-            )
-        if causal and max_model_len > self._memory.free_tokens:
-            raise ConfigError(
-                f"the key/value pool has {self._memory.free_tokens} free tokens, less than the longest pair "
-                f"({max_model_len}): raise --kv-cache-tokens or lower --max-model-len"
-            )
 
     # -- calls come and go ---------------------------------------------------------------------------------------
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.config import SchedulerConfig
 from engine.entrypoints.planning.devices import DeviceFacts
 from engine.entrypoints.planning.model_shape import ITEM_BYTES, ModelShape
 from engine.executor.division import divides
+from engine.step_limits import resolve_limits
 
 GIB = 2**30
 LIBRARIES = GIB // 2
 """Workspaces and contexts that no allocator of ours sees."""
-MIN_SHARED_TOKENS = 8192
 FLOATS = ("float32", "bfloat16", "float16")
 ATTENTION_SHARE = 0.5
 """Of the products' rate that attention over short segments reaches."""
@@ -99,10 +100,12 @@ def _option(
     dtype: str,
     quantization: str | None,
 ) -> Option:
-    budget = device.token_budget if shape.causal else max(device.token_budget, max_len)
+    limits = resolve_limits(
+        SchedulerConfig(), causal=shape.causal, max_model_len=max_len, default_token_budget=device.token_budget
+    )
+    budget = limits.token_budget
     weights = shape.weight_bytes(dtype, quantization, keeps_narrow=device.kind == "cpu") // group
     kv_token = shape.kv_bytes(dtype) // min(group, shape.sizes.num_kv_heads)
-    wanted = max_len + max(2 * budget, MIN_SHARED_TOKENS)
     step = LIBRARIES + budget * shape.activation_bytes(dtype)
     limit = int(device.memory_bytes * device.usable_memory)
     room = limit - weights - step
@@ -120,7 +123,7 @@ def _option(
         tensor_parallel_size=group,
         data_parallel_size=replicas,
         weight_bytes=weights,
-        kv_bytes=min(kv_token * wanted, max(0, room)),
+        kv_bytes=min(kv_token * limits.kv_tokens, max(0, room)),
         step_bytes=step,
         limit_bytes=limit,
         fits=fits,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.config import SchedulerConfig
-from engine.errors import ConfigError, StepFailedError
+from engine.errors import StepFailedError
 from engine.messages import EngineCoreOutput, EngineCoreRequest
 from engine.scheduling.scheduler import Scheduler
 from engine.step import SchedulerOutput
@@ -298,8 +298,11 @@ def test_encoders_pack_whole_pairs() -> None:
     assert all((plan.context_ids == -1).all() for plan in runner.plans)
 
 
-def test_limits_that_cannot_hold_are_refused_at_the_start() -> None:
-    with pytest.raises(ConfigError, match="--max-model-len"):
-        scheduler(kv=100)
-    with pytest.raises(ConfigError, match="--max-num-batched-tokens"):
-        Scheduler(SchedulerConfig(), fake_info(0, 32), None, False, 64, Clock())
+def test_the_template_is_kept_only_where_the_longest_pair_fits_beside_it() -> None:
+    pair = [*STEM.tolist(), *range(MAX_LEN - len(STEM))]
+    for kv, num_computed in ((MAX_LEN, 2 * MAX_LEN), (MAX_LEN + len(STEM), 2 * MAX_LEN - len(STEM))):
+        subject, runner = scheduler(kv=kv), FakeRunner(kv)
+        for name in ("a", "b"):
+            subject.add(request(name, [pair]))
+            assert scores(run_all(subject, runner)) == expected({name: [pair]})
+        assert sum(plan.num_tokens for plan in runner.plans) == num_computed
