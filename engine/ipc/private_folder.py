@@ -46,8 +46,11 @@ class PrivateFolder:
             ) from error
 
     def remove(self) -> None:
+        """May be called twice."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from engine.kernels.cpu import available as kernels_obstacle
 from tests.backends.plans import NO_YES, PlanBuilder, config_of, spec_of
 from tests.support.checkpoints import make_qwen3
 
-CAPACITY = 2048
+CAPACITY = 4096
 WITH_TRANSFORMERS, WITH_COMPANY = 1e-5, 1e-6
 
 CHECKPOINTS: dict[str, dict[str, Any]] = {
