@@ -130,7 +130,7 @@ class TokenRoutes:
         if isinstance(fields, DetokenizeBody):
             text = await self._service.in_thread(decode, as_ids(fields.tokens, "tokens"))
             return json_response(DetokenizeAnswer(text))
-        several = [as_ids(one, f"ids[{i}]") for i, one in enumerate(fields.ids) if isinstance(one, list)]
+        several = [as_ids(one, ("ids", i)) for i, one in enumerate(fields.ids) if isinstance(one, list)]
         if several and len(several) < len(fields.ids):
             fail("Expected token ids, or a list of lists of them", "ids")
         skip = as_bool(fields.skip_special_tokens, "skip_special_tokens", default=True)

@@ -63,7 +63,7 @@ def pair_of(messages: list[Message]) -> tuple[str, str, str | None]:
     found: dict[str, str] = {}
     for i, message in enumerate(messages):
         if message.role not in ROLES or message.role in found:
-            fail(f"One message each of the roles {', '.join(ROLES)} is possible", f"messages[{i}].role")
+            fail(f"One message each of the roles {', '.join(ROLES)} is possible", ("messages", i, "role"))
         found[message.role] = message.content
     if not found.get("query", "").strip() or "document" not in found:
         fail("A message of the role query and one of the role document are needed", "messages")

@@ -115,7 +115,7 @@ class CohereV2Dialect(CohereV1Dialect):
         wanted = body.relevant_spans
         if wanted is not None and wanted.mode == "enabled":
             threshold = 0.1 if wanted.threshold is None else wanted.threshold
-            spans = (threshold, as_count(wanted.max_spans, "relevant_spans.max_spans"))
+            spans = (threshold, as_count(wanted.max_spans, ("relevant_spans", "max_spans")))
             return replace(call, chunks=chunk_options(body, default=ChunkOptions()), memo=spans)
         if body.max_tokens_per_doc is None and call.chunks is None:
             call = replace(call, options=replace(call.options, max_tokens_per_doc=V2_DOCUMENT_TOKENS))

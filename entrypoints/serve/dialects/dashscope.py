@@ -94,10 +94,10 @@ class DashScopeDialect(Dialect):
         return call_of(
             body,
             view,
-            queries=[as_query(body.input.query, "input.query")],
-            documents=as_documents(body.input.documents, "input.documents"),
-            top_n=as_count(parameters.top_n, "parameters.top_n"),
-            return_documents=as_bool(parameters.return_documents, "parameters.return_documents", default=False),
+            queries=[as_query(body.input.query, ("input", "query"))],
+            documents=as_documents(body.input.documents, ("input", "documents")),
+            top_n=as_count(parameters.top_n, ("parameters", "top_n")),
+            return_documents=as_bool(parameters.return_documents, ("parameters", "return_documents"), default=False),
             instruction=instruction,
         )
 

@@ -93,10 +93,10 @@ def instruction_of(body: Extensions) -> str | None:
     inside = body.chat_template_kwargs or {}
     for key in TEMPLATE_KEYS:
         if key in inside:
-            fail("Templates are set when the server starts, not by a call", f"chat_template_kwargs.{key}")
+            fail("Templates are set when the server starts, not by a call", ("chat_template_kwargs", key))
     for key in ("instruction", "instruct"):
         if inside.get(key) is not None and not isinstance(inside[key], str):
-            fail("Expected a text", f"chat_template_kwargs.{key}")
+            fail("Expected a text", ("chat_template_kwargs", key))
     return inside.get("instruction") or body.instruction or inside.get("instruct") or body.instruct or None
 
 

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from engine.errors import InvalidRequestError
+from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.spans import MIN_CHUNK_TOKENS
 
 EXACT = "x-exact"
@@ -128,6 +128,9 @@ Prompts = Annotated[
 """A text, token ids, or a list of either."""
 TokenIds = Annotated[list[int | float], _exact({"type": "array", "items": TOKEN_ID})]
 
+Where = str | FieldPath
+"""A field of the body: a key of it, or the path to a value further inside."""
+
 T = TypeVar("T")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KINDS = {b"{": "object", b"[": "array", b'"': "string", b"t": "boolean", b"f": "boolean", b"n": "null"}
@@ -202,62 +205,68 @@ def _param(path: str) -> str:
     return path.removeprefix("$").removeprefix(".")
 
 
-def fail(message: str, param: str, code: str | None = None) -> NoReturn:
-    raise InvalidRequestError(f"{message} at $.{param}.", param=param, code=code)
+def fail(message: str, where: Where, code: str | None = None) -> NoReturn:
+    """Raises ``InvalidRequestError`` about the field ``where`` of the body."""
+    raise InvalidRequestError(f"{message} at $.{PARAM}.", param=where, code=code)
 
 
-def as_int(value: Number, param: str, minimum: int = 0) -> int | None:
+def inside(where: Where, *parts: str | int) -> FieldPath:
+    """A field inside of another."""
+    return (*((where,) if isinstance(where, str) else where), *parts)
+
+
+def as_int(value: Number, where: Where, minimum: int = 0) -> int | None:
     if value is None:
         return None
     if isinstance(value, float) and not value.is_integer():
-        fail(f"Expected a whole number, got {value}", param)
+        fail(f"Expected a whole number, got {value}", where)
     if value < minimum:
-        fail(f"Expected a whole number of at least {minimum}, got {value:.0f}", param)
+        fail(f"Expected a whole number of at least {minimum}, got {value:.0f}", where)
     return min(int(value), _MOST)
 
 
-def as_count(value: Number, param: str) -> int | None:
+def as_count(value: Number, where: Where) -> int | None:
     """``top_n`` and its kin: absent, null and 0 all mean "all"."""
-    return as_int(value, param) or None
+    return as_int(value, where) or None
 
 
-def as_bool(value: bool | str | None, param: str, default: bool) -> bool:
+def as_bool(value: bool | str | None, where: Where, default: bool) -> bool:
     if value is None:
         return default
     if isinstance(value, bool):
         return value
     if value in FLAGS:
         return FLAGS[value]
-    fail(f"Expected true or false, got {value!r}", param)
+    fail(f"Expected true or false, got {value!r}", where)
 
 
-def as_cut(value: bool | str | None, param: str) -> bool | Literal["left"]:
+def as_cut(value: bool | str | None, where: Where) -> bool | Literal["left"]:
     """Whether an over-long document may be cut, and where that is not its end."""
     if isinstance(value, str) and value in ("NONE", "END", "START"):
         return "left" if value == "START" else value == "END"
-    return as_bool(value, param, default=True)
+    return as_bool(value, where, default=True)
 
 
-def as_query(value: str | dict[str, Any], param: str = "query") -> str:
+def as_query(value: str | dict[str, Any], where: Where = "query") -> str:
     if isinstance(value, str):
         text = value
     elif isinstance(value.get("content"), list):
-        text = _parts_text(value["content"], param)
+        text = _parts_text(value["content"], where)
     elif isinstance(value.get("text"), str):
         text = value["text"]
     else:
-        fail("A query is a text, {'text': ...} or {'content': [parts]}", param)
+        fail("A query is a text, {'text': ...} or {'content': [parts]}", where)
     if not text.strip():
-        fail("The query must not be empty", param)
+        fail("The query must not be empty", where)
     return text
 
 
-def as_queries(value: Any, param: str) -> list[str]:
+def as_queries(value: Any, where: Where) -> list[str]:
     if not isinstance(value, list):
-        return [as_query(value, param)]
+        return [as_query(value, where)]
     if not value:
-        fail("At least one query is needed", param)
-    return [as_query(query, f"{param}[{i}]") for i, query in enumerate(value)]
+        fail("At least one query is needed", where)
+    return [as_query(query, inside(where, i)) for i, query in enumerate(value)]
 
 
 class DocumentList(msgspec.Struct):
@@ -268,64 +277,64 @@ class DocumentList(msgspec.Struct):
     sources: list[dict[str, Any] | None] | None
 
 
-def as_documents(value: Any, param: str = "documents", rank_fields: list[str] | None = None) -> DocumentList:
+def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] | None = None) -> DocumentList:
     items = value if isinstance(value, list) else [value]
     if not items:
-        fail("At least one document is needed", param)
+        fail("At least one document is needed", where)
     if all(isinstance(item, str) for item in items):
         return DocumentList(items, None, None)
     single = not isinstance(value, list)
     texts: list[str] = []
     instructions: list[str | None] = []
     for i, item in enumerate(items):
-        where = param if single else f"{param}[{i}]"
-        texts.append(item if isinstance(item, str) else _object_text(item, where, rank_fields))
-        instructions.append(None if isinstance(item, str) or rank_fields else _own_instruction(item, where))
+        own = where if single else inside(where, i)
+        texts.append(item if isinstance(item, str) else _object_text(item, own, rank_fields))
+        instructions.append(None if isinstance(item, str) or rank_fields else _own_instruction(item, own))
     sources = [item if isinstance(item, dict) else None for item in items]
     return DocumentList(texts, instructions if any(instructions) else None, sources)
 
 
-def as_ids(value: list[int | float], param: str) -> list[int]:
-    return [as_int(item, f"{param}[{i}]") or 0 for i, item in enumerate(value)]
+def as_ids(value: list[int | float], where: Where) -> list[int]:
+    return [as_int(item, inside(where, i)) or 0 for i, item in enumerate(value)]
 
 
-def as_prompts(value: Any, param: str) -> list[str | list[int]]:
+def as_prompts(value: Any, where: Where) -> list[str | list[int]]:
     """A text, token ids, or a list of either."""
     if isinstance(value, str):
-        return [as_prompt(value, param)]
+        return [as_prompt(value, where)]
     if not value:
-        fail("At least one text is needed", param)
+        fail("At least one text is needed", where)
     kinds = {"ids" if isinstance(item, int | float) else type(item).__name__ for item in value}
     if len(kinds) > 1:
-        fail("Texts and token ids cannot be mixed", param)
+        fail("Texts and token ids cannot be mixed", where)
     if kinds == {"ids"}:
-        return [as_ids(value, param)]
-    return [as_prompt(item, f"{param}[{i}]") for i, item in enumerate(value)]
+        return [as_ids(value, where)]
+    return [as_prompt(item, inside(where, i)) for i, item in enumerate(value)]
 
 
-def as_prompt(value: str | list[int | float], param: str) -> str | list[int]:
+def as_prompt(value: str | list[int | float], where: Where) -> str | list[int]:
     if isinstance(value, list):
         if not value:
-            fail("At least one token id is needed", param)
-        return as_ids(value, param)
+            fail("At least one token id is needed", where)
+        return as_ids(value, where)
     if not value.strip():
-        fail("The text must not be empty", param)
+        fail("The text must not be empty", where)
     return value
 
 
-def as_texts(value: Any, param: str) -> list[str]:
-    return as_documents(value, param).texts
+def as_texts(value: Any, where: Where) -> list[str]:
+    return as_documents(value, where).texts
 
 
-def _object_text(item: dict[str, Any], param: str, rank_fields: list[str] | None) -> str:
+def _object_text(item: dict[str, Any], where: Where, rank_fields: list[str] | None) -> str:
     """``{"text"}``, ``{"content": [parts]}``, or any object as YAML, which is how Cohere reads one."""
     if isinstance(item.get("content"), list):
-        return _parts_text(item["content"], param)
+        return _parts_text(item["content"], where)
     for key in _NO_MEDIA:
         if key in item:
-            fail(f"Only text can be scored, got a document with {key!r}; nothing is ever fetched", param)
+            fail(f"Only text can be scored, got a document with {key!r}; nothing is ever fetched", where)
     if not item:
-        fail("The document has no text", param)
+        fail("The document has no text", where)
     if rank_fields:
         item = {key: item[key] for key in rank_fields if key in item}
         if not item:
@@ -335,20 +344,20 @@ def _object_text(item: dict[str, Any], param: str, rank_fields: list[str] | None
     return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MOST).strip()
 
 
-def _own_instruction(item: dict[str, Any], param: str) -> str | None:
+def _own_instruction(item: dict[str, Any], where: Where) -> str | None:
     """``{"text": ..., "instruction": ...}``: what this document is to be judged by. Other objects are all data."""
     if not isinstance(item.get("text"), str) or "instruction" not in item:
         return None
     wanted = item["instruction"]
     if wanted is not None and not isinstance(wanted, str):
-        fail("Expected a text", f"{param}.instruction")
+        fail("Expected a text", inside(where, "instruction"))
     return wanted or None
 
 
-def _parts_text(parts: list[Any], param: str) -> str:
+def _parts_text(parts: list[Any], where: Where) -> str:
     texts = []
     for i, part in enumerate(parts):
         if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
-            fail("Only text can be scored, and this part is none; nothing is ever fetched", f"{param}.content[{i}]")
+            fail("Only text can be scored, and this part is none; nothing is ever fetched", inside(where, "content", i))
         texts.append(part["text"])
     return "\n".join(texts)

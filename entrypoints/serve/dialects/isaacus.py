@@ -79,8 +79,8 @@ class IsaacusDialect(Dialect):
         wanted = body.chunking_options
         if wanted is None or call.chunks is not None:
             return call
-        size = as_int(wanted.size, "chunking_options.size", minimum=MIN_CHUNK_TOKENS)
-        overlap = as_int(wanted.overlap_tokens, "chunking_options.overlap_tokens")
+        size = as_int(wanted.size, ("chunking_options", "size"), minimum=MIN_CHUNK_TOKENS)
+        overlap = as_int(wanted.overlap_tokens, ("chunking_options", "overlap_tokens"))
         if overlap is None and wanted.overlap_ratio is not None and size is not None:
             overlap = int(size * wanted.overlap_ratio)
         return replace(call, chunks=ChunkOptions(tokens=size, overlap=overlap))

@@ -55,7 +55,7 @@ class QueriesDialect(RerankDialect):
     def call(self, body: Any, view: RequestView) -> RerankCall:
         if not body.queries:
             fail("At least one query is needed", "queries")
-        queries = [as_query(query, f"queries[{i}]") for i, query in enumerate(body.queries)]
+        queries = [as_query(query, ("queries", i)) for i, query in enumerate(body.queries)]
         return rerank_call(body, view, queries, every_query=True)
 
     def render(self, result: CallResult) -> Any:

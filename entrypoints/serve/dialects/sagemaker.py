@@ -47,7 +47,7 @@ class SageMakerDialect(Dialect):
     def call(self, body: SageMakerBody, view: RequestView) -> RerankCall:
         for i, (query, _) in enumerate(body.text_pairs):
             if not query.strip():
-                fail("The query must not be empty", f"text_pairs[{i}][0]")
+                fail("The query must not be empty", ("text_pairs", i, 0))
         queries, documents = zip(*body.text_pairs, strict=True)
         return call_of(body, view, queries=list(queries), documents=list(documents))
 

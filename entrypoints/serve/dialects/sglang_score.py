@@ -138,7 +138,7 @@ def _labels(wanted: list[int | float] | None, known: tuple[int, ...]) -> list[bo
         if label not in known:
             no, yes = known
             message = f"Token {label} is none of this model's labels, {yes} (relevant) and {no}"
-            fail(message, f"label_token_ids[{i}]")
+            fail(message, ("label_token_ids", i))
     if not wanted:
         fail("At least one label is needed", "label_token_ids")
     return [label == known[1] for label in wanted]
@@ -155,5 +155,5 @@ def _joined(body: SglangScoreBody | SglangScoreIdsBody, item_first: bool) -> lis
     query = as_ids(body.query, "query")
     if not query:
         fail("The query must not be empty", "query")
-    items = [as_ids(item, f"items[{i}]") for i, item in enumerate(body.items)]
+    items = [as_ids(item, ("items", i)) for i, item in enumerate(body.items)]
     return [[*item, *query] if item_first else [*query, *item] for item in items]

@@ -171,7 +171,7 @@ class PredictDialect(TeiDialect):
         elif lengths == {2}:
             for i, (query, _) in enumerate(items):
                 if not query.strip():
-                    fail("The query must not be empty", f"inputs[{i}][0]", EMPTY)
+                    fail("The query must not be empty", ("inputs", i, 0), EMPTY)
             call = tei_call(body, view, queries=[q for q, _ in items], documents=[d for _, d in items])
         else:
             fail("Expected a text, a pair of texts, or a list of [text] or of [query, document]", "inputs")
