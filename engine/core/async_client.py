@@ -1,8 +1,8 @@
 """The server's client: many calls at once on one event loop, one core process behind them.
 
 A thread reads the core's messages and hands them to the loop. Every call stays here until its last pair is answered,
-so when the core process is lost, a new one is started and gets the open calls again; answers that had already arrived
-are not passed on twice.
+so when the core process is lost, a new one is started and gets the open calls again, one at a time, so that a call that
+ends a core is found and costs nobody else an answer; answers that had already arrived are not passed on twice.
 
 The core speaks at least every half second. When it is silent, steps cannot be trusted to run: the client says so at
 once (``healthy``), and kills the core after ``--step-timeout-s``. A core that its worker took down (executor ``uni``)
@@ -16,6 +16,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Self
@@ -24,7 +25,7 @@ import numpy as np
 
 from engine.config import EngineConfig
 from engine.core.client import CLOSE_TIMEOUT_S, MPClient
-from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
+from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError, StepFailedError
 from engine.executor.base import GAVE_UP
 from engine.ipc.channel import ChannelClosedError
 from engine.ipc.restart_budget import RestartBudget
@@ -41,12 +42,14 @@ WATCH_S = 0.25
 class _OpenCall:
     """A call that waits for answers."""
 
-    __slots__ = ("answered", "queue", "request")
+    __slots__ = ("answered", "num_lost_cores", "queue", "request")
 
     def __init__(self, request: EngineCoreRequest) -> None:
         self.request = request
         self.queue: asyncio.Queue[EngineCoreOutput | EngineError] = asyncio.Queue()
         self.answered = np.zeros(request.num_pairs, bool)
+        self.num_lost_cores = 0
+        """Cores that ended while they had this call."""
 
     def fresh(self, output: EngineCoreOutput) -> EngineCoreOutput:
         return output.without(self.answered)
@@ -69,6 +72,8 @@ class AsyncMPClient:
         """What the core said last."""
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
+        self._suspects: deque[str] = deque()
+        """Calls that a lost core had: the next one gets them one at a time, the first of them now."""
         self.stats = SchedulerStats()
         self.step_tokens = 0
         self.alive = False
@@ -172,6 +177,7 @@ class AsyncMPClient:
             del self._calls[request.call_id]
             if not finished:
                 self._send(lambda client: client.abort(request.call_id))
+            self._next_suspect(request.call_id)
             if not self._calls:
                 self.idle.set()
 
@@ -190,6 +196,7 @@ class AsyncMPClient:
             return
         if not self._hold_calls:
             self._fail_all(error)
+        self._blame(client)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
         config, spec, stem = self._arguments
         if config.device.executor == "uni":
@@ -209,8 +216,39 @@ class AsyncMPClient:
         except StartupError as error:
             self._give_up(EngineDeadError(f"the engine core could not be restarted: {error}"))
             return
-        for call in self._calls.values():
-            self._client.submit(call.request)
+        suspects = set(self._suspects)
+        for call_id, call in self._calls.items():
+            if call_id not in suspects:
+                self._client.submit(call.request)
+        if self._suspects:
+            self._client.submit(self._calls[self._suspects[0]].request)
+
+    def _blame(self, client: MPClient) -> None:
+        """Every call of a lost core may have ended it. They are replayed one at a time, and one that ends another core
+        in this way is not tried again: after two cores that ended by themselves, three that a signal ended, which may
+        have come from outside."""
+        alone = self._suspects[0] if self._suspects else None
+        not_sent = set(self._suspects) - {alone}
+        most = 3 if (client.child.exit_code or 0) < 0 else 2
+        suspects: deque[str] = deque()
+        for call_id, call in self._calls.items():
+            call.num_lost_cores += call_id not in not_sent
+            if call_id == alone and call.num_lost_cores >= most:
+                times = f"{call.num_lost_cores} times"
+                call.queue.put_nowait(StepFailedError(f"the engine core ended {times} while it had this call"))
+            else:
+                suspects.append(call_id)
+        self._suspects = suspects
+
+    def _next_suspect(self, done: str) -> None:
+        """Goes on with the next call of a lost core when the one before is over."""
+        if done not in self._suspects:
+            return
+        was_first = self._suspects[0] == done
+        self._suspects.remove(done)
+        if was_first and self._suspects:
+            following = self._calls[self._suspects[0]].request
+            self._send(lambda client: client.submit(following))
 
     def _fail_all(self, error: EngineError) -> None:
         for call in self._calls.values():

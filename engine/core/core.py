@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.config import EngineConfig
-from engine.errors import EngineDeadError, EngineError
+from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor import Executor, StepError
 from engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
@@ -78,11 +78,12 @@ class EngineCore:
     def poll(self, on_done: Callable[[], None] | None = None) -> EngineCoreOutputs:
         """Collect finished steps, refill the pipeline; ``on_done`` is called when a step submitted here ends."""
         result = EngineCoreOutputs(outputs=self.scheduler.expire())
-        self._fill(on_done)
+        self._fill(result, on_done)
         while self._running and self._running[0].future.done():
             self._collect(self._running.popleft(), result)
-            self._fill(on_done)
+            self._fill(result, on_done)
         self._check_progress()
+        result.outputs += self.scheduler.take_unplannable()
         if result.outputs:
             result.stats = self.stats()
         return result
@@ -95,17 +96,32 @@ class EngineCore:
             except TimeoutError:
                 return
 
-    def _fill(self, on_done: Callable[[], None] | None) -> None:
+    def _fill(self, result: EngineCoreOutputs, on_done: Callable[[], None] | None) -> None:
         # An answer on its way is lost with its worker. While a culprit is looked for, it must not be mistaken for one.
         depth = 1 if self.scheduler.suspecting else self._config.scheduler.pipeline_depth
         while len(self._running) < depth:
-            plan = self.scheduler.schedule()
+            try:
+                plan = self.scheduler.schedule()
+            except Exception as error:
+                self._replan(error, result)
+                return
             if plan is None:
                 return
             future = self._executor.submit(plan)
             self._running.append(_RunningStep(future, plan.num_tokens, self._clock()))
             if on_done is not None:
                 future.add_done_callback(lambda _: on_done())
+
+    def _replan(self, error: Exception, result: EngineCoreOutputs) -> None:
+        """A step could not be planned: finish those that run, then look for the call that is to blame, as after a
+        failed step."""
+        logger.exception("a step could not be planned")
+        while self._running:
+            step = self._running[0]
+            step.future.exception()
+            self._collect(self._running.popleft(), result)
+        failure = StepFailedError(f"a step could not be planned: {type(error).__name__}: {error}")
+        result.outputs += self.scheduler.replay(failure)
 
     def _collect(self, step: _RunningStep, result: EngineCoreOutputs) -> None:
         try:

@@ -21,6 +21,7 @@ worker ends up alone, fails alone, and costs nobody else an answer.
 from __future__ import annotations
 
 import heapq
+import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from itertools import count
@@ -38,6 +39,7 @@ from engine.scheduling.token_tree import Entry, LeafRun, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
+logger = logging.getLogger(__name__)
 MIN_TOKEN_BUDGET = 64
 LOOK_PAST = 64
 """Segments and calls that may be looked past in one step before it is called full."""
@@ -76,6 +78,7 @@ class Scheduler:
         self._suspects = Suspects()
         self._stats = SchedulerStats(step_token_counts=[0] * (len(STEP_TOKEN_BOUNDS) + 1))
         self._fill_sum = 0.0
+        self._unplannable: list[EngineCoreOutput] = []
 
     # -- calls come and go ---------------------------------------------------------------------------------------
 
@@ -87,7 +90,29 @@ class Scheduler:
         self._stats.logical_tokens += len(request.token_ids)
         self._plant(call)
 
+    def take_unplannable(self) -> list[EngineCoreOutput]:
+        """Answers, once, for calls that ended because planning them raised."""
+        outputs, self._unplannable = self._unplannable, []
+        return outputs
+
     def _plant(self, call: Call) -> None:
+        """Make the call's tree and put it into the queue; a call for which that raises is answered with the error."""
+        try:
+            self._plant_tree(call)
+        except Exception as error:
+            self._end_unplannable(call, error)
+
+    def _end_unplannable(self, call: Call, error: Exception) -> None:
+        """An error of ours while planning one call is nobody else's business: it gets the error and is forgotten."""
+        logger.exception("call %s could not be planned", call.call_id)
+        failure = StepFailedError(f"this call could not be planned: {type(error).__name__}: {error}")
+        unanswered = dict.fromkeys(call.unanswered().tolist(), WireError.of(failure))
+        self._unplannable.append(self._answer(call, NO_PAIRS, NO_VALUES, unanswered))
+        call.frontier = []
+        call.aborted = True  # what it has in a step comes back to nobody
+        self._retire_if_done(call)
+
+    def _plant_tree(self, call: Call) -> None:
         request = call.request
         roots = self._builder.build(
             request.token_ids,
@@ -150,14 +175,17 @@ class Scheduler:
             touched.append(call)
             if plan.adapter != call.request.adapter and plan.entries:
                 continue
-            memory_free = self._take_from(call, plan, memory_free)
+            try:
+                memory_free = self._take_from(call, plan, memory_free)
+            except Exception as error:
+                self._end_unplannable(call, error)
         for call in touched:
             if call.frontier:
                 self._push(call)
         if not plan.entries:
             return None
-        self._memory.keep(plan)
         self._in_flight[plan.step_id] = plan
+        self._memory.keep(plan)
         self._count_step(plan)
         return plan.to_output(self._memory.capacity)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -120,3 +122,56 @@ def test_answers_carry_the_totals_of_their_call(num_pairs: int) -> None:
     assert [output.stats for output in outputs[:-1]] == [None] * (len(outputs) - 1)
     assert stats.logical_tokens == 22 * num_pairs
     assert stats.computed_tokens == 22 if num_pairs == 1 else stats.computed_tokens == 20 + 2 * num_pairs
+
+
+def answered(outputs: list[EngineCoreOutput]) -> dict[tuple[str, int], str | float]:
+    found: dict[tuple[str, int], str | float] = {}
+    for output in outputs:
+        found |= {
+            (output.call_id, i): round(float(v[0]), 3) for i, v in zip(output.indices, output.values, strict=True)
+        }
+        found |= {(output.call_id, i): error.message for i, error in output.errors.items()}
+    return found
+
+
+def test_a_call_that_cannot_be_planned_costs_only_itself() -> None:
+    core = EngineCore(CONFIG, SPEC, NO_STEM, FakeExecutor(fake_info(budget=16)))
+    core.add(
+        call("bad", [[], [1, 2]])
+    )  # no input processor lets an empty sequence through; the planner has no place for it
+    core.add(call("good", [[i, 7] for i in range(4)]))
+    outputs = core.poll().outputs + collect(core)
+    found = answered(outputs)
+    assert {key: value for key, value in found.items() if key[0] == "good"} == {
+        ("good", i): round(fake_logit([i, 7]), 3) for i in range(4)
+    }
+    assert {key for key in found if key[0] == "bad"} == {("bad", 0), ("bad", 1)}
+
+
+@pytest.mark.parametrize("place", ["_take_from", "keep"])
+def test_an_error_while_planning_a_step_finds_its_call(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever raises while a step is planned: the call that it is about gets an error, the others their scores."""
+    core = EngineCore(CONFIG, SPEC, NO_STEM, FakeExecutor(fake_info(budget=16)))
+    scheduler = core.scheduler
+    owner = scheduler if place == "_take_from" else scheduler._memory
+    original = getattr(owner, place)
+
+    def fail(*arguments: Any) -> Any:
+        result = original(*arguments)
+        names = [arguments[0].call_id] if place == "_take_from" else [c.call_id for c in arguments[0].calls if c]
+        if "bad" in names:
+            raise ZeroDivisionError("planned on purpose")
+        return result
+
+    monkeypatch.setattr(owner, place, fail)
+    calls = {f"good{i}": [[i, 7], [i, 8]] for i in range(3)} | {"bad": [[5, 5]]}
+    for name, pairs in calls.items():
+        core.add(call(name, pairs))
+    outputs = core.poll().outputs + collect(core)
+    outputs += core.poll().outputs
+    found = answered(outputs)
+    assert "planned on purpose" in str(found.pop(("bad", 0)))
+    del calls["bad"]
+    expected = {(name, i): round(fake_logit(pair), 3) for name, pairs in calls.items() for i, pair in enumerate(pairs)}
+    assert found == expected
+    assert not core.has_work

@@ -71,6 +71,7 @@ def test_a_long_path_is_avoided_for_sockets(base: Path, monkeypatch: pytest.Monk
         assert len(str(folder.path / "down")) <= 107
     finally:
         folder.remove()
+        folder.remove()
     monkeypatch.setattr("engine.ipc.private_folder._FALLBACKS", ())
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(ConfigError, match="Set TMPDIR to a shorter one"):

@@ -16,7 +16,7 @@ import pytest
 
 from engine.core.async_client import AsyncMPClient
 from engine.core.client import InprocClient, MPClient
-from engine.errors import ModelLoadError, ShuttingDownError
+from engine.errors import ModelLoadError, ShuttingDownError, StepFailedError
 from engine.messages import EngineCoreRequest
 from tests.processes.conftest import Setup
 
@@ -150,3 +150,33 @@ def test_what_stops_the_start_is_told(setup: Setup, tmp_path: Path) -> None:
             client.wait_ready()
     finally:
         client.close()
+
+
+async def test_a_call_that_ends_core_after_core_is_not_tried_for_ever(
+    setup: Setup, reference: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets an error while the engine still may restart; the others that the cores had get their scores."""
+    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.stem)
+    submitted: list[str] = []
+    submit = MPClient.submit
+
+    def submit_or_kill(self: MPClient, request: EngineCoreRequest) -> None:
+        submitted.append(request.call_id)
+        if request.call_id == "bad":
+            self.child.kill()
+        else:
+            submit(self, request)
+
+    monkeypatch.setattr(MPClient, "submit", submit_or_kill)
+    try:
+        requests = [setup.request(name, QUERY, DOCUMENTS) for name in ("good0", "good1", "bad", "good2")]
+        tasks = [asyncio.create_task(score(client, request)) for request in requests]
+        bad = tasks.pop(2)
+        with pytest.raises(StepFailedError, match="ended 3 times while it had this call"):
+            await bad
+        for task in tasks:
+            assert await task == pytest.approx(reference, abs=1e-5)
+        assert submitted.count("bad") == 3
+        assert client.alive
+    finally:
+        await client.shutdown(1.0)
