@@ -130,7 +130,7 @@ def answered(outputs: list[EngineCoreOutput]) -> dict[tuple[str, int], str | flo
         found |= {
             (output.call_id, i): round(float(v[0]), 3) for i, v in zip(output.indices, output.values, strict=True)
         }
-        found |= {(output.call_id, i): error.message for i, error in output.errors.items()}
+        found |= {(output.call_id, i): str(error.rebuilt()) for i, error in output.errors.items()}
     return found
 
 
