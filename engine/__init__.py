@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from engine.version import __version__
+
 # Where torch_npu is installed and CANN is not, torch's autoloading makes `import torch` itself fail, for every device.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-__version__ = "0.1.0"
 __all__ = ["LLM", "EngineError", "RerankResult", "ScoringOutput", "ScoringRequestOutput", "__version__"]
 
 if TYPE_CHECKING:

@@ -11,8 +11,14 @@ is a row of this very step.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
+
+Blame = Literal["unknown", "narrowed", "found"]
+"""Who is to blame for a step that was lost: nobody is known yet; the pair that did it is among fewer than before; or it
+was found. A loss that a pair explains says nothing bad about the worker."""
 
 
 class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):

@@ -83,7 +83,7 @@ class CpuBackend(Backend):
             raise ConfigError(f"{KERNELS_VARIABLE} is {wanted!r}; it can be compiled or torch")
         obstacle = _obstacle(dtype, wanted)
         if obstacle is None:
-            from engine.kernels.cpu import CpuOps
+            from engine.kernels.cpu.ops import CpuOps
 
             ops = CpuOps(self._num_threads, quantization, pin=self._pin)
             return cast(Ops, ops), ops.description  # its methods take its own kind of weight only
@@ -95,7 +95,7 @@ class CpuBackend(Backend):
     def ceilings(self, ops: Ops) -> dict[str, float]:
         if kernels_obstacle() is not None:
             return {}
-        from engine.kernels.cpu import CpuOps
+        from engine.kernels.cpu.ops import CpuOps
 
         own: object = ops
         return {"linear": own.ceiling(), "attention": own.ceiling(None)} if isinstance(own, CpuOps) else {}

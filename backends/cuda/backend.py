@@ -179,7 +179,7 @@ class CudaBackend(Backend):
         from engine.backends.cuda.tuning import Tuner
 
         assert self.ops is not None
-        return Tuner(self, self.ops, self.graphed, time_step).run(largest)
+        return Tuner(self, self.ops, self.graphed, time_step, eager=self.config.enforce_eager).run(largest)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

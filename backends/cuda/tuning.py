@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from engine.backends.base import Backend
 from engine.backends.cuda.attention import (
     AttentionForm,
     GatherForm,
@@ -22,9 +22,6 @@ from engine.backends.cuda.planner import StepSample, choose_token_budget, fit_st
 from engine.errors import OutOfMemoryError
 from engine.kernels.triton.attention import candidate_configs
 
-if TYPE_CHECKING:
-    from engine.backends.cuda.backend import CudaBackend
-
 SMALL_STEP = BUCKETS[-1]
 SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 SHORT, LONG = 128, 2048
@@ -38,12 +35,16 @@ ATTENTION_STEPS = {"small": [(90, [180] * 4)], "large": [(90, [180] * 32), (16, 
 class Tuner:
     def __init__(
         self,
-        backend: CudaBackend,
+        backend: Backend,
         ops: CudaOps,
         graphed: GraphedForward | None,
         time_step: Callable[[Sequence[int]], float],
+        *,
+        eager: bool,
     ) -> None:
+        """``eager``: no graphs, as ``enforce_eager`` asks."""
         self.backend = backend
+        self.eager = eager
         self.ops = ops
         self.graphed = graphed
         self.time_step = time_step
@@ -71,7 +72,7 @@ class Tuner:
                 synchronize=lambda: self.backend.synchronize(self.ops.device),
                 repeats=ATTENTION_REPEATS,
             )
-            if name == "small" and not self.backend.config.enforce_eager:  # graphs replay the range kernel only
+            if name == "small" and not self.eager:  # graphs replay the range kernel only
                 measured = [row for row in measured if isinstance(row.form, RangeForm) and row.agrees] or measured
             form, note = choose_form(measured)
             setattr(self.ops, f"{name}_form", form)
@@ -80,7 +81,7 @@ class Tuner:
         return notes
 
     def _capture(self, largest: int) -> str:
-        if self.graphed is None or self.backend.config.enforce_eager:
+        if self.graphed is None or self.eager:
             return "no CUDA graphs, as asked"
         form, heads = self.ops.small_form, self.ops.head_shape
         if not isinstance(form, RangeForm) or heads is None:

@@ -121,7 +121,8 @@ class EngineCore:
             step.future.exception()
             self._collect(self._running.popleft(), result)
         failure = StepFailedError(f"a step could not be planned: {type(error).__name__}: {error}")
-        result.outputs += self.scheduler.replay(failure)
+        outputs, _ = self.scheduler.replay(failure)
+        result.outputs += outputs
 
     def _collect(self, step: _RunningStep, result: EngineCoreOutputs) -> None:
         try:
@@ -144,9 +145,8 @@ class EngineCore:
         if failure.worker_lost:
             self._on_health(False, str(failure))
             self._num_restarts += 1
-        outputs = self.scheduler.replay(failure.error, out_of_memory=failure.out_of_memory)
-        failure.verdict = self.scheduler.verdict
-        self._executor.recover(failure)
+        outputs, blame = self.scheduler.replay(failure.error, out_of_memory=failure.out_of_memory)
+        self._executor.recover(failure, blame)
         self._last_done_s = self._clock()
         if failure.worker_lost or self._stalled:
             self._stalled = False

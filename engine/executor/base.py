@@ -20,8 +20,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from engine.errors import EngineError
-from engine.scheduling.failure_attribution import Verdict
-from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 GAVE_UP = "gave_up"
 """``EngineDeadError.code``: whoever supervises the process that raised it need not start another."""
@@ -35,8 +34,6 @@ class StepError(Exception):
         self.error = error
         self.out_of_memory = out_of_memory
         self.worker_lost = worker_lost
-        self.verdict: Verdict = "unknown"
-        """What the scheduler makes of it; a loss that a pair explains is not counted against the worker."""
 
 
 class Executor(Protocol):
@@ -51,8 +48,11 @@ class Executor(Protocol):
         and only the end of this process helps."""
         ...
 
-    def recover(self, failure: StepError) -> None:
-        """Make the executor usable again after ``failure``; raises ``EngineError`` when it cannot."""
+    def recover(self, failure: StepError, blame: Blame) -> None:
+        """Make the executor usable again after ``failure``; raises ``EngineError`` when it cannot.
+
+        ``blame``: what the scheduler makes of it. A loss that a pair explains is not counted against the worker.
+        """
         ...
 
     def close(self) -> None: ...

@@ -25,7 +25,7 @@ from engine.ipc.restart_budget import RESTART_WINDOW_S, RestartBudget
 from engine.logs import current_format
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
 from engine.model_spec import ModelSpec
-from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Blame, Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +137,10 @@ class MultiprocExecutor:
         self._kill()
         return True
 
-    def recover(self, failure: StepError) -> None:
+    def recover(self, failure: StepError, blame: Blame) -> None:
         if not failure.worker_lost:
             return
-        self._charge(failure)
+        self._charge(failure, blame)
         self.num_restarts += 1
         self._stop_ranks(kill=True)
         logger.warning("restarting the worker (%s)", failure)
@@ -149,11 +149,11 @@ class MultiprocExecutor:
         except EngineError as error:
             raise EngineDeadError(f"the worker could not be restarted: {error}") from error
 
-    def _charge(self, failure: StepError) -> None:
+    def _charge(self, failure: StepError, blame: Blame) -> None:
         """Count a loss against the restarts, unless a pair explains it: then the first one is forgiven as well."""
-        if failure.verdict == "found":
+        if blame == "found":
             self._restarts.refund()
-        if failure.verdict != "unknown" or failure.out_of_memory:  # the next steps are smaller
+        if blame != "unknown" or failure.out_of_memory:  # the next steps are smaller
             return
         if not self._restarts.spend():
             limit = self._config.device.max_worker_restarts

@@ -13,11 +13,12 @@ import socket
 
 import msgspec
 
-from engine import __version__, messages
+from engine import messages
 from engine.executor.ray_cluster import ray_module
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
 from engine.ipc.child_process import Child
 from engine.ipc.private_folder import PrivateFolder
+from engine.version import __version__
 
 REACH_TIMEOUT_S = 5.0
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")

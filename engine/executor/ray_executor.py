@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from engine import __version__, messages
+from engine import messages
 from engine.config import EngineConfig, Placement
 from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.executor.multiproc import MultiprocExecutor
@@ -28,6 +28,7 @@ from engine.ipc.channel import Channel
 from engine.messages import FromWorker
 from engine.model_spec import ModelSpec
 from engine.step import Member
+from engine.version import __version__
 
 logger = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0

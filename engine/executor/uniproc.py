@@ -13,7 +13,7 @@ from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor.base import StepError
 from engine.executor.faults import with_faults
 from engine.model_spec import ModelSpec
-from engine.step import ModelRunnerOutput, SchedulerOutput
+from engine.step import Blame, ModelRunnerOutput, SchedulerOutput
 
 
 class UniprocExecutor:
@@ -50,7 +50,7 @@ class UniprocExecutor:
     def kill_hung(self) -> bool:
         return False
 
-    def recover(self, failure: StepError) -> None:
+    def recover(self, failure: StepError, blame: Blame) -> None:
         """A thread is never lost, and the worker overwrites its keys and values: nothing to do, if the device lives."""
         if failure.worker_lost:
             raise EngineDeadError(f"the device cannot be used any more by this process: {failure}; start it again")

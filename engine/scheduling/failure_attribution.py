@@ -5,32 +5,28 @@ only half as many as the lost step did. A pair that is lost twice, the second ti
 are cleared. So a poisonous pair is found after about log2(n) lost steps, and nobody else pays more than a replay.
 
 A loss that only narrows the circle says nothing bad about the worker, which is why the executor does not count it
-against the worker's restarts (``Verdict``).
+against the worker's restarts (``step.Blame``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from engine.scheduling.call import Call, pairs_at, pairs_below
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.token_tree import Entry, LeafRun
+from engine.step import Blame
 
 MAX_ATTEMPTS = 24
 """A pair lost this often is given up in any company: the fault may lie in a context that many pairs share."""
 MAX_GIVEN_UP = 3
 """A call with so many pairs given up is given up as a whole: what kills the worker is what they share."""
 
-Verdict = Literal["unknown", "narrowed", "found"]
-"""What the last loss told: nothing yet, that the culprit is among fewer pairs than before, or which pair it is."""
-
 
 class Suspects:
     def __init__(self) -> None:
         self._pairs: set[tuple[str, int]] = set()
         self._limit = 0
-        self.verdict: Verdict = "unknown"
 
     def __bool__(self) -> bool:
         return bool(self._pairs)
@@ -58,8 +54,8 @@ class Suspects:
         if self._pairs:
             self._pairs.difference_update((call_id, pair) for pair in pairs)
 
-    def blame(self, plan: StepPlan) -> dict[Call, list[int]]:
-        """Enter the pairs of a lost step; returns those that are given up."""
+    def attribute(self, plan: StepPlan) -> tuple[dict[Call, list[int]], Blame]:
+        """Enter the pairs of a lost step; returns those that are given up, and what the loss told."""
         held = list(_lost(plan))
         known = bool(held) and all((call.call_id, pair) in self._pairs for call, pairs in held for pair in pairs)
         self._limit = max(1, len(held) // 2)
@@ -75,8 +71,7 @@ class Suspects:
             call.num_given_up += len(pairs)
             if call.num_given_up >= MAX_GIVEN_UP:
                 given_up[call] = call.unanswered().tolist()
-        self.verdict = "found" if given_up else "narrowed" if known else "unknown"
-        return given_up
+        return given_up, "found" if given_up else "narrowed" if known else "unknown"
 
 
 def _lost(plan: StepPlan) -> Iterator[tuple[Call, list[int]]]:

@@ -32,12 +32,12 @@ from engine.config import SchedulerConfig
 from engine.errors import DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
 from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.scheduling.call import Call
-from engine.scheduling.failure_attribution import Suspects, Verdict
+from engine.scheduling.failure_attribution import Suspects
 from engine.scheduling.kv_memory import KVMemory
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.token_tree import Entry, LeafRun, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
-from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)
 MIN_TOKEN_BUDGET = 64
@@ -352,25 +352,27 @@ class Scheduler:
 
     # -- failures -------------------------------------------------------------------------------------------------
 
-    def replay(self, error: EngineError, *, out_of_memory: bool = False) -> list[EngineCoreOutput]:
-        """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up."""
+    def replay(self, error: EngineError, *, out_of_memory: bool = False) -> tuple[list[EngineCoreOutput], Blame]:
+        """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up, and whether
+        pairs are to blame."""
         plans = list(self._in_flight.values())
         self._in_flight.clear()
         self._memory.reset()
-        outputs = []
+        outputs: list[EngineCoreOutput] = []
+        blame: Blame = "unknown"
         if plans:
             # Steps run in order, so the first one lost is the one that failed.
             failed = plans[0]
             self._stats.replayed_pairs += sum(len(entry.pairs) for plan in plans for entry in plan.entries)
             if not (out_of_memory and self._shrink(failed)):
-                outputs = self._give_up(failed, error)
+                outputs, blame = self._give_up(failed, error)
         self._waiting.clear()
         for call in list(self._calls.values()):
             if call.aborted or call.finished:
                 del self._calls[call.call_id]
             else:
                 self._plant(call)
-        return outputs
+        return outputs, blame
 
     def _shrink(self, plan: StepPlan) -> bool:
         """Smaller steps from now on; False if they are as small as they get, and some pair is too large by itself."""
@@ -381,23 +383,19 @@ class Scheduler:
         self._builder.limit(halved)
         return True
 
-    def _give_up(self, plan: StepPlan, error: EngineError) -> list[EngineCoreOutput]:
+    def _give_up(self, plan: StepPlan, error: EngineError) -> tuple[list[EngineCoreOutput], Blame]:
         outputs = []
-        for call, pairs in self._suspects.blame(plan).items():
+        given_up, blame = self._suspects.attribute(plan)
+        for call, pairs in given_up.items():
             failure = WireError.of(StepFailedError(f"the step with this document failed repeatedly: {error}"))
             outputs.append(self._answer(call, NO_PAIRS, NO_VALUES, dict.fromkeys(pairs, failure)))
-        return outputs
+        return outputs, blame
 
     # -- state ----------------------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         return bool(self._calls)
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the last lost step told about its pairs."""
-        return self._suspects.verdict
 
     @property
     def suspecting(self) -> bool:

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from engine import __version__
 from engine.entrypoints.serve.auth import Authentication
 from engine.entrypoints.serve.errors import error_response, not_found_message
 from engine.entrypoints.serve.limits import Limits, RequestIds
@@ -21,6 +20,7 @@ from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
 from engine.entrypoints.serve.tracing import Tracing, tracer_for
 from engine.errors import EngineError, MethodNotAllowedError, NotFoundError
+from engine.version import __version__
 
 
 def create_app(service: RerankService, status: StatusRoutes | None = None) -> FastAPI:

@@ -18,9 +18,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from engine import __version__
 from engine.messages import STEP_TOKEN_BOUNDS, SchedulerStats
 from engine.step import WorkerInfo
+from engine.version import __version__
 
 _COUNTERS = (
     ("steps", "Steps executed.", "num_steps"),

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine import __version__
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.errors import ConfigError
+from engine.version import __version__
 
 EXPORT_TIMEOUT_S = 5
 

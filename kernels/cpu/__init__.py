@@ -1,16 +1,9 @@
 """Compiled kernels for CPUs, in C++ (``csrc/``), with the best instruction set of the processor chosen at load.
 
-``available()`` says why they cannot be used, if so; ``CpuOps`` implements ``kernels.ops.Ops`` with them.
+``available()`` says why they cannot be used, if so; ``CpuOps`` in ``ops.py`` implements ``kernels.ops.Ops`` with them.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from engine.kernels.cpu.ops import CpuOps
-
-__all__ = ["CpuOps", "available"]
 
 
 def available() -> str | None:
@@ -20,11 +13,3 @@ def available() -> str | None:
     except ImportError as error:
         return f"the compiled CPU kernels are not installed ({error}); build them with `pip install -e .`"
     return None
-
-
-def __getattr__(name: str) -> Any:
-    if name == "CpuOps":
-        from engine.kernels.cpu.ops import CpuOps
-
-        return CpuOps
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

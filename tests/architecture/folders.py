@@ -183,30 +183,3 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 """Every folder may also import itself, its vocabulary, and what is listed here. Nothing else."""
-
-# Imports that break the table today. The list only shrinks: an entry that is no longer needed fails the test.
-KNOWN_BREACHES: set[tuple[str, str]] = {
-    ("engine/executor", "engine/scheduling"),  # the verdict on a failed step
-    ("engine/executor", PACKAGE),  # the version that Ray's nodes compare
-}
-
-# Groups of modules that import each other in a circle today. The list only shrinks: no circle may leave its group.
-KNOWN_CYCLES: set[frozenset[str]] = {
-    frozenset({"kernels.cpu", "kernels.cpu.ops"}),
-    frozenset({"backends.cuda.backend", "backends.cuda.tuning"}),
-    frozenset(
-        {
-            "__init__",
-            "core.async_client",
-            "core.client",
-            "core.core",
-            "core.process",
-            "core.replicas",
-            "entrypoints.inspection.self_test",
-            "entrypoints.offline.llm",
-            "executor",
-            "executor.ray_actor",
-            "executor.ray_executor",
-        }
-    ),
-}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.architecture.folders import ALLOWED, KNOWN_BREACHES, KNOWN_CYCLES, VOCABULARY
+from tests.architecture.folders import ALLOWED, VOCABULARY
 from tests.architecture.modules import cycles, import_graph, modules
 from tests.architecture.source_tree import LINKED_FOLDERS, dotted_names, product_files, python_files
 
@@ -57,13 +57,8 @@ def test_every_file_has_a_place_in_the_table() -> None:
 
 
 def test_folders_import_only_what_they_may() -> None:
-    wrong = [place for pair, places in broken_rules().items() if pair not in KNOWN_BREACHES for place in places]
+    wrong = [place for places in broken_rules().values() for place in places]
     assert not wrong, "\n".join(wrong)
-
-
-def test_known_breaches_are_still_there() -> None:
-    mended = KNOWN_BREACHES - set(broken_rules())
-    assert not mended, f"well done; now take them out of KNOWN_BREACHES: {mended}"
 
 
 def test_the_table_itself_has_an_order() -> None:
@@ -74,14 +69,7 @@ def test_the_table_itself_has_an_order() -> None:
 def test_modules_do_not_import_in_circles() -> None:
     """Type-only and late imports count too: two modules that need each other are one idea, or three."""
     found = cycles(import_graph())
-    new = [sorted(group) for group in found if not any(group <= known for known in KNOWN_CYCLES)]
-    assert not new, "\n".join(" <-> ".join(group) for group in new)
-
-
-def test_known_cycles_are_still_there() -> None:
-    found = cycles(import_graph())
-    mended = [sorted(known) for known in KNOWN_CYCLES if not any(group <= known for group in found)]
-    assert not mended, f"well done; now take them out of KNOWN_CYCLES: {mended}"
+    assert not found, "\n".join(" <-> ".join(sorted(group)) for group in found)
 
 
 def test_the_check_itself_sees_a_circle() -> None:

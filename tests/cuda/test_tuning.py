@@ -75,7 +75,7 @@ def tuner(time_step: Callable[[Sequence[int]], float]) -> Tuner:
     ops, _ = backend.make_ops(torch.device("cpu"), torch.float32, None)
     assert backend.ops is ops
     backend.ops.head_shape = (2, 1, 16)
-    return Tuner(backend, backend.ops, None, time_step)
+    return Tuner(backend, backend.ops, None, time_step, eager=backend.config.enforce_eager)
 
 
 def law(lengths: Sequence[int]) -> float:

@@ -12,7 +12,7 @@ from engine.config import SchedulerConfig
 from engine.errors import StepFailedError
 from engine.messages import EngineCoreOutput, EngineCoreRequest
 from engine.scheduling.scheduler import Scheduler
-from engine.step import SchedulerOutput
+from engine.step import Blame, SchedulerOutput
 from tests.support.fake_worker import FakeRunner, fake_info, fake_logit
 
 STEM = np.arange(1, 7, dtype=np.int32)
@@ -142,7 +142,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose_steps(self, out_of_memory: bool) -> None:
         self.plans.clear()
         self.runner.pool[:] = -1
-        self._take(self.subject.replay(StepFailedError("lost"), out_of_memory=out_of_memory))
+        outputs, _ = self.subject.replay(StepFailedError("lost"), out_of_memory=out_of_memory)
+        self._take(outputs)
 
     @rule(seconds=st.sampled_from([0.1, 2.0, 50.0]))
     def wait(self, seconds: float) -> None:
@@ -263,6 +264,7 @@ def test_one_poisonous_pair_fails_alone() -> None:
     subject, runner = scheduler(), FakeRunner(256, poison=666)
     subject.add(request("c", pairs))
     outputs: list[EngineCoreOutput] = []
+    blames: list[Blame] = []
     for _ in range(20):
         plan = subject.schedule()
         if plan is None:
@@ -271,7 +273,10 @@ def test_one_poisonous_pair_fails_alone() -> None:
             outputs += subject.update(runner.execute(plan))
         except RuntimeError as error:
             runner.pool[:] = -1
-            outputs += subject.replay(StepFailedError(str(error)))
+            lost, blame = subject.replay(StepFailedError(str(error)))
+            outputs += lost
+            blames.append(blame)
+    assert blames == ["unknown", *["narrowed"] * (len(blames) - 2), "found"]
     assert {index for output in outputs for index in output.errors} == {3}
     assert set(scores(outputs)) == {("c", i) for i in range(7) if i != 3}
     assert outputs[-1].stats is not None

@@ -90,7 +90,7 @@ def test_out_of_memory_is_told_apart(executor: UniprocExecutor, when: str) -> No
         executor.submit(plan(0)).result(10)
     assert caught.value.out_of_memory
     assert not caught.value.worker_lost
-    executor.recover(caught.value)
+    executor.recover(caught.value, "unknown")
     assert executor.submit(plan(1)).result(10).step_id == 1
 
 
@@ -101,4 +101,4 @@ def test_a_lost_device_cannot_be_recovered_in_this_process(executor: UniprocExec
         executor.submit(plan(0)).result(10)
     assert caught.value.worker_lost
     with pytest.raises(EngineDeadError, match="the device cannot be used any more by this process"):
-        executor.recover(caught.value)
+        executor.recover(caught.value, "unknown")

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from engine.executor import StepError
-from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 
 def fake_logit(token_ids: Sequence[int] | np.ndarray) -> float:
@@ -109,7 +109,7 @@ class FakeExecutor:
     def kill_hung(self) -> bool:
         return False
 
-    def recover(self, failure: StepError) -> None:
+    def recover(self, failure: StepError, blame: Blame) -> None:
         self.num_recoveries += 1
         self.runner.pool[:] = -1
 
