@@ -179,9 +179,9 @@ class ServerConfig:
     shutdown_timeout_s: float = 30.0
     """Finish what was accepted within this time; the rest is answered with an error."""
     tokenizer_threads: int = 2
-    """Threads that tokenise calls, in each API process."""
+    """Threads that tokenise calls, in each API server."""
     api_server_count: int = 1
-    """API processes behind the one port: HTTP and tokenisation in each of them, one queue and one engine for all."""
+    """API servers behind the one port: HTTP and tokenisation in each of them, one queue and one engine for all."""
     log_format: Literal["text", "json"] = "text"
     """One line an event for people, or one JSON object for collectors."""
     log_level: str = "info"

@@ -1,11 +1,11 @@
-"""Who may come in: one atomic decision per call, counted in pairs and in tokens, with limits that are on by default.
+"""Which calls are admitted: one atomic decision a call, in pairs and in tokens, with limits that are on by default.
 
 The decision is made when the body has been read, before anything is tokenised; tokens are estimated from the texts
-then, and counted exactly once they are known. A call that was let in is never refused later.
+then, and counted exactly once they are known. A call that was admitted is never refused later.
 
-**Fair shares.** The last eighth of the queue is for callers (API key or address) that have nothing inside, so one
-caller cannot fill it. What a caller already has inside is passed on with each call (``backlog_tokens``), and the
-scheduler puts it behind others by that much.
+**Fair shares.** The last eighth of the queue is for callers (API key or address) that have nothing in flight, so one
+caller cannot fill it. What a caller already has in flight is passed on with each call (``backlog_tokens``), and the
+scheduler puts the call behind others by that much.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from engine.errors import OverloadedError, TooLargeError
 from engine.request import RerankCall
 
 NEWCOMERS_SHARE = 8
-"""One part in so many of each limit is for callers with nothing inside."""
+"""One part in so many of each limit is for callers with nothing in flight."""
 SPEED_MEMORY_S = 10.0
+"""Half of the weight of what was measured is lost in this time."""
 MAX_RETRY_AFTER_S = 60.0
 
 
@@ -55,6 +56,7 @@ class Speed:
         self._since_s = self._clock()
 
     def done(self, num_tokens: int) -> None:
+        """That many tokens were answered since the last call of this method, or since ``start``."""
         now = self._clock()
         elapsed, self._since_s = now - self._since_s, now
         keep = 0.5 ** (elapsed / SPEED_MEMORY_S)
@@ -66,35 +68,45 @@ class Speed:
         return num_tokens * self._seconds / self._tokens if self._tokens > 0 else 1.0
 
 
-class Place(Protocol):
-    """What one call has inside, as a context: leaving it gives everything back."""
+class Permit(Protocol):
+    """The part of the queue that one call holds, as a context: leaving it releases all of it."""
 
     backlog_tokens: int
-    """What its caller had inside before it."""
+    """Tokens that its caller had in flight before it."""
 
-    def settle(self, num_pairs: int, num_tokens: int) -> None: ...
+    def settle(self, num_pairs: int, num_tokens: int) -> None:
+        """Says the real numbers, once the texts are cut into pairs and tokens."""
+        ...
 
-    def answered(self, num_pairs: int) -> None: ...
+    def answered(self, num_pairs: int) -> None:
+        """Releases what pairs held that have been answered."""
+        ...
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *raised: object) -> None: ...
 
 
-class Door(Protocol):
-    """Where calls come in: ``Admission`` itself, or the way to it from another process."""
+class AdmissionControl(Protocol):
+    """Who gives permits: ``Admission`` itself, or the coordinator's by way of messages."""
 
     num_calls: int
+    """Calls in flight."""
     num_pairs: int
+    """Pairs in flight: queued, or on a device."""
     idle: asyncio.Event
+    """Set while no call is in flight."""
 
-    async def enter(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> Place:
-        """Raises what the call is refused with. ``call_id`` is what the core will know the call by."""
+    async def acquire(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> Permit:
+        """A permit for a call. ``call_id`` is what the core will know the call by.
+
+        Raises ``OverloadedError`` (with the time after which to retry) or ``TooLargeError``.
+        """
         ...
 
 
-class Ticket:
-    """The place that one call takes, given back as its pairs are answered."""
+class AdmissionPermit:
+    """What one call holds of the queue, released as its pairs are answered."""
 
     def __init__(self, admission: Admission, caller: str, num_pairs: int, num_tokens: int, backlog_tokens: int) -> None:
         self._admission = admission
@@ -102,7 +114,7 @@ class Ticket:
         self.open_pairs = num_pairs
         self.open_tokens = num_tokens
         self.backlog_tokens = backlog_tokens
-        """What its caller had inside before it."""
+        """Tokens that its caller had in flight before it."""
         self._tokens_per_pair = num_tokens / max(1, num_pairs)
 
     def settle(self, num_pairs: int, num_tokens: int) -> None:
@@ -112,34 +124,35 @@ class Ticket:
         self._tokens_per_pair = num_tokens / max(1, num_pairs)
 
     def answered(self, num_pairs: int) -> None:
+        """Releases what pairs held that have been answered."""
         pairs, tokens = self._part(num_pairs)
         self._admission.speed.done(tokens)
-        self._give_back(pairs, tokens)
+        self._release(pairs, tokens)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The call is over; whatever is left of it will not be computed."""
-        self._give_back(self.open_pairs, self.open_tokens)
-        self._admission.left(self.caller)
+        self._release(self.open_pairs, self.open_tokens)
+        self._admission.call_ended(self.caller)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.leave()
+        self.release()
 
     def _part(self, num_pairs: int) -> tuple[int, int]:
         if num_pairs >= self.open_pairs:
             return self.open_pairs, self.open_tokens
         return num_pairs, min(self.open_tokens, round(num_pairs * self._tokens_per_pair))
 
-    def _give_back(self, num_pairs: int, num_tokens: int) -> None:
+    def _release(self, num_pairs: int, num_tokens: int) -> None:
         self.open_pairs -= num_pairs
         self.open_tokens -= num_tokens
         self._admission.add(self.caller, -num_pairs, -num_tokens)
 
 
 class Admission:
-    """Counts what is inside. ``idle`` is set while there is nothing."""
+    """Counts what is in flight, and decides about each call by it."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
@@ -152,23 +165,24 @@ class Admission:
         self._tokens_of: Counter[str] = Counter()
         self._calls_of: Counter[str] = Counter()
 
-    async def enter(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> Ticket:
-        """See ``Door``. Nothing is waited for here: whoever decides is in this process."""
+    async def acquire(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> AdmissionPermit:
+        """``admit``, as ``AdmissionControl`` has it. Nothing is waited for: the decision is made in this process."""
         return self.admit(num_pairs, num_tokens, caller)
 
-    def admit(self, num_pairs: int, num_tokens: int, caller: str) -> Ticket:
-        """The call's place, which its ``leave`` gives back; raises what the call is refused with."""
+    def admit(self, num_pairs: int, num_tokens: int, caller: str) -> AdmissionPermit:
+        """A permit for a call, to be released by its ``release``. Raises ``OverloadedError`` or ``TooLargeError``."""
         self._check(num_pairs, num_tokens, caller)
         if self.num_calls == 0:
             self.speed.start()
-        ticket = Ticket(self, caller, num_pairs, num_tokens, self._tokens_of[caller])
+        permit = AdmissionPermit(self, caller, num_pairs, num_tokens, self._tokens_of[caller])
         self.num_calls += 1
         self._calls_of[caller] += 1
         self.add(caller, num_pairs, num_tokens)
         self.idle.clear()
-        return ticket
+        return permit
 
-    def left(self, caller: str) -> None:
+    def call_ended(self, caller: str) -> None:
+        """Counts a call that is over."""
         self.num_calls -= 1
         self._calls_of[caller] -= 1
         if not self._calls_of[caller]:  # callers come and go without end
@@ -177,6 +191,7 @@ class Admission:
             self.idle.set()
 
     def add(self, caller: str, num_pairs: int, num_tokens: int) -> None:
+        """Counts pairs and tokens in flight; negative numbers are what was answered."""
         self.num_pairs += num_pairs
         self.num_tokens += num_tokens
         self._tokens_of[caller] += num_tokens
@@ -196,11 +211,11 @@ class Admission:
             ("pairs", self.num_pairs, num_pairs, config.max_queued_pairs, "--max-queued-pairs"),
             ("tokens", self.num_tokens, num_tokens, config.max_queued_tokens, "--max-queued-tokens"),
         )
-        for what, inside, more, limit, flag in limits:
+        for what, in_flight, more, limit, flag in limits:
             share = limit if newcomer else limit - limit // NEWCOMERS_SHARE
-            if inside + more > share:
-                whose = f"; {limit - share} are kept for other callers" if inside + more <= limit else ""
-                raise self._overloaded(f"{inside} {what} are waiting, {more} more are asked for ({flag}{whose})")
+            if in_flight + more > share:
+                whose = f"; {limit - share} are kept for other callers" if in_flight + more <= limit else ""
+                raise self._overloaded(f"{in_flight} {what} are waiting, {more} more are asked for ({flag}{whose})")
 
     def _overloaded(self, why: str) -> OverloadedError:
         wait_s = self.speed.seconds_for(self.num_tokens)

@@ -83,16 +83,16 @@ class ServerMetrics:
         self.computed_tokens = Counter(
             "engine_computed_tokens", "Tokens that had to be computed for them; the rest was shared.", registry=registry
         )
-        self.api_servers = Gauge("engine_api_servers", "API processes that take calls.", registry=registry)
+        self.api_servers = Gauge("engine_api_servers", "API servers that take calls.", registry=registry)
         self.api_servers.set(1)
         self.api_server_calls = Counter(
             "engine_api_server_calls",
-            "Calls let in, by API process, where there are several.",
+            "Calls admitted, by API server, where there are several.",
             ["api_server"],
             registry=registry,
         )
         self.api_server_restarts = Counter(
-            "engine_api_server_restarts", "API processes started again.", registry=registry
+            "engine_api_server_restarts", "API servers started again.", registry=registry
         )
         self.running_calls = Gauge("engine_running_calls", "Calls inside.", registry=registry)
         self.queued_pairs = Gauge("engine_queued_pairs", "Pairs inside, without a score yet.", registry=registry)

@@ -21,7 +21,7 @@ from engine.config import EngineConfig, ServerConfig
 from engine.core.async_client import AsyncMPClient
 from engine.core.replicas import ReplicaClient
 from engine.entrypoints.serve.admission import Admission
-from engine.entrypoints.serve.api_servers.fleet import Fronts
+from engine.entrypoints.serve.api_servers.coordinator import Coordinator
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.auth import check_exposure
 from engine.entrypoints.serve.dialect_registry import by_name
@@ -152,7 +152,7 @@ class _Server:
     def _http_side(self) -> _HttpSide:
         if self._config.api_server_count == 1:
             return _OneProcess(self._service, self._listener)
-        return Fronts(self._service, self._admission, self._engine_configs, self._listener)
+        return Coordinator(self._service, self._admission, self._engine_configs, self._listener)
 
     async def _end_without_core(self) -> int:
         """Everybody inside gets an error; whoever started this process starts another."""

@@ -1,4 +1,4 @@
-"""From a ``RerankCall`` to its scores: admission, tokenisation in threads, the core, and the one place that ranks.
+"""From a ``RerankCall`` to its scores: admission, tokenisation in threads, the core, and the ranking.
 
 ``run`` yields what happens to a call in the order it happens: ``Accepted`` once its texts are valid, the pairs of each
 finished step, and at last the ``CallResult``. Closing the iterator gives up what has not run. Handlers that do not
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.admission import Admission, Door, estimated_tokens
+from engine.entrypoints.serve.admission import Admission, AdmissionControl, estimated_tokens
 from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
@@ -30,7 +30,7 @@ from engine.scoring.call_encoding import CallEncoding, core_request
 from engine.scoring.result_assembler import PairScore, ResultAssembler
 
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
-"""``draining``: not ready, but calls that still come are taken; ``refusing``: only what is inside is finished."""
+"""``draining``: not ready, but calls that still come are taken; ``refusing``: only calls in flight are finished."""
 ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
 HASTY_SLICE = 32
@@ -39,7 +39,7 @@ HASTY_SLICE = 32
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The call is valid and has its place; scores follow."""
+    """The call is valid and holds its permit; scores follow."""
 
     prompt_tokens: int
 
@@ -51,13 +51,13 @@ T = TypeVar("T")
 class RerankService:
     """The models behind the routes, and the state of the process that serves them."""
 
-    def __init__(self, config: ServerConfig, metrics: ServerMetrics, door: Door | None = None) -> None:
-        """``door``: where calls are let in, if not by this very object."""
+    def __init__(self, config: ServerConfig, metrics: ServerMetrics, admission: AdmissionControl | None = None) -> None:
+        """``admission``: who gives permits, if not an ``Admission`` of this service's own."""
         self.config = config
         self.metrics = metrics
         self.state: State = "starting"
         self.started_at = int(time.time())
-        self.admission: Door = door or Admission(config)
+        self.admission: AdmissionControl = admission or Admission(config)
         self.cut_off = asyncio.Event()
         """Set when the drain deadline has passed: what still runs is answered with an error."""
         self.models = ServedModels()
@@ -128,14 +128,14 @@ class RerankService:
         num_tokens = estimated_tokens(call, engine.processor.min_pair_tokens)
         # Two clients may choose the same request id; the core's ids are ours alone.
         call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
-        with await self.admission.enter(call_id, call.num_pairs, num_tokens, call.caller) as ticket:
+        with await self.admission.acquire(call_id, call.num_pairs, num_tokens, call.caller) as permit:
             encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
             await self._encode(encoding, deadline)
             pairs = encoding.pairs
             pair_tokens = [len(pair.token_ids) for pair in pairs]
             num_tokens = sum(pair_tokens)
             self.metrics.pair_tokens.observe(pair_tokens)
-            ticket.settle(len(pairs), num_tokens)
+            permit.settle(len(pairs), num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
             results = ResultAssembler(engine.spec.head, encoding.texts, pairs)
@@ -147,12 +147,12 @@ class RerankService:
                     priority=call.priority,
                     deadline_s=deadline,
                     adapter=chosen.adapter,
-                    backlog_tokens=ticket.backlog_tokens,
+                    backlog_tokens=permit.backlog_tokens,
                     cache_scope=f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller,
                 )
                 async with aclosing(engine.client.run(request)) as outputs:
                     async for output in until(deadline, outputs):
-                        ticket.answered(len(output.indices) + len(output.errors))
+                        permit.answered(len(output.indices) + len(output.errors))
                         yield results.add(output)
         stats, in_order = results.stats, results.in_order()
         result = CallResult(

@@ -296,7 +296,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}={values[name]}: zero or more seconds expected.", param=name)
     if values.get("api_server_count", 1) > MAX_API_SERVERS:
         raise ConfigError(
-            f"api_server_count={values['api_server_count']}: at most {MAX_API_SERVERS} API processes share an engine.",
+            f"api_server_count={values['api_server_count']}: at most {MAX_API_SERVERS} API servers share an engine.",
             param="api_server_count",
         )
     if not 0 <= values.get("port", 0) <= 65535:

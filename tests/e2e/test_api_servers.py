@@ -1,4 +1,4 @@
-"""``engine serve --api-server-count``: real API processes behind one port, which are stopped, killed and drained."""
+"""``engine serve --api-server-count``: real API servers behind one port, which are stopped, killed and drained."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TWO = ("--api-server-count", "2")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_qwen3(tmp_path_factory.mktemp("fronts") / "Qwen3-Reranker")
+    return make_qwen3(tmp_path_factory.mktemp("api_servers") / "Qwen3-Reranker")
 
 
 def pids(server: ServerProcess) -> list[int]:
-    """Of the API processes, as the log names them."""
-    (line,) = [line for line in server.log if "API processes share" in line]
+    """Of the API servers, as the log names them."""
+    (line,) = [line for line in server.log if "API servers share" in line]
     return [int(pid) for pid in re.findall(r"\d+", line.partition("pids")[2])]
 
 
@@ -50,7 +50,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def connections(server: ServerProcess) -> list[requests.Session]:
-    """One to each of two API processes: while the other is stopped, a process takes whatever comes."""
+    """One to each of two API servers: while the other is stopped, a process takes whatever comes."""
     found = []
     for other in reversed(pids(server)):
         session = requests.Session()
@@ -176,7 +176,7 @@ def test_a_killed_process_loses_its_own_connections_only(checkpoint: Path) -> No
         os.kill(core, signal.SIGKILL)
         for call in calls:
             assert scores(call.result()) == pytest.approx(expected, abs=1e-6)
-        # When main is killed, nothing stays.
+        # When the coordinator is killed, nothing stays.
         family = server.family()
         server.signal(signal.SIGKILL)
         assert all_gone(family)
@@ -187,7 +187,7 @@ def children(pid: int) -> list[int]:
 
 
 def replaced(server: ServerProcess) -> list[int]:
-    """API processes among the children."""
+    """API servers among the children."""
     found = []
     for pid in children(server.process.pid):
         if "api_servers.process" in Path(f"/proc/{pid}/cmdline").read_text():
@@ -205,7 +205,7 @@ def test_sigterm_drains_all_processes(checkpoint: Path) -> None:
         late = connections(server)
         calls = [pool.submit(post, server, session) for session in sessions]
         server.wait_for("engine_running_calls", 2)
-        os.kill(pids(server)[0], signal.SIGTERM)  # as to a whole group: it is main's decision
+        os.kill(pids(server)[0], signal.SIGTERM)  # as to a whole group: the coordinator decides
         server.signal(signal.SIGTERM)
         for session in late:
             ready = session.get(f"{server.url}/ready", timeout=5)

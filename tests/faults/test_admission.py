@@ -37,12 +37,12 @@ def test_an_empty_server_takes_any_call_that_is_allowed_at_all() -> None:
 
 def test_real_tokens_replace_the_estimate_and_are_not_judged_again() -> None:
     admission = Admission(ServerConfig(max_queued_tokens=1000))
-    with admission.admit(4, 100, "a") as ticket:
-        ticket.settle(8, 5000)
+    with admission.admit(4, 100, "a") as permit:
+        permit.settle(8, 5000)
         assert (admission.num_pairs, admission.num_tokens) == (8, 5000)
-        ticket.answered(2)
+        permit.answered(2)
         assert (admission.num_pairs, admission.num_tokens) == (6, 3750)
-        ticket.answered(6)
+        permit.answered(6)
         assert (admission.num_pairs, admission.num_tokens) == (0, 0)
 
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from engine.entrypoints.serve.api_servers.listener import AWAY, ConnectionCounts, FairListener
+from engine.entrypoints.serve.api_servers.listener import NOT_LISTENING, ConnectionCounts, FairListener
 from engine.entrypoints.serve.loop import new_loop
 
 
@@ -90,12 +90,12 @@ def test_a_burst_is_shared(listening: socket.socket) -> None:
             await takers.connect(40)
             assert sum(takers.numbers) == 40
             assert min(takers.numbers) >= 15
-            assert [counts[index] for index in range(3)] == [*takers.numbers, AWAY]
+            assert [counts[index] for index in range(3)] == [*takers.numbers, NOT_LISTENING]
             assert takers.taken[0][0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             first, second = takers.numbers
             takers.listeners[0].close()  # from now on, all are the other's
             await takers.connect(10)
-            assert (takers.numbers, counts[0]) == ([first, second + 10], AWAY)
+            assert (takers.numbers, counts[0]) == ([first, second + 10], NOT_LISTENING)
 
     run(work())
 
@@ -117,7 +117,7 @@ def test_the_numbers_are_one_memory() -> None:
     ours = ConnectionCounts.create(2)
     theirs = ConnectionCounts(os.dup(ours.descriptor), 2)
     theirs[1] = 7
-    assert (ours[0], ours[1], ours.least()) == (AWAY, 7, 7)
+    assert (ours[0], ours[1], ours.fewest()) == (NOT_LISTENING, 7, 7)
 
 
 def test_an_error_of_the_system_is_no_end(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""One front as main has it: the process, the channel to it, and what it said last."""
+"""One API server as the coordinator has it: the process, the channel to it, and its latest counters."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Callable
 from itertools import count
 
 from engine.entrypoints.serve.api_servers.messages import (
+    ApiServerSetup,
     Connected,
     Count,
-    FromFront,
-    FrontSetup,
+    FromApiServer,
     Snapshot,
     SnapshotRequest,
-    ToFront,
+    ToApiServer,
 )
 from engine.ipc.channel import Channel, ChannelClosedError
 from engine.ipc.child_process import Child
 
 SNAPSHOT_TIMEOUT_S = 0.5
 SILENCE_S = 2.5
-"""A front that has said nothing for so long is not waited for."""
+"""An API server that has sent nothing for so long is not waited for."""
 
 
-class FrontHandle:
-    """A thread reads what the front says; everything else belongs to the loop. Sending never waits."""
+class ApiServerHandle:
+    """A thread reads the messages of the API server; all else runs on the event loop. Sending never waits."""
 
     def __init__(
         self,
-        setup: Callable[[str], FrontSetup],
-        on_message: Callable[[FrontHandle, FromFront], None],
-        on_gone: Callable[[FrontHandle], None],
+        setup: Callable[[str], ApiServerSetup],
+        on_message: Callable[[ApiServerHandle, FromApiServer], None],
+        on_gone: Callable[[ApiServerHandle], None],
     ) -> None:
-        """``setup`` of a front whose channel is in that folder. ``on_gone`` is called once, after the last message."""
+        """``setup`` makes the set-up from the channel's folder. ``on_gone`` is called once, after the last message."""
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
         self._on_gone = on_gone
-        self._channel: Channel[FromFront] = Channel.listen(FromFront, send_timeout_ms=0)
+        self._channel: Channel[FromApiServer] = Channel.listen(FromApiServer, send_timeout_ms=0)
         made = setup(self._channel.folder)
         self.index = made.index
         self.child = Child(
@@ -47,27 +47,27 @@ class FrontHandle:
         self.pid = self.child.pid
         self.connected = False
         self.attached = False
-        """It has the models."""
+        """It has the models, and takes calls for them."""
         self.gone = asyncio.Event()
         self.counts: list[Count] = []
         self.silent_s = 0.0
-        """Since its last message, as far as main was awake itself: whoever stops both stops this clock too."""
+        """Seconds since its last message, counted while the coordinator runs: stopping both stops this clock too."""
         self._snapshots: dict[int, asyncio.Event] = {}
         self._numbers = count(1)
         threading.Thread(target=self._read, name=f"from-api-{self.index}", daemon=True).start()
 
-    def send(self, message: ToFront) -> None:
-        """A front that is not there is told nothing: it learns what it needs when it comes."""
+    def send(self, message: ToApiServer) -> None:
+        """Sends unless the API server is not connected: it learns what it needs when it connects."""
         if self.connected:
             with contextlib.suppress(ChannelClosedError):  # it is ending; the reading thread will say so
                 self._channel.send(message)
 
     def kill(self) -> None:
-        """Elsewhere: the system may take its time with a large process."""
+        """Kills the process, in a thread: the system may take its time with a large one."""
         self._loop.run_in_executor(None, self.child.kill)
 
     async def refresh(self) -> None:
-        """Ask for its counts, and wait a moment unless it is silent anyway; then the last ones have to do."""
+        """Asks for its counters, and waits up to ``SNAPSHOT_TIMEOUT_S``; a silent server's last ones have to do."""
         if not self.connected or self.silent_s > SILENCE_S:
             return
         number = next(self._numbers)
@@ -87,7 +87,7 @@ class FrontHandle:
             if message is not None:
                 self._loop.call_soon_threadsafe(self._dispatch, message)
 
-    def _dispatch(self, message: FromFront) -> None:
+    def _dispatch(self, message: FromApiServer) -> None:
         self.silent_s = 0.0
         if isinstance(message, Snapshot):
             self.counts = message.counts

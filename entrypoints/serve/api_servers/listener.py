@@ -1,10 +1,10 @@
-"""One listening socket, several processes: each connection to one that has few.
+"""One listening socket, several processes: each connection goes to a process that has few.
 
-All fronts wait at the same socket, and the kernel lets whoever comes first have a connection. Left to itself that is
-often one process for a whole burst (measured: 36, 27, 1 and 0 of 64 connections at four processes on two cores), and
-connections that are kept alive stay where they are. So how many each front has stands in memory that all of them see:
-who has more than another waits a millisecond before it takes the next one, and takes it if it is still there then. A
-front that is busy, or hangs, therefore costs others that millisecond at most, and holds up nobody.
+All API servers wait at the same socket, and the kernel gives a connection to whichever accepts first. Left to itself
+that is often one process for a whole burst (measured: 36, 27, 1 and 0 of 64 connections at four processes on two
+cores), and connections that are kept alive stay where they are. So the number of connections of each API server stands
+in shared memory: a server that has more than another waits a millisecond before it accepts the next one, and accepts it
+if it is still there then. A server that is busy, or hangs, therefore costs the others that millisecond at most.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ from engine.config import ServerConfig
 from engine.entrypoints.serve.http import HttpServer, http_settings
 
 logger = logging.getLogger(__name__)
-PATIENCE_S = 0.001
+YIELD_S = 0.001
 PAUSE_S = 1.0
 """After an error of the system, such as no descriptors left."""
-AWAY = 2**31 - 1
-"""Instead of a number, for a front that takes no connections."""
+NOT_LISTENING = 2**31 - 1
+"""Instead of a number, for an API server that accepts no connections."""
 
 
 class ConnectionCounts:
-    """A number for each front; it writes its own, and main that of one that is gone."""
+    """The number of connections of each API server, in shared memory. Each writes its own; the coordinator writes
+    ``NOT_LISTENING`` for one that has died."""
 
-    def __init__(self, descriptor: int, num_fronts: int) -> None:
+    def __init__(self, descriptor: int, num_servers: int) -> None:
         self.descriptor = descriptor
-        self._numbers = memoryview(mmap.mmap(descriptor, 4 * num_fronts)).cast("i")
+        self._numbers = memoryview(mmap.mmap(descriptor, 4 * num_servers)).cast("i")
 
     @classmethod
-    def create(cls, num_fronts: int) -> ConnectionCounts:
+    def create(cls, num_servers: int) -> ConnectionCounts:
+        """New shared memory, in which no server listens yet."""
         descriptor = os.memfd_create("connections")
-        os.truncate(descriptor, 4 * num_fronts)
-        counts = cls(descriptor, num_fronts)
-        for index in range(num_fronts):
-            counts[index] = AWAY
+        os.truncate(descriptor, 4 * num_servers)
+        counts = cls(descriptor, num_servers)
+        for index in range(num_servers):
+            counts[index] = NOT_LISTENING
         return counts
 
     def __getitem__(self, index: int) -> int:
@@ -51,12 +53,13 @@ class ConnectionCounts:
     def __setitem__(self, index: int, number: int) -> None:
         self._numbers[index] = number
 
-    def least(self) -> int:
+    def fewest(self) -> int:
+        """The smallest number of connections that any API server has."""
         return min(self._numbers)
 
 
 class FairListener:
-    """Takes connections from a socket that others listen to as well. The methods are those of an asyncio server."""
+    """Accepts connections of a socket that other processes share. Its methods are those of an asyncio server."""
 
     def __init__(
         self,
@@ -79,9 +82,11 @@ class FairListener:
         self._loop.add_reader(listener.fileno(), self._on_connection)
 
     def publish(self) -> None:
-        self._counts[self._index] = AWAY if self._is_closed else self._num_open() + len(self._opening)
+        """Writes the number of this server's connections where the others see it."""
+        self._counts[self._index] = NOT_LISTENING if self._is_closed else self._num_open() + len(self._opening)
 
     def close(self) -> None:
+        """Accepts no more connections; open ones go on."""
         self._is_closed = True
         self._loop.remove_reader(self._listener.fileno())
         if self._waiting is not None:
@@ -89,13 +94,14 @@ class FairListener:
         self.publish()
 
     async def wait_closed(self) -> None:
+        """Until connections that were just accepted have their protocol."""
         if self._opening:
             await asyncio.wait(self._opening)
 
     def _on_connection(self) -> None:
         self.publish()
-        if self._counts[self._index] > self._counts.least():
-            self._wait(PATIENCE_S, self._take_late)
+        if self._counts[self._index] > self._counts.fewest():
+            self._wait(YIELD_S, self._take_late)
         else:
             self._take()
 
@@ -112,7 +118,7 @@ class FairListener:
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # another front has it, or its client is gone
+            return  # another API server has it, or its client is gone
         except OSError as error:
             logger.error("cannot take a connection, trying again in %.0f s: %s", PAUSE_S, error.strerror)
             self._wait(PAUSE_S, self._take_late)

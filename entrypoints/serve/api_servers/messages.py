@@ -1,4 +1,4 @@
-"""What main and its fronts say to each other. Times are ``time.monotonic()``, which is one clock on one host."""
+"""The messages between the coordinator and its API servers. Times are ``time.monotonic()``, one clock on one host."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
 
 
-class FrontSetup(msgspec.Struct):
-    """What a front is started with."""
+class ApiServerSetup(msgspec.Struct):
+    """What an API server process is started with."""
 
     server: ServerConfig
     index: int
     listener_fd: int
     counts_fd: int
-    """Of the memory with everybody's number of connections."""
+    """Descriptor of the shared memory of ``ConnectionCounts``."""
     folder: str
-    """Of the channel."""
+    """The private folder of the channel's sockets."""
     started_at: int
-    """Of the server: answers that name it do not change when a front is replaced."""
+    """Unix time of the server's start: answers that name it do not change when an API server is replaced."""
     is_late: bool
-    """The models are loaded: no connection is taken before this front has them too."""
+    """The models are loaded already: no connection is accepted before this API server has them too."""
     log_level: str
     log_format: LogFormat
 
 
-class FrontModel(msgspec.Struct, array_like=True, gc=False):
-    """A loaded model, as far as a front needs it."""
+class ApiServerModel(msgspec.Struct, array_like=True, gc=False):
+    """What an API server needs to know of a loaded model."""
 
     spec: ModelSpec
     config: ModelConfig
@@ -47,76 +47,88 @@ class Count(msgspec.Struct, array_like=True, gc=False):
     value: float
 
 
-# -- main -> front ----------------------------------------------------------------------------------------------------
+# -- coordinator -> API server ----------------------------------------------------------------------------------------
 
 
 class Attach(msgspec.Struct, array_like=True, gc=False, tag="attach"):
-    """The models are loaded: take calls."""
+    """The models are loaded: take calls for them."""
 
-    models: list[FrontModel]
+    models: list[ApiServerModel]
 
 
 class StateChange(msgspec.Struct, array_like=True, gc=False, tag="state"):
+    """The state of the server has changed."""
+
     state: State
     cut_off: bool
-    """What is still inside is to be answered with an error."""
+    """Calls in flight are to be answered with an error."""
 
 
-class Entered(msgspec.Struct, array_like=True, gc=False, tag="entered"):
-    """The answer to ``Enter``; a refusal is a ``CallFailed``."""
+class Admitted(msgspec.Struct, array_like=True, gc=False, tag="admitted"):
+    """The answer to ``AdmitRequest``; a refusal is a ``CallFailed``."""
 
     call_id: str
     backlog_tokens: int
 
 
-class Answer(msgspec.Struct, array_like=True, gc=False, tag="answer"):
+class CallOutput(msgspec.Struct, array_like=True, gc=False, tag="output"):
+    """What a step finished of a call; the last one carries ``stats``."""
+
     output: EngineCoreOutput
 
 
 class CallFailed(msgspec.Struct, array_like=True, gc=False, tag="call_failed"):
+    """The call was refused, or has ended with an error."""
+
     call_id: str
     error: WireError
 
 
 class Status(msgspec.Struct, array_like=True, gc=False, tag="status"):
+    """The answer to ``StatusRequest``."""
+
     number: int
     num_calls: int
     error: WireError | None
-    """Why the server is not ready."""
+    """Why the server is not ready; None: it is."""
 
 
 class MetricsPage(msgspec.Struct, array_like=True, gc=False, tag="metrics"):
+    """The answer to ``MetricsRequest``: Prometheus text of the whole server."""
+
     number: int
     text: bytes
 
 
 class SnapshotRequest(msgspec.Struct, array_like=True, gc=False, tag="snapshot"):
+    """Asks for the counters of an API server."""
+
     number: int
 
 
 class Stop(msgspec.Struct, array_like=True, gc=False, tag="stop"):
-    """Take no connection any more, write the answers that are on their way, end."""
+    """Accept no more connections, write the answers in flight, end."""
 
 
-# -- front -> main ----------------------------------------------------------------------------------------------------
+# -- API server -> coordinator ----------------------------------------------------------------------------------------
 
 
 class Connected(msgspec.Struct, array_like=True, gc=False, tag="connected"):
-    """The first message: main may speak now."""
+    """The first message: the coordinator may send from now on."""
 
 
 class Attached(msgspec.Struct, array_like=True, gc=False, tag="attached"):
-    """The models of ``Attach`` are there."""
+    """The models of ``Attach`` are ready here: their tokenizers are loaded."""
 
 
-class FrontFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
-    """The front cannot work, and another one could not either."""
+class ApiServerFailed(msgspec.Struct, array_like=True, gc=False, tag="failed"):
+    """The API server cannot work, and a new one could not either."""
 
     error: WireError
 
 
-class Enter(msgspec.Struct, array_like=True, gc=False, tag="enter"):
-    """May this call come in?"""
+class AdmitRequest(msgspec.Struct, array_like=True, gc=False, tag="admit"):
+    """Asks for a permit for a call, before it is tokenised. Answered by ``Admitted`` or ``CallFailed``."""
 
     call_id: str
     num_pairs: int
@@ -125,31 +137,39 @@ class Enter(msgspec.Struct, array_like=True, gc=False, tag="enter"):
 
 
 class Run(msgspec.Struct, array_like=True, gc=False, tag="run"):
+    """The pairs of an admitted call, tokenised."""
+
     model: int
-    """Position among the models of the server."""
+    """Number of the model among those of the server."""
     request: EngineCoreRequest
 
 
-class Leave(msgspec.Struct, array_like=True, gc=False, tag="leave"):
-    """The call is given up before its last answer; its place is free, and what still runs of it is not wanted."""
+class AbortCall(msgspec.Struct, array_like=True, gc=False, tag="abort"):
+    """The call is given up before its last output: its permit is free, and what still runs of it is aborted."""
 
     call_id: str
 
 
 class StatusRequest(msgspec.Struct, array_like=True, gc=False, tag="status?"):
+    """Asks whether the server is ready, and how many calls are in flight."""
+
     number: int
 
 
 class MetricsRequest(msgspec.Struct, array_like=True, gc=False, tag="metrics?"):
+    """Asks for the metrics of the whole server."""
+
     number: int
 
 
 class Snapshot(msgspec.Struct, array_like=True, gc=False, tag="counts"):
-    """What this front has counted since it started; sent every second too, as a sign of life (``number`` 0)."""
+    """The counters of this API server since its start. Also sent every second as the heartbeat (``number`` 0)."""
 
     number: int
     counts: list[Count]
 
 
-ToFront = Attach | StateChange | Entered | Answer | CallFailed | Status | MetricsPage | SnapshotRequest | Stop
-FromFront = Connected | Attached | FrontFailed | Enter | Run | Leave | StatusRequest | MetricsRequest | Snapshot
+ToApiServer = Attach | StateChange | Admitted | CallOutput | CallFailed | Status | MetricsPage | SnapshotRequest | Stop
+FromApiServer = (
+    Connected | Attached | ApiServerFailed | AdmitRequest | Run | AbortCall | StatusRequest | MetricsRequest | Snapshot
+)

@@ -1,7 +1,7 @@
-"""A front: one of several API processes. ``python -m engine.entrypoints.serve.api_servers.process``; set-up on stdin.
+"""An API server process: ``python -m engine.entrypoints.serve.api_servers.process``, with its set-up on stdin.
 
-When to stop is main's decision: the signals that end a server mean nothing here, so that one that is sent to a whole
-process group still lets the calls inside be finished.
+The coordinator decides when to stop: the signals that end a server are ignored here, so that a signal to the whole
+process group still lets calls in flight finish.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ import os
 import signal
 import socket
 
+from engine.entrypoints.serve.api_servers.coordinator_client import (
+    CoordinatorClient,
+    RemoteAdmission,
+    RemoteCore,
+    RemoteStatus,
+)
 from engine.entrypoints.serve.api_servers.listener import ConnectionCounts, SharingHttpServer
 from engine.entrypoints.serve.api_servers.messages import (
+    ApiServerFailed,
+    ApiServerModel,
+    ApiServerSetup,
     Attach,
     Attached,
-    FrontFailed,
-    FrontModel,
-    FrontSetup,
     Snapshot,
     SnapshotRequest,
     StateChange,
     Stop,
-    ToFront,
+    ToApiServer,
 )
-from engine.entrypoints.serve.api_servers.relay import Relay, RelayedClient, RelayedDoor, RelayedStatus
-from engine.entrypoints.serve.api_servers.totals import FrontMetrics
+from engine.entrypoints.serve.api_servers.totals import ApiServerMetrics
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.loop import new_loop
@@ -39,29 +44,31 @@ from engine.ipc.child_process import receive_setup
 from engine.messages import WireError
 
 logger = logging.getLogger(__name__)
-BEAT_S = 1.0
-"""Main hears from a front this often."""
+HEARTBEAT_INTERVAL_S = 1.0
+"""How often the counters are sent, which is the sign of life of an API server."""
 
 
-class Front:
-    def __init__(self, setup: FrontSetup, channel: Channel[ToFront]) -> None:
+class ApiServer:
+    """The HTTP server of this process, with a service whose queue and cores are the coordinator's."""
+
+    def __init__(self, setup: ApiServerSetup, channel: Channel[ToApiServer]) -> None:
         self._setup = setup
-        self._relay = Relay(channel, self._on_message)
-        self._metrics = FrontMetrics()
-        self._service = RerankService(setup.server, self._metrics, RelayedDoor(self._relay))
+        self._coordinator = CoordinatorClient(channel, self._on_message)
+        self._metrics = ApiServerMetrics()
+        self._service = RerankService(setup.server, self._metrics, RemoteAdmission(self._coordinator))
         self._service.started_at = setup.started_at
-        self._models: asyncio.Future[list[FrontModel]] = asyncio.get_running_loop().create_future()
+        self._models: asyncio.Future[list[ApiServerModel]] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Until main says ``Stop``; raises what no other front could do better."""
+        """Serves until the coordinator sends ``Stop``; raises what a new API server could not do better."""
         setup = self._setup
-        app = create_app(self._service, RelayedStatus(self._service, self._relay))
+        app = create_app(self._service, RemoteStatus(self._service, self._coordinator))
         counts = ConnectionCounts(setup.counts_fd, setup.server.api_server_count)
         http = SharingHttpServer(app, setup.server, counts, setup.index)
         listener = socket.socket(fileno=setup.listener_fd)
-        self._relay.start()
-        beating = asyncio.create_task(self._beat())
+        self._coordinator.start()
+        heartbeats = asyncio.create_task(self._send_heartbeats())
         stopping = asyncio.create_task(self._stop.wait())
         attaching = asyncio.create_task(self._attach())
         serving: asyncio.Task[None] | None = None
@@ -82,61 +89,61 @@ class Front:
             http.should_exit = True
             if serving is not None:
                 await asyncio.wait((serving,))
-            for task in (beating, stopping, attaching):
+            for task in (heartbeats, stopping, attaching):
                 task.cancel()
             await self._service.stop()
-            self._relay.close()
+            self._coordinator.close()
 
     async def _attach(self) -> None:
-        """The tokenizers are this front's own; everything else about the models is main's."""
+        """Loads the tokenizers, which each API server has for itself; the rest of a model is the coordinator's."""
         engines = []
         for position, model in enumerate(await self._models):
             processor = await asyncio.to_thread(InputProcessor, model.spec, model.config)
-            client = RelayedClient(self._relay, position, model.info)
+            client = RemoteCore(self._coordinator, position, model.info)
             names, adapters = model.config.served_model_name, tuple(model.config.lora_modules)
             engines.append(LoadedEngine(model.spec, processor, client, names, adapters))
         self._service.attach(*engines)
-        self._relay.send(Attached())
+        self._coordinator.send(Attached())
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
-            self._relay.send(Snapshot(0, self._metrics.counts()))
-            await asyncio.sleep(BEAT_S)
+            self._coordinator.send(Snapshot(0, self._metrics.counts()))
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
-    def _on_message(self, message: ToFront) -> None:
+    def _on_message(self, message: ToApiServer) -> None:
         match message:
             case Attach(models):
                 self._models.set_result(models)
             case StateChange(state, cut_off):
-                if state not in ("starting", "ready"):  # how far this front is with that, it knows better
+                if state not in ("starting", "ready"):  # when it is ready, this API server knows itself
                     self._service.state = state
                 if cut_off:
                     self._service.cut_off.set()
             case SnapshotRequest(number):
-                self._relay.send(Snapshot(number, self._metrics.counts()))
+                self._coordinator.send(Snapshot(number, self._metrics.counts()))
             case Stop():
                 self._stop.set()
 
 
-async def _run(setup: FrontSetup, channel: Channel[ToFront]) -> None:
-    await Front(setup, channel).run()
+async def _run(setup: ApiServerSetup, channel: Channel[ToApiServer]) -> None:
+    await ApiServer(setup, channel).run()
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    setup = receive_setup(FrontSetup)
+    setup = receive_setup(ApiServerSetup)
     set_up_logging(setup.log_level, setup.log_format, f"api-{setup.index}")
-    channel: Channel[ToFront] = Channel.connect(setup.folder, ToFront)
+    channel: Channel[ToApiServer] = Channel.connect(setup.folder, ToApiServer)
     code = 0
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(_run(setup, channel))
     except EngineError as error:
-        channel.send(FrontFailed(WireError.of(error)))
+        channel.send(ApiServerFailed(WireError.of(error)))
         code = 1
     except Exception:
-        # Our bug: main starts another front, and the log says where.
-        logger.exception("an API process failed")
+        # Our bug: the coordinator starts another API server, and the log says where.
+        logger.exception("an API server failed")
         code = 1
     channel.close()
     logging.shutdown()

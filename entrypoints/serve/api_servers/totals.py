@@ -1,7 +1,7 @@
-"""What /metrics tells when several processes count: a front says what it counted, main adds it up.
+"""/metrics with several processes: each API server reports its counters, and the coordinator adds them up.
 
-Only what grows is summed (counters, histograms). Gauges are the state of the server, which main knows by itself. What a
-front had counted when it ended stays in the sums; of one that was killed, that is what it last said, a second ago.
+Only counters and histograms are summed. Gauges are the state of the whole server, which the coordinator knows itself.
+The counters of an API server that ended stay in the sums; of one that was killed, its last report, up to a second old.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from engine.entrypoints.serve.metrics import ServerMetrics
 _Key = tuple[str, frozenset[tuple[str, str]]]
 
 
-class FrontMetrics(ServerMetrics):
-    """Of one front."""
+class ApiServerMetrics(ServerMetrics):
+    """The metrics that one API server counts."""
 
     def watch_core(self, core: WatchedCore, model: str = "") -> None:
-        """The cores are main's."""
+        """Nothing to do: the coordinator watches the cores."""
 
     def counts(self) -> list[Count]:
+        """Every counter and histogram sample that is not zero."""
         return [
             Count(metric.name, sample.name, sample.labels, sample.value)
             for metric in self.registry.collect()
@@ -37,7 +38,7 @@ class FrontMetrics(ServerMetrics):
 
 
 class Sums(Collector):
-    """Main's own metrics, with what the fronts counted added."""
+    """The coordinator's own metrics, with the counters of the API servers added."""
 
     def __init__(self, own: CollectorRegistry, counts: Iterable[Count]) -> None:
         self._own = own
@@ -57,7 +58,7 @@ class Sums(Collector):
 
 
 def summed(counts: Iterable[Count]) -> list[Count]:
-    """One entry a sample, so that fronts that ended take no more room than one."""
+    """One entry for each sample, so that any number of ended API servers takes the room of one."""
     sums: dict[_Key, Count] = {}
     for count in counts:
         before = sums.get(_key(count.name, count.labels))
@@ -67,6 +68,7 @@ def summed(counts: Iterable[Count]) -> list[Count]:
 
 
 def render(own: CollectorRegistry, counts: Iterable[Count]) -> bytes:
+    """Prometheus text of the whole server."""
     return generate_latest(Sums(own, counts))
 
 

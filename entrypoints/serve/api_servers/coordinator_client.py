@@ -1,7 +1,7 @@
-"""A front's side: main as an engine, as a door, and as whoever knows how the server is.
+"""The API server's connection to the coordinator, and the parts of the service that ask it.
 
-The service of a front is the one of a server with a single API process; only where that would ask its own core or its
-own admission, it asks main through these.
+The service of an API server is the one of a server with a single process. Only where that would use its own core or its
+own admission, it uses ``RemoteCore`` and ``RemoteAdmission``, which ask the coordinator.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from fastapi import Request
 from starlette.responses import Response
 
 from engine.entrypoints.serve.api_servers.messages import (
-    Answer,
+    AbortCall,
+    AdmitRequest,
+    Admitted,
     CallFailed,
+    CallOutput,
     Connected,
-    Enter,
-    Entered,
-    FromFront,
-    Leave,
+    FromApiServer,
     MetricsPage,
     MetricsRequest,
     Run,
     Status,
     StatusRequest,
     Stop,
-    ToFront,
+    ToApiServer,
 )
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.metrics import CONTENT_TYPE
@@ -41,21 +41,21 @@ from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.step import WorkerInfo
 
 ASK_TIMEOUT_S = 2.0
-"""Main only passes messages on: when it says nothing for so long, it hangs."""
+"""The coordinator only passes messages on: one that does not answer for so long hangs."""
 POLL_S = 0.5
 
-CallEvent = Entered | EngineCoreOutput | EngineError
+CallEvent = Admitted | EngineCoreOutput | EngineError
 
 
 class _OpenCall:
-    """A call of this front."""
+    """A call of this API server that the coordinator knows of."""
 
     __slots__ = ("events", "is_over")
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[CallEvent] = asyncio.Queue()
         self.is_over = False
-        """Main has done with it."""
+        """The coordinator has sent its last output, or its failure."""
 
     def tell(self, event: CallEvent) -> None:
         self.is_over = isinstance(event, EngineError) or (
@@ -64,10 +64,10 @@ class _OpenCall:
         self.events.put_nowait(event)
 
 
-class Relay:
-    """The connection to main. A thread reads; all else belongs to the loop."""
+class CoordinatorClient:
+    """The connection to the coordinator. A thread reads; all else runs on the event loop."""
 
-    def __init__(self, channel: Channel[ToFront], on_message: Callable[[ToFront], None]) -> None:
+    def __init__(self, channel: Channel[ToApiServer], on_message: Callable[[ToApiServer], None]) -> None:
         """``on_message`` gets what is said to the process itself."""
         self._channel = channel
         self._on_message = on_message
@@ -76,7 +76,7 @@ class Relay:
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = count(1)
         self._closed = False
-        self._reader = threading.Thread(target=self._read, name="from-main", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="from-coordinator", daemon=True)
 
     def start(self) -> None:
         self._reader.start()
@@ -88,23 +88,23 @@ class Relay:
         if self._reader.is_alive():
             self._reader.join()
 
-    def send(self, message: FromFront) -> None:
+    def send(self, message: FromApiServer) -> None:
         self._channel.send(message)
 
     def _read(self) -> None:
-        # When main is gone, this process ends by its life line.
+        # When the coordinator is gone, this process ends by its lifeline.
         while not self._closed:
             message = self._channel.recv(POLL_S)
             if message is not None:
                 self._loop.call_soon_threadsafe(self._dispatch, message)
             if isinstance(message, Stop):
-                return  # main has nothing to say after that
+                return  # the coordinator has nothing to say after that
 
-    def _dispatch(self, message: ToFront) -> None:
+    def _dispatch(self, message: ToApiServer) -> None:
         match message:
-            case Answer(output):
+            case CallOutput(output):
                 self._tell(output.call_id, output)
-            case Entered(call_id):
+            case Admitted(call_id):
                 self._tell(call_id, message)
             case CallFailed(call_id, error):
                 self._tell(call_id, error.rebuilt())
@@ -121,109 +121,120 @@ class Relay:
             call.tell(event)
 
     def open(self, call_id: str) -> asyncio.Queue[CallEvent]:
+        """The queue of what the coordinator will say about this call."""
         self._calls[call_id] = call = _OpenCall()
         return call.events
 
     def events(self, call_id: str) -> asyncio.Queue[CallEvent]:
+        """The queue of an open call."""
         return self._calls[call_id].events
 
-    def leave(self, call_id: str) -> None:
+    def end(self, call_id: str) -> None:
+        """The call is over here; the coordinator is told unless it is over there as well."""
         if not self._calls.pop(call_id).is_over:
-            self.send(Leave(call_id))
+            self.send(AbortCall(call_id))
 
     async def status(self) -> Status:
+        """The state of the whole server. Raises ``EngineDeadError`` when the coordinator does not answer."""
         answer: Status = await self._ask(StatusRequest)
         return answer
 
     async def metrics(self) -> bytes:
+        """Prometheus text of the whole server. Raises ``EngineDeadError`` when the coordinator does not answer."""
         page: MetricsPage = await self._ask(MetricsRequest)
         return page.text
 
-    async def _ask(self, question: Callable[[int], FromFront]) -> Any:
+    async def _ask(self, question: Callable[[int], FromApiServer]) -> Any:
         number = next(self._numbers)
         self._asked[number] = answer = self._loop.create_future()
         try:
             self.send(question(number))
             return await asyncio.wait_for(answer, ASK_TIMEOUT_S)
         except TimeoutError as error:
-            raise EngineDeadError("The main process does not answer.", retry_after_s=5) from error
+            raise EngineDeadError("The coordinator does not answer.", retry_after_s=5) from error
         finally:
             del self._asked[number]
 
 
-class RelayedDoor:
-    """``Door``: main decides. What is counted here is this front's own part."""
+class RemoteAdmission:
+    """``AdmissionControl`` by asking the coordinator. The counts here are this API server's own calls."""
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+    def __init__(self, coordinator: CoordinatorClient) -> None:
+        self._coordinator = coordinator
         self.num_calls = 0
         self.num_pairs = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
-    async def enter(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> RelayedPlace:
-        events = self._relay.open(call_id)
+    async def acquire(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> RemotePermit:
+        """Raises ``OverloadedError`` and whatever else the coordinator refuses the call with."""
+        events = self._coordinator.open(call_id)
         try:
-            self._relay.send(Enter(call_id, num_pairs, num_tokens, caller))
+            self._coordinator.send(AdmitRequest(call_id, num_pairs, num_tokens, caller))
             answer = await events.get()
             if isinstance(answer, EngineError):
                 raise answer
-            assert isinstance(answer, Entered)
+            assert isinstance(answer, Admitted)
         except BaseException:
-            # The client may leave before the answer is there; main then takes the place back.
-            self._relay.leave(call_id)
+            # The client may leave before the answer is there; the coordinator then takes the permit back.
+            self._coordinator.end(call_id)
             raise
-        return RelayedPlace(self, call_id, answer.backlog_tokens)
+        return RemotePermit(self, call_id, answer.backlog_tokens)
 
-    def come_in(self) -> None:
+    def begin(self) -> None:
+        """Counts a call that was admitted."""
         self.num_calls += 1
         self.idle.clear()
 
-    def leave(self, call_id: str) -> None:
-        self._relay.leave(call_id)
+    def end(self, call_id: str) -> None:
+        """Counts a call that is over, and aborts what is left of it."""
+        self._coordinator.end(call_id)
         self.num_calls -= 1
         if not self.num_calls:
             self.idle.set()
 
 
-class RelayedPlace:
-    """The place is main's, which also sees the call's pairs and their answers pass: nothing is counted here."""
+class RemotePermit:
+    """A permit that the coordinator holds. It sees the call's pairs and outputs pass, so nothing is counted here."""
 
-    def __init__(self, door: RelayedDoor, call_id: str, backlog_tokens: int) -> None:
-        self._door = door
+    def __init__(self, admission: RemoteAdmission, call_id: str, backlog_tokens: int) -> None:
+        self._admission = admission
         self._call_id = call_id
         self.backlog_tokens = backlog_tokens
 
     def settle(self, num_pairs: int, num_tokens: int) -> None:
-        """Main settles when the pairs come by (``Run``)."""
+        """Nothing to do: the coordinator settles when the pairs pass (``Run``)."""
 
     def answered(self, num_pairs: int) -> None:
-        """Main has counted these already."""
+        """Nothing to do: the coordinator has counted these already."""
 
     def __enter__(self) -> Self:
-        self._door.come_in()
+        self._admission.begin()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._door.leave(self._call_id)
+        self._admission.end(self._call_id)
 
 
-class RelayedClient:
-    """One model's cores, behind main."""
+class RemoteCore:
+    """The client of one model's core, which the coordinator owns."""
 
     healthy = True
-    """Main knows; ``RelayedStatus`` asks it."""
+    """Not known here: ``RemoteStatus`` asks the coordinator."""
 
-    def __init__(self, relay: Relay, position: int, info: WorkerInfo) -> None:
-        self._relay = relay
+    def __init__(self, coordinator: CoordinatorClient, position: int, info: WorkerInfo) -> None:
+        self._coordinator = coordinator
         self._position = position
         self.info = info
         self.stats = SchedulerStats()
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
-        """A call's answers as they come. What is left when it is closed is given up when the call leaves its place."""
-        events = self._relay.events(request.call_id)
-        self._relay.send(Run(self._position, request))
+        """The outputs of a call as its steps finish. What is left when the generator is closed ends with the permit.
+
+        Raises the ``EngineError`` that ended the call.
+        """
+        events = self._coordinator.events(request.call_id)
+        self._coordinator.send(Run(self._position, request))
         finished = False
         while not finished:
             output = await events.get()
@@ -234,24 +245,24 @@ class RelayedClient:
             yield output
 
     async def shutdown(self, timeout_s: float) -> None:
-        """The cores are main's to end."""
+        """Nothing to do: the coordinator ends the cores."""
 
 
-class RelayedStatus(StatusRoutes):
-    """The same answers from every front: those that concern the server as a whole are main's."""
+class RemoteStatus(StatusRoutes):
+    """Status routes that answer for the server as a whole, by asking the coordinator."""
 
-    def __init__(self, service: RerankService, relay: Relay) -> None:
+    def __init__(self, service: RerankService, coordinator: CoordinatorClient) -> None:
         super().__init__(service)
-        self._relay = relay
+        self._coordinator = coordinator
 
     async def ready(self, request: Request) -> Response:
-        status = await self._relay.status()
+        status = await self._coordinator.status()
         if status.error is not None:
             raise status.error.rebuilt()
         return await super().ready(request)
 
     async def load(self, request: Request) -> Response:
-        return json_response({"server_load": (await self._relay.status()).num_calls})
+        return json_response({"server_load": (await self._coordinator.status()).num_calls})
 
     async def metrics(self, request: Request) -> Response:
-        return Response(await self._relay.metrics(), media_type=CONTENT_TYPE)
+        return Response(await self._coordinator.metrics(), media_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""The lives of fronts as main sees them, with handles that have no process behind them."""
+"""The lives of API servers as the coordinator sees them, with handles that have no process behind them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import pytest
 
 from engine.config import DeviceConfig, EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission
-from engine.entrypoints.serve.api_servers import fleet
+from engine.entrypoints.serve.api_servers import coordinator as coordinator_module
 from engine.entrypoints.serve.api_servers.messages import (
+    AdmitRequest,
+    Admitted,
+    ApiServerFailed,
+    ApiServerSetup,
     Attach,
     Attached,
     CallFailed,
     Connected,
     Count,
-    Enter,
-    Entered,
-    FrontFailed,
-    FrontSetup,
     MetricsPage,
     MetricsRequest,
     StateChange,
     Stop,
-    ToFront,
+    ToApiServer,
 )
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -39,11 +39,11 @@ from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
 
 
 class FakeHandle:
-    """Says and hears what a front would; ``die`` is its end."""
+    """Says and hears what an API server would; ``die`` is its end."""
 
     made: list[FakeHandle]
 
-    def __init__(self, setup: Callable[[str], FrontSetup], on_message: Any, on_gone: Any) -> None:
+    def __init__(self, setup: Callable[[str], ApiServerSetup], on_message: Any, on_gone: Any) -> None:
         self.setup = setup("folder")
         self.index, self.pid = self.setup.index, 1000 + len(self.made)
         self.made.append(self)
@@ -52,14 +52,14 @@ class FakeHandle:
         self.counts: list[Count] = []
         self.silent_s = 0.0
         self.child = SimpleNamespace(exit_code=-9)
-        self.heard: list[ToFront] = []
+        self.heard: list[ToApiServer] = []
         self._on_message, self._on_gone = on_message, on_gone
 
     def say(self, message: Any) -> None:
         self.connected |= isinstance(message, Connected)
         self._on_message(self, message)
 
-    def send(self, message: ToFront) -> None:
+    def send(self, message: ToApiServer) -> None:
         self.heard.append(message)
         if isinstance(message, Stop):
             self.die()
@@ -80,18 +80,20 @@ class FakeHandle:
         return [message for message in self.heard if isinstance(message, kind)][-1]
 
 
-class Fleet:
-    def __init__(self, fronts: fleet.Fronts, service: RerankService, admission: Admission) -> None:
-        self.fronts, self.service, self.admission = fronts, service, admission
+class RunningCoordinator:
+    def __init__(
+        self, coordinator: coordinator_module.Coordinator, service: RerankService, admission: Admission
+    ) -> None:
+        self.coordinator, self.service, self.admission = coordinator, service, admission
         self.engine = LoadedEngine(SPEC, FakeProcessor(), FakeCore(), ("fake",))
-        self.serving = asyncio.create_task(fronts.serve())
+        self.serving = asyncio.create_task(coordinator.serve())
 
     async def load(self) -> None:
-        """Two fronts come, and get the model."""
+        """Two API servers come, and get the model."""
         await asyncio.sleep(0)
         for handle in FakeHandle.made:
             handle.say(Connected())
-        attaching = asyncio.create_task(self.fronts.attach([self.engine]))
+        attaching = asyncio.create_task(self.coordinator.attach([self.engine]))
         await asyncio.sleep(0)
         for handle in FakeHandle.made:
             assert not attaching.done()
@@ -104,32 +106,34 @@ class Fleet:
 @pytest.fixture
 def handles(monkeypatch: pytest.MonkeyPatch) -> list[FakeHandle]:
     FakeHandle.made = []
-    monkeypatch.setattr(fleet, "FrontHandle", FakeHandle)
-    monkeypatch.setattr(fleet, "WATCH_S", 0.01)
+    monkeypatch.setattr(coordinator_module, "ApiServerHandle", FakeHandle)
+    monkeypatch.setattr(coordinator_module, "WATCH_S", 0.01)
     return FakeHandle.made
 
 
 @asynccontextmanager
-async def running(*, max_worker_restarts: int = 3, step_timeout_s: float = 300.0) -> AsyncIterator[Fleet]:
+async def running(*, max_worker_restarts: int = 3, step_timeout_s: float = 300.0) -> AsyncIterator[RunningCoordinator]:
     server = ServerConfig(api_server_count=2, max_queued_pairs=10)
     engine = EngineConfig(device=DeviceConfig(max_worker_restarts=max_worker_restarts, step_timeout_s=step_timeout_s))
     admission = Admission(server)
     service = RerankService(server, ServerMetrics(), admission)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        it = Fleet(fleet.Fronts(service, admission, [engine], listener), service, admission)
+        it = RunningCoordinator(
+            coordinator_module.Coordinator(service, admission, [engine], listener), service, admission
+        )
         yield it
-        it.fronts.stop()
+        it.coordinator.stop()
         await asyncio.wait((it.serving,))
         assert listener.fileno() == -1
 
 
-async def test_a_lost_front_is_followed_by_one_that_waits_for_the_models(handles: list[FakeHandle]) -> None:
+async def test_a_lost_server_is_followed_by_one_that_waits_for_the_models(handles: list[FakeHandle]) -> None:
     async with running() as it:
         await it.load()
         assert not handles[0].setup.is_late
-        handles[1].say(Enter("call", 4, 100, "a"))
-        handles[0].say(Enter("other", 4, 100, "b"))
-        assert handles[0].last(Entered).call_id == "other"
+        handles[1].say(AdmitRequest("call", 4, 100, "a"))
+        handles[0].say(AdmitRequest("other", 4, 100, "b"))
+        assert handles[0].last(Admitted).call_id == "other"
         handles[1].counts = [Count("engine_pairs", "engine_pairs_total", {}, 5.0)]
         handles[1].die()
         assert it.admission.num_calls == 1, "its calls are gone, and only its"
@@ -161,16 +165,16 @@ async def test_losses_without_end_end_the_server(handles: list[FakeHandle]) -> N
             handles[-1].die()
         assert not it.serving.done()
         handles[-1].die()
-        with pytest.raises(StartupError, match=r"API process 1 \(pid \d+\) ended with exit code -9, too often"):
+        with pytest.raises(StartupError, match=r"API server 1 \(pid \d+\) ended with exit code -9, too often"):
             await it.serving
         assert all(handle.gone.is_set() for handle in handles)
 
 
-async def test_what_no_front_could_do_ends_the_start(handles: list[FakeHandle]) -> None:
+async def test_what_no_server_could_do_ends_the_start(handles: list[FakeHandle]) -> None:
     async with running() as it:
         await asyncio.sleep(0)
         handles[0].say(Connected())
-        handles[0].say(FrontFailed(WireError.of(ConfigError("No such dialect.", param="dialect"))))
+        handles[0].say(ApiServerFailed(WireError.of(ConfigError("No such dialect.", param="dialect"))))
         with pytest.raises(ConfigError, match="No such dialect"):
             await it.serving
 
@@ -180,14 +184,14 @@ async def test_a_failure_of_one_that_comes_later_is_a_loss_like_any_other(
 ) -> None:
     async with running() as it:
         await it.load()
-        handles[0].say(FrontFailed(WireError.of(ConfigError("The tokenizer is gone."))))
+        handles[0].say(ApiServerFailed(WireError.of(ConfigError("The tokenizer is gone."))))
         handles[0].die()
         assert not it.serving.done()
         assert "The tokenizer is gone." in caplog.text
         assert len(handles) == 3
 
 
-async def test_a_front_that_says_nothing_is_killed(handles: list[FakeHandle]) -> None:
+async def test_a_server_that_says_nothing_is_killed(handles: list[FakeHandle]) -> None:
     async with running(step_timeout_s=0.05) as it:
         await it.load()
         async with asyncio.timeout(5):
@@ -196,18 +200,18 @@ async def test_a_front_that_says_nothing_is_killed(handles: list[FakeHandle]) ->
         assert handles[0].gone.is_set()
 
 
-async def test_fronts_hear_what_the_server_is_about(handles: list[FakeHandle]) -> None:
+async def test_servers_hear_what_the_server_is_about(handles: list[FakeHandle]) -> None:
     async with running() as it:
         await it.load()
         it.service.state = "draining"
-        it.fronts.tell_state()
+        it.coordinator.tell_state()
         assert handles[0].last(StateChange) == handles[1].last(StateChange) == StateChange("draining", False)
         it.service.state = "refusing"
-        handles[0].say(Enter("late", 1, 10, "a"))
+        handles[0].say(AdmitRequest("late", 1, 10, "a"))
         assert handles[0].last(CallFailed).error.type == "shutting_down"
         it.service.stop_now()
-        it.fronts.stop_now()
+        it.coordinator.stop_now()
         assert handles[1].last(StateChange) == StateChange("refusing", True)
-        it.fronts.stop()
+        it.coordinator.stop()
         await it.serving
         assert handles[1].last(Stop) == Stop()
