@@ -8,7 +8,7 @@ have alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ class PackedBatch:
 def upload_each(
     arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
 ) -> list[torch.Tensor]:
-    """One array after the other, for devices where a copy costs nothing."""
-    return [torch.from_numpy(array).to(device) for array in arrays]
+    """One array after the other as int64, for devices where a copy costs nothing."""
+    return [torch.from_numpy(array).to(device, torch.int64) for array in arrays]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class PackingRules:
 
 def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
     own_lens = plan.segment_lens.astype(np.int64)
-    own_starts = np.cumsum(own_lens) - own_lens
+    own_starts = own_lens.cumsum() - own_lens
     attention = AttentionMeta(
         q_starts=own_starts,
         q_lens=own_lens,
@@ -88,19 +88,12 @@ def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         device=rules.device,
     )
     read = plan.read_segments
-    read_attention = replace(
-        attention,
-        q_starts=np.arange(len(read)),
-        q_lens=np.ones(len(read), np.int64),
-        own_starts=own_starts[read],
-        own_lens=own_lens[read],
-        context_ids=plan.context_ids[read],
-        cache={},
+    read_attention = attention.for_reads(read)
+    positions = expand_ranges(attention.seen_before, own_lens)
+    read_rows = (
+        read_attention.own_starts if rules.read_first else read_attention.own_starts + read_attention.own_lens - 1
     )
-    context_lens = np.append(attention.context_lens, 0)[plan.context_ids]  # the id -1 finds the appended zero
-    positions = expand_ranges(context_lens, own_lens)
-    read_rows = own_starts[read] if rules.read_first else own_starts[read] + own_lens[read] - 1
-    keep = plan.keep_ranges.reshape(-1, 3).astype(np.int64)
+    keep = plan.keep_ranges.reshape(-1, 3)
 
     arrays = [
         plan.token_ids,
@@ -111,8 +104,7 @@ def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         expand_ranges(keep[:, 1], keep[:, 2]),
         *([] if plan.token_type_ids is None else [plan.token_type_ids]),
     ]
-    wide = [np.ascontiguousarray(array, dtype=np.int64) for array in arrays]
-    tensors = rules.upload(wide, (attention, read_attention), rules.device)
+    tensors = rules.upload(arrays, (attention, read_attention), rules.device)
     token_ids, position_ids, rows, row_positions, keep_rows, keep_slots, *token_types = tensors
     return PackedBatch(
         token_ids=token_ids,

@@ -56,8 +56,36 @@ class AttentionMeta:
     @cached_property
     def context_lens(self) -> np.ndarray:
         """(C,) tokens of each context."""
-        sums = np.concatenate([[0], np.cumsum(self.context_ranges[:, 1])])
-        return sums[self.context_indptr[1:]] - sums[self.context_indptr[:-1]]
+        sums = np.zeros(len(self.context_ranges) + 1, np.int64)
+        self.context_ranges[:, 1].cumsum(out=sums[1:])
+        ends: np.ndarray = sums[self.context_indptr]
+        return ends[1:] - ends[:-1]
+
+    @cached_property
+    def seen_before(self) -> np.ndarray:
+        """(S,) tokens of each segment's context."""
+        lens = np.zeros(len(self.context_indptr), np.int64)  # the id -1 finds the zero at the end
+        lens[:-1] = self.context_lens
+        found: np.ndarray = lens[self.context_ids]
+        return found
+
+    def for_reads(self, segments: np.ndarray) -> AttentionMeta:
+        """Of the same step, with one query for each of ``segments``: its last token, or all there is of it."""
+        reads = AttentionMeta(
+            np.arange(len(segments)),
+            np.ones(len(segments), np.int64),
+            self.own_starts[segments],
+            self.own_lens[segments],
+            self.context_ids[segments],
+            self.context_indptr,
+            self.context_ranges,
+            self.kv_capacity,
+            self.scale,
+            self.causal,
+            self.device,
+        )
+        reads.__dict__["seen_before"] = self.seen_before[segments]
+        return reads
 
     @property
     def num_queries(self) -> int:

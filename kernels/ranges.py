@@ -6,9 +6,16 @@ import numpy as np
 
 
 def expand_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenation of ``arange(start, start + length)`` over all ranges: (n,) and (n,) -> (sum of lengths,)."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+    """Concatenation of ``arange(start, start + length)`` over all ranges: (n,) and (n,) -> (sum of lengths,) int32.
+
+    Rows of a step and slots of a pool are fewer than 2^31, and half the bytes are half the work.
+    """
+    if not len(lengths):
+        return np.zeros(0, np.int32)
+    ends = lengths.cumsum()
+    found = (starts - (ends - lengths)).astype(np.int32).repeat(lengths)
+    found += np.arange(ends[-1], dtype=np.int32)
+    return found
 
 
 def count_within(lengths: np.ndarray) -> np.ndarray:

@@ -157,13 +157,18 @@ class CudaBackend(Backend):
             self._uploader = Uploader(device)
         heads = None if self.ops is None else self.ops.head_shape
         if self.ops is None or heads is None:  # the very first step: attention makes its own tables
-            return self._uploader.upload(arrays)
-        forms = [self.ops.form_for(metas[0])] * len(metas)
-        tables = [form.tables(meta, heads[0] // heads[1]) for form, meta in zip(forms, metas, strict=True)]
-        tensors = self._uploader.upload([*arrays, *(array for group in tables for array in group)])
-        rest = iter(tensors[len(arrays) :])
-        for form, meta, group in zip(forms, metas, tables, strict=True):
-            meta.cache[CACHE] = PreparedAttention(form, [next(rest) for _ in group])
+            return self._uploader.upload(arrays, [])
+        form = self.ops.form_for(metas[0])
+        tables: list[np.ndarray] = []
+        places: list[list[int]] = []
+        for meta in metas:
+            own = form.tables(meta, heads[0] // heads[1])
+            # Both metas of a step have the same ranges: what is one array goes up once.
+            places.append([_place_of(table, tables) for table in own])
+        tensors = self._uploader.upload(arrays, tables)
+        on_device = tensors[len(arrays) :]
+        for meta, numbers in zip(metas, places, strict=True):
+            meta.cache[CACHE] = PreparedAttention(form, [on_device[number] for number in numbers])
         return tensors[: len(arrays)]
 
     def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
@@ -180,6 +185,15 @@ class CudaBackend(Backend):
 
         assert self.ops is not None
         return Tuner(self, self.ops, self.graphed, time_step, eager=self.config.enforce_eager).run(largest)
+
+
+def _place_of(table: np.ndarray, tables: list[np.ndarray]) -> int:
+    """Where ``table`` stands in ``tables``, at whose end it is put if it is not there."""
+    for place, known in enumerate(tables):
+        if known is table:
+            return place
+    tables.append(table)
+    return len(tables) - 1
 
 
 def _dotted(capability: tuple[int, int]) -> str:

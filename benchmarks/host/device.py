@@ -109,6 +109,7 @@ class InstantExecutor:
 
     @classmethod
     def new(cls) -> InstantExecutor:
+        torch.set_num_threads(1)  # a second thread that copies a kilobyte would be waited for
         rules, packing = packing_rules()
         return cls(rules, info(packing))
 

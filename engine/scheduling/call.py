@@ -73,7 +73,13 @@ class Call:
     def uncover(self, nodes: Sequence[Node]) -> None:
         """These may be scheduled from now on: leaves first, so that their parent is soon done with."""
         self.frontier += [node for node in reversed(nodes) if isinstance(node, Segment)]
-        self.frontier += [LeafRun(node, 0, len(node)) for node in nodes if isinstance(node, Leaves)]
+        self.frontier += [node.all() for node in nodes if isinstance(node, Leaves)]
+
+    def took(self, num_tokens: int) -> None:
+        """An entry of so many tokens was taken into a step."""
+        self.num_in_flight += 1
+        self.remaining_tokens -= num_tokens
+        self.computed_tokens += num_tokens
 
     def waiting_pairs(self) -> list[int]:
         """Pairs that end at, or below, what has not been scheduled."""

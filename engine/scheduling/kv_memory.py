@@ -57,7 +57,7 @@ class KVMemory:
         below = root.below() if isinstance(root, Segment) else []
         for node in below:
             node.parent = kept
-            kept.num_unfinished_children += len(node) if isinstance(node, Leaves) else 1
+            kept.num_unfinished_children += node.num_leaves if isinstance(node, Leaves) else 1
         return below
 
     def commit(self, segment: Segment, may_grow: bool) -> bool:
@@ -89,7 +89,9 @@ class KVMemory:
         """Leaves are done; so is every ancestor that has no other unfinished child."""
         run.leaves.num_finished += run.num_leaves
         segment = run.parent
-        self._leave(segment, run.num_leaves)
+        if segment is None or segment is self.store.stem:
+            return
+        segment.num_unfinished_children -= run.num_leaves
         while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
             parent = segment.parent
             self._release(segment, call)
@@ -102,7 +104,7 @@ class KVMemory:
         """The call is over: take back what its unfinished segments hold."""
         for root in call.roots:
             if isinstance(root, Leaves):
-                self._leave(root.parent, len(root) - root.num_finished)
+                self._leave(root.parent, root.num_leaves - root.num_finished)
                 continue
             if root.state is not SegmentState.FINISHED:
                 self._leave(root.parent)

@@ -35,7 +35,7 @@ class PrefixStore:
         if stem is not None and len(stem):
             committed = self._pool.commit(len(stem))
             assert committed, "the pool is smaller than the template"
-            self.stem = Segment(stem, None)
+            self.stem = Segment(stem.astype(np.int32), None)
             self.stem.pinned = True
             self.stem.slots = self._pool.allocate(len(stem))
 

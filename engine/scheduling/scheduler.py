@@ -35,7 +35,7 @@ from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects
 from engine.scheduling.kv_memory import KVMemory
 from engine.scheduling.step_plan import StepPlan
-from engine.scheduling.token_tree import Entry, LeafRun, SegmentState
+from engine.scheduling.token_tree import Entry, LeafRun, Segment, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
@@ -195,12 +195,12 @@ class Scheduler:
         Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
         """
         skipped: list[Entry] = []
-        before = plan.num_tokens
-        while call.frontier and not plan.full and len(skipped) < LOOK_PAST:
-            entry = call.frontier.pop()
-            if entry.parent is not None and entry.parent is self._memory.stem:
-                self._take_stem(call, plan)
-            if not _context_ready(entry):
+        frontier, stem, before = call.frontier, self._memory.store.stem, plan.num_tokens
+        while frontier and not plan.full and len(skipped) < LOOK_PAST:
+            entry = frontier.pop()
+            if stem is not None and entry.parent is stem and stem.state is SegmentState.WAITING:
+                self._take_stem(stem, call, plan)
+            if entry.parent is not None and entry.parent.state is SegmentState.WAITING:
                 skipped.append(entry)
             elif isinstance(entry, LeafRun):
                 skipped += self._take_leaves(call, entry, plan)
@@ -212,9 +212,9 @@ class Scheduler:
             else:
                 entry.state = SegmentState.SCHEDULED
                 plan.add(entry, call)
-                self._took(call, len(entry))
+                call.took(len(entry))
                 call.uncover(entry.below())
-        call.frontier.extend(reversed(skipped))
+        frontier.extend(reversed(skipped))
         if plan.num_tokens > before:
             call.num_steps += 1
             call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
@@ -255,17 +255,11 @@ class Scheduler:
     def _take_run(self, call: Call, run: LeafRun, plan: StepPlan) -> None:
         num_tokens = run.num_tokens
         plan.add_leaves(run, call, num_tokens)
-        self._took(call, num_tokens)
+        call.took(num_tokens)
 
-    def _took(self, call: Call, num_tokens: int) -> None:
-        call.num_in_flight += 1
-        call.remaining_tokens -= num_tokens
-        call.computed_tokens += num_tokens
-
-    def _take_stem(self, call: Call, plan: StepPlan) -> None:
+    def _take_stem(self, stem: Segment, call: Call, plan: StepPlan) -> None:
         """The first step that needs the stem computes it, for everybody."""
-        stem = self._memory.stem
-        if stem is not None and stem.state is SegmentState.WAITING and plan.fits(stem):
+        if plan.fits(stem):
             stem.state = SegmentState.SCHEDULED
             plan.add(stem, None)
             call.computed_tokens += len(stem)
@@ -302,12 +296,11 @@ class Scheduler:
     def _settle(self, plan: StepPlan) -> None:
         for segment in plan.inner:
             segment.state = SegmentState.COMPUTED
-        for call in plan.calls:
+        for call, entry in zip(plan.calls, plan.entries, strict=True):
             if call is not None:
                 call.num_in_flight -= 1
-        for call, entry in zip(plan.calls, plan.entries, strict=True):
-            if call is not None and isinstance(entry, LeafRun):
-                self._memory.finish(entry, call)
+                if isinstance(entry, LeafRun):
+                    self._memory.finish(entry, call)
 
     def _answer_scored(
         self, call: Call, parts: list[tuple[np.ndarray, np.ndarray]], all_finite: bool
@@ -331,17 +324,14 @@ class Scheduler:
             call.answered[list(errors)] = True
         num_answers = len(pairs) + len(errors)
         call.num_answered += num_answers
+        finished = call.finished
         self._stats.finished_pairs += num_answers
-        self._stats.finished_calls += call.finished
+        self._stats.finished_calls += finished
         if self._suspects:
             self._suspects.clear(call.call_id, [*pairs.tolist(), *errors])
-        return EngineCoreOutput(
-            call_id=call.call_id,
-            indices=pairs.astype(np.int32, copy=False),
-            values=values.astype(np.float32, copy=False),
-            errors=errors,
-            stats=call.stats(self._clock()) if call.finished else None,
-        )
+        stats = call.stats(self._clock()) if finished else None
+        indices = pairs if pairs.dtype == np.int32 else pairs.astype(np.int32)
+        return EngineCoreOutput(call.call_id, indices, values, errors, stats)
 
     def _retire_if_done(self, call: Call) -> None:
         """Drop a call that is answered or aborted and has nothing in flight, with all it holds."""
@@ -429,8 +419,3 @@ class Scheduler:
         stats.prefix_store_tokens = store.num_tokens
         stats.kv_used_tokens = self._memory.used_tokens
         return stats
-
-
-def _context_ready(entry: Entry) -> bool:
-    parent = entry.parent
-    return parent is None or parent.state is not SegmentState.WAITING

@@ -52,6 +52,8 @@ class StepPlan:
         A single one always fits an empty step: encoders cannot be cut, even when memory ran out before.
         """
         room = self.token_budget - self.num_tokens
+        if leaves.num_tokens <= room and leaves.num_leaves <= self.max_segments - self.num_segments:
+            return last - first
         last = min(last, first + self.max_segments - self.num_segments)
         before = leaves.ends[first - 1] if first else 0
         if leaves.ends[last - 1] - before > room:

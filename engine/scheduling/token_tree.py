@@ -86,8 +86,8 @@ class Segment:
 
     def add_leaves(self, leaves: Leaves) -> None:
         self.leaves.append(leaves)
-        self.num_waiting_children += len(leaves)
-        self.num_unfinished_children += len(leaves)
+        self.num_waiting_children += leaves.num_leaves
+        self.num_unfinished_children += leaves.num_leaves
 
     def below(self) -> list[Node]:
         """What hangs under this segment."""
@@ -105,7 +105,19 @@ class Segment:
 class Leaves:
     """Segments that nothing follows, all under one parent. L of them, at which P >= L pairs end."""
 
-    __slots__ = ("bounds", "ends", "lens", "num_finished", "pairs", "parent", "starts", "token_ids", "token_type_ids")
+    __slots__ = (
+        "bounds",
+        "ends",
+        "lens",
+        "num_finished",
+        "num_leaves",
+        "num_tokens",
+        "pairs",
+        "parent",
+        "starts",
+        "token_ids",
+        "token_type_ids",
+    )
 
     def __init__(
         self,
@@ -125,21 +137,19 @@ class Leaves:
         """(L,) where each leaf begins in ``token_ids``."""
         self.lens = lens
         """(L,)."""
-        self.ends = lens.cumsum()
+        self.ends = lens if len(lens) == 1 else lens.cumsum()
         """(L,) tokens of all leaves up to and with this one."""
         self.pairs = pairs
         """(P,) pairs of the call, leaf after leaf."""
         self.bounds = bounds
         """(L + 1,) where each leaf's pairs begin in ``pairs``; None: every leaf has one."""
         self.parent = parent
+        self.num_leaves = len(lens)
+        self.num_tokens = int(self.ends[-1])
         self.num_finished = 0
 
-    def __len__(self) -> int:
-        return len(self.lens)
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.ends[-1])
+    def all(self) -> LeafRun:
+        return LeafRun(self, 0, self.num_leaves)
 
 
 class LeafRun(NamedTuple):
@@ -164,6 +174,8 @@ class LeafRun(NamedTuple):
     @property
     def num_tokens(self) -> int:
         ends = self.leaves.ends
+        if self.last - self.first == self.leaves.num_leaves:
+            return self.leaves.num_tokens
         return int(ends[self.last - 1] - (ends[self.first - 1] if self.first else 0))
 
     @property
@@ -184,10 +196,11 @@ class LeafRun(NamedTuple):
 
     def tokens(self, of: np.ndarray) -> np.ndarray:
         """What ``of`` (token ids or types of the whole call) holds for these leaves, leaf after leaf."""
-        starts, lens = self.leaves.starts[self.first : self.last], self.lens
-        if len(lens) == 1:
-            start = starts[0]
-            return of[start : start + lens[0]]
+        leaves, first, last = self
+        if last - first == 1:
+            start = leaves.starts[first]
+            return of[start : start + leaves.lens[first]]
+        starts, lens = leaves.starts[first:last], leaves.lens[first:last]
         ends = lens.cumsum()
         found: np.ndarray = of[np.arange(ends[-1]) + (starts - (ends - lens)).repeat(lens)]
         return found

@@ -99,8 +99,10 @@ class TreeBuilder:
         """The tree of a call of one pair, unless it is too long for one segment."""
         start, length = 0, len(token_ids)
         parent = None
-        if stem is not None and length > len(stem) and (token_ids[: len(stem)] == stem.token_ids).all():
-            parent, start = stem, len(stem)
+        if stem is not None:
+            stem_len = len(stem.token_ids)
+            if length > stem_len and token_ids[:stem_len].tobytes() == stem.token_ids.tobytes():
+                parent, start = stem, stem_len
         if self._share and length - start > self._max_segment_tokens:
             return None
         return Leaves(
@@ -311,7 +313,15 @@ def _measure_paths(root: Segment) -> None:
 
 
 def total_tokens(roots: Sequence[Node]) -> int:
-    return sum(map(len, segments_of(roots))) + sum(leaves.num_tokens for leaves in leaves_of(roots))
+    total, stack = 0, list(roots)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Leaves):
+            total += node.num_tokens
+        else:
+            total += len(node)
+            stack += node.below()
+    return total
 
 
 def segments_of(roots: Sequence[Node]) -> Iterator[Segment]:

@@ -187,21 +187,32 @@ def tokens_per_tile(config: AttentionConfig, group: int) -> int:
 
 def plan_tables(meta: AttentionMeta, tile_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Host int32 arrays of ``AttentionTables`` for one step."""
-    num_tiles = -(-meta.q_lens // tile_tokens)
-    segment = np.repeat(np.arange(len(meta.q_lens)), num_tiles)
-    first_token = count_within(num_tiles) * tile_tokens
-    has_context = meta.context_ids >= 0
-    context = np.where(has_context, meta.context_ids, 0)
-    bounds = np.append(meta.context_indptr, meta.context_indptr[-1:])  # a row 0 even without contexts
-    context_lens = np.append(meta.context_lens, 0)[context] * has_context
-    own_seen = np.minimum(first_token + tile_tokens, meta.q_lens[segment]) + (meta.own_lens - meta.q_lens)[segment]
-    work = context_lens[segment] + (own_seen if meta.causal else meta.own_lens[segment])
-    order = np.argsort(-work, kind="stable")
-    tiles = np.stack([segment, first_token], axis=1)[order]
-    first, end = bounds[context] * has_context, bounds[context + 1] * has_context
-    columns = [meta.q_starts, meta.q_lens, meta.own_starts, meta.own_lens, first, end]
-    ranges = meta.context_ranges.reshape(-1, 2)
-    return tiles.astype(np.int32), np.stack(columns, axis=1).astype(np.int32), ranges.astype(np.int32)
+    num_segments = len(meta.q_lens)
+    own_seen = meta.own_lens
+    if not num_segments or meta.q_lens.max() <= tile_tokens:
+        segment = np.arange(num_segments)
+        first_token = np.zeros(num_segments, np.int32)
+        work = meta.seen_before + own_seen
+    else:
+        num_tiles = -(-meta.q_lens // tile_tokens)
+        segment = np.arange(num_segments).repeat(num_tiles)
+        first_token = count_within(num_tiles) * tile_tokens
+        if meta.causal:  # keys that the last query of the tile sees
+            last_query = np.minimum(first_token + tile_tokens, meta.q_lens[segment])
+            own_seen = last_query + (meta.own_lens - meta.q_lens)[segment]
+        else:
+            own_seen = own_seen[segment]
+        work = meta.seen_before[segment] + own_seen
+    tiles = np.empty((len(segment), 2), np.int32)
+    tiles[:, 0], tiles[:, 1] = segment, first_token
+    segments = np.empty((num_segments, 6), np.int32)
+    segments[:, 0], segments[:, 1], segments[:, 2] = meta.q_starts, meta.q_lens, meta.own_starts
+    segments[:, 3] = meta.own_lens
+    indptr = np.zeros(len(meta.context_indptr) + 1, np.int32)  # the context -1 is empty: from the last 0 to the first
+    indptr[:-1] = meta.context_indptr
+    segments[:, 4], segments[:, 5] = indptr[meta.context_ids], indptr[meta.context_ids + 1]
+    order = (-work).argsort(kind="stable")
+    return tiles[order], segments, meta.context_ranges.astype(np.int32, copy=False)
 
 
 def range_attention(

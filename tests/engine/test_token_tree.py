@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduling.token_tree import LeafRun, Leaves, Node, Segment
+from engine.scheduling.token_tree import Leaves, Node, Segment
 from engine.scheduling.tree_builder import TreeBuilder, leaves_of, segments_of, total_tokens
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=24)
@@ -48,7 +48,7 @@ def path(segment: Segment | None) -> list[int]:
 
 def own_tokens(leaves: Leaves) -> list[list[int]]:
     """Of each leaf."""
-    return [run.tokens(leaves.token_ids).tolist() for run in LeafRun(leaves, 0, len(leaves)).one_by_one()]
+    return [run.tokens(leaves.token_ids).tolist() for run in leaves.all().one_by_one()]
 
 
 def spelled(roots: list[Node]) -> dict[int, list[int]]:
@@ -63,13 +63,13 @@ def spelled(roots: list[Node]) -> dict[int, list[int]]:
     for segment in segments_of(roots):
         enter(segment.pairs, path(segment))
     for leaves in leaves_of(roots):
-        for run, tokens in zip(LeafRun(leaves, 0, len(leaves)).one_by_one(), own_tokens(leaves), strict=True):
+        for run, tokens in zip(leaves.all().one_by_one(), own_tokens(leaves), strict=True):
             enter(run.pairs.tolist(), path(leaves.parent) + tokens)
     return found
 
 
 def below(segment: Segment) -> int:
-    return len(segment.children) + sum(map(len, segment.leaves))
+    return len(segment.children) + sum(leaves.num_leaves for leaves in segment.leaves)
 
 
 @given(
@@ -91,8 +91,8 @@ def test_every_pair_is_spelled_exactly_once(
     for leaves in leaves_of(roots):
         lengths += leaves.lens.tolist()
         tokens = own_tokens(leaves)
-        assert LeafRun(leaves, 0, len(leaves)).tokens(leaves.token_ids).tolist() == [*chain(*tokens)]
-        assert all(len(run.pairs) for run in LeafRun(leaves, 0, len(leaves)).one_by_one()), "a leaf that nobody needs"
+        assert leaves.all().tokens(leaves.token_ids).tolist() == [*chain(*tokens)]
+        assert all(len(run.pairs) for run in leaves.all().one_by_one()), "a leaf that nobody needs"
     assert 0 < min(lengths) <= max(lengths) <= chunk
     assert sum(lengths) == total_tokens(roots)
 
@@ -139,7 +139,7 @@ def test_short_coincidences_are_not_split() -> None:
 def test_equal_documents_are_one_segment() -> None:
     roots = build(TreeBuilder(4096, 8, share=True), [[1, 2, 3]] * 3 + [[1, 2, 3, 4]])
     assert spelled(roots) == {0: [1, 2, 3], 1: [1, 2, 3], 2: [1, 2, 3], 3: [1, 2, 3, 4]}
-    assert [len(leaves) for leaves in leaves_of(roots)] == [2]
+    assert [leaves.num_leaves for leaves in leaves_of(roots)] == [2]
 
 
 def test_the_stem_is_the_parent_of_what_begins_with_it() -> None:
@@ -175,7 +175,7 @@ def test_the_query_hint_is_a_border_only_where_it_holds() -> None:
 def test_without_sharing_every_distinct_pair_is_one_segment() -> None:
     builder, types = TreeBuilder(2, 1, share=False), [[0, 0, 1], [0, 1, 1], [0, 0, 1]]
     (leaves,) = leaves_of(build(builder, [[1, 2, 3]] * 3, types=types))
-    runs = list(LeafRun(leaves, 0, len(leaves)).one_by_one())
+    runs = list(leaves.all().one_by_one())
     assert [(run.num_tokens, run.pairs.tolist()) for run in runs] == [(3, [0, 2]), (3, [1])]
     assert leaves.token_type_ids is not None
     assert [run.tokens(leaves.token_type_ids).tolist() for run in runs] == types[:2]
