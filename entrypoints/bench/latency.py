@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from engine.entrypoints.bench.arguments import parse_known
 from engine.entrypoints.bench.dataset import check_data_options, load_calls
-from engine.entrypoints.bench.offline import check_output, loaded_engine, save
+from engine.entrypoints.bench.flags import say_what_is_ignored
+from engine.entrypoints.bench.offline import check_output, save
 from engine.entrypoints.bench.options import LatencyOptions
 from engine.errors import ConfigError
 
-DESCRIPTION = "Times single calls in process. Options that are not listed here are the engine's own."
+if TYPE_CHECKING:
+    from engine.entrypoints.offline.llm import LLM
+
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 
 
-def main(argv: Sequence[str]) -> int:
-    options, rest = parse_known(LatencyOptions, argv, "engine bench latency", DESCRIPTION)
+def run(options: LatencyOptions, load: Callable[[], LLM]) -> int:
+    """Time single calls of the engine that ``load`` gives; the exit status."""
+    say_what_is_ignored(options)
     if options.num_iters < 1 or options.num_iters_warmup < 0:
         raise ConfigError("--num-iters must be at least 1, --num-iters-warmup at least 0.")
     num_calls = options.num_iters + options.num_iters_warmup
@@ -27,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     path = check_output(options.output_json)
     seconds: list[float] = []
     interrupted = False
-    with loaded_engine(options.model, rest) as llm:
+    with load() as llm:
         calls = load_calls(options, num_calls * options.random_batch_size, llm.spec.tokenizer_path)
         try:
             for index, call in enumerate(tqdm(calls[:num_calls], disable=True if options.disable_tqdm else None)):

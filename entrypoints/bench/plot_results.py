@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from engine.entrypoints.bench.arguments import flag, parse
+from engine.entrypoints.bench.options import PlotOptions
 from engine.entrypoints.bench.plots import write_plots
 from engine.entrypoints.bench.result_charts import Result, load_charts, regression_charts, result_name, run_charts
 from engine.entrypoints.bench.results import check_writable
@@ -17,18 +15,8 @@ from engine.errors import ConfigError
 NEEDED = ("latencies", "start_times", "document_throughput", "request_rate", "date")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlotOptions:
-    """``engine bench plot``."""
-
-    results: tuple[str, ...] = flag((), "Result files, or folders of them.", metavar="PATH")
-    view: str = flag("runs", "What is drawn.", choices=("runs", "load", "regression"))
-    against: str = flag("request_rate", "The setting on the axis of --view load.")
-    output: str = flag("bench", "Name of the page and the picture, without suffix.", metavar="NAME")
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parse(PlotOptions, argv, "engine bench plot", "Draws saved results as one page.")
+def run(options: PlotOptions) -> int:
+    """Write the page and the picture; the exit status."""
     results = load_results([Path(name) for name in options.results])
     results.sort(key=lambda result: (result_name(result), float(result["request_rate"]), result["date"]))
     stem = Path(options.output)

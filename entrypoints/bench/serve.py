@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import uuid
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from engine.entrypoints.bench.arguments import parse
 from engine.entrypoints.bench.arrivals import arrival_times, check_load_options
 from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.compare import check_compare_options, run_in_turn, second_target
 from engine.entrypoints.bench.dataset import check_data_options, load_calls
+from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.pytorch_format import write_records
@@ -33,7 +32,6 @@ from engine.errors import ConfigError
 if TYPE_CHECKING:
     import aiohttp
 
-DESCRIPTION = "Measures a running rerank server: any that speaks one of the dialects."
 INTERRUPTED = 130
 
 
@@ -61,9 +59,9 @@ class Measured:
         return result_of(self.run, self.summary, replace(options, backend=self.target.dialect.name), self.model)
 
 
-def main(argv: Sequence[str]) -> int:
+def run(options: ServeOptions) -> int:
     """Exit status 0; 1 when every call failed; 130 after Ctrl-C."""
-    options = parse(ServeOptions, argv, "engine bench serve", DESCRIPTION)
+    say_what_is_ignored(options)
     print(namespace_line(options))
     measured = asyncio.run(measure(options))
     if any(m.run.interrupted for m in measured):

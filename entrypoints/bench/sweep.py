@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from engine.entrypoints.bench.arguments import parse, parse_known
+from engine.entrypoints.bench.flags import parse
 from engine.entrypoints.bench.options import ServeOptions, SweepOptions
 from engine.entrypoints.bench.plot_results import load_results
 from engine.entrypoints.bench.plots import write_plots
@@ -30,13 +30,12 @@ from engine.entrypoints.bench.serve import INTERRUPTED, check_options, measure
 from engine.entrypoints.bench.target import target_of
 from engine.errors import ConfigError, StartupError
 
-DESCRIPTION = "Runs `engine bench serve` for every combination of the values given with --vary."
 Setting = tuple[tuple[str, str], ...]
 """(flag, value) of one combination."""
 
 
-def main(argv: Sequence[str]) -> int:
-    options, rest = parse_known(SweepOptions, argv, "engine bench sweep", DESCRIPTION)
+def run(options: SweepOptions, rest: Sequence[str]) -> int:
+    """Run ``engine bench serve`` with the flags ``rest`` for every combination; the exit status."""
     bench = combinations("--vary", options.vary)
     servers = combinations("--vary-serve", options.vary_serve)
     if len(servers) > 1 and options.serve_cmd is None:
@@ -75,7 +74,7 @@ def combinations(flag: str, words: tuple[str, ...]) -> list[Setting]:
 
 def serve_options(rest: Sequence[str], setting: Setting) -> ServeOptions:
     words = [*rest, *(word for name, value in setting for word in (f"--{name}", value))]
-    return parse(ServeOptions, words, "engine bench sweep", DESCRIPTION)
+    return parse(ServeOptions, words)
 
 
 def result_file(folder: Path, rest: Sequence[str], server: Setting, setting: Setting) -> Path:

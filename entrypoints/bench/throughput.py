@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.entrypoints.bench.arguments import parse_known
 from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.dataset import check_data_options, load_calls
-from engine.entrypoints.bench.offline import check_output, loaded_engine, save
+from engine.entrypoints.bench.flags import say_what_is_ignored
+from engine.entrypoints.bench.offline import check_output, save
 from engine.entrypoints.bench.options import ThroughputOptions
 
 if TYPE_CHECKING:
     from engine.entrypoints.offline.llm import LLM
-
-DESCRIPTION = "Scores a set of pairs in process. Options that are not listed here are the engine's own."
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,12 @@ class Pass:
         return self.num_tokens / self.elapsed_s
 
 
-def main(argv: Sequence[str]) -> int:
-    options, rest = parse_known(ThroughputOptions, argv, "engine bench throughput", DESCRIPTION)
+def run(options: ThroughputOptions, load: Callable[[], LLM]) -> int:
+    """Measure the engine that ``load`` gives; the exit status."""
+    say_what_is_ignored(options)
     check_data_options(options, options.num_prompts)
     path = check_output(options.output_json)
-    with loaded_engine(options.model, rest) as llm:
+    with load() as llm:
         calls = load_calls(options, options.num_prompts, llm.spec.tokenizer_path)
         for call in calls[: options.num_warmups]:
             llm.score(call.query, call.documents, use_tqdm=False)

@@ -21,14 +21,10 @@ def run(argv: list[str]) -> int:
     """One command line; returns the exit code."""
     from cyclopts.exceptions import CycloptsError
 
-    from engine.entrypoints.cli.app import build_app
     from engine.entrypoints.cli.environment import with_origin
 
     try:
-        result = build_app(argv)(
-            _tokens(argv), exit_on_error=False, print_error=False, result_action="return_value", help_on_error=False
-        )
-        return result if isinstance(result, int) else 0
+        return execute(argv)
     except CycloptsError as error:
         return _fail(_one_line(error), 2)
     except StartupError as error:
@@ -42,10 +38,25 @@ def run(argv: list[str]) -> int:
         return 0
 
 
+def execute(argv: list[str]) -> int:
+    """One command line; returns the exit code, and raises ``CycloptsError`` or ``EngineError`` for what is wrong."""
+    from engine.entrypoints.cli.app import build_app
+
+    result = build_app(argv)(
+        _tokens(argv), exit_on_error=False, print_error=False, result_action="return_value", help_on_error=False
+    )
+    return result if isinstance(result, int) else 0
+
+
 def _tokens(argv: list[str]) -> list[str]:
     from engine.entrypoints.cli.arguments import normalise
 
-    return normalise(argv)
+    words = normalise(argv)
+    if words[:1] == ["bench"]:
+        from engine.entrypoints.cli.bench import unabbreviated
+
+        words = unabbreviated(words)
+    return words
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ that takes the collected values as one dictionary.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import sys
@@ -43,13 +44,17 @@ def flags(
     compatibility: bool = True,
     model_as_flag: bool = False,
     several_models: bool = False,
+    own_flags: type[Any] | None = None,
 ) -> Callable[[Command], Command]:
     """Gives ``command(values, **own)`` the flags of these sections; ``values`` has what the user set, by field name.
 
     ``model_as_flag``: the model is ``--model`` only, for commands whose own words come first. ``several_models``:
-    ``values["also_model"]`` has those after the first.
+    ``values["also_model"]`` has those after the first. ``own_flags``: a dataclass whose fields are flags of the
+    command itself, which go before ours of the same name.
     """
-    options = [option for option in OPTIONS.values() if option.section in sections]
+    own_names = {field.name for field in dataclasses.fields(own_flags)} if own_flags else set()
+    options = [option for option in OPTIONS.values() if option.section in sections and option.name not in own_names]
+    without_effect = [name for name in IGNORED if name not in own_names] if compatibility else []
 
     def decorate(command: Command) -> Command:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -60,15 +65,14 @@ def flags(
             values = {option.name: bound[option.name] for option in options if bound.get(option.name) is not None}
             if several_models:
                 values["also_model"] = bound.get("also_model") or ()
-            if compatibility:
-                _notices({name: bound[name] for name in IGNORED if bound.get(name) is not None})
+            _notices({name: bound[name] for name in without_effect if bound.get(name) is not None})
             return command(values, **ours)
 
         parameters = [_model_parameter(model_as_flag)] if "model" in sections else []
         parameters += [_also_model_parameter()] if several_models else []
         parameters += [_parameter(option) for option in options if option.name != "model"]
         parameters += own
-        parameters += [_ignored_parameter(name) for name in IGNORED] if compatibility else []
+        parameters += [_ignored_parameter(name) for name in without_effect]
         parameters.append(_config_parameter())
         signature = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
         run.__signature__ = signature  # type: ignore[attr-defined]

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import inspect
 import types
 import typing
@@ -34,14 +32,6 @@ COMPATIBLE = """## Flags of other engines
 Commands that load a model accept these flags of vLLM, SGLang and TEI. They have no effect; whoever gives one is told
 why.
 """
-BENCHES = {
-    "serve": ("engine.entrypoints.bench.serve", "ServeOptions"),
-    "throughput": ("engine.entrypoints.bench.throughput", "ThroughputOptions"),
-    "latency": ("engine.entrypoints.bench.latency", "LatencyOptions"),
-    "sweep": ("engine.entrypoints.bench.sweep", "SweepOptions"),
-    "plot": ("engine.entrypoints.bench.plot_results", "PlotOptions"),
-}
-
 SHARED = {group.name: key for key, group in GROUPS.items() if key != "server"}
 """Groups of flags that every command with a model has: shown once, after the commands."""
 Row = tuple[str, str, str]
@@ -51,9 +41,9 @@ Row = tuple[str, str, str]
 def reference() -> str:
     app = build_app([])
     parts = [HEAD]
-    serve = app["serve"].assemble_argument_collection()
+    serve = app["serve"].assemble_argument_collection(parse_docstring=True)
     for name, (_, help_text) in present_commands().items():
-        parts.append(_bench(help_text) if name == "bench" else _command(app[name], f"engine {name}", help_text))
+        parts.append(_command(app[name], f"engine {name}", help_text))
     parts.append("## Flags of every command with a model\n\n" + "\n".join(_groups(serve, only=SHARED)))
     ignored = [(f"`--{name.replace('_', '-')}`", "", flag.because) for name, flag in IGNORED.items()]
     parts.append(COMPATIBLE + "\n" + _table(ignored, ("flag", "", "why")))
@@ -65,9 +55,9 @@ def _command(command: App, path: str, help_text: str) -> str:
     subcommands = [name for name in command if not name.startswith("-")]
     for name in subcommands:
         lines += [f"### `{path} {name}`", "", _doc(command[name]), ""]
-        lines += _groups(command[name].assemble_argument_collection())
+        lines += _groups(command[name].assemble_argument_collection(parse_docstring=True))
     if not subcommands:
-        lines += _groups(command.assemble_argument_collection())
+        lines += _groups(command.assemble_argument_collection(parse_docstring=True))
     return "\n".join(lines)
 
 
@@ -82,7 +72,7 @@ def _groups(arguments: Iterable[Argument], only: Iterable[str] = ()) -> list[str
     for argument in arguments:
         groups = argument.parameter.group
         group = next(iter(groups), None) if isinstance(groups, tuple) else groups
-        if argument.show is False or group is COMPATIBILITY:
+        if argument.show is False or group is COMPATIBILITY or argument.names == ("*",):
             continue
         title = getattr(group, "name", str(group or ""))
         if only and title not in only:
@@ -103,12 +93,14 @@ def _groups(arguments: Iterable[Argument], only: Iterable[str] = ()) -> list[str
 
 
 def _row(argument: Argument) -> Row:
-    spellings = [name for name in argument.names if not name.startswith(("--no-", "--empty-"))]
+    own = f"--{argument.field_info.name.replace('_', '-')}"
+    spellings = [name for name in argument.names if name == own or not name.startswith(("--no-", "--empty-"))]
     positional = argument.field_info.kind is not inspect.Parameter.KEYWORD_ONLY
     shown = [spellings[0].lstrip("-").upper(), *spellings] if positional else spellings
     help_text = (argument.parameter.help or "").strip()
     default = argument.field_info.default
-    if default not in (None, "", (), False, inspect.Parameter.empty) and "Default" not in help_text:
+    unsaid = argument.parameter.show_default is not False and "Default" not in help_text
+    if unsaid and default not in (None, "", (), False, inspect.Parameter.empty):
         help_text = f"{help_text} Default: {default}.".strip()
     metavar = argument.parameter.metavar
     return ", ".join(f"`{name}`" for name in shown), metavar or _values(argument.hint), help_text
@@ -125,30 +117,6 @@ def _values(hint: Any) -> str:
         return f"{_values(inner[0])} ..." if inner else "TEXT ..."
     names = {bool: "", str: "TEXT", int: "INT", float: "NUMBER"}
     return names.get(hint, getattr(hint, "__name__", str(hint)).upper())
-
-
-def _bench(help_text: str) -> str:
-    lines = ["## `engine bench`", "", help_text, ""]
-    for name, (module, options) in BENCHES.items():
-        cls = getattr(importlib.import_module(module), options)
-        lines += [f"### `engine bench {name}`", ""]
-        tables: dict[str, list[Row]] = {}
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            tables.setdefault(field.metadata["group"], []).append(_bench_row(field, hints[field.name]))
-        for title, rows in tables.items():
-            lines += [f"**{title}**", "", _table(rows), ""]
-    return "\n".join(lines)
-
-
-def _bench_row(field: dataclasses.Field[Any], hint: Any) -> Row:
-    names = [field.name.replace("_", "-"), *field.metadata["aliases"]]
-    spellings = ", ".join(f"`{name if name.startswith('-') else f'--{name}'}`" for name in names)
-    choices = field.metadata["choices"]
-    values = ", ".join(f"`{choice}`" for choice in choices) if choices else field.metadata["metavar"] or _values(hint)
-    default = field.default
-    shown = default not in (None, "", (), False, dataclasses.MISSING) and "ignored" not in field.metadata
-    return spellings, values, field.metadata["help"] + (f" Default: {default}." if shown else "")
 
 
 def _table(rows: list[Row], head: Row = ("flag", "value", "meaning")) -> str:

@@ -22,7 +22,7 @@ HOMES = {
     "ray": ("engine/executor", "entrypoints"),
     "fastapi": ("entrypoints/serve",),
     "uvicorn": ("entrypoints/serve",),
-    "cyclopts": ("entrypoints/cli",),
+    "cyclopts": ("entrypoints/cli", "entrypoints/bench/flags.py", "entrypoints/bench/options.py"),
 }
 
 

@@ -41,10 +41,10 @@ def test_a_tokenizer_of_ranks_gives_the_tokens_of_its_ranks() -> None:
 
 
 def test_samples_name_the_function_that_ran() -> None:
-    from engine.backends.packed_batch import ranges
+    from engine.kernels.ranges import expand_ranges
 
     with sampling() as samples:
         for _ in range(400):
-            ranges(np.zeros(2000, np.int64), np.full(2000, 40))
+            expand_ranges(np.zeros(2000, np.int64), np.full(2000, 40))
     assert samples.total > 0
-    assert "packed_batch.ranges" in " ".join(samples.inner)
+    assert "ranges.expand_ranges" in " ".join(samples.inner)

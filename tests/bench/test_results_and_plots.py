@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from engine.entrypoints.bench.charts import Chart, Series, number, ticks, to_svg
-from engine.entrypoints.bench.command import main
 from engine.entrypoints.bench.result_charts import finished_per_second, load_charts, regression_charts, run_charts
 from engine.entrypoints.bench.results import append_result, write_result
 from engine.entrypoints.bench.sweep import result_file
-from engine.errors import ConfigError, StartupError
+from engine.errors import StartupError
+from tests.bench.command import WRONG_USAGE, main
 from tests.bench.stand_ins import StandIn, running
 
 QUICK = ["--skip-tokenizer-init", "--random-input-len", "40", "--disable-tqdm"]
@@ -163,7 +163,7 @@ def test_plot_names_files_it_cannot_use(tmp_path: Path, content: str | None, mes
     path = tmp_path / "r.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(WRONG_USAGE, match=message):
         main(["plot", "--results", str(path), "--output", str(tmp_path / "p")])
 
 
@@ -196,11 +196,11 @@ def test_sweep_with_other_options_has_other_files(tmp_path: Path) -> None:
 
 def test_sweep_checks_every_value_first(tmp_path: Path) -> None:
     with running(StandIn("rerank")) as server:
-        with pytest.raises(ConfigError, match="above 0"):
+        with pytest.raises(WRONG_USAGE, match="above 0"):
             sweep(server, tmp_path, "--vary", "request-rate=100,0")
-        with pytest.raises(ConfigError, match="write FLAG=A,B,C"):
+        with pytest.raises(WRONG_USAGE, match="write FLAG=A,B,C"):
             sweep(server, tmp_path, "--vary", "request-rate")
-        with pytest.raises(ConfigError, match="needs --serve-cmd"):
+        with pytest.raises(WRONG_USAGE, match="needs --serve-cmd"):
             sweep(server, tmp_path, "--vary-serve", "max-num-seqs=1,2")
         assert not server.bodies
 

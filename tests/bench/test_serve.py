@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from engine.entrypoints.bench.arrivals import arrival_times
-from engine.entrypoints.bench.command import main
 from engine.entrypoints.bench.dialects import DIALECTS
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.cli import run as engine_command
-from engine.errors import ConfigError, StartupError
+from engine.errors import StartupError
+from tests.bench.command import WRONG_USAGE, main
 from tests.bench.stand_ins import StandIn, documents_of, running
 from tests.support.tokenizer_files import qwen_tokenizer_json
 
@@ -314,7 +314,7 @@ def test_wrong_route() -> None:
         (["--random-range-ratio", "1"], r"\[0, 1\)"),
         (["--shared-query-ratio", "2"], r"\[0, 1\]"),
         (["--dataset-name", "jsonl"], "needs --dataset-path"),
-        (["--random-input-l", "x"], "invalid int value"),
+        (["--random-input-l", "x"], "unable to convert"),
         (["--num-prompt", "0"], "at least 1"),
         (["--comparee", "http://x"], "Did you mean --compare"),
         (["--compare", "http://127.0.0.1:9", "--compare-rounds", "1"], "at least 2"),
@@ -322,13 +322,13 @@ def test_wrong_route() -> None:
     ],
 )
 def test_wrong_options_are_sentences(words: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(WRONG_USAGE, match=message):
         main(["serve", "--model", "x", *QUICK, *words])
 
 
 def test_result_folder_is_tried_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with running(StandIn("rerank")) as server:
-        with pytest.raises(ConfigError, match="cannot be written"):
+        with pytest.raises(WRONG_USAGE, match="cannot be written"):
             bench(server, "--save-result", "--result-dir", str(tmp_path / "file" / "inside"))
         assert not server.bodies
