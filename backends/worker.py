@@ -141,7 +141,7 @@ class Worker:
         checkpoint = None
         if self.config.model.load_format != "dummy":
             checkpoint = open_model(self.spec.path, self.spec.config, family.CHECKPOINT_PREFIX)
-        quantization, notes = _choose_quantization(self.config, checkpoint, backend, dtype)
+        quantization = _choose_quantization(self.config, checkpoint, backend, dtype)
         tensors = None if checkpoint is None else checkpoint.tensors
         if tensors is not None:
             limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
@@ -157,6 +157,7 @@ class Worker:
             dtype=dtype,
             tensors=tensors,
             keep_narrow_tables=backend.capabilities.keeps_narrow_embedding,
+            keep_groups=backend.capabilities.keeps_groups,
             group=self.group,
         )
         model = family.build(self.spec, params)
@@ -169,6 +170,7 @@ class Worker:
         params.slots.clear()
         model.finish()
         adapters = self._load_adapters(adapter_ops, model, params, family.CHECKPOINT_PREFIX) if adapter_ops else None
+        notes = () if checkpoint is None else _quantization_notes(self.config, checkpoint, quantization, params)
         return params, model, adapters, (*notes, ops_note)
 
     def _load_adapters(self, ops: AdapterOps, model: Model, params: Parameters, prefix: str) -> Adapters:
@@ -192,18 +194,28 @@ class Worker:
 
 def _choose_quantization(
     config: EngineConfig, checkpoint: Checkpoint | None, backend: Backend, dtype: torch.dtype
-) -> tuple[str | None, tuple[str, ...]]:
-    """As asked; else as the checkpoint is stored, if the device computes in that format; with a note."""
+) -> str | None:
+    """As asked; else as the checkpoint is stored, if the device computes in that format."""
     asked = config.model.quantization
-    if checkpoint is None or checkpoint.format is None:
-        return asked, ()
-    stored = checkpoint.format.runs_in
-    chosen = asked if asked is not None or stored is None else backend.quantization_for(stored, dtype)
-    width = str(dtype).removeprefix("torch.")
-    reason = ", since this device does not compute in it" if stored is not None and asked is None else ""
-    how = f"computed in {chosen}" if chosen else f"widened to {width}{reason}"
+    stored = None if checkpoint is None or checkpoint.format is None else checkpoint.format.runs_in
+    return asked if asked is not None or stored is None else backend.quantization_for(stored, dtype)
+
+
+def _quantization_notes(
+    config: EngineConfig, checkpoint: Checkpoint, chosen: str | None, params: Parameters
+) -> tuple[str, ...]:
+    """What the checkpoint is stored in, and what became of it."""
+    if checkpoint.format is None:
+        return ()
+    width = str(params.dtype).removeprefix("torch.")
+    could_run = checkpoint.format.runs_in is not None and config.model.quantization is None
+    how = f"computed in {chosen}" if chosen else f"widened to {width}"
+    if params.num_grouped:
+        how = f"{params.num_grouped / 1e6:,.0f} M of them stay in 4 bits, computed in {chosen or width}"
+    elif could_run and not chosen:
+        how += ", since this device does not compute in it"
     words = f"{checkpoint.format.words} ({checkpoint.bits_per_weight:.2f} bits a weight)"
-    return chosen, (f"the checkpoint is quantised: {words}: {how}",)
+    return (f"the checkpoint's weights are quantised: {words}: {how}",)
 
 
 def _choose_dtype(config: EngineConfig, spec: ModelSpec, backend: Backend) -> str:

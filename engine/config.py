@@ -15,7 +15,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "npu"]
 ExecutorName = Literal["auto", "uni", "mp", "ray"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 PrefixCache = Literal["off", "template", "query"]
-Quantization = Literal["int16", "int8", "fp8", "w8a8"]
+Quantization = Literal["int16", "int8", "int4", "fp8", "w8a8"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from engine.kernels.groups import GroupedRows, GroupLayout
+
 Activation = Any
 """Opaque input of a linear layer; see the module docstring."""
 
@@ -108,6 +110,14 @@ class LinearWeight(Protocol):
     def num_bytes(self) -> int: ...
 
 
+class GroupedWeight(LinearWeight, Protocol):
+    """A weight that stays in 4 bits with a scale for each group (``kernels/groups.py``), widened while it is used."""
+
+    def load_groups(self, start: int, rows: GroupedRows) -> None:
+        """Take rows ``start : start + n`` in the layout that the weight was made for."""
+        ...
+
+
 class Ops(Protocol):
     """What a device must be able to do. ``kernels/reference.py`` is the oracle for every method."""
 
@@ -116,6 +126,12 @@ class Ops(Protocol):
         ...
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight: ...
+
+    def new_grouped_linear(
+        self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
+    ) -> GroupedWeight | None:
+        """A weight that stays in 4 bits; None where this device keeps none of this layout, so that it is widened."""
+        ...
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
         """(T, in) -> (T, out): x W^T + b."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from engine.kernels.groups import GroupedRows, GroupLayout
 from engine.kernels.ops import AttentionMeta, LinearWeight
 from engine.kernels.reference_attention import attend
 
@@ -36,6 +37,50 @@ class ReferenceLinear:
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
 
+class ReferenceGrouped:
+    """A weight of 4 bits in groups, widened whole whenever it is used: the oracle of the others."""
+
+    def __init__(
+        self,
+        out_features: int,
+        in_features: int,
+        layout: GroupLayout,
+        *,
+        bias: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.out_features, self.in_features, self.layout = out_features, in_features, layout
+        self.device, self.dtype = device, dtype
+        num_groups = layout.num_groups(in_features)
+        self.codes = torch.zeros(out_features, in_features, dtype=torch.uint8)
+        self.scales = torch.zeros(out_features, num_groups)
+        self.offsets = torch.zeros(out_features, num_groups) if layout.has_offsets else None
+        self.bias = torch.zeros(out_features, device=device, dtype=dtype) if bias else None
+
+    def load_groups(self, start: int, rows: GroupedRows) -> None:
+        stop = start + len(rows.codes)
+        self.codes[start:stop], self.scales[start:stop] = rows.codes, rows.scales
+        if rows.offsets is not None and self.offsets is not None:
+            self.offsets[start:stop] = rows.offsets
+
+    def load_rows(self, start: int, rows: torch.Tensor) -> None:
+        raise TypeError("a weight of 4 bits in groups takes groups, not rows")
+
+    def load_bias(self, start: int, bias: torch.Tensor) -> None:
+        assert self.bias is not None, "this weight was made without a bias"
+        self.bias[start : start + len(bias)].copy_(bias)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return GroupedRows(self.codes, self.scales, self.offsets).widened(self.layout).to(self.device, self.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        tensors = (self.codes, self.scales, self.offsets, self.bias)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
 def rms_norm_fp32(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.float()
     return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()
@@ -60,8 +105,13 @@ class ReferenceOps:
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> ReferenceLinear:
         return ReferenceLinear(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
 
+    def new_grouped_linear(
+        self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
+    ) -> ReferenceGrouped | None:
+        return ReferenceGrouped(out_features, in_features, layout, bias=bias, device=self.device, dtype=self.dtype)
+
     def linear(self, x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
-        assert isinstance(weight, ReferenceLinear)
+        assert isinstance(weight, ReferenceLinear | ReferenceGrouped)
         return F.linear(x, weight.weight, weight.bias)
 
     def linear_residual(

@@ -36,14 +36,16 @@ class CpuBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
+        has_kernels = _obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None
         return Capabilities(
             dtypes=("float32", "bfloat16"),
-            quantizations=("int16", "int8"),
+            quantizations=("int16", "int8", "int4"),
             default_token_budget=min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, TOKENS_PER_THREAD * self._num_threads)),
             one_memory=True,
             keeps_narrow_embedding=True,
             kv_by_head=True,
-            keeps_narrow_weights=_obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None,
+            keeps_narrow_weights=has_kernels,
+            keeps_groups=has_kernels,
         )
 
     def why_unavailable(self) -> str | None:

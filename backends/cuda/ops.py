@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
-from engine.kernels.ops import Activation, AttentionMeta, LinearWeight
+from engine.kernels.groups import GroupLayout
+from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
 from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.attention import default_config
 from engine.kernels.triton.gated_activation import Gate, gated_activation
@@ -43,6 +44,12 @@ class CudaOps:
             raise ConfigError(f"the kernels take rows of up to {MAX_ROW} features, this model has {in_features}")
         kind = Fp8Linear if self.fp8 else CudaLinear
         return kind(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
+
+    def new_grouped_linear(
+        self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
+    ) -> GroupedWeight | None:
+        """None: 4 bits are widened at load."""
+        return None
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, CudaLinear | Fp8Linear)

@@ -8,30 +8,41 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from engine.backends.base import Capabilities
-from engine.backends.loading.source import Shaped
+from engine.backends.loading.source import QuantizedTensor, Shaped
 from engine.errors import DeviceError
 
 GB = 1e9
-QUANTIZED_BYTES = {"int16": 2, "int8": 1, "fp8": 1, "w8a8": 1}
-"""Bytes of a weight in each format; the scales, one a row, are not worth counting."""
+QUANTIZED_BYTES = {"int16": 2, "int8": 1, "int4": 0.5 + 2 / 64, "fp8": 1, "w8a8": 1}
+"""Bytes of a weight in each format; scales of whole rows are not worth counting."""
+
+GROUP_BYTES = 4
+"""Of a scale of a group, and of an offset, at most."""
 
 
 def weight_bytes(
-    tensors: Mapping[str, Shaped], dtype: torch.dtype, quantization: str | None, keeps_narrow: bool
+    tensors: Mapping[str, Shaped],
+    dtype: torch.dtype,
+    quantization: str | None,
+    keeps_narrow: bool,
+    keeps_groups: bool = False,
 ) -> int:
     """What the weights take on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
 
-    ``keeps_narrow``: matrices stay as narrow as the file has them.
+    ``keeps_narrow``: matrices stay as narrow as the file has them. ``keeps_groups``: also those of 4 bits, if what is
+    fused with them is in 4 bits as well.
     """
     total = 0
     for name, info in tensors.items():
         if name == "lm_head.weight":
             continue
         is_linear = len(info.shape) == 2 and "embed" not in name
-        each = QUANTIZED_BYTES[quantization] if quantization and is_linear else dtype.itemsize
+        each: float = QUANTIZED_BYTES[quantization] if quantization and is_linear else dtype.itemsize
         if keeps_narrow and len(info.shape) == 2 and info.dtype.itemsize >= 2:
             each = min(each, info.dtype.itemsize)
-        total += math.prod(info.shape) * each
+        layout = info.layout if isinstance(info, QuantizedTensor) else None
+        if keeps_groups and is_linear and layout is not None:
+            each = 0.5 + GROUP_BYTES * (2 if layout.has_offsets else 1) / layout.group
+        total += round(math.prod(info.shape) * each)
     return total
 
 
@@ -47,7 +58,8 @@ def check_fit(
 ) -> None:
     """Refuse what cannot fit, and say what would. Of ``num_workers``, each on a device of its own has its share."""
     limit *= 1 if capabilities.one_memory else num_workers
-    needed = weight_bytes(tensors, dtype, quantization, capabilities.keeps_narrow_weights)
+    narrow, groups = capabilities.keeps_narrow_weights, capabilities.keeps_groups
+    needed = weight_bytes(tensors, dtype, quantization, narrow, groups)
     if needed <= limit:
         return
     fitting = [
@@ -69,9 +81,9 @@ def check_fit(
 def _alternatives(
     tensors: Mapping[str, Shaped], dtype: torch.dtype, capabilities: Capabilities
 ) -> Iterator[tuple[str, int]]:
-    keeps_narrow = capabilities.keeps_narrow_weights
+    narrow, groups = capabilities.keeps_narrow_weights, capabilities.keeps_groups
     for other in capabilities.dtypes:
         if getattr(torch, other).itemsize < dtype.itemsize:
-            yield f"--dtype {other}", weight_bytes(tensors, getattr(torch, other), None, keeps_narrow)
+            yield f"--dtype {other}", weight_bytes(tensors, getattr(torch, other), None, narrow, groups)
     for quantization in capabilities.quantizations:
-        yield f"--quantization {quantization}", weight_bytes(tensors, dtype, quantization, keeps_narrow)
+        yield f"--quantization {quantization}", weight_bytes(tensors, dtype, quantization, narrow, groups)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from engine.backends.group import Group
-from engine.backends.loading.source import Shaped
-from engine.kernels.ops import LinearWeight, Ops
+from engine.backends.loading.source import QuantizedTensor, Shaped
+from engine.kernels.groups import GroupedRows
+from engine.kernels.ops import GroupedWeight, LinearWeight, Ops
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,14 @@ class Slot:
     name: str
     shape: tuple[int, ...]
     """Of the whole tensor in the file."""
-    take: Callable[[int, torch.Tensor], None]
+    take: Callable[[int, Any], None]
     """Called with the number of the first row and a run of rows, until all rows have come."""
     only_rows: Sequence[int] | None = None
     """The rows that this slot wants; others may come as well. None: all of them."""
     columns: range | None = None
     """The only columns that ``take`` gets; None: all."""
+    in_groups: bool = False
+    """``take`` gets ``GroupedRows``."""
     is_scale: bool = False
     """A norm's weight: near 1, not near 0, when weights are made up."""
 
@@ -82,6 +86,7 @@ class Parameters:
         dtype: torch.dtype,
         tensors: Mapping[str, Shaped] | None,
         keep_narrow_tables: bool = False,
+        keep_groups: bool = False,
         group: Group | None = None,
     ) -> None:
         self.ops = ops
@@ -95,6 +100,9 @@ class Parameters:
         """Where the rows of each linear tensor are, by its name without ``.weight``."""
         self._tensors = tensors
         self._keep_narrow_tables = keep_narrow_tables
+        self._keep_groups = keep_groups
+        self.num_grouped = 0
+        """Weights that stay in 4 bits."""
 
     @property
     def num_bytes(self) -> int:
@@ -139,18 +147,39 @@ class Parameters:
     ) -> LinearWeight:
         """One weight whose rows are those of ``parts``, one below the other; of each row all, or ``columns``."""
         num_columns = in_features if columns is None else len(columns)
-        weight = self.ops.new_linear(sum(rows.count for rows in parts), num_columns, bias=bias)
+        num_rows = sum(rows.count for rows in parts)
+        grouped = self._new_grouped(parts, num_rows, num_columns, columns, bias=bias)
+        weight: LinearWeight = grouped or self.ops.new_linear(num_rows, num_columns, bias=bias)
         self._linears.append(weight)
         above = 0
         for rows in parts:
             total = rows.total or rows.count
-            take_rows, take_bias = (_placed(load, rows, above) for load in (weight.load_rows, weight.load_bias))
+            load = grouped.load_groups if grouped is not None else weight.load_rows
+            take_rows, take_bias = _placed(load, rows, above), _placed(weight.load_bias, rows, above)
             shape = (total, in_features)
-            self.slots.append(Slot(f"{rows.name}.weight", shape, take_rows, rows.wanted, columns))
+            in_groups = grouped is not None
+            self.slots.append(Slot(f"{rows.name}.weight", shape, take_rows, rows.wanted, columns, in_groups))
             if bias:
                 self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias, rows.wanted))
             self.places.setdefault(rows.name, []).append(Place(weight, rows, above, in_features, columns))
             above += rows.count
+        return weight
+
+    def _new_grouped(
+        self, parts: Sequence[Rows], num_rows: int, num_columns: int, columns: range | None, *, bias: bool
+    ) -> GroupedWeight | None:
+        """A weight that stays in 4 bits, where all its parts are stored alike and the device keeps such."""
+        if not self._keep_groups or self._tensors is None:
+            return None
+        sources = [self._tensors.get(f"{rows.name}.weight") for rows in parts]
+        layouts = {source.layout if isinstance(source, QuantizedTensor) else None for source in sources}
+        layout = layouts.pop()
+        if layouts or layout is None:
+            return None
+        if columns is not None and (columns.start % layout.group or len(columns) % layout.group):
+            return None
+        weight = self.ops.new_grouped_linear(num_rows, num_columns, layout, bias=bias)
+        self.num_grouped += 0 if weight is None else num_rows * num_columns
         return weight
 
     def skip(self, *prefixes: str) -> None:
@@ -191,12 +220,14 @@ def _copier(target: torch.Tensor, offset: float = 0.0) -> Callable[[int, torch.T
     return take
 
 
-def _placed(load: Callable[[int, torch.Tensor], None], rows: Rows, above: int) -> Callable[[int, torch.Tensor], None]:
+def _placed(load: Callable[[int, Any], None], rows: Rows, above: int) -> Callable[[int, Any], None]:
     """Takes runs of the whole tensor and passes on what lies in ``rows``, whose place begins at row ``above``."""
 
-    def take(start: int, run: torch.Tensor) -> None:
-        first, last = max(start, rows.first), min(start + len(run), rows.first + rows.count)
+    def take(start: int, run: torch.Tensor | GroupedRows) -> None:
+        count = len(run.codes if isinstance(run, GroupedRows) else run)
+        first, last = max(start, rows.first), min(start + count, rows.first + rows.count)
         if first < last:
-            load(above + first - rows.first, run[first - start : last - start])
+            own = slice(first - start, last - start)
+            load(above + first - rows.first, run.part(own) if isinstance(run, GroupedRows) else run[own])
 
     return take

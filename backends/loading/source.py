@@ -17,10 +17,13 @@ import torch
 
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
 from engine.errors import ModelLoadError
+from engine.kernels.groups import GroupedRows, GroupLayout
 
 CHUNK_BYTES = 8 << 20
 """Of the fp32 numbers that are made at once."""
 
+Group = Callable[[int, int], GroupedRows]
+"""(first row, last row + 1) -> these rows in 4 bits."""
 Widen = Callable[[int, int], torch.Tensor]
 """(first row, last row + 1) -> these rows as fp32 numbers, (n, K)."""
 
@@ -88,6 +91,31 @@ class QuantizedTensor(ABC):
         for start in range(first, last, at_once):
             wide = widen(start, min(start + at_once, last))
             yield start, wide if columns is None else wide[:, columns.start : columns.stop]
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        """How it can stay in 4 bits; None where its format has other widths, or groups that are no runs of columns."""
+        return None
+
+    def grouper(self, reader: TensorReader) -> Group:
+        """As ``widener``, for tensors with a ``layout``."""
+        raise TypeError(f"{type(self).__name__} has no layout")
+
+    def grouped(
+        self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
+    ) -> Iterator[tuple[int, GroupedRows]]:
+        """As ``rows``, in 4 bits. ``columns`` begin and end with groups."""
+        assert self.layout is not None
+        last = self.shape[0] if last is None else last
+        read, group = self.grouper(reader), self.layout.group
+        at_once = max(1, CHUNK_BYTES // (4 * self.shape[1]))
+        for start in range(first, last, at_once):
+            run = read(start, min(start + at_once, last))
+            if columns is not None:
+                groups = slice(columns.start // group, -(-columns.stop // group))
+                offsets = None if run.offsets is None else run.offsets[:, groups]
+                run = GroupedRows(run.codes[:, columns.start : columns.stop], run.scales[:, groups], offsets)
+            yield start, run
 
     @property
     def _largest(self) -> TensorInfo:

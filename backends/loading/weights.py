@@ -10,7 +10,7 @@ import math
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from engine.backends.loading.parameters import Slot
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
-from engine.backends.loading.source import Shaped, Source
+from engine.backends.loading.source import QuantizedTensor, Shaped, Source
 from engine.errors import ModelLoadError
+from engine.kernels.groups import GroupedRows
 from engine.ranges import Range, append_range
 
 HARMLESS_ENDINGS = ("rotary_emb.inv_freq", "position_ids", ".masked_bias", ".attn.bias")
@@ -81,11 +82,11 @@ def _harmless(name: str) -> bool:
     return name in HARMLESS_NAMES or name.endswith(HARMLESS_ENDINGS)
 
 
-def _by_reading(slots: Iterable[Slot]) -> dict[tuple[str, range | None], list[Slot]]:
-    """Slots that take what is read of the same tensor, by its name and the columns that are read."""
-    grouped: dict[tuple[str, range | None], list[Slot]] = defaultdict(list)
+def _by_reading(slots: Iterable[Slot]) -> dict[tuple[str, range | None, bool], list[Slot]]:
+    """Slots that take what is read of the same tensor, by name, the columns that are read, and whether in groups."""
+    grouped: dict[tuple[str, range | None, bool], list[Slot]] = defaultdict(list)
     for slot in slots:
-        grouped[slot.name, slot.columns].append(slot)
+        grouped[slot.name, slot.columns, slot.in_groups].append(slot)
     return grouped
 
 
@@ -113,22 +114,32 @@ def _bytes_per_row(source: Source, columns: range | None) -> float:
     return share * source.num_bytes / max(1, num_rows)
 
 
+def _read(
+    source: Source, reader: TensorReader, rows: tuple[int, int], columns: range | None, *, in_groups: bool
+) -> Iterator[tuple[int, torch.Tensor | GroupedRows]]:
+    if in_groups:
+        assert isinstance(source, QuantizedTensor)
+        return source.grouped(reader, *rows, columns)
+    return source.rows(reader, *rows, columns)
+
+
 def load_weights(slots: Sequence[Slot], tensors: Mapping[str, Source]) -> None:
     """Fill every slot from the files; a progress bar in bytes when somebody watches."""
     readings = sorted(
         _by_reading(slots).items(), key=lambda item: (tensors[item[0][0]].file, tensors[item[0][0]].offset)
     )
-    total = sum(_num_bytes(tensors[name], takers) for (name, _), takers in readings)
+    total = sum(_num_bytes(tensors[name], takers) for (name, _, _), takers in readings)
     bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
     with TensorReader() as reader, bar:
-        for (name, columns), takers in readings:
+        for (name, columns, in_groups), takers in readings:
             source = tensors[name]
             bytes_per_row = _bytes_per_row(source, columns)
             for first, length in _wanted_rows(takers):
-                for start, run in source.rows(reader, first, first + length, columns):
+                for start, run in _read(source, reader, (first, first + length), columns, in_groups=in_groups):
                     for slot in takers:
                         slot.take(start, run)
-                    bar.update(round(len(run) * bytes_per_row))
+                    num_rows = len(run.codes if isinstance(run, GroupedRows) else run)
+                    bar.update(round(num_rows * bytes_per_row))
 
 
 def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | str = "cpu") -> None:

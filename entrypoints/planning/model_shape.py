@@ -12,7 +12,7 @@ from typing import Any
 from engine.checkpoint.families import BodySizes, body_sizes, family_of, position_limit
 from engine.errors import ConfigError
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "fp8": 1, "w8a8": 1}
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "int4": 0.53, "fp8": 1, "w8a8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +77,12 @@ class ModelShape:
         stored = ITEM_BYTES[self.stored_dtype]
         table = min(ITEM_BYTES[dtype], stored) if keeps_narrow else ITEM_BYTES[dtype]
         linear = ITEM_BYTES[quantization] if quantization else table
-        return self.linear_params * linear + self.other_params * table
+        return round(self.linear_params * linear) + self.other_params * round(table)
 
     def kv_bytes(self, dtype: str) -> int:
         """Of one token in all layers; 0 for a model that keeps nothing."""
-        return self.kv_numbers * ITEM_BYTES[dtype]
+        return self.kv_numbers * round(ITEM_BYTES[dtype])
 
     def activation_bytes(self, dtype: str) -> int:
         """Of one token at the widest place of a layer: the stream and its copies, gate, up and their product."""
-        return 3 * (self.sizes.hidden + self.sizes.intermediate) * ITEM_BYTES[dtype]
+        return 3 * (self.sizes.hidden + self.sizes.intermediate) * round(ITEM_BYTES[dtype])

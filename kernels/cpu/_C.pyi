@@ -108,4 +108,17 @@ class LinearWeight:
     num_bytes: int
     def __init__(self, runtime: Runtime, out_features: int, in_features: int, kind: Kind, /) -> None: ...
     def load_rows(self, start: int, rows: int, src: int, stride: int, dtype: Dtype, /) -> None: ...
+    def keep_groups(self, group: int, levels: list[float], has_offsets: bool, /) -> None: ...
+    def load_groups(
+        self,
+        start: int,
+        rows: int,
+        codes: int,
+        codes_stride: int,
+        scales: int,
+        offsets: int,
+        scales_stride: int,
+        group: int,
+        /,
+    ) -> None: ...
     def load_bias(self, start: int, count: int, src: int, /) -> None: ...

@@ -5,6 +5,10 @@ Everything is fp32 outside the linear layers; ``quantization`` says what happens
 * None: fp32 arithmetic. Weights that come in 16 bits stay in 16 bits and are widened block by block, which is exact.
 * ``int16``: 14-bit activations and up to 16-bit weights, a scale for every 512 values of a row of either.
 * ``int8``: 8-bit activations (7 without VNNI) and weights, scales as above.
+* ``int4``: weights of 4 bits in groups, made at load, in the arithmetic of ``int16``.
+
+Weights that come in 4 bits stay so in each of them: a block is widened in the cache, to fp32 exactly, to integers by a
+fixed-point product.
 
 A row's result has the same bits whatever other rows are in the product and however many threads there are.
 """
@@ -18,13 +22,18 @@ import torch
 
 from engine.kernels.cpu import _C
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
+from engine.kernels.groups import INT4, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.reference import ReferenceOps
 
 CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
 """Milliseconds each: a neighbour on the machine leaves some of them alone."""
 ISA_VARIABLE = "ENGINE_CPU_ISA"
-_KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8}
+MADE_GROUP = 64
+"""Columns that share a scale where 4 bits are made here."""
+MADE_AT_ONCE = 1 << 22
+CODES_IN_A_WORD = 8
+_KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8, "int4": _C.Kind.I16}
 _DTYPES = {torch.float32: _C.Dtype.F32, torch.bfloat16: _C.Dtype.BF16, torch.float16: _C.Dtype.F16}
 
 _Rows = tuple[int, int, int, int]
@@ -80,6 +89,36 @@ class CpuLinear:
         return self.packed.num_bytes
 
 
+class CpuGrouped(CpuLinear):
+    """A packed weight that stays in 4 bits; see ``kernels.ops.GroupedWeight``."""
+
+    def __init__(self, packed: _C.LinearWeight, layout: GroupLayout) -> None:
+        super().__init__(packed)
+        self.layout = layout
+        packed.keep_groups(layout.group, list(layout.levels), layout.has_offsets)
+
+    def load_groups(self, start: int, rows: GroupedRows) -> None:
+        codes, scales = rows.codes.contiguous(), rows.scales.float().contiguous()
+        offsets = None if rows.offsets is None else rows.offsets.float().contiguous()
+        expected = (len(codes), self.layout.num_groups(self.in_features))
+        if codes.dtype != torch.uint8 or codes.shape[1] != self.in_features or scales.shape != expected:
+            raise ValueError(f"groups of {tuple(scales.shape)} scales do not fit {expected}")
+        self.packed.load_groups(
+            start, len(codes), codes.data_ptr(), codes.stride(0), scales.data_ptr(), _vector(offsets),
+            scales.stride(0), self.layout.group,
+        )  # fmt: skip
+
+
+class CpuMadeInt4(CpuGrouped):
+    """A weight that is brought to 4 bits row by row while it is loaded."""
+
+    def load_rows(self, start: int, rows: torch.Tensor) -> None:
+        at_once = max(1, MADE_AT_ONCE // self.in_features)
+        for first in range(0, len(rows), at_once):
+            part = rows[first : first + at_once]
+            self.load_groups(start + first, quantize_rows(part, self.layout.group))
+
+
 class CpuOps(ReferenceOps):
     """Implements ``kernels.ops.Ops``; what is not here is inherited from the reference.
 
@@ -96,7 +135,7 @@ class CpuOps(ReferenceOps):
     ) -> None:
         super().__init__("cpu", torch.float32)
         if quantization not in _KINDS:
-            raise ValueError(f"quantization {quantization!r} is not known on the CPU; use int16 or int8")
+            raise ValueError(f"quantization {quantization!r} is not known on the CPU; use int16, int8 or int4")
         count = default_num_threads() if num_threads is None else check_num_threads(num_threads)
         self.kind = _KINDS[quantization]
         self.quantization = quantization
@@ -110,7 +149,7 @@ class CpuOps(ReferenceOps):
     @property
     def description(self) -> str:
         """One line for the log."""
-        arithmetic = self.quantization or "fp32"
+        arithmetic = {None: "fp32", "int4": "int16 with weights of 4 bits"}.get(self.quantization, self.quantization)
         if self.quantization == "int8" and self.runtime.i8_bits < 8:
             arithmetic = f"int8 ({self.runtime.i8_bits}-bit activations: no VNNI)"
         return f"compiled kernels, {self.isa}, {arithmetic}, {self.runtime.num_threads} threads"
@@ -125,7 +164,20 @@ class CpuOps(ReferenceOps):
         return self.runtime.pack(self.kind, _rows(x)) if isinstance(x, torch.Tensor) else x
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> CpuLinear:  # type: ignore[override]
-        return CpuLinear(_C.LinearWeight(self.runtime, out_features, in_features, self.kind))
+        packed = _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
+        if self.quantization == "int4" and in_features % CODES_IN_A_WORD == 0:
+            return CpuMadeInt4(packed, GroupLayout(MADE_GROUP, INT4, has_offsets=False))
+        return CpuLinear(packed)
+
+    def new_grouped_linear(  # type: ignore[override]
+        self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
+    ) -> CpuGrouped | None:
+        """None for rows that are no whole words of eight codes, or groups that are not in the rhythm of the blocks."""
+        packed = _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
+        try:
+            return CpuGrouped(packed, layout)
+        except ValueError:
+            return None
 
     def linear(self, x: Activation, weight: CpuLinear) -> torch.Tensor:  # type: ignore[override]
         return self.runtime.linear(self._activation(x), weight.packed)

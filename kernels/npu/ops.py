@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 import torch_npu
 
+from engine.kernels.groups import GroupLayout
 from engine.kernels.npu import attention, attention_310p
 from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear, QuantizedActivation
 from engine.kernels.npu.soc import Soc
-from engine.kernels.ops import Activation, AttentionMeta, LinearWeight
+from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
 
 FUSED_ROPE_HEADS = (64, 128)
 SWIGLU_QUANT_MAX_FEATURES = 8192
@@ -44,6 +45,12 @@ class NpuOps:
             return NpuInt8Linear(out_features, in_features, bias=bias, device=self.device)
         tiled = self.soc.is_inference_series
         return NpuLinear(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype, tiled=tiled)
+
+    def new_grouped_linear(
+        self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
+    ) -> GroupedWeight | None:
+        """None: the operator for 4 bits is made for a few rows; thousands are faster widened, to int8 with w8a8."""
+        return None
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
         if isinstance(weight, NpuLinear):

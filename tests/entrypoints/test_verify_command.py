@@ -128,12 +128,12 @@ def test_every_precision_of_the_device_is_tried() -> None:
     device, baseline, others = settings_to_verify({"model": "m", "cpu_threads": 2}, "cpu")
     assert device == "cpu"
     assert baseline == Setting("float32", {"model": "m", "cpu_threads": 2, "dtype": "float32"})
-    assert [setting.name for setting in others] == ["bfloat16", "int16", "int8"]
+    assert [setting.name for setting in others] == ["bfloat16", "int16", "int8", "int4"]
     assert others[2].values == {"model": "m", "cpu_threads": 2, "quantization": "int8"}
     _, _, (one,) = settings_to_verify({"dtype": "bfloat16", "quantization": "int8"}, "cpu")
     assert one == Setting("bfloat16 int8", {"dtype": "bfloat16", "quantization": "int8"})
     assert settings_to_verify({"dtype": "float32"}, "cpu")[2] == []
-    assert len(settings_to_verify({"dtype": "auto"}, "cpu")[2]) == 3
+    assert len(settings_to_verify({"dtype": "auto"}, "cpu")[2]) == 4
 
 
 def test_swaps_by_hand() -> None:

@@ -37,3 +37,20 @@ def test_scores_are_those_of_the_same_numbers_in_transformers(tmp_path: Path, na
 
 def test_every_scheme_is_tested_somewhere() -> None:
     assert set(COMPRESSED) <= set(PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [("awq", None), ("gptq", "int16"), ("pack-quantized", None), ("nvfp4-pack-quantized", "int8"), ("nf4 1", "int16"),
+     ("hqq", "int8")],
+)  # fmt: skip
+def test_weights_of_4_bits_stay_so(tmp_path: Path, name: str, quantization: str | None) -> None:
+    twin = make(tmp_path / "m", name, hidden=256, intermediate=512, head_dim=64)
+    sizes, scores = [], []
+    for model in (tmp_path / "m", twin):
+        with LLM(str(model), device="cpu", quantization=quantization) as llm:
+            sizes.append(llm.info.weight_bytes)
+            scores.append([output.outputs.score for output in llm.score(QUERY, DOCUMENTS)])
+    bound = {None: 1e-5, "int16": 3e-3, "int8": 6e-2}[quantization]
+    assert scores[0] == pytest.approx(official_qwen3_scores(twin, QUERY, DOCUMENTS), abs=bound)
+    assert sizes[0] < 0.97 * sizes[1]

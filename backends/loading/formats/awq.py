@@ -64,4 +64,9 @@ def take(stored: Stored, module: str, group: int, *, has_zeros: bool = True) -> 
     if has_zeros or f"{module}.qzeros" in stored.left:
         parts["qzeros"] = stored.need(module, "qzeros", (num_groups, num_words), torch.int32)
     shape = (8 * num_words, num_columns)
-    stored.put(module, AwqTensor(label=stored.label(module), shape=shape, parts=parts, bits=4, group=size))
+    stored.put(
+        module,
+        AwqTensor(
+            label=stored.label(module), shape=shape, parts=parts, bits=4, group=size, symmetric="qzeros" not in parts
+        ),
+    )

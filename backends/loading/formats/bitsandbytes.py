@@ -18,7 +18,8 @@ import torch
 from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen
+from engine.backends.loading.source import Group, QuantizedTensor, Widen
+from engine.kernels.groups import GroupedRows, GroupLayout
 
 KINDS = ("nf4", "fp4")
 MAX_STATE_BYTES = 4096
@@ -26,11 +27,13 @@ MAX_STATE_BYTES = 4096
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FourBitTensor(QuantizedTensor):
-    """``parts``: codes uint8 (N, K/2), absmax (N, K/block), quant_map (16), and with double quant those of the
+    """``parts``: codes uint8 (N, K/2), absmax (N, K/block), and with double quant those of the
     absmax.
     """
 
     block: int
+    levels: tuple[float, ...]
+    """The file's table, by code."""
     nested_block: int
     nested_offset: float
 
@@ -44,13 +47,26 @@ class FourBitTensor(QuantizedTensor):
             found = flat.view(found.shape)
         return self.check_finite("absmax", found.float())
 
+    def codes(self, reader: TensorReader, first: int, last: int) -> torch.Tensor:
+        """(n, K), one a byte."""
+        packed = self.read(reader, "codes", first, last)
+        return torch.stack([packed >> 4, packed & 15], dim=2).view(len(packed), -1)
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        return GroupLayout(self.block, self.levels, has_offsets=False)
+
+    def grouper(self, reader: TensorReader) -> Group:
+        absmax = self.absmax(reader)
+        return lambda first, last: GroupedRows(self.codes(reader, first, last), absmax[first:last], None)
+
     def widener(self, reader: TensorReader) -> Widen:
-        absmax, table = self.absmax(reader), self.read(reader, "quant_map").float()
+        absmax, table = self.absmax(reader), torch.tensor(self.levels)
 
         def widen(first: int, last: int) -> torch.Tensor:
-            packed = self.read(reader, "codes", first, last)
-            codes = torch.stack([packed >> 4, packed & 15], dim=2).view(len(packed), -1)
-            return table[codes.int()] * absmax[first:last].repeat_interleave(self.block, dim=1)
+            return table[self.codes(reader, first, last).int()] * absmax[first:last].repeat_interleave(
+                self.block, dim=1
+            )
 
         return widen
 
@@ -93,7 +109,9 @@ def _take_four(stored: Stored, module: str) -> None:
     if math.prod(absmax.shape) != num_blocks:
         raise stored.broken(f"{module}.weight.absmax has {math.prod(absmax.shape)} values; expected {num_blocks}")
     parts = {"codes": codes, "absmax": replace(absmax, shape=(num_rows, num_columns // block))}
-    parts["quant_map"] = stored.need(module, "weight.quant_map", (16,), torch.float32)
+    with TensorReader() as reader:
+        table = stored.need(module, "weight.quant_map", (16,), torch.float32)
+        levels = tuple(level for _, run in table.rows(reader) for level in run.tolist())
     nested: Any = 1
     offset: Any = 0.0
     if absmax.dtype == torch.uint8:
@@ -109,6 +127,7 @@ def _take_four(stored: Stored, module: str) -> None:
             shape=(num_rows, num_columns),
             parts=parts,
             block=block,
+            levels=levels,
             nested_block=nested,
             nested_offset=float(offset),
         ),

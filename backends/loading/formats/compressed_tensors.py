@@ -212,7 +212,13 @@ def _take_packed(stored: Stored, module: str, scheme: Scheme) -> None:
     stored.put(
         module,
         PackedTensor(
-            label=stored.label(module), shape=(num_rows, num_columns), parts=parts, bits=scheme.bits, group=size
+            label=stored.label(module),
+            shape=(num_rows, num_columns),
+            parts=parts,
+            bits=scheme.bits,
+            group=size,
+            symmetric=scheme.symmetric,
+            in_order="group_of_columns" not in parts,
         ),
     )
 

@@ -13,7 +13,8 @@ import torch
 from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Stored
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen, spread
+from engine.backends.loading.source import Group, QuantizedTensor, Widen, spread
+from engine.kernels.groups import GroupedRows, GroupLayout
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
@@ -38,6 +39,13 @@ class Fp4Tensor(QuantizedTensor):
         """(n, K), one a byte."""
         packed = self.read(reader, "codes", first, last)
         return torch.stack([packed & 15, packed >> 4], dim=2).view(len(packed), -1)
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        return GroupLayout(self.group, E2M1, has_offsets=False)
+
+    def grouper(self, reader: TensorReader) -> Group:
+        return lambda first, last: GroupedRows(self.codes(reader, first, last), self.scales(reader, first, last), None)
 
     def widener(self, reader: TensorReader) -> Widen:
         levels = torch.tensor(E2M1)

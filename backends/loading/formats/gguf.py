@@ -13,16 +13,28 @@ from typing import Any
 
 import torch
 
-from engine.backends.loading.formats.gguf_blocks import DECODERS, Groups
+from engine.backends.loading.formats.gguf_blocks import DECODERS, E2M1_DOUBLED, IQ4, Groups
 from engine.backends.loading.formats.stored import Format
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import QuantizedTensor, Source, Widen
+from engine.backends.loading.source import Group, QuantizedTensor, Source, Widen
 from engine.checkpoint.gguf.config import positive_row
 from engine.checkpoint.gguf.header import GgufFile, GgufTensor, read_gguf
 from engine.checkpoint.gguf.names import SCORE, name_in_body
 from engine.errors import ModelLoadError
+from engine.kernels.groups import INT4, UINT4, GroupedRows, GroupLayout
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FOUR_BITS = {
+    "Q2_K": GroupLayout(16, UINT4, has_offsets=True),
+    "Q3_K": GroupLayout(16, INT4, has_offsets=False),
+    "Q4_0": GroupLayout(32, INT4, has_offsets=False),
+    "Q4_1": GroupLayout(32, UINT4, has_offsets=True),
+    "Q4_K": GroupLayout(32, UINT4, has_offsets=True),
+    "IQ4_NL": GroupLayout(32, tuple(map(float, IQ4)), has_offsets=False),
+    "IQ4_XS": GroupLayout(32, tuple(map(float, IQ4)), has_offsets=False),
+    "MXFP4": GroupLayout(32, tuple(map(float, E2M1_DOUBLED)), has_offsets=False),
+}
+"""Types of at most 16 levels."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +50,21 @@ class BlockTensor(QuantizedTensor):
         found = DECODERS[self.type](raw.view(len(raw), self.shape[1] // self.values, -1))
         self.check_finite("scales", found.scales)
         return found
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        return FOUR_BITS.get(self.type)
+
+    def grouper(self, reader: TensorReader) -> Group:
+        found = FOUR_BITS[self.type]
+        code_of = torch.zeros(256, dtype=torch.uint8)
+        code_of[torch.tensor(found.levels).long()] = torch.arange(16, dtype=torch.uint8)  # negative ones from the end
+
+        def grouped(first: int, last: int) -> GroupedRows:
+            groups = self.groups(reader, first, last)
+            return GroupedRows(code_of[groups.levels.long()], groups.scales, groups.offsets)
+
+        return grouped
 
     def widener(self, reader: TensorReader) -> Widen:
         return lambda first, last: self.groups(reader, first, last).numbers()

@@ -104,6 +104,13 @@ def take(stored: Stored, module: str, group: int, zero_offset: int, *, bits: int
     stored.put(
         module,
         GptqTensor(
-            label=stored.label(module), shape=shape, parts=parts, bits=found, group=size, zero_offset=zero_offset
+            label=stored.label(module),
+            shape=shape,
+            parts=parts,
+            bits=found,
+            group=size,
+            zero_offset=zero_offset,
+            symmetric=bool(stored.settings.get("sym")),
+            in_order=not stored.settings.get("desc_act"),
         ),
     )

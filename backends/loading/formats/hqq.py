@@ -16,7 +16,8 @@ import torch
 from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen
+from engine.backends.loading.source import Group, QuantizedTensor, Widen
+from engine.kernels.groups import UINT4, GroupedRows, GroupLayout
 
 DETAILS = ("nbits", "group_size", "axis", "shape", "packing", "view_as_float", "unpack_view_dtype", "compute_dtype")
 MORE_DETAILS = (
@@ -38,6 +39,20 @@ class HqqTensor(QuantizedTensor):
     bits: int
     group: int
     axis: int
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        fits = self.bits == 4 and self.axis == 1
+        return GroupLayout(self.group, UINT4, has_offsets=True) if fits else None
+
+    def grouper(self, reader: TensorReader) -> Group:
+        packed, in_row = self.read(reader, "codes"), self.shape[1] // self.group
+        codes = torch.cat([packed >> 4, packed & 15]).view(self.shape)
+        scales = self.read_scales(reader, "scale").reshape(-1, in_row)
+        zeros = self.check_finite("zero points", self.read(reader, "zero").float()).reshape(-1, in_row)
+        return lambda first, last: GroupedRows(
+            codes[first:last], scales[first:last], -zeros[first:last] * scales[first:last]
+        )
 
     def widener(self, reader: TensorReader) -> Widen:
         packed = self.read(reader, "codes")

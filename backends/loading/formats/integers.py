@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen, spread
+from engine.backends.loading.source import Group, QuantizedTensor, Widen, spread
+from engine.errors import ModelLoadError
+from engine.kernels.groups import UINT4, GroupedRows, GroupLayout
 
 
 class Integers(NamedTuple):
@@ -36,6 +38,10 @@ class IntegerGroups(QuantizedTensor):
     bits: int
     group: int
     """Columns that share a scale."""
+    symmetric: bool = False
+    """Every zero point is the middle of the codes."""
+    in_order: bool = True
+    """Groups are runs of columns, one after the other."""
 
     @abstractmethod
     def integers(self, reader: TensorReader) -> ReadIntegers:
@@ -44,6 +50,30 @@ class IntegerGroups(QuantizedTensor):
     def group_of_columns(self, reader: TensorReader) -> torch.Tensor | None:
         """(K,) numbers of groups where they do not lie one after the other (act order)."""
         return None
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        if self.bits > 4 or not self.in_order:
+            return None
+        if not self.symmetric:
+            return GroupLayout(self.group, UINT4, has_offsets=True)
+        middle = 1 << (self.bits - 1)
+        return GroupLayout(self.group, tuple(float(code - middle) for code in range(16)), has_offsets=False)
+
+    def grouper(self, reader: TensorReader) -> Group:
+        read, middle = self.integers(reader), 1 << (self.bits - 1)
+        if self.group_of_columns(reader) is not None:
+            raise ModelLoadError(f"{self.label}: its groups are not in the order that the quantization_config states")
+
+        def grouped(first: int, last: int) -> GroupedRows:
+            codes, scales, zeros = read(first, last)
+            if not self.symmetric:
+                return GroupedRows(codes.to(torch.uint8), scales, -zeros * scales)
+            if not (zeros == middle).all():
+                raise ModelLoadError(f"{self.label}: it is called symmetric, but has zero points other than {middle}")
+            return GroupedRows(codes.to(torch.uint8), scales, None)
+
+        return grouped
 
     def widener(self, reader: TensorReader) -> Widen:
         read, places = self.integers(reader), self.group_of_columns(reader)

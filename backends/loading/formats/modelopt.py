@@ -91,7 +91,10 @@ def _take_paired(stored: Stored, module: str) -> None:
     if scales.shape[0] != shape[0] or shape[1] % scales.shape[1]:
         raise stored.broken(f"{module}.weight_scale has the shape {scales.shape}, which does not fit {shape}")
     parts, group = {"codes": codes, "scales": scales}, shape[1] // scales.shape[1]
-    stored.put(module, PairedRowsTensor(label=stored.label(module), shape=shape, parts=parts, bits=4, group=group))
+    stored.put(
+        module,
+        PairedRowsTensor(label=stored.label(module), shape=shape, parts=parts, bits=4, group=group, symmetric=True),
+    )
 
 
 def _fold_columns(stored: Stored, module: str) -> None:

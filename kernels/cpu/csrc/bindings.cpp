@@ -185,6 +185,15 @@ NB_MODULE(_C, m) {
                  nb::gil_scoped_release release;
                  w.load_rows(start, rows, reinterpret_cast<const void*>(src), stride, dtype);
              })
+        .def("keep_groups", &LinearWeight::keep_groups)
+        .def("load_groups",
+             [](LinearWeight& w, int64_t start, int64_t rows, Address codes, int64_t codes_stride, Address scales,
+                Address offsets, int64_t scales_stride, int group) {
+                 nb::gil_scoped_release release;
+                 w.load_groups(start, rows,
+                               {reinterpret_cast<const uint8_t*>(codes), codes_stride, floats(scales), floats(offsets),
+                                scales_stride, group});
+             })
         .def("load_bias", [](LinearWeight& w, int64_t start, int64_t count, Address src) {
             w.load_bias(start, count, floats(src));
         });

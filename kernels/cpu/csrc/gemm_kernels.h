@@ -104,11 +104,16 @@ constexpr Table<TileFn, sizeof...(I)> tile_functions(std::index_sequence<I...>) 
 template <class K>
 static constexpr auto kTiles = tile_functions<K>(std::make_index_sequence<kTileRows>());
 
-// 16-bit weights of an fp32 product: one panel block is widened into the cache and then used for all rows.
-static const uint32_t* widened(const Weight& w, const unsigned char* block, int words, float* expanded) {
-    if (w.storage != Storage::bf16 && w.storage != Storage::f16) return (const uint32_t*)block;
-    widen((const uint16_t*)block, w.storage == Storage::bf16 ? Dtype::bf16 : Dtype::f16, (int64_t)words * NR, expanded);
-    return (const uint32_t*)expanded;
+// Narrow weights: one panel block is widened into the cache and then used for all rows.
+template <class K>
+static const uint32_t* widened(const Weight& w, const unsigned char* data, int panel, int block, int words, float* to) {
+    if (w.storage == Storage::q4) {
+        expand_groups<K::kind>(w, (const uint32_t*)data, panel, block, words, (uint32_t*)to);
+        return (const uint32_t*)to;
+    }
+    if (w.storage != Storage::bf16 && w.storage != Storage::f16) return (const uint32_t*)data;
+    widen((const uint16_t*)data, w.storage == Storage::bf16 ? Dtype::bf16 : Dtype::f16, (int64_t)words * NR, to);
+    return (const uint32_t*)to;
 }
 
 template <class K>
@@ -122,7 +127,7 @@ struct Blocks {  // where the K blocks of a task's panels are
         const int left = t.w->in - block * elems;
         return left < elems ? (left + kWordElems[(int)K::kind] - 1) / kWordElems[(int)K::kind] : words;
     }
-    int64_t word_bytes() const { return (int64_t)kWordElems[(int)K::kind] * kStorageBytes[(int)t.w->storage] * NR; }
+    int64_t word_bytes() const { return (int64_t)kWordElems[(int)K::kind] * kStorageBits[(int)t.w->storage] * NR / 8; }
     const unsigned char* data(int block, int i) const {
         return t.w->data + panel(i) * t.w->panel_bytes + (int64_t)block * words * word_bytes();
     }
@@ -151,7 +156,7 @@ static void gemm_panel(const GemmTask& t, const Blocks<K>& blocks, int block, in
     const Activation& a = *t.a;
     const Weight& w = *t.w;
     const int words = blocks.words_in(block);
-    const uint32_t* b = widened(w, blocks.data(block, index), words, t.expanded);
+    const uint32_t* b = widened<K>(w, blocks.data(block, index), blocks.panel(index), block, words, t.expanded);
     const uint32_t* x = a.data + ((int64_t)block * a.rows + t.row0) * a_stride;
     const int64_t column = ((int64_t)block * w.panels + blocks.panel(index)) * NR;
     TileOut o{{}, {}, t.c + index * NR, t.c_stride, block == 0, nullptr, nullptr, nullptr};

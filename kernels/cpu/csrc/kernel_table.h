@@ -14,15 +14,22 @@
 
 namespace engine_cpu {
 
-enum class Kind : int { f32 = 0, i16 = 1, i8 = 2 };                        // arithmetic of a linear layer
-enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4 };  // how its weights lie in memory
-enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                     // of rows that are loaded
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2 };                                // arithmetic of a linear layer
+enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5 };  // how its weights lie in memory
+enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                             // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
 // Words of one K block. A block is what stays in the first-level cache and, for integers, what shares one scale.
 constexpr int kBlockWords[3] = {128, 128, 128};
 constexpr int kWordElems[3] = {1, 2, 4};
-constexpr int kStorageBytes[5] = {4, 2, 2, 2, 1};
+constexpr int kStorageBits[6] = {32, 16, 16, 16, 8, 4};
+
+// 4 bits in groups: w = scale * level[code] + offset, a scale (and perhaps an offset) for every `group` values of a row.
+// A 32-bit word holds eight values of one column: value i at the bits 8 (i mod 4) + 4 (i div 4), so that the low nibbles
+// are the bytes of one int8 word and the high ones those of the next.
+constexpr int kQ4Values = 8;
+// Integers: level16 * multiplier, the upper half of the product, rounded (pmulhrsw), plus the offset.
+constexpr int kQ4Shift = 15;
 
 // int16: the integers of one row's block, on either side, have at most this Euclidean norm. By Cauchy and Schwarz
 // |sum a_k w_k| <= |a| |w| <= 46340^2 = 2147395600 < 2^31, for every partial sum in every order.
@@ -55,6 +62,23 @@ struct Weight {
     float* scales;     // [blocks][panels * panel_width], null for f32
     int32_t* offsets;  // same shape, int8 only: what the unsigned form of the activations adds, negated
     float* bias;       // [panels * panel_width]
+    // q4 only:
+    int group;   // values that share a scale here; divides a block
+    int groups;  // of a row
+    float levels[16];
+    int16_t levels16[16];  // unit * (level - center)
+    float unit, center;
+    void* group_scales;   // [panel][group][panel_width]: float for f32, else int16 multipliers of levels16
+    void* group_offsets;  // the same, or null
+};
+
+struct GroupRows {         // rows of a q4 weight as they are loaded
+    const uint8_t* codes;  // one a byte
+    int64_t codes_stride;
+    const float* scales;
+    const float* offsets;  // null: none
+    int64_t scales_stride;
+    int group;  // values of a row that share a scale there
 };
 
 struct GemmTask {  // c[rows][run of panels ...] = a[row0 : row0 + rows] x weight panels
@@ -67,7 +91,7 @@ struct GemmTask {  // c[rows][run of panels ...] = a[row0 : row0 + rows] x weigh
     int num_panels[2];
     float* c;  // runs side by side
     int c_stride;
-    float* expanded;  // room for one block of one panel in fp32
+    float* expanded;  // room for one block of one panel in words
 };
 
 struct StoreTask {  // out = c + bias, or out += c + bias
@@ -176,6 +200,7 @@ struct KernelTable {
                             float* row_buffer);
     void (*pack_weight)(const Weight& w, int panel, int first, int rows, const void* src, int64_t src_stride,
                         Dtype dtype, float* row_buffer);
+    void (*pack_groups)(const Weight& w, int panel, int first, int rows, const GroupRows& from, float* row_buffer);
     void (*widen)(const uint16_t* from, Dtype dtype, int64_t count, float* to);  // count: whole vectors
     void (*unpack)(const Activation& a, int64_t row0, int rows, float* out);     // as fp32, contiguous rows
     void (*rms_norm)(const NormTask&);

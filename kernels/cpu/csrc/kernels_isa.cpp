@@ -20,6 +20,8 @@ namespace {
 
 #include "pack_kernels.h"
 
+#include "group_kernels.h"
+
 #include "epilogue_kernels.h"
 #include "gemm_kernels.h"
 #include "norm_rope_kernels.h"
@@ -39,6 +41,7 @@ const KernelTable table = {
     .gate = gate_block,
     .pack_activation = pack_activation,
     .pack_weight = pack_weight,
+    .pack_groups = pack_groups,
     .widen = widen,
     .unpack = unpack,
     .rms_norm = rms_norm,

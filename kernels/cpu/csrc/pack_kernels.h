@@ -168,7 +168,7 @@ static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int
 static void pack_weight(const Weight& w, int panel, int first, int rows, const void* src, int64_t src_stride,
                         Dtype dtype, float* row) {
     const int elems = kBlockWords[(int)w.kind] * kWordElems[(int)w.kind];
-    const int bytes = kStorageBytes[(int)w.storage], src_bytes = dtype == Dtype::f32 ? 4 : 2;
+    const int bytes = kStorageBits[(int)w.storage] / 8, src_bytes = dtype == Dtype::f32 ? 4 : 2;
     for (int r = 0; r < rows; r++) {
         const char* from = (const char*)src + r * src_stride * src_bytes;
         widen_row(from, dtype, w.in, row);

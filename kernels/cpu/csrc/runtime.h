@@ -38,6 +38,9 @@ class LinearWeight {
     LinearWeight(std::shared_ptr<Runtime> runtime, int out, int in, Kind kind);
     void load_rows(int64_t start, int64_t rows, const void* src, int64_t src_stride, Dtype dtype);
     void load_bias(int64_t start, int64_t count, const float* src);
+    // Before anything is loaded: 4 bits a value, `levels` of the 16 codes, a scale for each `group` values of a row.
+    void keep_groups(int group, const std::vector<float>& levels, bool has_offsets);
+    void load_groups(int64_t start, int64_t rows, const GroupRows& from);
     size_t num_bytes() const;
     int out() const { return view_.out; }
     int in() const { return view_.in; }
@@ -50,7 +53,8 @@ class LinearWeight {
 
     std::shared_ptr<Runtime> runtime_;
     Weight view_{};
-    Owned<unsigned char> data_;
+    Owned<unsigned char> data_, group_scales_, group_offsets_;
+    size_t group_bytes_ = 0;
     Owned<float> scales_, bias_;
     Owned<int32_t> offsets_;
 };

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -41,7 +43,7 @@ int64_t LinearWeight::words_in_panel() const {
 void LinearWeight::reserve(Storage storage) {
     view_.storage = storage;
     const int per_word = kWordElems[static_cast<int>(view_.kind)];
-    view_.panel_bytes = words_in_panel() * per_word * kStorageBytes[static_cast<int>(storage)];
+    view_.panel_bytes = words_in_panel() * per_word * kStorageBits[static_cast<int>(storage)] / 8;
     data_ = owned<unsigned char>(view_.panel_bytes * view_.panels);
     view_.data = data_.get();
     runtime_->pool().run(view_.panels, [&](int64_t panel, int) {
@@ -75,6 +77,7 @@ void LinearWeight::load_rows(int64_t start, int64_t rows, const void* src, int64
     if (start < 0 || rows < 0 || start + rows > view_.out)
         throw std::out_of_range("rows " + std::to_string(start) + " to " + std::to_string(start + rows) +
                                 " do not fit a weight of " + std::to_string(view_.out) + " rows");
+    if (view_.storage == Storage::q4) throw std::logic_error("a weight of 4 bits in groups takes groups, not rows");
     const Storage wanted = storage_of(view_.kind, dtype);
     if (!data_)
         reserve(wanted);
@@ -94,6 +97,62 @@ void LinearWeight::load_rows(int64_t start, int64_t rows, const void* src, int64
     });
 }
 
+// 4 bits in groups. Integer levels are made as large as the fixed-point product allows: multipliers get the rest of the
+// bits (group_kernels.h).
+void LinearWeight::keep_groups(int group, const std::vector<float>& levels, bool has_offsets) {
+    const int elems = kBlockWords[static_cast<int>(view_.kind)] * kWordElems[static_cast<int>(view_.kind)];
+    view_.group = group >= view_.in ? elems : std::min(group, elems);
+    const bool fits = group > 0 && (group % elems == 0 || elems % group == 0 || group >= view_.in);
+    if (!fits || view_.group % kQ4Values || view_.in % kQ4Values || elems % view_.group || levels.size() != 16)
+        throw std::invalid_argument("4 bits in groups of " + std::to_string(group) + " do not fit rows of " +
+                                    std::to_string(view_.in));
+    view_.groups = ceil_div(view_.in, view_.group);
+    const auto [low, high] = std::minmax_element(levels.begin(), levels.end());
+    view_.center = has_offsets ? (*low + *high) / 2 : 0;
+    const float most = std::max(std::abs(*low - view_.center), std::abs(*high - view_.center));
+    // Whole and half levels stay exact where the unit is even.
+    view_.unit =
+        view_.kind == Kind::i8 ? std::exp2(std::floor(std::log2(2048 / most))) : 2 * std::floor(32767 / most / 2);
+    if (view_.unit < 2) view_.unit = 32767 / most;
+    for (int i = 0; i < 16; i++) {
+        view_.levels[i] = levels[i];
+        view_.levels16[i] = static_cast<int16_t>(std::nearbyint((levels[i] - view_.center) * view_.unit));
+    }
+    reserve(Storage::q4);
+    const size_t size = view_.kind == Kind::f32 ? sizeof(float) : sizeof(int16_t);
+    const size_t bytes = static_cast<size_t>(view_.panels) * view_.groups * runtime_->table().panel_width * size;
+    group_scales_ = owned<unsigned char>(bytes);
+    std::memset(group_scales_.get(), 0, bytes);
+    view_.group_scales = group_scales_.get();
+    if (has_offsets) {
+        group_offsets_ = owned<unsigned char>(bytes);
+        std::memset(group_offsets_.get(), 0, bytes);
+        view_.group_offsets = group_offsets_.get();
+    }
+    group_bytes_ = bytes * (has_offsets ? 2 : 1);
+}
+
+void LinearWeight::load_groups(int64_t start, int64_t rows, const GroupRows& from) {
+    if (start < 0 || rows < 0 || start + rows > view_.out)
+        throw std::out_of_range("rows " + std::to_string(start) + " to " + std::to_string(start + rows) +
+                                " do not fit a weight of " + std::to_string(view_.out) + " rows");
+    if (view_.storage != Storage::q4 || (from.offsets && !view_.group_offsets))
+        throw std::logic_error("this weight does not keep such groups of 4 bits");
+    const int width = runtime_->table().panel_width;
+    const int64_t first_panel = start / width, last_panel = (start + rows + width - 1) / width;
+    runtime_->reserve_scratch(view_.in + width);
+    runtime_->pool().run(rows ? last_panel - first_panel : 0, [&](int64_t task, int thread) {
+        const int64_t panel = first_panel + task;
+        const int64_t begin = std::max(start, panel * width), end = std::min(start + rows, (panel + 1) * width);
+        GroupRows part = from;
+        part.codes += (begin - start) * from.codes_stride;
+        part.scales += (begin - start) * from.scales_stride;
+        if (from.offsets) part.offsets += (begin - start) * from.scales_stride;
+        runtime_->table().pack_groups(view_, static_cast<int>(panel), static_cast<int>(begin - panel * width),
+                                      static_cast<int>(end - begin), part, runtime_->scratch(thread));
+    });
+}
+
 void LinearWeight::load_bias(int64_t start, int64_t count, const float* src) {
     if (start < 0 || count < 0 || start + count > view_.out)
         throw std::out_of_range("the bias does not fit a weight of " + std::to_string(view_.out) + " rows");
@@ -104,7 +163,7 @@ size_t LinearWeight::num_bytes() const {
     const size_t padded = static_cast<size_t>(view_.panels) * runtime_->table().panel_width;
     const size_t scale_bytes = view_.kind == Kind::f32 ? 0 : view_.kind == Kind::i16 ? 4 : 8;
     return (data_ ? view_.panel_bytes * view_.panels + padded * view_.blocks * scale_bytes : 0) +
-           padded * sizeof(float);
+           padded * sizeof(float) + group_bytes_;
 }
 
 const Weight& LinearWeight::view() const {

@@ -1,0 +1,76 @@
+"""Weights of 4 bits in groups along K: w[n, k] = scale[n, k/g] * level[code[n, k]] + offset[n, k/g].
+
+The one form in which devices keep 4-bit weights in memory. Formats differ in their levels (0 to 15, -8 to 7, a 4-bit
+float's, nf4's), in the size of a group, and in whether there are offsets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+INT4 = tuple(float(level) for level in range(-8, 8))
+"""Levels of codes 0 to 15 in symmetric integer formats."""
+UINT4 = tuple(float(level) for level in range(16))
+SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
+"""Scales that are tried, as shares of the one that reaches the largest value of a group."""
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """What all rows of a weight have in common."""
+
+    group: int
+    """Columns that share a scale; the number of columns, or more: the whole row."""
+    levels: tuple[float, ...]
+    """Of the 16 codes."""
+    has_offsets: bool
+
+    def num_groups(self, num_columns: int) -> int:
+        return -(-num_columns // self.group)
+
+
+class GroupedRows(NamedTuple):
+    """n rows, on the CPU."""
+
+    codes: torch.Tensor
+    """(n, K) uint8, one code each."""
+    scales: torch.Tensor
+    """(n, G) fp32."""
+    offsets: torch.Tensor | None
+    """(n, G) fp32."""
+
+    def part(self, rows: slice) -> GroupedRows:
+        """Some of them."""
+        return GroupedRows(self.codes[rows], self.scales[rows], None if self.offsets is None else self.offsets[rows])
+
+    def widened(self, layout: GroupLayout) -> torch.Tensor:
+        """(n, K) fp32."""
+        num_columns = self.codes.shape[1]
+        wide = torch.tensor(layout.levels)[self.codes.int()] * _spread(self.scales, layout.group, num_columns)
+        return wide if self.offsets is None else wide + _spread(self.offsets, layout.group, num_columns)
+
+
+def _spread(values: torch.Tensor, group: int, num_columns: int) -> torch.Tensor:
+    return values.repeat_interleave(group, dim=1)[:, :num_columns] if values.shape[1] > 1 else values
+
+
+def quantize_rows(rows: torch.Tensor, group: int) -> GroupedRows:
+    """Rows (n, K) to symmetric 4 bits: of a few scales for each group the one with the least squared error."""
+    n, num_columns = rows.shape
+    grouped = torch.nn.functional.pad(rows.float(), (0, -num_columns % group)).view(n, -1, group)
+    # The largest value is brought to -8, which only one sign can use.
+    places = grouped.abs().argmax(2, keepdim=True)
+    full = grouped.gather(2, places) / -8
+    best = torch.full(full.shape, torch.inf)
+    scales, codes = torch.zeros_like(full), torch.full(grouped.shape, 8, dtype=torch.uint8)
+    for shrink in SHRINKS:
+        scale = (full * shrink).to(torch.float16).float()
+        found = (grouped / torch.where(scale == 0, 1, scale)).round_().clamp_(-8, 7)
+        error = (found * scale - grouped).square_().sum(2, keepdim=True)
+        better = error < best
+        best, scales = torch.where(better, error, best), torch.where(better, scale, scales)
+        codes = torch.where(better, (found + 8).to(torch.uint8), codes)
+    return GroupedRows(codes.flatten(1)[:, :num_columns].contiguous(), scales.squeeze(2), None)
