@@ -1,6 +1,6 @@
 # The words of this project. Each does its own set-up: `make demo` and `make test` work on a fresh clone.
 #
-#   make demo    start the server, rerank real text over HTTP, watch the scores arrive, stop
+#   make demo    rerank real text over HTTP, then a Qwen3 layout with random weights against transformers
 #   make test    lint, types and tests
 #   make check   lint, types, the rules of the code and the quick tests: in under a minute, before each commit
 #   make test-ray       the executor and datasets on a Ray cluster of two simulated nodes (installs the extra `ray`)

@@ -1,66 +1,103 @@
 """``make demo``: the main job once, end to end, on this machine.
 
-Starts the server with the model that the package carries, sends real questions over HTTP, prints each score when it
-arrives and then the ranking, and stops the server. Everything goes through the same doors that users have: the
-command line, a socket, streamed JSON lines.
+First the model that the package carries: real questions over HTTP, each score when it arrives, then the ranking. Then a
+Qwen3-Reranker in the published layout, made on the spot: that it is converted while it loads, that what its documents
+share is computed once, and that its scores are those of transformers. Everything goes through the same doors that users
+have: the command line, a socket, streamed JSON lines.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+from engine.checkpoint.resolve import resolve_model
+from engine.config import ModelConfig
+from engine.entrypoints.demo.questions import QUESTIONS, SHOWN
+from engine.entrypoints.demo.random_checkpoint import write_random_reranker
 from engine.errors import StartupError
+from engine.inputs.processor import InputProcessor
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 BAR_WIDTH = 30
 
-QUESTIONS = {
-    "How do I undo the last git commit but keep my changes?": [
-        "git reset --soft HEAD~1 moves the branch back by one commit and leaves your changes staged.",
-        "git push uploads the commits of a branch to a remote repository.",
-        "A commit message should say in one line what was changed and why.",
-        "git clone copies a repository to your machine together with its whole history.",
-        "The undo button of an editor restores the text before the last keystroke.",
-    ],
-    "Why is the sky blue?": [
-        "Air molecules scatter short wavelengths of sunlight much more than long ones, so blue light reaches us from "
-        "every part of the sky.",
-        "The sea is salty because rivers carry dissolved minerals into it.",
-        "At sunset the light crosses more air, which leaves the red and orange colours.",
-        "Blue is the favourite colour of many people.",
-        "The Moon is seen because it reflects the light of the Sun.",
-    ],
-    "What is the capital of China?": [
-        "The capital of China is Beijing.",
-        "Shanghai is the largest city of China by population.",
-        "Gravity attracts two bodies towards each other and gives weight to physical objects.",
-        "Venture capital pays for young companies in exchange for a share of them.",
-        "The Great Wall of China was built over many centuries.",
-    ],
+OVERRIDES = {
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "classifier_from_token": ["no", "yes"],
+    "is_original_qwen3_reranker": True,
 }
+"""What the usual tutorials pass for an original Qwen3-Reranker."""
 
 
 def main() -> int:
     started = time.monotonic()
+    rank_with_the_packaged_model()
+    serve_a_published_layout()
+    print(f"Both servers stopped. The whole demo took {time.monotonic() - started:.1f} s.")
+    print("Go on with: engine serve MODEL, or engine serve alone for the model of the first part.")
+    return 0
+
+
+def rank_with_the_packaged_model() -> None:
     port = free_port()
     with running_server(port) as ready_s:
         print(f"Server ready on http://127.0.0.1:{port} after {ready_s:.1f} s\n")
-        for query, documents in QUESTIONS.items():
+        for query, documents in islice(QUESTIONS.items(), SHOWN):
             rerank(port, query, documents)
-    print(f"Server stopped. The whole demo took {time.monotonic() - started:.1f} s.")
-    print("Go on with: engine serve MODEL, or engine serve alone for the model used here.")
-    return 0
+
+
+def serve_a_published_layout() -> None:
+    """A ``Qwen3ForCausalLM`` with random weights: converted while it loads, its shared prefix computed once."""
+    query, documents = next(iter(QUESTIONS.items()))
+    texts = [text for question, passages in QUESTIONS.items() for text in (question, *passages)]
+    with tempfile.TemporaryDirectory() as parent:
+        folder = write_random_reranker(Path(parent) / "Qwen3-Reranker-random", texts)
+        print("A small Qwen3-Reranker in the published layout, with random weights: its order means nothing, but its")
+        print("scores must be those of transformers, and all documents share the prompt up to the query.\n")
+        scores: list[list[float]] = []
+        for words in ([], ["--hf_overrides", json.dumps(OVERRIDES)]):
+            port = free_port()
+            with running_server(port, str(folder), *words):
+                (answer,) = (m for m in stream(port, {"query": query, "documents": documents}) if "results" in m)
+            scores.append([r["relevance_score"] for r in sorted(answer["results"], key=lambda r: int(r["index"]))])
+            logical, computed = answer["usage"]["prompt_tokens"], answer["cost"]["computed_tokens"]
+            print(f"  {logical} logical tokens, {computed} computed: the rest was shared")
+            print(f"  scores {' '.join(f'{score:.6f}' for score in scores[-1])}")
+        print(f"  with and without the overrides: {largest_difference(*scores):.1e} apart")
+        print(f"  {compare(folder, query, documents, scores[0])}\n")
+
+
+def compare(folder: Path, query: str, documents: list[str], scores: list[float]) -> str:
+    """How far the scores are from those of transformers, or why that cannot be said."""
+    from engine.backends.measure.reference_check import find_reference
+
+    config = ModelConfig(model=str(folder))
+    spec = resolve_model(config)
+    reference, description = find_reference(spec)
+    if reference is None:
+        return f"not compared with transformers: {description}"
+    logits = reference.values(InputProcessor(spec, config).encode([query], documents))[:, 0]
+    expected = [1 / (1 + math.exp(-logit)) for logit in logits.tolist()]
+    return f"largest difference to {description}: {largest_difference(scores, expected):.1e}"
+
+
+def largest_difference(ours: list[float], theirs: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
 
 def free_port() -> int:
@@ -70,11 +107,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(port: int) -> Iterator[float]:
-    """``engine serve`` in a process of its own; yields how long it took to become ready."""
+def running_server(port: int, *words: str) -> Iterator[float]:
+    """``engine serve WORDS`` in a process of its own; yields how long it took to become ready."""
     begin = "from engine.entrypoints.cli import main; main()"
-    command = [sys.executable, "-c", begin, "serve", "--port", str(port), "--log-level", "warning"]
-    print("$ engine serve --port", port)
+    command = [sys.executable, "-c", begin, "serve", *words, "--port", str(port), "--log-level", "warning"]
+    print("$", shlex.join(["engine", "serve", *words, "--port", str(port)]))
     process = subprocess.Popen(command, env={**os.environ, "PYTHONSAFEPATH": "1"})
     start = time.monotonic()
     try:
