@@ -1,15 +1,22 @@
 """The pictures of the page in ``docs/pictures``, from a real server with the packaged model: look at them afterwards.
 
 python -m tests.page.pictures
+
+A picture of a ranking carries the ranking as text too (a PNG's ``tEXt`` chunk), so that a test can compare it with what
+the model says.
 """
 
 from __future__ import annotations
 
+import json
+import struct
 import tempfile
 import threading
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -19,6 +26,35 @@ from tests.support.texts import TEXTS
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 LOAD_S = 45.0
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+RANKING = b"Ranking"
+RESULTS = """(() => ({
+    query: document.getElementById("query").value,
+    results: [...document.querySelectorAll("#results li")].map((row) => [
+        row.querySelector(".text").textContent, row.querySelector(".score").textContent]),
+}))()"""
+
+
+def with_ranking(png: bytes, ranking: dict[str, Any]) -> bytes:
+    """The picture with the ranking in a chunk behind its header."""
+    body = b"tEXt" + RANKING + b"\0" + json.dumps(ranking).encode("ascii")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    header_end = len(SIGNATURE) + 4 + 4 + 13 + 4
+    return png[:header_end] + chunk + png[header_end:]
+
+
+def ranking_of(png: bytes) -> dict[str, Any]:
+    at = len(SIGNATURE)
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        key, _, text = png[at + 8 : at + 8 + size].partition(b"\0")
+        if (kind, key) == (b"tEXt", RANKING):
+            found: dict[str, Any] = json.loads(text)
+            return found
+        at += 12 + size
+    raise ValueError("this picture carries no ranking")
 
 
 def rank(page: Browser, width: int, height: int) -> bytes:
@@ -27,7 +63,7 @@ def rank(page: Browser, width: int, height: int) -> bytes:
     page.wait_for("!document.getElementById('cost').hidden")
     if width < 600:
         page.run("document.getElementById('cost').closest('section').scrollIntoView()")
-    return page.screenshot()
+    return with_ranking(page.screenshot(), page.run(RESULTS))
 
 
 def keep_busy(server: ServerProcess, until: float) -> None:
