@@ -35,9 +35,9 @@ class Reference:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         config_class = type(transformers.AutoConfig.for_model(spec.model_type))
-        from_tokens = bool(spec.head.token_ids)
+        from_tokens, self._embeds = bool(spec.head.token_ids), spec.head.kind == "embedding"
         classes = (transformers.AutoModelForSequenceClassification, transformers.AutoModelForCausalLM)
-        auto: Any = classes[from_tokens]
+        auto: Any = transformers.AutoModel if self._embeds else classes[from_tokens]
         self._head = spec.head
         model, loading = auto.from_pretrained(
             spec.path,
@@ -47,11 +47,12 @@ class Reference:
             local_files_only=True,
             output_loading_info=True,
         )
-        if missing := sorted(loading["missing_keys"]):
+        unread = ("pooler.",) if self._embeds else ()  # BERT's own, which nothing that embeds asks
+        if missing := sorted(key for key in loading["missing_keys"] if not key.startswith(unread)):
             raise ValueError(f"it would make up {', '.join(missing[:3])}, which the files do not hold")
         self._model: Any = model.eval()
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(spec.tokenizer_path, local_files_only=True)
-        self._bias = 0.0 if from_tokens else _score_bias(spec)
+        self._bias = 0.0 if from_tokens or self._embeds else _score_bias(spec)
         self.description = f"transformers {transformers.__version__}, {auto.__name__}, float32 on CPU"
 
     @torch.inference_mode()
@@ -60,6 +61,10 @@ class Reference:
         return np.stack([self._values_of(pair) for pair in pairs])
 
     def _values_of(self, pair: EncodedPair) -> np.ndarray:
+        if self._embeds:
+            sides = pair.token_ids[: pair.query_len], pair.token_ids[pair.query_len :]
+            query, document = (self._vector(ids) for ids in sides)
+            return np.asarray(torch.cosine_similarity(query, document, dim=0).reshape(1).numpy())
         inputs = {"input_ids": torch.tensor(pair.token_ids[None].astype(np.int64))}
         if pair.token_type_ids is not None:
             inputs["token_type_ids"] = torch.tensor(pair.token_type_ids[None].astype(np.int64))
@@ -71,11 +76,18 @@ class Reference:
             row = picked[1:] - picked[:1] if self._head.kind == "from_2_way_softmax" else picked
         return np.asarray(row.float().numpy())
 
+    def _vector(self, ids: np.ndarray) -> torch.Tensor:
+        """(D,): a text's hidden states, pooled as the checkpoint says."""
+        hidden = self._model(input_ids=torch.tensor(ids[None].astype(np.int64))).last_hidden_state[0]
+        return {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1]}[self._head.pooling]
+
     def ids_of(self, text: str) -> list[int]:
         """The whole prompt tokenised at once, special tokens being what it spells."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def ids_of_pair(self, query: str, document: str) -> list[int]:
+        if self._embeds:
+            return [index for text in (query, document) for index in self._tokenizer(text)["input_ids"]]
         return list(self._tokenizer(query, document)["input_ids"])
 
 

@@ -28,6 +28,7 @@ from engine.errors import EngineError
 from engine.inputs.processor import InputProcessor
 from engine.request import EncodedPair, RerankCall
 from engine.scoring.expansion import PairTexts
+from tests.serve.described import checkpoint
 
 SEEDS: tuple[dict[str, Any], ...] = (
     {"query": "q", "documents": ["a", {"text": "b", "id": 3}], "top_n": 1, "return_documents": True},
@@ -100,10 +101,10 @@ def _change(node: Any, rng: random.Random) -> None:
 
 
 class Encoder:
-    """The packaged model's prompts. Each prompt holds the special tokens of the template and no other."""
+    """A Qwen3-Reranker's prompts. Each prompt holds the special tokens of the template and no other."""
 
     def __init__(self) -> None:
-        config = ModelConfig()
+        config = ModelConfig(model=str(checkpoint()))
         spec = resolve_model(config)
         self.processor = InputProcessor(spec, config)
         added = load_tokenizer(Path(spec.tokenizer_path)).get_added_tokens_decoder()

@@ -22,7 +22,8 @@ from engine.time_limit import within
 
 logger = logging.getLogger(__name__)
 
-PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "tiny_reranker"
+PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "small_reranker"
+PACKAGED_FILES = ("config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json", "model.safetensors")
 DATA_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
 OTHER_FORMATS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*.gguf"]
 PROBE_TIMEOUT_S = 9.0
@@ -60,12 +61,15 @@ def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[s
 
 
 def _packaged() -> Path:
-    if not (PACKAGED_MODEL / "config.json").is_file():
-        raise ModelLoadError(
-            "No model was named, and this installation does not carry the small reranker. "
-            "Name a folder or a hub id, for example Qwen/Qwen3-Reranker-0.6B.",
-            param="model",
-        )
+    for name in PACKAGED_FILES:
+        if not (PACKAGED_MODEL / name).is_file():
+            raise ModelLoadError(
+                "No model was named, and the small reranker of this installation is not whole: "
+                f"{PACKAGED_MODEL / name} is missing. Install rerank-engine again (pip install --force-reinstall), "
+                "or run git checkout -- engine/assets in a checkout. No other model is taken in its place: to use one, "
+                "name a folder or a hub id, for example Qwen/Qwen3-Reranker-0.6B.",
+                param="model",
+            )
     logger.info("No model was named: using the small reranker that comes with the package.")
     return PACKAGED_MODEL
 

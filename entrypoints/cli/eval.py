@@ -77,7 +77,7 @@ def eval_(
         save_run=save_run,
         json=json,
     )
-    settings = [(Path(str(values.get("model") or "tiny_reranker")).name, values)]
+    settings = [(Path(str(values.get("model") or "small_reranker")).name, values)]
     settings += [(text, changed_values(values, text)) for text in compare]
     announce_model(values, "engine eval MODEL: another")
     evaluate(settings, options, load_model, sys.stdout)

@@ -78,7 +78,7 @@ def test_the_packaged_model_with_the_built_in_pairs(capsys: pytest.CaptureFixtur
     assert run_here("verify", "--quantization", "int8", "--no-reference", *QUIET) in (0, 1)
     said = capsys.readouterr()
     assert "as no model was given" in said.err
-    assert "tiny_reranker on cpu, 25 pairs." in said.out
+    assert "small_reranker on cpu, 25 pairs." in said.out
     assert "VERDICT: " in said.out.splitlines()[-1]
 
 

@@ -29,17 +29,17 @@ def test_table_json_and_run(beir: Path, capsys: pytest.CaptureFixture[str], tmp_
     said = capsys.readouterr()
     assert "using the small English reranker of the package, as no model was given" in said.err
     assert "small (test): 3 queries, 6 documents, 5 judgements" in said.out
-    for word in ("nDCG@10", "MRR@10", "Recall@10", "BM25", "tiny_reranker", "quantization=int8", "ir-measures gives"):
+    for word in ("nDCG@10", "MRR@10", "Recall@10", "BM25", "small_reranker", "quantization=int8", "ir-measures gives"):
         assert word in said.out
     assert "\x1b" not in said.out
 
     result = json.loads(output.read_text())
-    assert [system["name"] for system in result["systems"]] == ["BM25", "tiny_reranker", "quantization=int8"]
+    assert [system["name"] for system in result["systems"]] == ["BM25", "small_reranker", "quantization=int8"]
     sides = [(each["system"], each["baseline"]) for each in result["differences"]]
     assert sides == [
-        ("tiny_reranker", "BM25"),
+        ("small_reranker", "BM25"),
         ("quantization=int8", "BM25"),
-        ("quantization=int8", "tiny_reranker"),
+        ("quantization=int8", "small_reranker"),
     ]
     assert result["dataset"]["num_queries"] == 3
     assert result["cross_check"] < 1e-6

@@ -7,12 +7,21 @@ good it is stands in its own README.
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from engine import LLM
+from engine.checkpoint.hub import PACKAGED_MODEL
+from engine.checkpoint.resolve import resolve_model
+from engine.config import ModelConfig
 
+ROOT = Path(__file__).parents[2]
 QUESTIONS: dict[str, tuple[str, list[str]]] = {
     "What is the capital of China?": (
         "The capital of China is Beijing.",
@@ -80,9 +89,40 @@ def test_the_answer_comes_first(packaged: LLM, question: str) -> None:
         assert 0 < best.score < 1
 
 
-def test_it_is_loaded_as_any_original_qwen3_reranker(packaged: LLM) -> None:
-    """No path of its own through the loader."""
-    spec = packaged.spec
-    assert (spec.head.kind, spec.head.tokens) == ("from_2_way_softmax", ("no", "yes"))
-    assert spec.template == "qwen3-reranker"
-    assert spec.config["tie_word_embeddings"] is True
+def test_it_is_loaded_as_any_bi_encoder(packaged: LLM, caplog: pytest.LogCaptureFixture) -> None:
+    """No path of its own through the loader, and nothing to guess: its files say what it is."""
+    with caplog.at_level(logging.WARNING):
+        spec = resolve_model(ModelConfig())
+    assert not caplog.records
+    assert spec == packaged.spec
+    assert spec.config["architectures"] == ["BertModel"]
+    assert (spec.head.kind, spec.head.pooling, spec.head.activation) == ("embedding", "mean", "cosine")
+    assert spec.max_model_len == 512
+
+
+def test_its_scores_are_those_of_sentence_transformers(packaged: LLM) -> None:
+    """The wheel's own files, loaded by another library in float32."""
+    model = SentenceTransformer(str(PACKAGED_MODEL), device="cpu", model_kwargs={"dtype": "float32"})
+    for question, (answer, others) in QUESTIONS.items():
+        query, *documents = model.encode([question, answer, *others], show_progress_bar=False)
+        ours = [output.outputs.score for output in packaged.score(question, [answer, *others], use_tqdm=False)]
+        assert ours == pytest.approx([float(query @ document) for document in documents], abs=1e-5)
+
+
+def test_its_licence_and_what_was_changed_travel_with_it() -> None:
+    assert "Apache License" in (PACKAGED_MODEL / "LICENSE").read_text()
+    notice = " ".join((PACKAGED_MODEL / "NOTICE").read_text().split())
+    for said in ("all-MiniLM-L6-v2", "Apache License, Version 2.0", "float16"):
+        assert said in notice
+
+
+def test_the_example_of_the_page_has_the_right_passage_first(packaged: LLM) -> None:
+    """Its first document answers the question; the others are near it or not at all."""
+    code = (ROOT / "entrypoints" / "serve" / "page" / "rank.js").read_text()
+    example = re.search(r"const EXAMPLE = \{\s*query: (\".*?\"),\s*documents: \[(.*?)\s*\],", code, re.DOTALL)
+    assert example is not None
+    query, documents = json.loads(example[1]), json.loads(f"[{example[2].rstrip().rstrip(',')}]")
+    assert len(documents) == 8
+    ranked = packaged.rerank(query, documents)
+    assert ranked[0].document == documents[0]
+    assert ranked[-1].document == next(text for text in documents if "tax office" in text)

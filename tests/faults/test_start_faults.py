@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint.hub import PACKAGED_MODEL
 from tests.support.checkpoints import make_qwen3
 from tests.support.commands import QUIET, run_here
 
@@ -159,10 +158,15 @@ def test_a_wrong_setting(name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_labels_the_wrong_way_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing can prove it, so it is a warning: the packaged model knows an answer from something else."""
-    words = ["--hf-overrides", json.dumps(ORIGINAL | {"classifier_from_token": ["yes", "no"]})]
-    assert run_here("check", PACKAGED_MODEL, *words, "--query", "q", "--document", "d", *QUIET) == 0
-    assert "SELF-TEST" in capsys.readouterr().err
+    """Nothing can prove it, so it is a warning. Whatever random weights think of the self-test's two passages, with the
+    labels swapped they think the opposite: of the two orders, one is warned about."""
+    folder = make_qwen3(tmp_path / "Qwen3-Reranker")
+    warned = []
+    for tokens in (["no", "yes"], ["yes", "no"]):
+        words = ["--hf-overrides", json.dumps(ORIGINAL | {"classifier_from_token": tokens})]
+        assert run_here("check", folder, *words, "--query", "q", "--document", "d", *QUIET) == 0
+        warned.append("SELF-TEST" in capsys.readouterr().err)
+    assert sorted(warned) == [False, True]
 
 
 def test_no_network_and_nothing_cached(

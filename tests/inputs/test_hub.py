@@ -70,13 +70,23 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
         resolve_folder(str(tmp_path / "model.safetensors"))
 
 
-def test_the_packaged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("missing", hub.PACKAGED_FILES)
+def test_a_packaged_model_that_is_not_whole(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence that says what is missing and how to get it; never another model."""
     monkeypatch.setattr(hub, "PACKAGED_MODEL", tmp_path)
-    with pytest.raises(ModelLoadError, match="does not carry the small reranker"):
+    for name in hub.PACKAGED_FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name != missing:
+            (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelLoadError, match="the small reranker of this installation is not whole") as told:
         resolve_folder("")
-    (tmp_path / "config.json").write_text("{}")
+    for said in (str(tmp_path / missing), "Install rerank-engine again", "git checkout -- engine/assets", "hub id"):
+        assert said in str(told.value)
+
+
+def test_the_packaged_model(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert resolve_folder("") == tmp_path
+        assert resolve_folder("") == hub.PACKAGED_MODEL
     assert len(caplog.records) == 1
 
 

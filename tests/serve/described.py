@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import schemathesis
@@ -18,15 +22,24 @@ from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.service import RerankService
 from engine.inputs.processor import InputProcessor
 from tests.serve.fakes import FakeCore
+from tests.support.checkpoints import make_qwen3
+
+
+@cache
+def checkpoint() -> Path:
+    """A small one for up to 8,192 tokens; its folder goes when this process ends."""
+    parent = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    return make_qwen3(parent / "Qwen3-Reranker", max_position_embeddings=8192)
 
 
 @cache
 def application() -> FastAPI:
-    """The packaged model's tokenizer and prompts, with a core that scores by hash."""
+    """A Qwen3-Reranker's tokenizer and prompts, which have a place for every field, with a core that scores by hash."""
 
     async def build() -> FastAPI:
         service = RerankService(ServerConfig(), ServerMetrics())
-        config = ModelConfig()
+        config = ModelConfig(model=str(checkpoint()))
         spec = resolve_model(config)
         service.attach(LoadedEngine(spec, InputProcessor(spec, config), FakeCore(), ("reranker",)))
         return create_app(service)

@@ -7,12 +7,14 @@ invalid ones refused, unknown methods refused with all known ones named. The sam
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from schemathesis import Case
 
-from tests.serve.described import application, check, described
+from tests.serve.described import application, check, checkpoint, described
 
 SMALL = described(
     *("/predict", "/classify", "/pooling", "/tokenize", "/detokenize", "/decode", "/v1/models", "/info", "/version"),
@@ -59,9 +61,11 @@ def test_every_route_is_described() -> None:
 def test_limits_of_the_model_are_in_the_document() -> None:
     schemas = application().openapi()["components"]["schemas"]
     cut = schemas["RerankBody"]["properties"]["truncate_prompt_tokens"]["anyOf"][1]
-    assert cut["maximum"] == 8192
+    config = json.loads((checkpoint() / "config.json").read_text())
+    vocab_size = config["vocab_size"]
+    assert cut["maximum"] == config["max_position_embeddings"]
     assert cut["minimum"] > 20
-    assert schemas["DetokenizeBody"]["properties"]["tokens"]["items"]["maximum"] == 15999
+    assert schemas["DetokenizeBody"]["properties"]["tokens"]["items"]["maximum"] == vocab_size - 1
     assert "x-bound" not in str(schemas)
     assert "x-exact" not in str(schemas)
 

@@ -1,0 +1,1 @@
+"""How the small reranker in ``engine/assets/small_reranker`` was made: data, training, measurement."""

@@ -1,1 +1,0 @@
-"""How the small reranker in ``engine/assets/tiny_reranker`` was made: data, training, measurement."""
