@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
 import os
 import shlex
 import signal
@@ -25,16 +24,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.resolve import resolve_model
-from engine.config import ModelConfig
 from engine.entrypoints.demo.questions import QUESTIONS, SHOWN
 from engine.entrypoints.demo.random_checkpoint import write_random_reranker
 from engine.errors import StartupError
-from engine.inputs.processor import InputProcessor
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 BAR_WIDTH = 30
+ENGINE = [sys.executable, "-c", "from engine.entrypoints.cli import main; main()"]
+ENV = {**os.environ, "PYTHONSAFEPATH": "1"}
 
 OVERRIDES = {
     "architectures": ["Qwen3ForSequenceClassification"],
@@ -83,17 +81,16 @@ def serve_a_published_layout() -> None:
 
 
 def compare(folder: Path, query: str, documents: list[str], scores: list[float]) -> str:
-    """How far the scores are from those of transformers, or why that cannot be said."""
-    from engine.backends.measure.reference_check import find_reference
-
-    config = ModelConfig(model=str(folder))
-    spec = resolve_model(config)
-    reference, description = find_reference(spec)
-    if reference is None:
-        return f"not compared with transformers: {description}"
-    logits = reference.values(InputProcessor(spec, config).encode([query], documents))[:, 0]
-    expected = [1 / (1 + math.exp(-logit)) for logit in logits.tolist()]
-    return f"largest difference to {description}: {largest_difference(scores, expected):.1e}"
+    """How far the scores are from those of transformers, as ``engine check`` has them, or why that cannot be said."""
+    words = ["--query", query, "--json", *(word for document in documents for word in ("--document", document))]
+    done = subprocess.run([*ENGINE, "check", str(folder), *words], capture_output=True, text=True, check=False, env=ENV)
+    if done.returncode:
+        raise StartupError(f"engine check ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    report = json.loads(done.stdout)
+    expected = [pair["reference_score"] for pair in report["pairs"]]
+    if None in expected:
+        return f"not compared with transformers: {report['reference']}"
+    return f"largest difference to {report['reference']}: {largest_difference(scores, expected):.1e}"
 
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:
@@ -109,10 +106,9 @@ def free_port() -> int:
 @contextmanager
 def running_server(port: int, *words: str) -> Iterator[float]:
     """``engine serve WORDS`` in a process of its own; yields how long it took to become ready."""
-    begin = "from engine.entrypoints.cli import main; main()"
-    command = [sys.executable, "-c", begin, "serve", *words, "--port", str(port), "--log-level", "warning"]
+    command = [*ENGINE, "serve", *words, "--port", str(port), "--log-level", "warning"]
     print("$", shlex.join(["engine", "serve", *words, "--port", str(port)]))
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONSAFEPATH": "1"})
+    process = subprocess.Popen(command, env=ENV)
     start = time.monotonic()
     try:
         while not is_ready(port):

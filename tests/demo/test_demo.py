@@ -67,6 +67,10 @@ def test_the_layout_is_the_published_one(tmp_path: Path) -> None:
 
 def test_without_transformers_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_random_reranker(tmp_path / "Qwen3-Reranker-random", ["some words to learn from"])
-    monkeypatch.setattr("engine.backends.measure.reference_check.find_spec", lambda name: None)
+    hidden = (
+        "import importlib.util as u; find = u.find_spec; "
+        "u.find_spec = lambda name, *rest: None if name == 'transformers' else find(name, *rest); "
+    )
+    monkeypatch.setattr(demo, "ENGINE", [*demo.ENGINE[:2], hidden + demo.ENGINE[2]])
     said = demo.compare(folder, "q", ["d"], [0.5])
     assert said.startswith("not compared with transformers: transformers is not installed")
