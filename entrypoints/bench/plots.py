@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from engine.entrypoints.bench.charts import Chart, number, to_svg
+from engine.entrypoints.bench.charts import Chart, number
 from engine.entrypoints.bench.result_charts import Result, result_name, run_charts
 from engine.entrypoints.bench.results import write_bytes
 
@@ -18,18 +18,11 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 1340px; padding: 0 1rem; }
 main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figcaption { font-weight: 600; text-align: center; }
-svg { width: 100%; height: auto; } .grid { stroke: var(--grid); } .line { fill: none !important; stroke-width: 2; }
-.tick { font-size: 12px; fill: var(--ink); } .label { font-size: 13px; fill: var(--ink); }
+svg { width: 100%; height: auto; }
 table { border-collapse: collapse; margin: 1.5rem 0; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--grid); padding: .3rem .7rem; text-align: right; }
-.legend { list-style: none; margin: .3rem 0; padding: 0; font-weight: 400; font-size: 13px; }
-.legend li { display: inline-block; margin: 0 .7rem; } .swatch { display: inline-block; width: 11px; height: 11px;
-  margin-right: .35rem; }
 th:first-child, td:first-child { text-align: left; }
-""" + "".join(
-    f".c{i} {{ fill: var(--c{i}); stroke: var(--c{i}); }} .s{i} {{ background: var(--c{i}); }}\n" for i in range(6)
-)
+"""
 
 COLUMNS = (
     ("rate", "request_rate"),
@@ -46,23 +39,27 @@ COLUMNS = (
 
 
 def write_plots(results: list[Result], stem: Path, charts: list[Chart] | None = None) -> list[Path]:
-    """``stem.html``, and ``stem.png`` where matplotlib is installed; says so where it is not."""
+    """``stem.html`` and ``stem.png``; without matplotlib only the page with its table, and a line that says so."""
     drawn = run_charts(results) if charts is None else charts
     page = stem.with_name(stem.name + ".html")
-    write_bytes(page, to_page(results, drawn).encode())
     try:
-        import matplotlib.figure  # noqa: F401
+        from engine.entrypoints.bench.drawing import to_png, to_svg
     except ModuleNotFoundError:
-        print("No PNG: it needs matplotlib, pip install 'rerank-engine[bench]'. The page has the same charts.")
+        print("No charts: they need matplotlib, pip install 'rerank-engine[bench]'. The page has the table.")
+        write_bytes(page, to_page(results, []).encode())
         return [page]
-    from engine.entrypoints.bench.png import to_png
-
+    figures = [
+        f'<p class="empty">{escape(chart.title)}: nothing was measured.</p>' if chart.is_empty else to_svg(chart)
+        for chart in drawn
+    ]
+    write_bytes(page, to_page(results, figures).encode())
     image = stem.with_name(stem.name + ".png")
     write_bytes(image, to_png(drawn))
     return [page, image]
 
 
-def to_page(results: list[Result], charts: list[Chart]) -> str:
+def to_page(results: list[Result], figures: list[str]) -> str:
+    """The page: a table of the runs, and the figures as they are."""
     heads = "".join(f'<th scope="col">{escape(title)}</th>' for title, _ in COLUMNS)
     rows = "".join(_row(result) for result in results)
     return (
@@ -70,7 +67,7 @@ def to_page(results: list[Result], charts: list[Chart]) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
         "<body><h1>Rerank benchmark</h1>"
         f'<table><thead><tr><th scope="col">run</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-        f"<main>{''.join(to_svg(chart) for chart in charts)}</main></body></html>\n"
+        f"<main>{''.join(figures)}</main></body></html>\n"
     )
 
 

@@ -10,11 +10,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from engine.entrypoints.bench.charts import Chart, Series, number, ticks, to_svg
+from engine.entrypoints.bench.charts import Chart, Series, number
+from engine.entrypoints.bench.drawing import to_png, to_svg
+from engine.entrypoints.bench.plots import write_plots
 from engine.entrypoints.bench.result_charts import finished_per_second, load_charts, regression_charts, run_charts
 from engine.entrypoints.bench.results import append_result, write_result
 from engine.entrypoints.bench.sweep import result_file
@@ -88,37 +90,44 @@ def test_plot_of_a_run_is_self_contained(tmp_path: Path) -> None:
     assert ">inf<" in page
     assert "a&lt;b" in page
     assert "a<b" not in page
-    assert not re.search(r"(src|href)=|@import|https?://", page)
-    titles = [svg.findtext("{*}title") or svg.findtext("title") for svg in svgs(page)]
+    assert not re.search(r'src=|href="[^#]|url\([^#]|@import|https?://', page)
+    titles = [svg.findtext("title") for svg in svgs(page)]
     assert len(titles) == 4  # percentiles, time series, calls a second, step sizes
+    assert all(title and "against" in title for title in titles)
+    assert not re.search(r"#[0-9a-f]{6}", "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL)))  # dark form
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_page_says_when_there_is_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "engine.entrypoints.bench.drawing", raising=False)
     (tmp_path / "r.json").write_text(json.dumps(result()))
     assert main(["plot", "--results", str(tmp_path / "r.json"), "--output", str(tmp_path / "p")]) == 0
-    assert "No PNG: it needs matplotlib" in capsys.readouterr().out
-    assert (tmp_path / "p.html").exists()
+    assert "No charts: they need matplotlib" in capsys.readouterr().out
+    assert "<table>" in (tmp_path / "p.html").read_text()
 
 
 def test_marks_stand_where_the_numbers_are() -> None:
-    svg = ET.fromstring(
-        re.search(r"<svg.*</svg>", to_svg(Chart("t", "x", "y", [Series("s", [(0, 0), (5, 5), (10, 10)])])))[0]  # type: ignore[index]
-    )
-    circles = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in svg.iter("circle")]
-    (x0, y0), (x1, y1), (x2, y2) = circles
+    svg = ET.fromstring(to_svg(Chart("t", "x", "y", [Series("s", [(0, 0), (5, 5), (10, 10)])])))
+    marks = [(float(mark.get("x", "")), float(mark.get("y", ""))) for mark in svg.iter("use")]
+    (x0, y0), (x1, y1), (x2, y2) = marks[-3:]  # behind those of the axes
     assert x0 < x1 < x2
     assert y0 > y1 > y2
     assert x1 == pytest.approx((x0 + x2) / 2)
     assert y1 == pytest.approx((y0 + y2) / 2)
 
 
-def test_ticks_are_round_and_cover() -> None:
-    assert ticks(0, 97) == [0, 20, 40, 60, 80, 100]
-    assert ticks(0, 0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize("kind", ["line", "scatter", "bars"])
+def test_every_kind_is_drawn_for_both(kind: Literal["line", "scatter", "bars"]) -> None:
+    chart = Chart("a & b", "$x$", "y", [Series("s", [(1, 2), (2, 0)]), Series("t", [(1, 1)])], kind=kind)
+    svg = ET.fromstring(to_svg(chart))
+    assert {"a & b", "$x$", "y", "s", "t"} <= {text.text for text in svg.iter("text")}
+    assert to_png([chart]).startswith(b"\x89PNG")
+
+
+def test_numbers_are_short() -> None:
     assert (number(12000), number(1500), number(0.25), number(3e6)) == ("12k", "1500", "0.25", "3M")
 
 
@@ -141,7 +150,7 @@ def test_regression_over_the_committed_results(tmp_path: Path, capsys: pytest.Ca
     assert main(["plot", "--results", str(folder), "--view", "regression", "--output", str(tmp_path / "all")]) == 0
     page = (tmp_path / "all.html").read_text()
     assert "Throughput over time" in page
-    assert "<circle" in page or "<polyline" in page
+    assert "<use" in page
     assert (tmp_path / "all.png").stat().st_size > 10_000
 
 
@@ -151,9 +160,11 @@ def test_rate_of_finished_calls_adds_up() -> None:
     assert sum(rate for _, rate in points) * width == pytest.approx(100)
 
 
-def test_run_without_answers_has_a_page() -> None:
-    charts = run_charts([result(latencies=[], start_times=[], step_tokens=[])])
-    assert all("nothing was measured" in to_svg(chart) for chart in charts)
+def test_run_without_answers_has_a_page(tmp_path: Path) -> None:
+    empty = result(latencies=[], start_times=[], step_tokens=[])
+    write_plots([empty], tmp_path / "p")
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("nothing was measured") == len(run_charts([empty]))
 
 
 @pytest.mark.parametrize(
