@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.entrypoints.assets.grafana import dashboard
 from engine.entrypoints.cli import run
 from engine.entrypoints.serve.metrics import ServerMetrics
 from tests.serve.fakes import FakeCore
@@ -23,6 +24,14 @@ UNSHOWN = {
     "engine_logical_tokens_total",  # shown as they were scheduled
     "engine_computed_tokens_total",
 }
+
+
+FILE = Path(__file__).parents[2] / "entrypoints" / "assets" / "grafana.json"
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
 
 
 def exposed() -> set[str]:
@@ -82,4 +91,4 @@ def test_panels_do_not_overlap() -> None:
 
 def test_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["assets", "grafana"]) == 0
-    assert json.loads(capsys.readouterr().out) == dashboard()
+    assert capsys.readouterr().out == FILE.read_text(encoding="utf-8")
