@@ -163,7 +163,7 @@ class ServerConfig:
     max_documents: int = 10_000
     """Most documents of a call."""
     max_queued_pairs: int = 100_000
-    """Pairs inside at once; calls beyond it are refused at once."""
+    """Pairs in flight; calls beyond it are refused at once."""
     max_queued_tokens: int = 50_000_000
     """The same in tokens."""
     overload_status: Literal[503, 429] = 503

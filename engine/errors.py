@@ -75,11 +75,11 @@ class EngineError(Exception):
 
     @property
     def param(self) -> str | None:
-        """The field as text, the way OpenAI's error objects have it."""
+        """The field as text, the way OpenAI's error objects have it; None where the error is about no field."""
         return path_text(self.path) or None
 
     def at(self, path: FieldPath) -> Self:
-        """The same error about a field that is called so."""
+        """The same error about a field of another path."""
         return type(self)(self.template, param=path, retry_after_s=self.retry_after_s, code=self.code)
 
 
@@ -90,106 +90,146 @@ def _sentence(template: str, param: str | None) -> str:
 
 
 class RequestError(EngineError):
+    """The caller's fault. The same call will fail again."""
+
     status = 400
     type = "invalid_request_error"
 
 
 class InvalidRequestError(RequestError, ValueError):
-    """Also a ``ValueError``, which is what callers of the offline API expect for a bad argument."""
+    """A malformed or impossible value. Also a ``ValueError``, which callers of the offline API expect."""
 
 
 class AuthenticationError(RequestError):
+    """No key, or a wrong one."""
+
     status = 401
     type = "authentication_error"
 
 
 class NotFoundError(RequestError):
+    """An unknown model or route."""
+
     status = 404
     type = "not_found_error"
 
 
 class MethodNotAllowedError(RequestError):
+    """The route exists, but not with this method."""
+
     status = 405
     type = "method_not_allowed"
 
 
 class RequestTimeoutError(RequestError):
+    """The body came too slowly."""
+
     status = 408
     type = "request_timeout"
 
 
 class TooLargeError(RequestError):
+    """More bytes, documents or tokens than the limits allow."""
+
     status = 413
     type = "request_too_large"
 
 
 class UnsupportedMediaError(RequestError):
+    """The body is not JSON, or it is compressed."""
+
     status = 415
     type = "unsupported_media_type"
 
 
 class HeadersTooLargeError(RequestError):
+    """Too many headers, or too many bytes of them."""
+
     status = 431
     type = "headers_too_large"
 
 
 class ServiceError(EngineError):
-    pass
+    """Our fault, or our limits. The same call may be sent again."""
 
 
 class NotReadyError(ServiceError):
+    """The model is still loading."""
+
     status = 503
     type = "not_ready"
 
 
 class OverloadedError(ServiceError):
+    """The queue is full; ``retry_after_s`` says when to come back."""
+
     status = 503
     type = "overloaded"
 
 
 class ShuttingDownError(ServiceError):
+    """The server takes no more calls."""
+
     status = 503
     type = "shutting_down"
 
 
 class EngineDeadError(ServiceError):
+    """The core process is gone, or does not answer."""
+
     status = 503
     type = "engine_dead"
 
 
 class NonFiniteScoreError(ServiceError):
+    """The model produced NaN or infinity for one pair."""
+
     type = "non_finite_score"
 
 
 class StepFailedError(ServiceError):
+    """A step failed twice for this pair."""
+
     type = "step_failed"
 
 
 class OutOfMemoryError(ServiceError):
+    """The device's memory did not hold a step; a smaller one may fit."""
+
     status = 503
     type = "out_of_memory"
 
 
 class DeadlineExceededError(ServiceError):
+    """The call's own deadline passed."""
+
     status = 504
     type = "deadline_exceeded"
 
 
 class StartupError(EngineError):
+    """Nothing was served yet; the process ends with ``exit_code``."""
+
     exit_code: ClassVar[int] = 1
     type = "startup_error"
 
 
 class ConfigError(StartupError):
+    """A flag or a configuration value is wrong."""
+
     exit_code = 2
     type = "config_error"
 
 
 class ModelLoadError(StartupError):
+    """Files of the model are missing, damaged or of the wrong shape."""
+
     type = "model_load_error"
 
 
 class DeviceError(StartupError):
+    """No such device, too little memory, or a dtype that it cannot compute."""
+
     exit_code = 2
     type = "device_error"
 

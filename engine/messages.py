@@ -34,7 +34,7 @@ class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
 
     @classmethod
     def of(cls, error: EngineError) -> Self:
-        """The form in which ``error`` travels."""
+        """``error`` in the form in which it travels."""
         return cls(error.type, error.template, error.path, error.retry_after_s, error.code)
 
     def rebuilt(self) -> EngineError:
@@ -50,41 +50,44 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     token_ids: np.ndarray
     """(sum of lengths,) int32: the pairs' whole prompts, one after the other."""
     pair_lens: np.ndarray
-    """(P,) int32."""
+    """(P,) int32: tokens of each pair."""
     arrival_s: float
     """``time.monotonic()`` of the host when the call came in."""
     priority: int = 0
     """Lower runs earlier."""
     token_type_ids: np.ndarray | None = None
     query_lens: np.ndarray | None = None
-    """(P,) hint: leading tokens that depend on template, instruction and query only. A place to cut, never trusted."""
+    """(P,) int32 hint where to cut: leading tokens that depend on template, instruction and query only."""
     deadline_s: float | None = None
     """``time.monotonic()`` after which the call's waiting pairs are answered with an error."""
     adapter: str | None = None
     cache_scope: str = ""
     """Prefixes kept between calls are shared only within one scope (the constant template excepted)."""
     backlog_tokens: int = 0
-    """What the same caller had inside when this call came: it weighs like work of this call (fair shares)."""
+    """Tokens that the same caller had in flight when this call came: they weigh like work of this call."""
 
     @property
     def num_pairs(self) -> int:
+        """Prompts that the core scores (of a bi-encoder, texts that it embeds)."""
         return len(self.pair_lens)
 
 
 class AbortRequest(msgspec.Struct, array_like=True, gc=False, tag="abort"):
+    """Gives up what has not run of these calls."""
+
     call_ids: list[str]
 
 
 class ShutdownRequest(msgspec.Struct, array_like=True, gc=False, tag="shutdown"):
-    """Finish what was accepted, then end."""
+    """Asks the receiver to finish what was accepted, then end."""
 
 
 class ResetPrefixCacheRequest(msgspec.Struct, array_like=True, gc=False, tag="reset_prefix_cache"):
-    pass
+    """Forgets what is kept of earlier calls' queries."""
 
 
 class CallStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """Sent with a call's last output."""
+    """What a call cost, sent with its last output."""
 
     logical_tokens: int
     computed_tokens: int
@@ -102,9 +105,9 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     indices: np.ndarray
     """(n,) int32 positions of the pairs in the call."""
     values: np.ndarray
-    """(n, O) float32."""
+    """(n, O) float32: the outputs of the head."""
     errors: dict[int, WireError] = {}
-    """Pairs that failed, by position; they are not in ``indices``."""
+    """Errors of pairs that failed, by position in the call; they are not in ``indices``."""
     stats: CallStats | None = None
     """Present when the call is complete."""
 
@@ -123,7 +126,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """Running totals since start, and the present state; the difference of two is a rate."""
+    """Running totals since the start, and the present state; the difference of two is a rate."""
 
     num_waiting_calls: int = 0
     num_waiting_pairs: int = 0
@@ -156,6 +159,8 @@ class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=
 
 
 class CoreReady(msgspec.Struct, array_like=True, gc=False, tag="ready"):
+    """The first message of a core: the model is loaded."""
+
     info: WorkerInfo
 
 
@@ -173,6 +178,8 @@ class CoreHealth(msgspec.Struct, array_like=True, gc=False, tag="health"):
 
 
 class WorkerReady(msgspec.Struct, array_like=True, gc=False, tag="worker_ready"):
+    """The first message of a worker: the model is loaded."""
+
     info: WorkerInfo
 
 
@@ -185,10 +192,14 @@ class WorkerFailed(msgspec.Struct, array_like=True, gc=False, tag="worker_failed
 
 
 class StepRequest(msgspec.Struct, array_like=True, gc=False, tag="step"):
+    """One step to run."""
+
     plan: SchedulerOutput
 
 
 class StepResult(msgspec.Struct, array_like=True, gc=False, tag="result"):
+    """The values of one step."""
+
     output: ModelRunnerOutput
 
 
@@ -216,8 +227,10 @@ def decode_array(type_: type, data: Any) -> np.ndarray:
 
 
 def encoder() -> msgspec.msgpack.Encoder:
+    """An encoder of all messages of this module."""
     return msgspec.msgpack.Encoder(enc_hook=encode_array)
 
 
 def decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+    """A decoder of the messages of one direction, e.g. ``ToCore``."""
     return msgspec.msgpack.Decoder(type_, dec_hook=decode_array)

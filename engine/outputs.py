@@ -13,9 +13,9 @@ class ScoringOutput:
     """One pair's result. ``output.outputs.score`` and the older ``output.outputs[0].score`` both work."""
 
     score: float
-    """After the head's activation."""
+    """The score after the head's activation."""
     logit: float
-    """Before it; results are ordered by this."""
+    """The score before the activation; results are ordered by it."""
 
     def __getitem__(self, index: int) -> ScoringOutput:
         if index not in (0, -1):
@@ -37,7 +37,7 @@ class ScoredSpan:
 
 @dataclass(frozen=True, slots=True)
 class ScoringRequestOutput:
-    """One pair's answer, in input order."""
+    """The answer for one pair, in input order."""
 
     request_id: str
     outputs: ScoringOutput
@@ -60,7 +60,7 @@ class ScoringRequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """One document of ``LLM.rerank``, best first."""
+    """One document of a ranking by ``LLM.rerank``."""
 
     index: int
     """Its number in the list of documents."""

@@ -16,8 +16,9 @@ class PairOptions:
     truncate: bool = True
     """False: an over-long pair is an error instead of being cut."""
     max_tokens_per_doc: int = 0
-    """0: no limit."""
+    """Limit of each document's own tokens, cut before anything else. 0: no limit."""
     max_tokens_per_query: int = 0
+    """Limit of each query's own tokens. 0: no limit."""
     truncate_prompt_tokens: int | None = None
     """Whole-pair limit below the model's; None or -1: the model's."""
     truncation_side: Literal["right", "left"] = "right"
@@ -33,7 +34,7 @@ class ChunkOptions:
     overlap: int | None = None
     """Tokens that neighbours share, at most half a chunk. None: an eighth of a chunk."""
     most: int = 0
-    """Chunks a document; the rest of it is cut off. 0: no limit."""
+    """Most chunks of a document; the rest of it is cut off. 0: no limit."""
 
     @classmethod
     def wanted(
@@ -56,26 +57,26 @@ class ChunkOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RerankCall:
-    """One API call. ``queries`` has one entry, or one a document (N:N)."""
+    """One API call. ``queries`` has one entry, or one for each document (N:N)."""
 
     queries: list[str]
     documents: list[str]
     model: str | None = None
     every_query: bool = False
-    """Each query with each document, ranked a query; otherwise 1:N or N:N."""
+    """Each query meets each document, and has a ranking of its own; otherwise 1:N or N:N."""
     prompts: list[str | list[int]] | None = None
     """Whole prompts, as text or token ids, scored as they are; then there are no queries and no documents."""
     chunks: ChunkOptions | None = None
-    """None: an over-long document is cut."""
+    """How over-long documents are read in chunks. None: they are cut."""
     sources: list[dict[str, Any] | None] | None = None
     """The objects that documents came as, for callers who want them back."""
     options: PairOptions = field(default_factory=PairOptions)
     instructions: list[str | None] | None = None
-    """Per-document instruction; overrides ``options.instruction``."""
+    """For each document an instruction that overrides ``options.instruction``."""
     priority: int = 0
     timeout_s: float | None = None
     top_n: int | None = None
-    """None: all."""
+    """Results to keep of each ranking. None: all."""
     min_score: float | None = None
     raw_scores: bool = False
     """Logits instead of activated scores."""
@@ -90,13 +91,13 @@ class RerankCall:
 
     @property
     def num_pairs(self) -> int:
-        """Results that the caller gets; a chunked document is one of them."""
+        """The number of results: pairs as the caller counts, for whom a chunked document is one."""
         if self.prompts is not None:
             return len(self.prompts)
         return len(self.documents) * (len(self.queries) if self.every_query else 1)
 
     def position(self, result: int) -> tuple[int, int]:
-        """Which query and which document the result of that number is about; query 0 where the sides go in step."""
+        """The numbers of the query and the document that a result is about; query 0 where both sides go in step."""
         return divmod(result, len(self.documents)) if self.every_query else (0, result)
 
 
@@ -116,4 +117,5 @@ class EncodedPair:
 
     @property
     def truncated(self) -> bool:
+        """Whether query or document was cut."""
         return self.truncated_document or self.truncated_query

@@ -14,14 +14,14 @@ from engine.request import EncodedPair, PairOptions
 
 
 class EmbeddingEncoder:
-    """``prompts`` go before queries and before documents."""
+    """Pairs for a bi-encoder. ``prompts`` are put before queries and before documents."""
 
     def __init__(self, texts: TokenizerPairs, prompts: tuple[str, str]) -> None:
         self._texts = texts
         self._query_prompt, self._document_prompt = prompts
 
     def encode(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
-        """``limit``: of each text."""
+        """The pairs as two texts each, of at most ``limit`` tokens. Raises ``InvalidRequestError``."""
         num_queries = len({pair.query for pair in pairs})
         names: dict[str, tuple[Side, FieldPath]] = {}
         for i, pair in enumerate(pairs):
@@ -35,6 +35,7 @@ class EmbeddingEncoder:
 
 
 def together(query: EncodedPair, document: EncodedPair) -> EncodedPair:
+    """A pair of two encoded texts."""
     return EncodedPair(
         np.concatenate([query.token_ids, document.token_ids]),
         query_len=len(query.token_ids),

@@ -13,7 +13,7 @@ TokenIds = Sequence[int] | np.ndarray
 
 
 def query_path(index: int, count: int) -> FieldPath:
-    """Query ``index`` of ``count``; a single one is called ``query``, as in most callers' bodies."""
+    """The path of query ``index`` of ``count``; a single one is called ``query``, as in most callers' bodies."""
     return ("query",) if count == 1 else ("queries", index)
 
 
@@ -33,7 +33,7 @@ def check_text(text: Any, where: FieldPath) -> None:
 
 
 def check_query(query: Any, where: FieldPath) -> None:
-    """The same for a text that must not be blank."""
+    """``check_text`` for a text that must not be blank either."""
     check_text(query, where)
     if not query.strip():
         raise InvalidRequestError(f"{PARAM} is empty.", param=where)

@@ -47,11 +47,15 @@ class Draft:
 
 
 class PairEncoder(Protocol):
-    """From texts to ids; thread-safe."""
+    """From texts to ids; any thread may call it."""
 
-    def encode(self, pairs: Sequence[Pair]) -> list[Draft]: ...
+    def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
+        """The pairs as ids, uncut, in order."""
+        ...
 
-    def roles(self, pair: Pair, draft: Draft) -> np.ndarray: ...
+    def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
+        """(n,) int8: for each token of a pair whose text it is (``Role``)."""
+        ...
 
 
 def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool) -> Iterator[Any]:
@@ -62,7 +66,7 @@ def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool) -> 
 
 
 class TemplatePairs:
-    """Through a template: constant ids and texts, in order."""
+    """Pairs through a prompt template: constant ids and tokenised texts, in order."""
 
     def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard) -> None:
         self._tokenizer = tokenizer
@@ -142,7 +146,7 @@ def _before_document(part: TextPart, pair: Pair) -> str:
 
 
 class TokenizerPairs:
-    """In the tokenizer's own pair form, ``[CLS] query [SEP] document [SEP]``, with token types where it makes them."""
+    """Pairs in the tokenizer's own form, ``[CLS] query [SEP] document [SEP]``, with token types where it makes them."""
 
     def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard, *, type_ids: bool, causal: bool) -> None:
         self._tokenizer = tokenizer
@@ -173,13 +177,16 @@ class TokenizerPairs:
         return draft.roles
 
     def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: FieldPath) -> EncodedPair:
-        """One text by itself, with the tokens that the tokenizer puts around one."""
+        """One text by itself, with the tokens that the tokenizer puts around one. Raises ``InvalidRequestError``."""
         return self.encode_singles({text: (side, where)}, limit, truncate)[text]
 
     def encode_singles(
         self, texts: Mapping[str, tuple[Side, FieldPath]], limit: int, truncate: bool
     ) -> dict[str, EncodedPair]:
-        """Texts by themselves; for each the end that may be cut, and its name for errors."""
+        """Texts by themselves; each comes with the end that may be cut and its path for errors.
+
+        Raises ``InvalidRequestError`` for one that is too long, where it may not be cut.
+        """
         encodings = encode_all(self._tokenizer, list(texts), special=True)
         return {
             text: self._single(self._draft(encoding), limit, truncate, side, where)

@@ -39,7 +39,7 @@ LEAST_ROOM = 8
 
 
 class InputProcessor:
-    """Builds the prompts of one model."""
+    """Builds the prompts of one model. Any number of threads may use one."""
 
     def __init__(self, spec: ModelSpec, config: ModelConfig) -> None:
         # Stated, because the library otherwise switches its threads off, with a warning, when a process is forked.
@@ -121,7 +121,10 @@ class InputProcessor:
         options: PairOptions = _DEFAULTS,
         instructions: Sequence[str | None] | None = None,
     ) -> list[EncodedPair]:
-        """The pairs of one call, in the order of ``documents``; ``queries`` has one entry or one a document."""
+        """The pairs of one call, in the order of ``documents``; ``queries`` has one entry or one for each document.
+
+        Raises ``InvalidRequestError`` about the field that is wrong, e.g. ``("documents", 3)``.
+        """
         limit = self._limit(options)
         pairs = self._checked_pairs(queries, documents, options, instructions)
         pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
@@ -156,7 +159,10 @@ class InputProcessor:
         return self._without if pair.prompt is None else self._with_prompt
 
     def encode_ids(self, query_ids: Sequence[TokenIds], document_ids: Sequence[TokenIds]) -> list[EncodedPair]:
-        """Prompts given as ids: a pair is the query's followed by the document's, and no template is added."""
+        """Pairs given as token ids: the query's ids followed by the document's. No template is added, nothing is cut.
+
+        Raises ``InvalidRequestError`` about the field that is wrong.
+        """
         if len(query_ids) not in (1, len(document_ids)):
             raise wrong_lengths(len(query_ids), len(document_ids))
         heads = [checked_ids(ids, query_path(i, len(query_ids)), self._vocab_size) for i, ids in enumerate(query_ids)]
@@ -183,7 +189,10 @@ class InputProcessor:
             )
 
     def encode_prompts(self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS) -> list[EncodedPair]:
-        """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count."""
+        """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count.
+
+        Raises ``InvalidRequestError`` about the prompt that is wrong, e.g. ``("prompts", 3)``.
+        """
         limit = self._limit(options)
         if self._bi_encoder is not None:
             raise InvalidRequestError(
@@ -215,7 +224,10 @@ class InputProcessor:
         options: PairOptions = _DEFAULTS,
         instructions: Sequence[str | None] | None = None,
     ) -> list[list[Span]]:
-        """The chunks in which each document is read for its query; ``queries`` has one entry or one a document."""
+        """The chunks in which each document is read for its query; ``queries`` has one entry or one for each document.
+
+        Raises ``InvalidRequestError`` about the field that is wrong.
+        """
         bare: dict[tuple[str, str | None], int] = {}
         how = []
         for i, document in enumerate(documents):
@@ -229,19 +241,22 @@ class InputProcessor:
         return chunk_spans(self._tokenizer, documents, how)
 
     def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
+        """The tokens of a text, each with its characters. Raises ``InvalidRequestError``."""
         check_text(text, ("inputs",))
         return text_tokens(self._tokenizer, text, add_special_tokens=add_special_tokens)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. Raises ``InvalidRequestError``."""
         check_text(text, ("prompt",))
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids. Raises ``InvalidRequestError`` for ids that the vocabulary lacks."""
         checked = checked_ids(ids, ("tokens",), self._vocab_size)
         return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=skip_special_tokens))
 
     def token_strings(self, ids: TokenIds) -> list[str]:
-        """Each token by itself, as the vocabulary spells it."""
+        """Each token as the vocabulary spells it. Raises ``InvalidRequestError`` for ids that it lacks."""
         return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, ("tokens",), self._vocab_size).tolist()]
 
     def _limit(self, options: PairOptions) -> int:

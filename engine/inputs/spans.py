@@ -52,7 +52,7 @@ class Chunking:
     def of(
         cls, room: int, size: int | None, overlap: int | None, *, most: int = 0, limit: int = 0, side: Side = "right"
     ) -> Chunking:
-        """``room``: what a prompt leaves for its document."""
+        """The chunks' size and overlap, in tokens. ``room`` is what a prompt leaves for its document."""
         room = max(MIN_CHUNK_TOKENS, room - _EDGE_TOKENS)
         size = min(room, size or room)
         return cls(size, min(size // 2, size // 8 if overlap is None else overlap), most, limit, side)
@@ -82,6 +82,7 @@ def _spans(offsets: list[tuple[int, int]], length: int, how: Chunking) -> list[S
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[TextToken]:
+    """The tokens of a text, each with the characters that it covers."""
     encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
     return [
         TextToken(token_id, token, True, None, None)

@@ -38,7 +38,7 @@ class Cut:
 
 
 def fit(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
-    """What to keep of a prompt with these roles; None where the template leaves no room for query and document."""
+    """Which tokens to keep of a prompt with these roles; None where the template leaves no room for the texts."""
     excess = len(roles) - limit
     document, query = np.flatnonzero(roles == Role.DOCUMENT), np.flatnonzero(roles == Role.QUERY)
     room = limit - (len(roles) - len(document) - len(query))

@@ -13,7 +13,10 @@ from engine.model_spec import HeadSpec
 
 
 def logits_of(values: np.ndarray, head: HeadSpec) -> np.ndarray:
-    """(P, O) values of the head -> (P,) fp32 logits, calibrated where the model says so."""
+    """(P, O) values of the head -> (P,) fp32 logits, calibrated where the model says so.
+
+    Raises ``InvalidRequestError`` for a model with several labels.
+    """
     if values.shape[1] != 1:
         raise InvalidRequestError(
             f"Scoring is only possible with one label per pair, and this model has {values.shape[1]}. "
@@ -37,5 +40,5 @@ def activate(logits: np.ndarray, head: HeadSpec) -> np.ndarray:
 
 
 def ranking(logits: np.ndarray) -> np.ndarray:
-    """Positions from the best pair to the worst; ties keep their input order."""
+    """(P,) logits -> positions from the best pair to the worst; ties keep their input order."""
     return np.argsort(-logits, kind="stable")

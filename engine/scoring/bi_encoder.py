@@ -16,7 +16,7 @@ _TINY = 1e-12
 
 
 def distinct_texts(pairs: Sequence[EncodedPair]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-    """The texts, and for each pair which two of them are its query and its document."""
+    """The distinct texts of the pairs, and for each pair the numbers of its query's and its document's."""
     numbers: dict[bytes, int] = {}
     texts: list[np.ndarray] = []
 
@@ -31,7 +31,7 @@ def distinct_texts(pairs: Sequence[EncodedPair]) -> tuple[list[np.ndarray], list
 
 
 class Cosines:
-    """Takes vectors in any order and gives the pairs that they complete."""
+    """Takes vectors of texts in any order, and gives the cosines of the pairs that they complete."""
 
     def __init__(self, pairs: Sequence[EncodedPair]) -> None:
         texts, self._sides = distinct_texts(pairs)
@@ -42,10 +42,11 @@ class Cosines:
                 self._pairs_of[text].append(index)
 
     def pairs_of(self, text: int) -> list[int]:
+        """The pairs that a text is in."""
         return self._pairs_of[text]
 
     def add(self, texts: Sequence[int], vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
-        """Completed pairs and their cosines, (n,) fp32."""
+        """(n,) numbers of texts and their (n, H) vectors -> the completed pairs and their (m,) fp32 cosines."""
         touched: dict[int, None] = {}
         for text, vector in zip(texts, vectors.astype(np.float64), strict=True):
             self._vectors[text] = vector / max(float(np.linalg.norm(vector)), _TINY)

@@ -29,7 +29,7 @@ class CallEncoding:
     def slices(self, size: int) -> Iterator[int]:
         """Each step cuts or tokenises ``size`` documents, and says how many pairs there are so far.
 
-        So a long call can take turns with others, and may be left where time is up. Steps may run in any thread, one
+        So a long call can take turns with others, and can be left where time is up. Steps may run in any thread, one
         at a time. Raises ``RequestError`` about a field of the call.
         """
         if self.call.chunks is not None and self.call.prompts is None:

@@ -73,6 +73,7 @@ class PairTexts:
 
     @property
     def num_pairs(self) -> int:
+        """Pairs for the core; more than ``call.num_pairs`` where documents are read in chunks."""
         return len(self.documents if self.call.prompts is None else self.call.prompts)
 
     def result_of(self, pair: int) -> int:
@@ -94,7 +95,7 @@ class PairTexts:
             return processor.chunk_spans(documents, queries, chunks, self.options, instructions)
 
     def cut(self, chunks: Sequence[Sequence[Span]], max_pairs: int | None = None) -> PairTexts:
-        """The same with each document read in these chunks.
+        """These texts with each document read in its chunks.
 
         Raises ``TooLargeError`` where that makes more than ``max_pairs`` pairs.
         """

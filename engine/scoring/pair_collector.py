@@ -23,12 +23,13 @@ class PairCollector:
         self.logits = np.full(len(pairs), np.nan, np.float32)
         """(P,) fp32; NaN until the pair is scored."""
         self.errors: dict[int, EngineError] = {}
-        """By number of the pair."""
+        """Errors by number of the pair."""
         self.stats: CallStats | None = None
         """There once the call is complete."""
 
     @property
     def complete(self) -> bool:
+        """Whether the core has answered every pair."""
         return self.stats is not None
 
     def add(self, output: EngineCoreOutput) -> list[int]:

@@ -58,7 +58,7 @@ class ResultAssembler:
 
     @property
     def complete(self) -> bool:
-        """The core has answered every pair that it was given."""
+        """Whether the core has answered every pair that it was given."""
         return self._collector.complete
 
     @property
@@ -101,10 +101,11 @@ class ResultAssembler:
 
     @property
     def num_results(self) -> int:
+        """Results that the call has, settled or not."""
         return len(self._results)
 
     def get(self, number: int) -> PairScore | None:
-        """The result of that number, if it is settled."""
+        """The result of that number; None until it is settled."""
         return self._results[number]
 
     def pair_of(self, number: int) -> int:

@@ -36,7 +36,10 @@ _UNUSED = ("lora_request", "tokenization_kwargs", "pooling_params", "chat_templa
 
 
 def engine_config(settings: Mapping[str, Any]) -> EngineConfig:
-    """Keyword arguments of ``LLM`` -> ``EngineConfig``; an unknown one is an error with the nearest name."""
+    """Keyword arguments of ``LLM`` -> ``EngineConfig``.
+
+    Raises ``TypeError`` for an unknown one, with the nearest name, and ``ConfigError`` for a wrong value.
+    """
     values = {}
     for name, value in settings.items():
         field = ALIASES.get(name, name)
@@ -71,7 +74,10 @@ class _Attributes(dict[str, Any]):
 
 
 def resolve_callable_overrides(model: ModelConfig, change: Callable[[Any], Any]) -> ModelConfig:
-    """The overrides that a function makes: what differs in config.json after it was let loose on it."""
+    """``hf_overrides`` as a function: the model with what the function changes in config.json.
+
+    Raises ``TypeError`` where it does not return the config.
+    """
     before = resolve_model(model).config
     after = change(_Attributes(before))
     if not isinstance(after, Mapping):
@@ -81,7 +87,10 @@ def resolve_callable_overrides(model: ModelConfig, change: Callable[[Any], Any])
 
 
 def adapter_of(request: Any, known: Collection[str]) -> str | None:
-    """``lora_request``: the name of an adapter of ``lora_modules``, or an object that has it as ``lora_name``."""
+    """The adapter that ``lora_request`` means: a name of ``lora_modules``, or an object with a ``lora_name``.
+
+    Raises ``ValueError`` for one that was not loaded.
+    """
     if request is None:
         return None
     name = request if isinstance(request, str) else getattr(request, "lora_name", None)
@@ -97,7 +106,7 @@ class PairSettings:
 
     options: PairOptions
     chunks: ChunkOptions | None = None
-    """None: an over-long document is cut."""
+    """How over-long documents are read in chunks. None: they are cut."""
 
 
 def pair_settings(given: dict[str, Any]) -> PairSettings:
@@ -155,7 +164,10 @@ def _unwrapped(wrapping: Any) -> dict[str, Any]:
 
 
 def pair_stream(data_1: Any, data_2: Any) -> tuple[Iterator[tuple[Prompt, Prompt]], int | None]:
-    """Both sides as one stream of pairs, and their number where it is known. Nothing is read ahead but two items."""
+    """Both sides as one stream of pairs, and the number of pairs where it is known. At most two items are read ahead.
+
+    Raises ``ValueError`` or ``TypeError`` for sides that do not fit, also while the stream is read.
+    """
     first, second = _side(data_1, "data_1"), _side(data_2, "data_2")
     num_first, num_second = _length(data_1), _length(data_2)
     head = list(islice(first, 2))

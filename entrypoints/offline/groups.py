@@ -41,7 +41,7 @@ class PairGroup:
     pairs: Sequence[PromptPair]
 
     def encode(self, processor: InputProcessor, settings: PairSettings) -> EncodedGroup:
-        """Raises ``RequestError`` about a field as the caller counts."""
+        """The token ids of the group. Raises ``RequestError`` about a field as the caller counts."""
         queries, documents = [query for query, _ in self.pairs], [document for _, document in self.pairs]
         if all(query is queries[0] for query in queries):
             del queries[1:]
@@ -101,10 +101,11 @@ class RunningGroup:
 
     @property
     def complete(self) -> bool:
+        """Whether every pair of the group is answered."""
         return self.results is not None and self.results.complete
 
     def start(self, head: HeadSpec) -> list[EncodedPair]:
-        """What goes to the core, once it is encoded; raises what stopped that."""
+        """The pairs that go to the core, once they are encoded. Raises ``RequestError`` where they cannot be."""
         encoded = self.encoding.result()
         self.results = ResultAssembler(head, encoded.texts, encoded.pairs)
         return encoded.pairs

@@ -45,12 +45,18 @@ from engine.step import WorkerInfo
 GROUP_PAIRS = 512
 """Pairs of one request to the core; they share their common beginning."""
 WINDOW = 4
-"""Groups inside at a time, the ones being tokenised included."""
+"""Groups in flight at a time, the ones being tokenised included."""
 PROGRESS_TEXT = "Processed prompts"
 
 
 class LLM:
-    """A reranker in this process."""
+    """A reranker in this process, with the names and shapes of vLLM's class.
+
+    ``model`` is a path or a name on the hub; None is the small English reranker of the package. ``settings`` are
+    options of the engine, named like the flags of ``engine serve`` (``dtype``, ``max_model_len``, ``device`` ...).
+    Raises ``TypeError`` for an unknown one and ``StartupError`` for what stops the start. Use it as a context, or
+    ``close`` it.
+    """
 
     def __init__(
         self,
@@ -235,10 +241,11 @@ class LLM:
 
     @property
     def info(self) -> WorkerInfo:
-        """The device, its dtype and kernels, and the limits that follow."""
+        """The device, its dtype and kernels, and the limits that follow from them."""
         return self._client.info
 
     def reset_prefix_cache(self) -> None:
+        """Forgets what is kept of earlier calls' queries."""
         with self._lock:
             self._client.reset_prefix_cache()
 

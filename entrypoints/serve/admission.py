@@ -28,7 +28,10 @@ MAX_RETRY_AFTER_S = 60.0
 
 
 def estimated_tokens(call: RerankCall, min_pair_tokens: int) -> int:
-    """About four characters a token, one where a text is not ASCII; the template for each pair."""
+    """A cheap estimate of the tokens of a call, before it is tokenised.
+
+    About four characters a token, one where a text is not ASCII, and ``min_pair_tokens`` for the template of each pair.
+    """
     template = call.num_pairs * min_pair_tokens
     if call.prompts is not None:
         return template + sum(_text_tokens(p) if isinstance(p, str) else len(p) for p in call.prompts)
@@ -43,7 +46,7 @@ def _text_tokens(text: str) -> int:
 
 
 class Speed:
-    """Tokens a second while there is work, as an average that forgets: it tells a refused client when to come back."""
+    """Tokens a second while there is work, as an average that forgets. It tells a refused client when to come back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -52,11 +55,11 @@ class Speed:
         self._since_s = clock()
 
     def start(self) -> None:
-        """Work arrived after a pause, which says nothing about speed."""
+        """Starts the clock again after a pause, which says nothing about speed."""
         self._since_s = self._clock()
 
     def done(self, num_tokens: int) -> None:
-        """That many tokens were answered since the last call of this method, or since ``start``."""
+        """Counts tokens that were answered since the last call of this method, or since ``start``."""
         now = self._clock()
         elapsed, self._since_s = now - self._since_s, now
         keep = 0.5 ** (elapsed / SPEED_MEMORY_S)
@@ -118,7 +121,7 @@ class AdmissionPermit:
         self._tokens_per_pair = num_tokens / max(1, num_pairs)
 
     def settle(self, num_pairs: int, num_tokens: int) -> None:
-        """The real numbers, once the texts are cut into pairs and tokens. They are counted, not judged again."""
+        """Takes the real numbers, once the texts are cut into pairs and tokens. They are counted, not judged again."""
         self._admission.add(self.caller, num_pairs - self.open_pairs, num_tokens - self.open_tokens)
         self.open_pairs, self.open_tokens = num_pairs, num_tokens
         self._tokens_per_pair = num_tokens / max(1, num_pairs)

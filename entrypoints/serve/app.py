@@ -24,7 +24,10 @@ from engine.version import __version__
 
 
 def create_app(service: RerankService, status: StatusRoutes | None = None) -> FastAPI:
-    """``status``: who answers for the server itself, if this process cannot do it alone."""
+    """The ASGI application: routes and middleware around ``service``.
+
+    ``status`` answers for the server as a whole, where this process cannot do that alone.
+    """
     config = service.config
     app = FastAPI(title="engine", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_routes(app, service, status or StatusRoutes(service))

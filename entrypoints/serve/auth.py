@@ -24,7 +24,10 @@ OPEN_ROUTES = frozenset(("/live", "/ready", "/health"))
 
 
 def check_exposure(config: ServerConfig) -> None:
-    """An address that others can reach needs a key, or a flag that says it is meant."""
+    """Refuses to listen on an address that others can reach without a key, unless a flag says that it is meant.
+
+    Raises ``ConfigError`` with the flags that help.
+    """
     if any(not key.strip() for key in config.api_key):
         raise ConfigError("--api-key must not be empty: an empty key would let everyone in.", param="api_key")
     if config.api_key or config.insecure_no_auth or _is_loopback(config.host):

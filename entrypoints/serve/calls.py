@@ -34,6 +34,8 @@ Handler = Callable[[Request], Any]
 
 
 class CallHandler:
+    """Handlers of the scoring routes: body in, answer or error out, in the dialect of the caller."""
+
     def __init__(self, service: RerankService) -> None:
         self._service = service
         self._default = service.config.dialect

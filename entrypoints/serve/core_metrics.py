@@ -46,7 +46,7 @@ _GAUGES = (
 
 
 class WatchedCore(Protocol):
-    """A client of one core, or of several: then it has ``replica_stats`` too."""
+    """What the metrics need of the client of one core, or of several: then it has ``replica_stats`` too."""
 
     @property
     def info(self) -> WorkerInfo: ...
@@ -68,7 +68,7 @@ class _Sample:
 
 
 class CoreMetrics(Collector):
-    """``cores``: by the name of their model; more may come later."""
+    """Prometheus samples of the cores, read when somebody scrapes. ``cores`` is keyed by model; more may come later."""
 
     def __init__(self, cores: Mapping[str, WatchedCore]) -> None:
         self._cores = cores

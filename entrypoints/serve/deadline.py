@@ -11,11 +11,12 @@ T = TypeVar("T")
 
 
 def passed(deadline_s: float | None) -> bool:
+    """Whether ``deadline`` (seconds of ``time.monotonic``) is over; None is never over."""
     return deadline_s is not None and time.monotonic() >= deadline_s
 
 
 async def until(deadline_s: float | None, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    """The items that come before the deadline."""
+    """The items that come before the deadline; the iteration then ends, and what still runs is cancelled."""
     while True:
         try:
             # One wait an item: a time limit around the whole loop would also interrupt whoever consumes it.

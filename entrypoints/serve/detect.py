@@ -19,7 +19,7 @@ from engine.entrypoints.serve.dialects.fields import Keys
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 
 COMMON = DIALECTS[RerankDialect.name]
-"""Its body is sent by many, and its answer is read by all of them."""
+"""The dialect of the common object: its body is sent by many clients, and its answer is read by all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +31,27 @@ class Speakers:
 
     @classmethod
     def only(cls, dialect: Dialect) -> Speakers:
+        """One dialect that reads and answers."""
         return cls(dialect, dialect)
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What is said about the dialect outside of the body."""
+    """What caller and operator said about the dialect outside of the body."""
 
     chosen: str | None = None
-    """By the caller: ``?dialect=`` or a header."""
+    """The dialect that the caller chose by ``?dialect=`` or a header."""
     default: str | None = None
-    """By the operator: ``--dialect``."""
+    """The dialect that the operator chose by ``--dialect``."""
     headers: Container[str] = ()
     """Names of the request's headers, in lower case."""
 
 
 def speakers_on(owner: Dialect, keys: Keys, wishes: Wishes) -> Speakers:
-    """On a path of ``owner``. Raises ``InvalidRequestError`` for a dialect that does not exist."""
+    """Who reads and answers a body on a path of ``owner``.
+
+    Raises ``InvalidRequestError`` for a chosen dialect that does not exist.
+    """
     if owner.task == "rerank":
         return _rerank_speakers(keys, wishes, owner)
     if owner.task == "score":
@@ -56,7 +60,10 @@ def speakers_on(owner: Dialect, keys: Keys, wishes: Wishes) -> Speakers:
 
 
 def speakers_anywhere(keys: Keys, wishes: Wishes) -> Speakers:
-    """On the one path that takes every body, as SageMaker, vLLM and TEI have it."""
+    """Who reads and answers a body on the one path that takes all of them, as SageMaker, vLLM and TEI have it.
+
+    Raises ``InvalidRequestError`` for a chosen dialect that does not exist.
+    """
     found = _told(keys, wishes)
     return _rerank_speakers(keys, wishes, COMMON) if found is None or found.choosable else Speakers.only(found)
 

@@ -38,12 +38,12 @@ def _names(dialect: Dialect) -> tuple[str, ...]:
 
 _ALL = sorted(_found(), key=lambda dialect: dialect.name)
 DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in _ALL}
-"""All of them, by name."""
+"""All dialects, by name."""
 BY_PATH: Mapping[str, Dialect] = _by_unique("path", ((path, dialect) for dialect in _ALL for path in dialect.paths))
 """The dialect that each HTTP path belongs to."""
 _BY_RANK = _by_unique("precedence", ((str(d.precedence), d) for d in _ALL if d.precedence is not None))
 BY_BODY: tuple[Dialect, ...] = tuple(sorted(_BY_RANK.values(), key=lambda dialect: dialect.precedence or 0))
-"""Those that a body can mean by itself, in the order in which they are asked."""
+"""The dialects that a body can mean by itself, in the order in which they are asked."""
 _BY_NAME = _by_unique("name", ((name, dialect) for dialect in _ALL for name in _names(dialect)))
 CHOOSABLE: Mapping[str, Dialect] = {name: dialect for name, dialect in _BY_NAME.items() if dialect.choosable}
 """Names and aliases that ``--dialect``, the header and the query parameter take."""

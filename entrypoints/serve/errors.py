@@ -18,6 +18,7 @@ RERANK_ROUTES = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/v1/ra
 
 
 def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
+    """The error in the shape that clients of all object dialects read."""
     message = str(error)
     return {
         "error": {
@@ -33,6 +34,7 @@ def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
 
 
 def error_headers(error: EngineError) -> dict[str, str]:
+    """``Retry-After`` (whole seconds) and ``WWW-Authenticate``, where the error calls for them."""
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -42,14 +44,16 @@ def error_headers(error: EngineError) -> dict[str, str]:
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """``content``, which may hold msgspec structs, as a JSON answer."""
     return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
 
 
 def error_response(error: EngineError, request_id: str, content: Any = None, status: int | None = None) -> Response:
-    """``content``: the error in the shape of a dialect; by default the shared one."""
+    """The error as an HTTP answer. ``content`` is the error in the shape of a dialect; by default the shared one."""
     body = error_object(error, request_id) if content is None else content
     return json_response(body, status or error.status, error_headers(error))
 
 
 def not_found_message(path: str) -> str:
+    """The sentence for a path that no route has."""
     return f"There is no route {path}. Rerank and score here: POST {', '.join(RERANK_ROUTES)}; all routes: GET /docs."

@@ -18,16 +18,20 @@ HARD_STOP_S = 2.0
 
 
 class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the server's own decide when to stop."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
 def http_server(app: ASGIApp, config: ServerConfig) -> HttpServer:
+    """The HTTP server of one process, with the limits of ``config`` at its sockets."""
     return HttpServer(http_settings(app, config))
 
 
 def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
+    """uvicorn's settings for this server."""
     connections = math.ceil(config.max_connections / config.api_server_count)
     return uvicorn.Config(
         app,

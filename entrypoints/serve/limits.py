@@ -60,7 +60,7 @@ class RequestIds:
 
 
 class Limits:
-    """ASGI middleware: refuses what is too large, at once where a header already says so."""
+    """ASGI middleware that refuses what is too large: 413, 431; at once where a header already says so."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
@@ -132,7 +132,10 @@ async def _linger(receive: Receive) -> None:
 
 
 def check_media_type(headers: Headers) -> None:
-    """JSON, or nothing said; never compressed, since inflating a body is how a small one becomes a huge one."""
+    """Raises ``UnsupportedMediaError`` unless the body is JSON, or says nothing about itself.
+
+    A compressed body is refused too, since inflating is how a small body becomes a huge one.
+    """
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not taken: send plain JSON.")
     media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()

@@ -21,32 +21,48 @@ class Processor(PairProcessor, Protocol):
 
     min_pair_tokens: int
 
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. Raises ``InvalidRequestError``."""
+        ...
 
-    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]: ...
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
+        """The tokens of a text with their characters. Raises ``InvalidRequestError``."""
+        ...
 
-    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids. Raises ``InvalidRequestError`` for ids that the vocabulary lacks."""
+        ...
 
-    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token as the vocabulary spells it. Raises ``InvalidRequestError`` for ids that it lacks."""
+        ...
 
 
 class CoreClient(Protocol):
     """What the server needs of ``engine.core.async_client.AsyncMPClient``."""
 
     @property
-    def info(self) -> WorkerInfo: ...
+    def info(self) -> WorkerInfo:
+        """Device, dtype and limits of the worker."""
+        ...
 
     @property
-    def healthy(self) -> bool: ...
+    def healthy(self) -> bool:
+        """Whether a step could run now."""
+        ...
 
     @property
-    def stats(self) -> SchedulerStats: ...
+    def stats(self) -> SchedulerStats:
+        """The totals of the scheduler, as of its last step."""
+        ...
 
     def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
         """The outputs of a call as its steps finish; closing the generator aborts the rest. Raises ``EngineError``."""
         ...
 
-    async def shutdown(self, timeout_s: float) -> None: ...
+    async def shutdown(self, timeout_s: float) -> None:
+        """Ends the core; calls in flight get ``timeout_s`` to finish."""
+        ...
 
 
 @dataclass(frozen=True)

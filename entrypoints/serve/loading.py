@@ -17,7 +17,7 @@ from engine.inputs.processor import InputProcessor
 async def load_engine(
     config: EngineConfig, on_started: Callable[[AsyncMPClient | ReplicaClient], object] | None = None
 ) -> LoadedEngine:
-    """A model that answers calls, after its self-test.
+    """Loads a model: files, tokenizer, core process, self-test. It answers calls when this returns.
 
     ``on_started`` gets the client as soon as its core processes exist, so that the caller can end them meanwhile.
     Raises ``StartupError``; then nothing is left running.

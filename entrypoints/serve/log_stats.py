@@ -14,7 +14,7 @@ PERIOD_S = 10.0
 
 
 def stats_fields(before: SchedulerStats, now: SchedulerStats, seconds: float) -> dict[str, float]:
-    """The difference of two totals, as rates, and what waits."""
+    """Rates over a period, from the totals ``before`` and ``now``, and what waits ``now``."""
     logical = now.logical_tokens - before.logical_tokens
     computed = now.computed_tokens - before.computed_tokens
     rates = {
@@ -34,6 +34,7 @@ def stats_fields(before: SchedulerStats, now: SchedulerStats, seconds: float) ->
 
 
 def stats_line(fields: dict[str, float]) -> str:
+    """``stats_fields`` as a line for people."""
     return (
         "{calls_per_s:.1f} calls/s, {pairs_per_s:.1f} pairs/s, {tokens_per_s:.0f} tokens/s "
         "({computed_tokens_per_s:.0f} computed, {shared:.0%} shared), device busy {device_busy:.0%}, "
@@ -42,7 +43,7 @@ def stats_line(fields: dict[str, float]) -> str:
 
 
 async def log_stats(stats: Callable[[], SchedulerStats], period_s: float = PERIOD_S) -> None:
-    """Runs until it is cancelled."""
+    """Logs a line every ``period_s`` in which a step ran. Runs until it is cancelled."""
     before, started = stats(), time.monotonic()
     while True:
         await asyncio.sleep(period_s)

@@ -6,6 +6,7 @@ import asyncio
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's event loop where it is installed, else asyncio's."""
     import uvloop
 
     return uvloop.new_event_loop()

@@ -35,7 +35,7 @@ _SCORE_BUCKETS = (
 
 
 class ArrayHistogram(Collector):
-    """A histogram that takes all pairs of a call at once."""
+    """A Prometheus histogram that counts all pairs of a call at once."""
 
     def __init__(self, name: str, help_text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
         self._name = name
@@ -46,6 +46,7 @@ class ArrayHistogram(Collector):
         registry.register(self)
 
     def observe(self, values: Sequence[float]) -> None:
+        """Counts each value."""
         places = np.searchsorted(self._bounds, np.asarray(values, np.float64), side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
         self._sum += float(sum(values))
@@ -62,7 +63,7 @@ class ArrayHistogram(Collector):
 
 
 class ServerMetrics:
-    """Counters of the API process; the handlers update them."""
+    """The metrics that the server counts itself, updated by the handlers. Its registry is its own."""
 
     def __init__(self) -> None:
         # A second sample beside every counter, which nobody reads.
@@ -94,8 +95,8 @@ class ServerMetrics:
         self.api_server_restarts = Counter(
             "engine_api_server_restarts", "API servers started again.", registry=registry
         )
-        self.running_calls = Gauge("engine_running_calls", "Calls inside.", registry=registry)
-        self.queued_pairs = Gauge("engine_queued_pairs", "Pairs inside, without a score yet.", registry=registry)
+        self.running_calls = Gauge("engine_running_calls", "Calls in flight.", registry=registry)
+        self.queued_pairs = Gauge("engine_queued_pairs", "Pairs in flight, without a score yet.", registry=registry)
         self.call_s = Histogram(
             "engine_call_seconds", "From the body to the last score.", buckets=_LATENCY_BUCKETS, registry=registry
         )
@@ -123,7 +124,7 @@ class ServerMetrics:
         )
 
     def count_result(self, result: CallResult) -> None:
-        """A finished call, whatever its dialect."""
+        """Counts a finished call, whatever its dialect."""
         self.pairs.inc(len(result.in_order))
         for error in result.errors.values():
             self.failed_pairs.labels(error.type).inc()
@@ -140,9 +141,11 @@ class ServerMetrics:
             self.scores.observe([pair.score for pair in result.in_order])
 
     def watch_core(self, core: WatchedCore, model: str = "") -> None:
+        """Adds the totals of a core to the page."""
         if not self._cores:
             self.registry.register(CoreMetrics(self._cores))
         self._cores[model] = core
 
     def render(self) -> bytes:
+        """Prometheus text of everything."""
         return generate_latest(self.registry)

@@ -31,7 +31,7 @@ STREAMS: dict[str, dict[str, Any]] = {
 
 
 def route_schema(bodies: Iterable[Any], answers: Iterable[Any], *, streams: bool = False) -> dict[str, Any]:
-    """A route that takes one of these bodies and gives one of these answers."""
+    """The /openapi.json entry of a route that takes one of these bodies and gives one of these answers."""
     content: dict[str, Any] = {"application/json": {"schema": _any_of(answers)}}
     if streams:
         content |= {media_type: {"schema": schema} for media_type, schema in STREAMS.items()}
@@ -42,11 +42,12 @@ def route_schema(bodies: Iterable[Any], answers: Iterable[Any], *, streams: bool
 
 
 def page(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A route without a body."""
+    """The /openapi.json entry of a route without a body."""
     return {"responses": {"200": {"description": "The page.", "content": {media_type: {"schema": schema}}}}}
 
 
 def dialect_parameters(names: list[str], header: str) -> dict[str, Any]:
+    """The /openapi.json entry of ``?dialect=`` and its header."""
     description = "Whose answer is wanted, where body and path leave it open."
     schema = {"type": "string", "enum": names}
     return {
@@ -84,7 +85,7 @@ def _exact(node: Any) -> Any:
 
 
 def describe(app: FastAPI, service: RerankService) -> None:
-    """Adds the structs to the document, and the errors that every route may give."""
+    """Adds the structs and the errors that every route may give to the application's /openapi.json."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -18,7 +18,10 @@ OTHER_DESCRIPTORS = 256
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; port 0 lets the system choose."""
+    """A bound, listening socket; port 0 lets the system choose.
+
+    Raises ``ConfigError``; for a port that is taken it says by whom.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -44,11 +47,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allow_open_files(num_connections: int) -> None:
-    """Raise this process's own limit on descriptors until the connections fit, or as far as the system lets it."""
+    """Raises this process's own limit on descriptors until the connections fit, or as far as the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = num_connections + OTHER_DESCRIPTORS
     if hard != resource.RLIM_INFINITY and wanted > hard:
-        logger.warning("only %d descriptors are allowed; %d connections need %d", hard, num_connections, wanted)
+        logger.warning(
+            "this process may open %d files only; %d connections need %d (raise the limit with ulimit -n)",
+            hard,
+            num_connections,
+            wanted,
+        )
         wanted = hard
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

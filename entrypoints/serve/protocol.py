@@ -28,7 +28,7 @@ MIN_BODY_BYTES_PER_S = 64 * 1024
 
 @dataclass
 class SocketLimits:
-    """Shared by all connections of a server."""
+    """Deadlines and caps that all connections of a server share."""
 
     header_timeout_s: float
     body_timeout_s: float
@@ -38,12 +38,15 @@ class SocketLimits:
 
 
 def guarded_protocol(limits: SocketLimits) -> type[GuardedProtocol]:
-    """uvicorn makes the protocols itself, so the limits travel on the class."""
+    """A protocol class with these limits. uvicorn makes the protocols itself, so the limits travel on the class."""
     return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """See the head of this module. Between two requests uvicorn's own keep-alive timeout holds."""
+    """uvicorn's protocol with the deadlines and caps of this module.
+
+    Between requests uvicorn's own keep-alive timeout holds.
+    """
 
     limits: SocketLimits
 

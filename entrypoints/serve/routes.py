@@ -21,6 +21,7 @@ from engine.entrypoints.serve.tokens import TokenRoutes
 
 
 def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
+    """Adds every route of the server to the application."""
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
@@ -83,7 +84,7 @@ def _add_status(app: FastAPI, status: StatusRoutes) -> None:
         ("/ping", status.ready, "The same, where SageMaker looks."),
         ("/live", status.live, "200 while the process answers at all."),
         ("/version", status.version, "The version of the engine."),
-        ("/load", status.load, "Calls inside."),
+        ("/load", status.load, "The number of calls in flight."),
     ):
         _add(app, path, handler, summary, schema=page("application/json", {"type": "object"}), method="GET")
     _add(app, "/ping", status.ready, "The same.", schema=page("application/json", {"type": "object"}))

@@ -11,20 +11,23 @@ from engine.errors import ConfigError, NotFoundError, NotReadyError
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
+    """The model, and the adapter, that a call means."""
+
     engine: LoadedEngine
     name: str
-    """As the call said it."""
+    """The name that the call gave, which its answer repeats."""
     adapter: str | None = None
 
 
 class ServedModels:
-    """In the order in which they were given; the first one answers calls that name none."""
+    """The models in the order in which they were given; the first one answers calls that name none."""
 
     def __init__(self) -> None:
         self._engines: list[LoadedEngine] = []
         self._by_name: dict[str, Chosen] = {}
 
     def add(self, engine: LoadedEngine) -> None:
+        """Adds a model under all its names. Raises ``ConfigError`` for a name that another model has."""
         chosen = [Chosen(engine, name) for name in engine.names]
         chosen += [Chosen(engine, name, name) for name in engine.adapters]
         for one in chosen:
@@ -45,15 +48,18 @@ class ServedModels:
 
     @property
     def names(self) -> list[str]:
+        """Every name that a call can give, adapters included."""
         return [name for engine in self._engines for name in (*engine.names, *engine.adapters)]
 
     @property
     def default(self) -> LoadedEngine:
+        """The first model. Raises ``NotReadyError`` while none is loaded."""
         if not self._engines:
             raise NotReadyError("The model is still loading.", retry_after_s=5)
         return self._engines[0]
 
     def choose(self, name: str | None) -> Chosen:
+        """The model of that name; None and "" are the default. Raises ``NotFoundError`` or ``NotReadyError``."""
         default = self.default
         if not name:
             return Chosen(default, default.names[0])

@@ -41,29 +41,31 @@ logger = logging.getLogger(__name__)
 
 
 class _HttpSide(Protocol):
-    """Who takes connections."""
+    """Who accepts connections: this process, or the API servers of a coordinator."""
 
     async def serve(self) -> None:
-        """Until ``stop``; raises ``StartupError``."""
+        """Serves until ``stop``; raises ``StartupError``."""
         ...
 
     async def attach(self, engines: Sequence[LoadedEngine]) -> None:
-        """The models are loaded; returns when calls for them can be taken."""
+        """Hands over the loaded models; returns when calls for them can be taken."""
         ...
 
     def tell_state(self) -> None:
-        """The service's state has changed."""
+        """Passes on that the service's state has changed."""
         ...
 
     def stop(self) -> None:
-        """Finish what is being answered, then end."""
+        """Ends ``serve`` once the answers in flight are written."""
         ...
 
-    def stop_now(self) -> None: ...
+    def stop_now(self) -> None:
+        """Ends ``serve`` without waiting."""
+        ...
 
 
 class _OneProcess:
-    """This process speaks HTTP itself."""
+    """The HTTP side where this process speaks HTTP itself."""
 
     def __init__(self, service: RerankService, listener: socket.socket) -> None:
         self._listener = listener
@@ -76,7 +78,7 @@ class _OneProcess:
         """Nothing to do: the models are in this process."""
 
     def tell_state(self) -> None:
-        """Nothing to do: this process sees it."""
+        """Nothing to do: the service is in this process."""
 
     def stop(self) -> None:
         self._http.should_exit = True
@@ -86,7 +88,7 @@ class _OneProcess:
 
 
 def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_models: EngineConfig) -> int:
-    """Serve until a signal; returns the exit code. Raises ``StartupError``."""
+    """Serves until a signal and returns the exit code. Raises ``StartupError`` for what stops the start."""
     check_exposure(server_config)
     if server_config.dialect:
         try:
@@ -155,14 +157,14 @@ class _Server:
         return Coordinator(self._service, self._admission, self._engine_configs, self._listener)
 
     async def _end_without_core(self) -> int:
-        """Everybody inside gets an error; whoever started this process starts another."""
-        logger.error("the engine cannot be restarted any more: ending")
+        """Answers calls in flight with an error; whoever started this process starts another."""
+        logger.error("the engine core was restarted too often: ending")
         self._service.state = "refusing"
         await asyncio.wait((asyncio.ensure_future(self._service.admission.idle.wait()),), timeout=HARD_STOP_S)
         return 1
 
     async def _wait_lost(self) -> None:
-        """Until a core is gone for good."""
+        """Waits until a core is lost for good."""
         waits = [asyncio.ensure_future(client.wait_lost()) for client in self._clients]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -171,7 +173,7 @@ class _Server:
                 wait.cancel()
 
     async def _load(self) -> None:
-        """The models in turn; calls are taken when all of them are there."""
+        """Loads the models in turn; calls are taken when all of them are there."""
         host, port = self._listener.getsockname()[:2]
         logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
         engines: list[LoadedEngine] = []
@@ -205,7 +207,7 @@ class _Server:
             return
         self._num_signals += 1
         if self._num_signals == 1:
-            logger.info("stopping: finishing what was accepted, at most %.0f s", self._config.shutdown_timeout_s)
+            logger.info("stopping: finishing the calls in flight, for at most %.0f s", self._config.shutdown_timeout_s)
             self._service.state = "draining"
             self._http.tell_state()
             self._stop.set()

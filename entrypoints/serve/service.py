@@ -34,7 +34,7 @@ State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
 HASTY_SLICE = 32
-"""The same for a call with a deadline."""
+"""``ENCODE_SLICE`` for a call with a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class RerankService:
-    """The models behind the routes, and the state of the process that serves them."""
+    """The models behind the routes, and the state of the server that has them."""
 
     def __init__(self, config: ServerConfig, metrics: ServerMetrics, admission: AdmissionControl | None = None) -> None:
         """``admission``: who gives permits, if not an ``Admission`` of this service's own."""
@@ -66,7 +66,7 @@ class RerankService:
         metrics.queued_pairs.set_function(lambda: self.admission.num_pairs)
 
     def attach(self, *engines: LoadedEngine) -> None:
-        """The models are loaded: calls are taken from now on."""
+        """Adds loaded models: calls are taken from now on. Raises ``ConfigError`` for a name that two have."""
         for engine in engines:
             self.models.add(engine)
             self.metrics.watch_core(engine.client, engine.names[0])
@@ -75,11 +75,12 @@ class RerankService:
 
     @property
     def engine(self) -> LoadedEngine:
-        """The model of calls that name none."""
+        """The model of calls that name none. Raises ``NotReadyError`` while none is loaded."""
         return self.models.default
 
     @property
     def default_model(self) -> str:
+        """The name of the model of calls that name none; empty while none is loaded."""
         return self.engine.names[0] if self.models else ""
 
     @property
@@ -89,16 +90,22 @@ class RerankService:
 
     @property
     def stopping(self) -> bool:
+        """Whether the server has begun to stop."""
         return self.state in ("draining", "refusing", "stopped")
 
     def check_accepting(self) -> None:
-        """Raises what a call would be refused with. While a lost core restarts, calls wait for it."""
+        """Raises ``ShuttingDownError`` or ``NotReadyError`` where a call would be refused with it.
+
+        While a lost core restarts, calls wait for it.
+        """
         if self.state in ("refusing", "stopped"):
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
         _ = self.engine
 
     def check_ready(self) -> None:
-        """Raises why a load balancer should send calls elsewhere."""
+        """Raises why a load balancer should send calls elsewhere: ``ShuttingDownError``, ``NotReadyError`` or
+        ``EngineDeadError``.
+        """
         if self.stopping:
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
         _ = self.engine
@@ -106,12 +113,15 @@ class RerankService:
             raise EngineDeadError("The engine cannot run a step now.", retry_after_s=5)
 
     def served_name(self, name: str | None) -> str:
+        """The name of the model that a call means by ``name``. Raises ``NotFoundError`` or ``NotReadyError``."""
         return self.models.choose(name).name
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """``function(*args)`` in a tokenizer thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def score(self, call: RerankCall, request_id: str) -> CallResult:
+        """The whole result of a call. Raises what ``run`` raises."""
         async with aclosing(self.run(call, request_id)) as progress:
             async for item in progress:
                 if isinstance(item, CallResult):
@@ -119,6 +129,12 @@ class RerankService:
         raise EngineDeadError("The engine ended before the call did.")
 
     async def run(self, call: RerankCall, request_id: str) -> AsyncGenerator[Progress, None]:
+        """What happens to a call, in order: ``Accepted``, the results that each step settles, the ``CallResult``.
+
+        Closing the generator aborts what has not run. Raises ``RequestError`` about a field of the call,
+        ``OverloadedError``, ``NotReadyError``, ``ShuttingDownError`` or ``EngineDeadError``; failures of single pairs
+        are in the ``CallResult``.
+        """
         started = time.monotonic()
         deadline = None if call.timeout_s is None else started + call.timeout_s
         self.check_accepting()
@@ -196,7 +212,7 @@ class RerankService:
                 return
 
     async def drain(self) -> None:
-        """Finish what was accepted; after the deadline, the rest is answered with an error."""
+        """Finishes calls in flight; after the deadline, the rest is answered with an error."""
         self.state = "draining"
         if self.config.drain_delay_s:
             await asyncio.wait((asyncio.ensure_future(self.cut_off.wait()),), timeout=self.config.drain_delay_s)
@@ -209,10 +225,11 @@ class RerankService:
         idle.cancel()
 
     def stop_now(self) -> None:
-        """Do not wait for anything any more."""
+        """Answers calls in flight with an error at once."""
         self.cut_off.set()
 
     async def stop(self) -> None:
+        """Ends the cores and the tokenizer threads."""
         self.state = "stopped"
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(engine.client.shutdown(timeout_s=2.0) for engine in self.models))

@@ -15,24 +15,30 @@ from engine.entrypoints.serve.service import RerankService
 
 
 class StatusRoutes:
+    """Probes, lists and descriptions: routes that score nothing."""
+
     def __init__(self, service: RerankService) -> None:
         self._service = service
 
     async def live(self, request: Request) -> Response:
+        """200 while the event loop runs."""
         return json_response({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
+        """200 while calls are answered. Raises ``ServiceError`` with the reason where they are not."""
         self._service.check_ready()
         return json_response({"status": "ready"})
 
     async def version(self, request: Request) -> Response:
+        """The version of the engine."""
         return json_response({"version": __version__})
 
     async def load(self, request: Request) -> Response:
-        """vLLM's number of requests inside."""
+        """The number of calls in flight, the way vLLM reports it."""
         return json_response({"server_load": self._service.admission.num_calls})
 
     async def models(self, request: Request) -> Response:
+        """The list of models in OpenAI's form."""
         _ = self._service.engine  # or 503
         cards: list[dict[str, Any]] = [
             {
@@ -51,7 +57,7 @@ class StatusRoutes:
         return json_response({"object": "list", "data": cards})
 
     async def info(self, request: Request) -> Response:
-        """TEI's page: clients read from it that this is a reranker, and how much they may send."""
+        """TEI's description: clients read from it that this is a reranker, and how much they may send."""
         engine, config = self._service.engine, self._service.config
         worker = engine.client.info
         return json_response(
@@ -75,4 +81,5 @@ class StatusRoutes:
         )
 
     async def metrics(self, request: Request) -> Response:
+        """Prometheus text."""
         return Response(self._service.metrics.render(), media_type=CONTENT_TYPE)

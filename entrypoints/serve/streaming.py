@@ -27,11 +27,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection: nobody waits for the answer."""
 
 
 async def while_connected(work: Coroutine[Any, Any, T], receive: Receive, cut_off: asyncio.Event) -> T:
-    """The result of ``work``, unless the client leaves or the drain deadline passes first; then it is cancelled."""
+    """The result of ``work``, which is cancelled when the client leaves or the drain deadline passes first.
+
+    Raises ``ClientGoneError`` or ``ShuttingDownError`` then.
+    """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_disconnect(receive))
     stop = asyncio.ensure_future(cut_off.wait())
@@ -69,7 +72,7 @@ async def _until_disconnect(receive: Receive) -> None:
 
 
 class Lines:
-    """How one message looks on the wire."""
+    """The form of one message of a stream: server-sent events, or a JSON object on a line."""
 
     media_type: str
 
@@ -78,6 +81,7 @@ class Lines:
         self.media_type = "text/event-stream" if event_stream else "application/x-ndjson"
 
     def line(self, event: str, content: Any) -> bytes:
+        """One message; ``event`` is left out where every message is a line of JSON."""
         data = _encode(content)
         return b"event: %s\ndata: %s\n\n" % (event.encode(), data) if self._event_stream else data + b"\n"
 

@@ -98,6 +98,8 @@ class DetokenizeAnswer(msgspec.Struct):
 
 
 class TokenRoutes:
+    """Tokenize and detokenize, in the forms of vLLM and TEI."""
+
     TOKENIZE = (TokenizeBody, TokenizeMessagesBody, TokenizeInputsBody)
     TOKENIZE_ANSWERS = (TokenizeAnswer, list[list[SimpleToken]])
     DETOKENIZE = (DetokenizeBody, DecodeBody)
@@ -107,6 +109,7 @@ class TokenRoutes:
         self._service = service
 
     async def tokenize(self, request: Request) -> Response:
+        """Token ids of a text, or TEI's tokens of texts. Raises ``RequestError``."""
         types = {"inputs": TokenizeInputsBody, "messages": TokenizeMessagesBody}
         fields = await self._body(request, types, TokenizeBody)
         special = as_bool(fields.add_special_tokens, "add_special_tokens", default=True)
@@ -125,6 +128,7 @@ class TokenRoutes:
         return json_response(TokenizeAnswer(len(ids), engine.spec.max_model_len, ids, strings))
 
     async def detokenize(self, request: Request) -> Response:
+        """The text of token ids, or TEI's list of texts. Raises ``RequestError``."""
         fields = await self._body(request, {"ids": DecodeBody}, DetokenizeBody)
         decode = self._service.models.choose(fields.model).engine.processor.detokenize
         if isinstance(fields, DetokenizeBody):

@@ -36,14 +36,14 @@ _request: ContextVar[_Request | None] = ContextVar("traced_request", default=Non
 
 
 def trace_result(result: CallResult) -> None:
-    """A call has its scores; its times go to the request that it belongs to, if that is traced."""
+    """Gives the times of a finished call to the trace of the request that it belongs to, if there is one."""
     request = _request.get()
     if request is not None:
         request.result, request.result_ns = result, time.time_ns()
 
 
 def collector_url(endpoint: str) -> str:
-    """Where traces go; raises ``ConfigError``."""
+    """The URL that traces go to. Raises ``ConfigError`` for one that cannot be."""
     url = urlsplit(endpoint)
     if url.scheme not in ("http", "https") or not url.netloc:
         raise ConfigError(
@@ -73,7 +73,7 @@ def tracer_for(endpoint: str) -> Any:
 
 
 class Tracing:
-    """ASGI middleware, innermost: what was refused before it is no call and leaves no trace."""
+    """ASGI middleware, innermost: a request that was refused before it leaves no trace."""
 
     def __init__(self, app: ASGIApp, tracer: Any) -> None:
         self._app = app

@@ -27,20 +27,20 @@ from engine.scoring.result_assembler import PairScore
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallResult:
-    """A finished call."""
+    """A finished call, as the codec of a dialect renders it."""
 
     request_id: str
     model: str
     created: int
     call: RerankCall
     rankings: list[list[PairScore]]
-    """One a query: best first, ties by index, cut to ``top_n`` and ``min_score``."""
+    """For each query that is ranked its documents: best first, ties by index, cut to ``top_n`` and ``min_score``."""
     in_order: list[PairScore]
     """Every scored document, in input order, query by query."""
     errors: dict[int, EngineError] = field(default_factory=dict)
-    """By place in that order."""
+    """Errors of results that failed, by number (``RerankCall.position``)."""
     unscored: list[int] = field(default_factory=list)
-    """Places that the call's own deadline left without a score."""
+    """Numbers of the results that the call's own deadline left without a score."""
     prompt_tokens: int = 0
     computed_tokens: int = 0
     num_steps: int = 0
@@ -52,7 +52,7 @@ class CallResult:
 
     @property
     def pairs(self) -> list[PairScore]:
-        """Of a call with one query."""
+        """The ranking of a call with one query."""
         return self.rankings[0]
 
 
@@ -104,19 +104,25 @@ def _numbered(path: TextPath, number: int) -> FieldPath:
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
+    """What a codec made of a body."""
+
     call: RerankCall
     unknown_fields: tuple[str, ...] = ()
+    """Keys of the body that no field has."""
     text_paths: TextPaths = TextPaths()
     request_id: str | None = None
+    """The id that the body asks its answer to have."""
 
 
 class Usage(msgspec.Struct):
+    """Tokens of the call, in OpenAI's form."""
+
     prompt_tokens: int
     total_tokens: int
 
 
 class PartialAnswer(msgspec.Struct, kw_only=True):
-    """Present when ``timeout_ms`` cut the call short."""
+    """Fields that are present when ``timeout_ms`` cut the call short."""
 
     partial: bool | UnsetType = UNSET
     unscored: list[int] | UnsetType = UNSET
@@ -134,9 +140,9 @@ class Dialect(ABC):
     name: ClassVar[str]
     """What ``--dialect``, ``?dialect=``, the metrics and the golden file call it."""
     title: ClassVar[str]
-    """For people: docs/compatibility.md."""
+    """The name for people, in docs/compatibility.md."""
     aliases: ClassVar[tuple[str, ...]] = ()
-    """Other names it can be chosen by. Not inherited."""
+    """Other names that it can be chosen by. Not inherited."""
     choosable: ClassVar[bool] = True
     """Whether it can be chosen by name. Bodies of one that cannot are always its own, whatever else is chosen."""
     task: ClassVar[Task] = "rerank"
@@ -152,6 +158,7 @@ class Dialect(ABC):
     """Bodies are shown to the dialects in this order, lowest first. None: a body alone never means this dialect, since
     others send the same one; it answers on its paths and where it is chosen. Not inherited."""
     text_paths: ClassVar[TextPaths] = TextPaths()
+    """Where its body has the texts. Errors name these fields, and the golden file starts from them."""
     request_type: ClassVar[Any]
     """The msgspec struct of the body, or a tuple of those that are possible."""
     answer_type: ClassVar[Any]
@@ -174,39 +181,42 @@ class Dialect(ABC):
         return by_header and matches(keys, self.told_by or self.body_keys)
 
     def parse(self, body: bytes, keys: Keys, view: RequestView) -> ParsedCall:
-        """The call, or ``InvalidRequestError`` with the path of the field."""
+        """The call that a body asks for. Raises ``InvalidRequestError`` about the field that is wrong."""
         type_ = self.body_type(keys)
         fields = read(body, type_)
         unknown = tuple(sorted(keys.keys() - set(type_.__struct_encode_fields__)))
         return ParsedCall(self.call(fields, view), unknown, self.paths_of(fields), fields.request_id)
 
     def body_type(self, keys: Keys) -> Any:
+        """The struct of a body with these keys, where ``request_type`` has several."""
         return self.request_type
 
     def paths_of(self, body: Any) -> TextPaths:
-        """Where this very body has its texts."""
+        """Where this body has its texts: ``text_paths``, unless that depends on the body."""
         return self.text_paths
 
     @abstractmethod
     def call(self, body: Any, view: RequestView) -> RerankCall:
-        """From the fields of ``request_type``."""
+        """The call, from a body that was read as ``request_type``. Raises ``InvalidRequestError``."""
 
     @abstractmethod
     def render(self, result: CallResult) -> Any:
-        """The whole answer."""
+        """The whole answer, an ``answer_type``."""
 
     @abstractmethod
     def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
         """One entry of the answer, also sent alone when the caller streams."""
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
+        """The error in the shape that clients of this dialect read."""
         return error_object(error, request_id)
 
     def error_status(self, error: EngineError, status: int) -> int:
-        """``status`` is what the other dialects answer."""
+        """The HTTP status of an error; ``status`` is what the other dialects answer."""
         return status
 
     def headers(self, result: CallResult) -> dict[str, str]:
+        """Headers of the answer."""
         return {}
 
 
@@ -225,11 +235,12 @@ def _is_there(keys: Keys, rule: str) -> bool:
 
 
 def usage_of(result: CallResult) -> Usage:
+    """The tokens of the call."""
     return Usage(result.prompt_tokens, result.prompt_tokens)
 
 
 def partial_of(result: CallResult) -> dict[str, Any]:
-    """For ``PartialAnswer``."""
+    """The fields of ``PartialAnswer``, as keyword arguments; none where the call was finished in time."""
     return {"partial": True, "unscored": result.unscored} if result.unscored else {}
 
 
@@ -241,5 +252,5 @@ def document_object(index: int, call: RerankCall, **more: Any) -> dict[str, Any]
 
 
 def search_units(result: CallResult) -> int:
-    """Cohere counts one unit for each hundred documents of a query."""
+    """Cohere's billing unit: one for each hundred documents of a query."""
     return -(-result.call.num_pairs // 100)

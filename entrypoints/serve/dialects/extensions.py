@@ -89,7 +89,10 @@ class Extensions(msgspec.Struct, kw_only=True):
 
 
 def instruction_of(body: Extensions) -> str | None:
-    """vLLM's order: the one inside ``chat_template_kwargs`` wins. Templates themselves never come from a client."""
+    """The instruction of a body, in vLLM's order: the one inside ``chat_template_kwargs`` wins.
+
+    Raises ``InvalidRequestError`` for a template, which never comes from a client.
+    """
     inside = body.chat_template_kwargs or {}
     for key in TEMPLATE_KEYS:
         if key in inside:
@@ -101,6 +104,7 @@ def instruction_of(body: Extensions) -> str | None:
 
 
 def pair_options(body: Extensions) -> PairOptions:
+    """How the pairs of a body are built and cut. Raises ``InvalidRequestError``."""
     cut_to = as_int(body.truncate_prompt_tokens, "truncate_prompt_tokens", minimum=-1)
     if cut_to == 0:
         fail("Expected -1 (the model's limit) or a positive number, got 0", "truncate_prompt_tokens")
@@ -116,7 +120,10 @@ def pair_options(body: Extensions) -> PairOptions:
 
 
 def chunk_options(body: Extensions, *, default: ChunkOptions | None = None) -> ChunkOptions | None:
-    """``default``: of a dialect that reads long documents in chunks without being asked."""
+    """How long documents of a body are read. ``default`` is that of a dialect that reads them in chunks unasked.
+
+    Raises ``InvalidRequestError``.
+    """
     most = as_int(body.max_chunks_per_doc, "max_chunks_per_doc") or 0
     tokens = as_int(body.chunk_tokens, "chunk_tokens", minimum=MIN_CHUNK_TOKENS)
     overlap = as_int(body.chunk_overlap, "chunk_overlap")
@@ -136,7 +143,10 @@ def call_of(
     prompts: list[str | list[int]] | None = None,
     **pair: Any,
 ) -> RerankCall:
-    """``pair`` are fields of ``PairOptions`` that the dialect has another name for."""
+    """The call of a body of any dialect; ``pair`` are fields of ``PairOptions`` that the dialect has another name for.
+
+    Raises ``InvalidRequestError`` about the field that is wrong.
+    """
     if isinstance(documents, list):
         documents = DocumentList(documents, None, None)
     timeout_ms = as_int(body.timeout_ms, "timeout_ms", minimum=1)

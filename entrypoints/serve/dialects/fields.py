@@ -140,7 +140,10 @@ Keys = Mapping[str, str]
 
 
 def read_keys(body: bytes) -> Keys:
-    """The keys of the body's object, without decoding the values: enough to tell dialects apart."""
+    """The keys of the body's object, without decoding the values: enough to tell dialects apart.
+
+    Raises ``InvalidRequestError`` for a body that is no JSON object.
+    """
     if not body.strip():
         raise InvalidRequestError("The body is empty: a JSON object expected.", code="invalid_json")
     try:
@@ -156,7 +159,7 @@ def read_keys(body: bytes) -> Keys:
 
 
 def read(body: bytes, type_: type[T]) -> T:
-    """The body as a struct; every way in which that can fail is the client's 400, with the path of the field."""
+    """The body as a struct. Raises ``InvalidRequestError`` about the field that is wrong."""
     try:
         return msgspec.json.decode(body, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -211,11 +214,12 @@ def fail(message: str, where: Where, code: str | None = None) -> NoReturn:
 
 
 def inside(where: Where, *parts: str | int) -> FieldPath:
-    """A field inside of another."""
+    """The path of a value inside of another field."""
     return (*((where,) if isinstance(where, str) else where), *parts)
 
 
 def as_int(value: Number, where: Where, minimum: int = 0) -> int | None:
+    """A whole number, at most what the wire can carry. Like all readers here it raises ``InvalidRequestError``."""
     if value is None:
         return None
     if isinstance(value, float) and not value.is_integer():
@@ -226,11 +230,12 @@ def as_int(value: Number, where: Where, minimum: int = 0) -> int | None:
 
 
 def as_count(value: Number, where: Where) -> int | None:
-    """``top_n`` and its kin: absent, null and 0 all mean "all"."""
+    """``top_n`` and its kin: absent, null and 0 all mean "all", which is None."""
     return as_int(value, where) or None
 
 
 def as_bool(value: bool | str | None, where: Where, default: bool) -> bool:
+    """A flag, also as "true" or "false"."""
     if value is None:
         return default
     if isinstance(value, bool):
@@ -241,13 +246,14 @@ def as_bool(value: bool | str | None, where: Where, default: bool) -> bool:
 
 
 def as_cut(value: bool | str | None, where: Where) -> bool | Literal["left"]:
-    """Whether an over-long document may be cut, and where that is not its end."""
+    """Whether an over-long document may be cut; "left" where that is its beginning."""
     if isinstance(value, str) and value in ("NONE", "END", "START"):
         return "left" if value == "START" else value == "END"
     return as_bool(value, where, default=True)
 
 
 def as_query(value: str | dict[str, Any], where: Where = "query") -> str:
+    """The text of a query: a string, ``{"text"}`` or ``{"content": [parts]}``."""
     if isinstance(value, str):
         text = value
     elif isinstance(value.get("content"), list):
@@ -262,6 +268,7 @@ def as_query(value: str | dict[str, Any], where: Where = "query") -> str:
 
 
 def as_queries(value: Any, where: Where) -> list[str]:
+    """One query or several."""
     if not isinstance(value, list):
         return [as_query(value, where)]
     if not value:
@@ -278,6 +285,7 @@ class DocumentList(msgspec.Struct):
 
 
 def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] | None = None) -> DocumentList:
+    """Documents as texts; one by itself is a list of one. ``rank_fields`` are the keys of an object that count."""
     items = value if isinstance(value, list) else [value]
     if not items:
         fail("At least one document is needed", where)
@@ -295,11 +303,12 @@ def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] 
 
 
 def as_ids(value: list[int | float], where: Where) -> list[int]:
+    """Token ids."""
     return [as_int(item, inside(where, i)) or 0 for i, item in enumerate(value)]
 
 
 def as_prompts(value: Any, where: Where) -> list[str | list[int]]:
-    """A text, token ids, or a list of either."""
+    """One prompt or several, each a text or token ids."""
     if isinstance(value, str):
         return [as_prompt(value, where)]
     if not value:
@@ -313,6 +322,7 @@ def as_prompts(value: Any, where: Where) -> list[str | list[int]]:
 
 
 def as_prompt(value: str | list[int | float], where: Where) -> str | list[int]:
+    """A text or token ids."""
     if isinstance(value, list):
         if not value:
             fail("At least one token id is needed", where)
@@ -323,6 +333,7 @@ def as_prompt(value: str | list[int | float], where: Where) -> str | list[int]:
 
 
 def as_texts(value: Any, where: Where) -> list[str]:
+    """Documents as texts, without what their objects said beside the text."""
     return as_documents(value, where).texts
 
 

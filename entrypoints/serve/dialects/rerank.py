@@ -134,6 +134,7 @@ def rerank_call(
 
 
 def cost_of(result: CallResult) -> RerankCost:
+    """What the call took, from its result."""
     # The core counts its queue from the call's arrival; here tokenisation has a time of its own.
     seconds = (result.encode_s, max(0.0, result.queue_s - result.encode_s), result.compute_s, result.total_s)
     return RerankCost(result.computed_tokens, result.num_steps, *(round(1000 * s, 3) for s in seconds))

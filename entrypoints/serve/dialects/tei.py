@@ -50,6 +50,7 @@ class TeiRank(msgspec.Struct, kw_only=True):
 
 
 def tei_call(body: TeiFields, view: RequestView, **more: Any) -> RerankCall:
+    """The call of a body with TEI's common fields."""
     if body.truncation_direction is not None:
         more["truncation_side"] = body.truncation_direction.lower()
     return call_of(body, view, raw_scores=as_bool(body.raw_scores, "raw_scores", default=False), **more)

@@ -28,6 +28,7 @@ HEADERS = {
 
 
 def add_page(app: FastAPI) -> None:
+    """Adds the routes of the web page."""
     contents = {path: (FOLDER / name).read_bytes() for path, name in PATHS.items()}
 
     async def file(request: Request) -> Response:

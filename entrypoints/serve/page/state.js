@@ -18,7 +18,7 @@ export function readMetrics(text) {
 
 // A tile: title, how its number follows from two readings, how it is written, and the words below it.
 const TILES = [
-  ["Calls inside", (now) => now("engine_running_calls"), whole],
+  ["Calls in flight", (now) => now("engine_running_calls"), whole],
   ["Pairs in the queue", (now) => now("engine_core_waiting_pairs"), whole,
     (now) => `${whole(now("engine_core_waiting_tokens"))} tokens`],
   ["Pairs a second", (_, rate) => rate("engine_core_finished_pairs_total"), whole,
