@@ -12,7 +12,7 @@ from engine.checkpoint.saved_template import SAVED, load_saved
 from engine.errors import ConfigError
 from engine.prompts.jinja import JinjaSource, checked, from_jinja
 from engine.prompts.published import JOINED, TEMPLATES
-from engine.prompts.template import Template, split_slots
+from engine.prompts.template import Template, split_placeholders
 
 logger = logging.getLogger(__name__)
 
@@ -44,4 +44,4 @@ def _from_file(path: Path) -> Template:
     name = f"The score template {path}"
     if "{{" in source or "{%" in source:
         return from_jinja(JinjaSource(source, name))
-    return Template(name, (checked(split_slots(source), name),))
+    return Template(name, (checked(split_placeholders(source), name),))

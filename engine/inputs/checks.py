@@ -1,4 +1,4 @@
-"""What a caller's texts and ids must be. Every error names the field, and the place inside it."""
+"""What a caller's texts and ids must be. Every error names the field, and the position inside it."""
 
 from __future__ import annotations
 

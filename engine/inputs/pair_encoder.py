@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.truncation import Role, Side, fit
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
-from engine.prompts.template import Slot
+from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
 from engine.request import EncodedPair
 
@@ -74,29 +74,29 @@ class TemplatePairs:
 
     def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
         texts: dict[str, int] = {}
-        plans = [self._plan(pair, texts) for pair in pairs]
+        numbers = [self._text_numbers(pair, texts) for pair in pairs]
         ids = [self._ids(encoding) for encoding in encode_all(self._tokenizer, list(texts), special=False)]
-        return [self._assemble(pair, plan, ids) for pair, plan in zip(pairs, plans, strict=True)]
+        return [self._assemble(pair, own, ids) for pair, own in zip(pairs, numbers, strict=True)]
 
-    def _plan(self, pair: Pair, texts: dict[str, int]) -> list[int]:
-        """For every text part of the pair's prompt, its place in ``texts``; equal texts are tokenised once."""
+    def _text_numbers(self, pair: Pair, texts: dict[str, int]) -> list[int]:
+        """For every text part of the pair's prompt, its number in ``texts``; equal texts are tokenised once."""
         assert pair.prompt is not None
-        plan = []
+        numbers = []
         for part in pair.prompt.parts:
             if isinstance(part, TextPart):
                 if part.has_document and not part.only_document:  # the words before it tell where the query ends
-                    plan.append(texts.setdefault(_before_document(part, pair), len(texts)))
-                plan.append(texts.setdefault(part.fill(pair.instruction, pair.query, pair.document), len(texts)))
-        return plan
+                    numbers.append(texts.setdefault(_before_document(part, pair), len(texts)))
+                numbers.append(texts.setdefault(part.fill(pair.instruction, pair.query, pair.document), len(texts)))
+        return numbers
 
     def _ids(self, encoding: Any) -> np.ndarray:
         ids = np.array(encoding.ids, np.int32)
         hits = self._guard.find(ids)
         return ids if not len(hits) else _spelled(ids, hits, self._guard)
 
-    def _assemble(self, pair: Pair, plan: list[int], ids: list[np.ndarray]) -> Draft:
+    def _assemble(self, pair: Pair, numbers: list[int], ids: list[np.ndarray]) -> Draft:
         assert pair.prompt is not None
-        places = iter(plan)
+        following = iter(numbers)
         chunks: list[np.ndarray] = []
         query_len, document_len = -1, 0
         for part in pair.prompt.parts:
@@ -106,14 +106,14 @@ class TemplatePairs:
             if part.has_document:
                 query_len = sum(map(len, chunks))
                 if part.only_document:
-                    chunks.append(ids[next(places)])
+                    chunks.append(ids[next(following)])
                     document_len = len(chunks[-1])
                 else:
-                    before, whole = ids[next(places)], ids[next(places)]
+                    before, whole = ids[next(following)], ids[next(following)]
                     query_len += common_prefix(before, whole)
                     chunks.append(whole)
             else:
-                chunks.append(ids[next(places)])
+                chunks.append(ids[next(following)])
         return Draft(np.concatenate(chunks), query_len, document_len=document_len)
 
     def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
@@ -133,15 +133,15 @@ class TemplatePairs:
         encoding = self._tokenizer.encode(part.fill(*texts), add_special_tokens=False)
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         roles = np.zeros(len(offsets), np.int8)
-        for slot, role in ((Slot.QUERY, Role.QUERY), (Slot.DOCUMENT, Role.DOCUMENT)):
-            start, end = part.span(slot, *texts)
+        for placeholder, role in ((Placeholder.QUERY, Role.QUERY), (Placeholder.DOCUMENT, Role.DOCUMENT)):
+            start, end = part.span(placeholder, *texts)
             roles[(offsets[:, 1] > start) & (offsets[:, 0] < end)] = role
         ids = np.array(encoding.ids, np.int32)
         return np.repeat(roles, _spelled_lengths(ids, self._guard.find(ids), self._guard))
 
 
 def _before_document(part: TextPart, pair: Pair) -> str:
-    head = TextPart(part.pieces[: part.pieces.index(Slot.DOCUMENT)])
+    head = TextPart(part.pieces[: part.pieces.index(Placeholder.DOCUMENT)])
     return head.fill(pair.instruction, pair.query, "")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from engine.prompts.template import Piece, Slot, Template
+from engine.prompts.template import Piece, Placeholder, Template
 
 _SAFE_SPLITS = frozenset(
     {
@@ -31,30 +31,32 @@ EMPTY = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class TextPart:
-    """Text with slots, tokenised in one piece."""
+    """Text with placeholders, tokenised in one piece."""
 
     pieces: tuple[Piece, ...]
 
     @property
     def has_document(self) -> bool:
-        return Slot.DOCUMENT in self.pieces
+        return Placeholder.DOCUMENT in self.pieces
 
     @property
     def only_document(self) -> bool:
         """Every token of this part belongs to the document (but for the space before it)."""
-        return self.pieces[-1] == Slot.DOCUMENT and all(piece in (" ", Slot.DOCUMENT) for piece in self.pieces)
+        return self.pieces[-1] == Placeholder.DOCUMENT and all(
+            piece in (" ", Placeholder.DOCUMENT) for piece in self.pieces
+        )
 
     def fill(self, instruction: str, query: str, document: str) -> str:
-        values = {Slot.INSTRUCTION: instruction, Slot.QUERY: query, Slot.DOCUMENT: document}
-        return "".join(values[piece] if isinstance(piece, Slot) else piece for piece in self.pieces)
+        values = {Placeholder.INSTRUCTION: instruction, Placeholder.QUERY: query, Placeholder.DOCUMENT: document}
+        return "".join(values[piece] if isinstance(piece, Placeholder) else piece for piece in self.pieces)
 
-    def span(self, slot: Slot, instruction: str, query: str, document: str) -> tuple[int, int]:
-        """Where the slot's text begins and ends in the filled text; (0, 0) where it has no place here."""
-        if slot not in self.pieces:
+    def span(self, placeholder: Placeholder, instruction: str, query: str, document: str) -> tuple[int, int]:
+        """Where the placeholder's text begins and ends in the filled text; (0, 0) where it is not in here."""
+        if placeholder not in self.pieces:
             return 0, 0
-        place = self.pieces.index(slot)
-        start = len(TextPart(self.pieces[:place]).fill(instruction, query, document))
-        return start, start + len({Slot.QUERY: query, Slot.DOCUMENT: document}[slot])
+        position = self.pieces.index(placeholder)
+        start = len(TextPart(self.pieces[:position]).fill(instruction, query, document))
+        return start, start + len({Placeholder.QUERY: query, Placeholder.DOCUMENT: document}[placeholder])
 
 
 Part = np.ndarray | TextPart
@@ -70,7 +72,7 @@ class CompiledPrompt:
 
     @property
     def takes_instruction(self) -> bool:
-        return any(isinstance(part, TextPart) and Slot.INSTRUCTION in part.pieces for part in self.parts)
+        return any(isinstance(part, TextPart) and Placeholder.INSTRUCTION in part.pieces for part in self.parts)
 
 
 def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
@@ -79,7 +81,7 @@ def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
     added = _added_tokens(tokenizer)
     safe = splits_before_document(tokenizer)
     for pieces in (region for part in template.parts for region in _regions(part, added)):
-        if any(isinstance(piece, Slot) for piece in pieces):
+        if any(isinstance(piece, Placeholder) for piece in pieces):
             parts += [TextPart(half) for half in (_halves(pieces) if safe else [pieces])]
             continue
         ids = tokenizer.encode("".join(pieces), add_special_tokens=False).ids
@@ -108,13 +110,13 @@ def _added_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 
 
 def _regions(pieces: tuple[Piece, ...], added: re.Pattern[str] | None) -> Iterator[tuple[Piece, ...]]:
-    """Cuts at the template's special tokens, where the tokenizer cuts as well; a part without slots stays whole."""
-    if added is None or not any(isinstance(piece, Slot) for piece in pieces):
+    """Cuts at the template's special tokens, where the tokenizer cuts too; a part without placeholders stays whole."""
+    if added is None or not any(isinstance(piece, Placeholder) for piece in pieces):
         yield pieces
         return
     region: list[Piece] = []
     for piece in pieces:
-        if isinstance(piece, Slot):
+        if isinstance(piece, Placeholder):
             region.append(piece)
             continue
         for i, text in enumerate(added.split(piece)):
@@ -150,11 +152,11 @@ def _settings(component: Any) -> dict[str, Any]:
 
 def _halves(pieces: tuple[Piece, ...]) -> list[tuple[Piece, ...]]:
     """(..., "x: ", DOCUMENT, ...) -> (..., "x:") and (" ", DOCUMENT, ...): see ``_SAFE_SPLITS``."""
-    place = pieces.index(Slot.DOCUMENT) if Slot.DOCUMENT in pieces else 0
-    before = pieces[place - 1] if place else ""
-    if isinstance(before, Slot) or len(before) < 2 or before[-1] != " " or before[-2].isspace():
+    position = pieces.index(Placeholder.DOCUMENT) if Placeholder.DOCUMENT in pieces else 0
+    before = pieces[position - 1] if position else ""
+    if isinstance(before, Placeholder) or len(before) < 2 or before[-1] != " " or before[-2].isspace():
         return [pieces]
-    return [(*pieces[: place - 1], before[:-1]), (" ", *pieces[place:])]
+    return [(*pieces[: position - 1], before[:-1]), (" ", *pieces[position:])]
 
 
 def make_plain(tokenizer: Tokenizer, prompts: list[CompiledPrompt]) -> None:

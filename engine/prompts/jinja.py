@@ -11,11 +11,11 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import ConfigError
-from engine.prompts.template import Piece, Slot, Template, split_slots
+from engine.prompts.template import Piece, Placeholder, Template, split_placeholders
 
-_MARKED = re.compile("\ue000(" + "|".join(Slot) + ")\ue001")
+_MARKED = re.compile("\ue000(" + "|".join(Placeholder) + ")\ue001")
 """Private-use characters: no template contains them, and Jinja's filters for text leave them alone."""
-_MARKS = {slot: f"\ue000{slot}\ue001" for slot in Slot}
+_MARKS = {placeholder: f"\ue000{placeholder}\ue001" for placeholder in Placeholder}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class JinjaSource:
             extensions=["jinja2.ext.loopcontrols"],
         )
         environment.globals["raise_exception"] = _raise
-        query, document = _MARKS[Slot.QUERY], _MARKS[Slot.DOCUMENT]
+        query, document = _MARKS[Placeholder.QUERY], _MARKS[Placeholder.DOCUMENT]
         messages = [self._message("query", query), self._message("document", document)]
         values = {**self.values, "query": query, "document": document}
         if instruction is not None and self.system_instruction:
@@ -62,24 +62,24 @@ class JinjaSource:
 
 
 def from_jinja(source: JinjaSource) -> Template:
-    """It is rendered with and without an instruction. Mostly the difference is a default in its place; else the two
+    """It is rendered with and without an instruction. Mostly the difference is a default instead of it; else the two
     are two templates."""
     name = source.name
-    text, without = source.render(_MARKS[Slot.INSTRUCTION]), source.render(None)
-    pieces = checked(split_slots(text, _MARKED), name)
+    text, without = source.render(_MARKS[Placeholder.INSTRUCTION]), source.render(None)
+    pieces = checked(split_placeholders(text, _MARKED), name)
     default = _default_instruction(text, without, name)
     if default is not None:
         return Template(name, (pieces,), default)
-    plain = checked(split_slots(without, _MARKED), name)
+    plain = checked(split_placeholders(without, _MARKED), name)
     return Template(name, (plain,), with_instruction=Template(f"{name}, with instruction", (pieces,)))
 
 
 def checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:
-    for slot in (Slot.QUERY, Slot.DOCUMENT):
-        count = pieces.count(slot)
+    for placeholder in (Placeholder.QUERY, Placeholder.DOCUMENT):
+        count = pieces.count(placeholder)
         if count != 1:
             raise ConfigError(
-                f"{name} must show the {slot} exactly once, and shows it {count} times.", param="score_template"
+                f"{name} must show the {placeholder} exactly once, and shows it {count} times.", param="score_template"
             )
     return pieces
 
@@ -91,10 +91,10 @@ def _raise(message: str) -> None:
 
 def _default_instruction(with_mark: str, without: str, name: str) -> str | None:
     """What the template itself puts where the instruction goes; None if more than that changes without one."""
-    head, found, tail = with_mark.partition(_MARKS[Slot.INSTRUCTION])
+    head, found, tail = with_mark.partition(_MARKS[Placeholder.INSTRUCTION])
     if not found or not without:
         return ""
-    if _MARKS[Slot.INSTRUCTION] in tail:
+    if _MARKS[Placeholder.INSTRUCTION] in tail:
         raise ConfigError(f"{name} shows the instruction more than once.", param="score_template")
     if not (without.startswith(head) and without.endswith(tail) and len(without) >= len(head) + len(tail)):
         return None

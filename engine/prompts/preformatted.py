@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from engine.errors import FieldPath, InvalidRequestError
-from engine.prompts.template import Slot, Template, split_slots
+from engine.prompts.template import Placeholder, Template, split_placeholders
 
 _OTHER_ENDINGS = ("<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n")
 """Endings that clients are known to send instead of the official one: without the think block, or a newline short."""
@@ -33,17 +33,17 @@ class Preformatted:
 
     def __init__(self, template: Template) -> None:
         prefix, body, suffix = template.parts
-        assert body[-1] == Slot.DOCUMENT
+        assert body[-1] == Placeholder.DOCUMENT
         assert isinstance(body[-2], str)
         self._prefix = "".join(prefix)
         self._before_document: str = body[-2]
-        lazy = {Slot.INSTRUCTION: "?", Slot.QUERY: ""}
-        head = [f"(?P<{p}>.*{lazy[p]})" if isinstance(p, Slot) else re.escape(p) for p in body[:-2]]
+        lazy = {Placeholder.INSTRUCTION: "?", Placeholder.QUERY: ""}
+        head = [f"(?P<{p}>.*{lazy[p]})" if isinstance(p, Placeholder) else re.escape(p) for p in body[:-2]]
         self._head = re.compile("".join(head), re.DOTALL)
         official = "".join(suffix)
         self._endings = sorted({official, *_OTHER_ENDINGS}, key=len, reverse=True)
         self._wrapped = {e: Template(template.name, (prefix, body, (e,))) for e in self._endings}
-        raw = split_slots("{query}{document}")
+        raw = split_placeholders("{query}{document}")
         self._raw = {e: Template(f"{template.name}, as sent", (prefix, raw, (e,))) for e in self._endings}
 
     @property
@@ -80,7 +80,7 @@ class Preformatted:
 
     def unwrap_whole(self, text: str, where: FieldPath) -> Unwrapped:
         """The same for a prompt in one piece."""
-        place = text.find(self._before_document)
-        if place < 0:  # a body of another form: all of it counts as the query
-            place = next((len(text) - len(e) for e in self._endings if text.endswith(e)), len(text))
-        return self.unwrap(text[:place], text[place:], where)
+        cut = text.find(self._before_document)
+        if cut < 0:  # a body of another form: all of it counts as the query
+            cut = next((len(text) - len(e) for e in self._endings if text.endswith(e)), len(text))
+        return self.unwrap(text[:cut], text[cut:], where)

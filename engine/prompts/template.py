@@ -1,7 +1,8 @@
-"""What a prompt template is: fixed parts, and parts with slots for a caller's texts.
+"""What a prompt template is: fixed parts, and parts with placeholders for a caller's texts.
 
-A part without a slot is **fixed**: it is tokenised once, and only there special tokens count. A part with slots is
-**text**: what a caller wrote and the words between it, tokenised together with special tokens switched off.
+A part without a placeholder is **fixed**: it is tokenised once, and only there special tokens count. A part with
+placeholders is **text**: what a caller wrote and the words between it, tokenised together with special tokens switched
+off.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Slot(StrEnum):
+class Placeholder(StrEnum):
     """Where a caller's text stands."""
 
     INSTRUCTION = "instruction"
@@ -20,16 +21,16 @@ class Slot(StrEnum):
     DOCUMENT = "document"
 
 
-Piece = str | Slot
-"""Literal text, or a place for a caller's."""
+Piece = str | Placeholder
+"""Literal text, or a placeholder for a text of the caller."""
 
-_NAMED = re.compile(r"\{(" + "|".join(Slot) + r")\}")
+_NAMED = re.compile(r"\{(" + "|".join(Placeholder) + r")\}")
 
 
-def split_slots(text: str, pattern: re.Pattern[str] = _NAMED) -> tuple[Piece, ...]:
-    """``"a{query}b"`` -> ("a", Slot.QUERY, "b"), so that a query that holds ``{document}`` stays a query."""
-    found = pattern.split(text)  # literal, slot, literal, ...
-    return tuple(Slot(piece) if i % 2 else piece for i, piece in enumerate(found) if piece)
+def split_placeholders(text: str, pattern: re.Pattern[str] = _NAMED) -> tuple[Piece, ...]:
+    """``"a{query}b"`` -> ("a", Placeholder.QUERY, "b"), so that a query that holds ``{document}`` stays a query."""
+    found = pattern.split(text)  # literal, placeholder, literal, ...
+    return tuple(Placeholder(piece) if i % 2 else piece for i, piece in enumerate(found) if piece)
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Template:
     parts: tuple[tuple[Piece, ...], ...]
     default_instruction: str = ""
     with_instruction: Template | None = None
-    """Used instead for a call that gives an instruction; None: it has its place in ``parts``, or none at all."""
+    """Used instead for a call that gives an instruction. None: ``parts`` has its placeholder, or it takes none."""
 
     @classmethod
     def of(
         cls, name: str, *parts: str, default_instruction: str = "", with_instruction: tuple[str, ...] | None = None
     ) -> Template:
         other = cls.of(f"{name}, with instruction", *with_instruction) if with_instruction else None
-        return cls(name, tuple(split_slots(part) for part in parts), default_instruction, other)
+        return cls(name, tuple(split_placeholders(part) for part in parts), default_instruction, other)
 
     def says_the_same(self, other: Template) -> bool:
         """The same text, however it is cut into parts."""
@@ -61,14 +62,14 @@ class Template:
 
     @property
     def takes_instruction(self) -> bool:
-        return self.with_instruction is not None or any(Slot.INSTRUCTION in part for part in self.parts)
+        return self.with_instruction is not None or any(Placeholder.INSTRUCTION in part for part in self.parts)
 
     @property
     def suffix(self) -> str:
-        """What follows the last slot."""
+        """What follows the last placeholder."""
         tail: list[str] = []
         for piece in reversed([piece for part in self.parts for piece in part]):
-            if isinstance(piece, Slot):
+            if isinstance(piece, Placeholder):
                 break
             tail.append(str(piece))
         return "".join(reversed(tail))
@@ -78,7 +79,7 @@ def _flat(parts: tuple[tuple[Piece, ...], ...]) -> Iterator[Piece]:
     """The pieces of all parts, neighbouring texts joined."""
     text = ""
     for piece in (piece for part in parts for piece in part):
-        if not isinstance(piece, Slot):
+        if not isinstance(piece, Placeholder):
             text += piece
             continue
         if text:

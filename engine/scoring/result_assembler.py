@@ -1,5 +1,5 @@
 """The way of a call back from the core: logits of pairs become results as the caller counts them, in whatever order
-the steps finish, and are ranked in one place."""
+the steps finish; they are ranked here and nowhere else."""
 
 from __future__ import annotations
 

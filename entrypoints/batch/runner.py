@@ -83,11 +83,11 @@ async def run_batch(app: ASGIApp, source: Path, output: OutputFile, max_inflight
 def _remaining(file: BinaryIO, output: OutputFile) -> Iterator[tuple[int, bytes]]:
     """Lines without an answer so far, numbered from 1; blank ones do not count."""
     lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    for place, known in enumerate(output.done_ids):
+    for index, known in enumerate(output.done_ids):
         number, line = next(lines, (0, b""))
         if not number or custom_id_of(line) != known:
             raise ConfigError(
-                f"{output.part} does not belong to this input: its row {place + 1} answers {known!r}. "
+                f"{output.part} does not belong to this input: its row {index + 1} answers {known!r}. "
                 "Delete it to start anew, or name another output.",
                 param="output",
             )

@@ -17,7 +17,7 @@ import numpy as np
 from engine.checkpoint.files import load_tokenizer
 from engine.checkpoint.template import load_template
 from engine.model_spec import ModelSpec
-from engine.prompts.template import Slot
+from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
 
 PieceKind = Literal["text", "special", "cut"]
@@ -71,9 +71,9 @@ class PromptView:
         spec = self._spec
         if not spec.causal or (spec.template is None and spec.use_sep_token):
             return None
-        values = {Slot.INSTRUCTION: instruction, Slot.QUERY: query, Slot.DOCUMENT: document}
+        values = {Placeholder.INSTRUCTION: instruction, Placeholder.QUERY: query, Placeholder.DOCUMENT: document}
         pieces = [piece for part in load_template(self._spec.template).parts for piece in part]
-        return "".join(values[piece] if isinstance(piece, Slot) else piece for piece in pieces)
+        return "".join(values[piece] if isinstance(piece, Placeholder) else piece for piece in pieces)
 
 
 def cut_runs(uncut: np.ndarray, kept: np.ndarray) -> list[tuple[int, int]]:

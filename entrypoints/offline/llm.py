@@ -1,7 +1,7 @@
 """The offline way in: ``LLM(model).score(query, documents)``, with the names and shapes of vLLM's class.
 
-Pairs stream through the engine in groups: while the core scores some, a thread tokenises the next, and no more than
-``WINDOW`` groups exist at any time, so a generator of a million pairs needs no more memory than its results. Answers
+Pairs stream through the engine in slices: while the core scores some, a thread tokenises the next, and no more than
+``WINDOW`` slices exist at any time, so a generator of a million pairs needs no more memory than its results. Answers
 come back in any order and leave in the order of the input.
 """
 
@@ -32,8 +32,8 @@ from engine.entrypoints.offline.arguments import (
     pair_stream,
     resolve_callable_overrides,
 )
-from engine.entrypoints.offline.groups import PairGroup, RunningGroup, in_groups
 from engine.entrypoints.offline.interrupts import interrupt_after
+from engine.entrypoints.offline.slices import PairSlice, RunningSlice, in_slices
 from engine.inputs.checks import check_query
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import ModelSpec
@@ -42,10 +42,10 @@ from engine.scoring.activation import ranking
 from engine.scoring.call_encoding import core_request
 from engine.step import WorkerInfo
 
-GROUP_PAIRS = 512
+SLICE_PAIRS = 512
 """Pairs of one request to the core; they share their common beginning."""
 WINDOW = 4
-"""Groups in flight at a time, the ones being tokenised included."""
+"""Slices in flight at a time, the ones being tokenised included."""
 PROGRESS_TEXT = "Processed prompts"
 
 
@@ -65,7 +65,7 @@ class LLM:
         hf_overrides: Mapping[str, Any] | Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._groups: dict[str, RunningGroup] = {}
+        self._slices: dict[str, RunningSlice] = {}
         self._closed = False
         overrides = {} if callable(hf_overrides) else dict(hf_overrides or {})
         config = engine_config({"model": model, "hf_overrides": overrides, **settings})
@@ -110,7 +110,7 @@ class LLM:
         self._check_open()
         first, second = options.pop("text_1", data_1), options.pop("text_2", data_2)
         pairs, total = pair_stream(options.pop("data_1", first), options.pop("data_2", second))
-        return self._run(in_groups(pairs, GROUP_PAIRS), total, self._adapter(options), pair_settings(options), use_tqdm)
+        return self._run(in_slices(pairs, SLICE_PAIRS), total, self._adapter(options), pair_settings(options), use_tqdm)
 
     @overload
     def rerank(
@@ -166,8 +166,8 @@ class LLM:
         rankings: list[list[RerankResult]] = [[] for _ in queries]
         if listed:
             streams = (pair_stream(each, listed)[0] for each in queries)
-            groups = chain.from_iterable(in_groups(stream, GROUP_PAIRS) for stream in streams)
-            outputs = self._run(groups, len(queries) * len(listed), adapter, settings, use_tqdm)
+            slices = chain.from_iterable(in_slices(stream, SLICE_PAIRS) for stream in streams)
+            outputs = self._run(slices, len(queries) * len(listed), adapter, settings, use_tqdm)
             for i in range(len(queries)):
                 own = list(islice(outputs, len(listed)))
                 rankings[i] = ranked_results(listed, own, top_n=top_n or None, min_score=min_score)
@@ -178,23 +178,23 @@ class LLM:
 
     def _run(
         self,
-        groups: Iterator[PairGroup],
+        slices: Iterator[PairSlice],
         total: int | None,
         adapter: str | None,
         settings: PairSettings,
         use_tqdm: bool | Callable[..., Any],
     ) -> Iterator[ScoringRequestOutput]:
-        window: deque[RunningGroup] = deque()
+        window: deque[RunningSlice] = deque()
         bar = _progress_bar(use_tqdm, total)
         try:
-            self._fill(window, groups, adapter, settings)
+            self._fill(window, slices, adapter, settings)
             while window:
                 self._advance(window)
                 while window and window[0].complete:
-                    group = window.popleft()
-                    del self._groups[group.call_id]
-                    self._fill(window, groups, adapter, settings)
-                    for output in group.outputs(lambda: str(next(self._request_ids))):
+                    part = window.popleft()
+                    del self._slices[part.call_id]
+                    self._fill(window, slices, adapter, settings)
+                    for output in part.outputs(lambda: str(next(self._request_ids))):
                         bar.update(1)
                         yield output
         finally:
@@ -203,40 +203,40 @@ class LLM:
             bar.close()
 
     def _fill(
-        self, window: deque[RunningGroup], groups: Iterator[PairGroup], adapter: str | None, settings: PairSettings
+        self, window: deque[RunningSlice], slices: Iterator[PairSlice], adapter: str | None, settings: PairSettings
     ) -> None:
-        while len(window) < WINDOW and (group := next(groups, None)) is not None:
+        while len(window) < WINDOW and (part := next(slices, None)) is not None:
             call_id = f"offline-{next(self._call_ids)}"
-            encoding = self._threads.submit(group.encode, self._processor, settings)
-            self._groups[call_id] = running = RunningGroup(call_id, encoding, adapter)
+            encoding = self._threads.submit(part.encode, self._processor, settings)
+            self._slices[call_id] = running = RunningSlice(call_id, encoding, adapter)
             window.append(running)
 
-    def _advance(self, window: deque[RunningGroup]) -> None:
+    def _advance(self, window: deque[RunningSlice]) -> None:
         """Hand over what is encoded and take in what is scored; waits only when neither is there."""
-        for group in window:
-            if group.results is None and (group is window[0] or group.encoding.done()):
-                self._submit(group)
+        for part in window:
+            if part.results is None and (part is window[0] or part.encoding.done()):
+                self._submit(part)
         with self._lock, interrupt_after():
             if window[0].complete:
                 return  # another caller of this object took our answers in
             for output in self._client.recv(0.1).outputs:
-                owner = self._groups.get(output.call_id)
+                owner = self._slices.get(output.call_id)
                 if owner is not None and owner.results is not None:
                     owner.results.add(output)
 
-    def _submit(self, group: RunningGroup) -> None:
-        pairs = group.start(self.spec.head)
-        request = core_request(group.call_id, pairs, arrival_s=time.monotonic(), adapter=group.adapter)
+    def _submit(self, part: RunningSlice) -> None:
+        pairs = part.start(self.spec.head)
+        request = core_request(part.call_id, pairs, arrival_s=time.monotonic(), adapter=part.adapter)
         with self._lock, interrupt_after():
             self._client.submit(request)
 
-    def _give_up(self, window: deque[RunningGroup]) -> None:
-        for group in window:
-            group.encoding.cancel()
-            self._groups.pop(group.call_id, None)
-            if group.results is not None and not group.complete and not self._closed:
+    def _give_up(self, window: deque[RunningSlice]) -> None:
+        for part in window:
+            part.encoding.cancel()
+            self._slices.pop(part.call_id, None)
+            if part.results is not None and not part.complete and not self._closed:
                 with self._lock, interrupt_after():
-                    self._client.abort(group.call_id)
+                    self._client.abort(part.call_id)
         window.clear()
 
     @property

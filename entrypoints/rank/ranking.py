@@ -53,8 +53,8 @@ def rank_texts(llm: LLM, query: str, texts: Sequence[Text]) -> Ranking:
     scored = []
     for text, output in zip(texts, outputs, strict=True):
         if output.error is not None:
-            place = f"{shown_name(text.file)}:{text.line}" if text.line else shown_name(text.file)
-            raise EngineError(f"{place} has no score: {output.error}")
+            source = f"{shown_name(text.file)}:{text.line}" if text.line else shown_name(text.file)
+            raise EngineError(f"{source} has no score: {output.error}")
         scored.append(RankedText(text, output.outputs.score, output.outputs.logit, output.truncated))
     order = ranking(np.array([entry.logit for entry in scored], np.float32)).tolist()
     bounded = llm.spec.head.activation in ("sigmoid", "softmax")
@@ -101,36 +101,36 @@ def _tsv_lines(entries: Iterator[tuple[int, RankedText]]) -> Iterator[str]:
 def print_table(ranked: Ranking, top: int, out: Console) -> None:
     shown = ranked.best_first[:top]
     unicode = speaks_unicode(out)
-    places = _places(shown)
+    sources = _sources(shown)
     rank_width, score_width = len(str(len(shown))), 5 if ranked.bounded else 6
     bar_width = WIDE_BAR if out.width >= WIDE_TERMINAL else NARROW_BAR
-    place_width = min(max(map(len, places)), out.width // 3)
-    text_width = max(out.width - rank_width - score_width - bar_width - place_width - 4 * GAP, 10)
+    source_width = min(max(map(len, sources)), out.width // 3)
+    text_width = max(out.width - rank_width - score_width - bar_width - source_width - 4 * GAP, 10)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
-    for width in (rank_width, score_width, bar_width, text_width, place_width):
+    for width in (rank_width, score_width, bar_width, text_width, source_width):
         table.add_column(width=width)
     fills = shares([entry.score for entry in shown], bounded=ranked.bounded)
-    for rank, (entry, fill, place) in enumerate(zip(shown, fills, places, strict=True), 1):
+    for rank, (entry, fill, source) in enumerate(zip(shown, fills, sources, strict=True), 1):
         table.add_row(
             plain(f"{rank:>{rank_width}}", "dim"),
             f"{entry.score:>{score_width}.3f}" if ranked.bounded else f"{entry.score:>{score_width}.2f}",
             plain(bar(fill, bar_width, unicode=unicode), _colour(fill)),
             wrapped(one_line(entry.text.text, TEXT_LINES * text_width - 8)),
-            plain(place, "dim"),
+            plain(source, "dim"),
         )
     out.print(table)
     out.print(plain(_footer(ranked, len(shown)), "dim"))
 
 
-def _places(entries: Sequence[RankedText]) -> list[str]:
+def _sources(entries: Sequence[RankedText]) -> list[str]:
     """File and line, without what is the same for all of them."""
     same_file = len({entry.text.file for entry in entries}) == 1
-    places = []
+    sources = []
     for entry in entries:
         line, cut = entry.text.line, " (cut)" if entry.truncated else ""
         name = f"line {line}" if same_file and line else f"{entry.text.file}:{line}" if line else entry.text.file
-        places.append(name + cut)
-    return places
+        sources.append(name + cut)
+    return sources
 
 
 def _colour(fill: float) -> str:

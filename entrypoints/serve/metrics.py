@@ -47,8 +47,8 @@ class ArrayHistogram(Collector):
 
     def observe(self, values: Sequence[float]) -> None:
         """Counts each value."""
-        places = np.searchsorted(self._bounds, np.asarray(values, np.float64), side="left")
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        buckets = np.searchsorted(self._bounds, np.asarray(values, np.float64), side="left")
+        self._counts += np.bincount(buckets, minlength=len(self._counts))
         self._sum += float(sum(values))
 
     def collect(self) -> Iterable[Metric]:

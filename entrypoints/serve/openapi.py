@@ -52,8 +52,8 @@ def dialect_parameters(names: list[str], header: str) -> dict[str, Any]:
     schema = {"type": "string", "enum": names}
     return {
         "parameters": [
-            {"name": name, "in": place, "required": False, "description": description, "schema": schema}
-            for name, place in (("dialect", "query"), (header, "header"))
+            {"name": name, "in": where, "required": False, "description": description, "schema": schema}
+            for name, where in (("dialect", "query"), (header, "header"))
         ]
     }
 

@@ -51,7 +51,7 @@ async def while_connected(work: Coroutine[Any, Any, T], receive: Receive, cut_of
 
 async def _ended(*futures: asyncio.Future[Any]) -> None:
     """Cancels them and waits for their end, however often the waiting itself is cancelled: the call must have left the
-    core before its place is given away."""
+    core before its permit is released."""
     for future in futures:
         future.cancel()
     cancelled: asyncio.CancelledError | None = None

@@ -102,7 +102,7 @@ def test_token_ids(llm: LLM) -> None:
 def test_wrong_sides(llm: LLM, first: Any, second: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         llm.score(first, second)
-    assert llm._groups == {}
+    assert llm._slices == {}
     assert len(llm.score("q", ["d", "e"])) == 2
 
 
@@ -145,7 +145,7 @@ class _CountingSource:
 
 
 def test_a_stream_is_read_no_further_than_the_window(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_module, "GROUP_PAIRS", 16)
+    monkeypatch.setattr(llm_module, "SLICE_PAIRS", 16)
     bars: list[Any] = []
 
     class Bar:
@@ -170,7 +170,7 @@ def test_a_stream_is_read_no_further_than_the_window(llm: LLM, monkeypatch: pyte
 
 
 def test_two_streams_at_once_and_one_left_early(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_module, "GROUP_PAIRS", 4)
+    monkeypatch.setattr(llm_module, "SLICE_PAIRS", 4)
     expected = [o.outputs.score for o in llm.score("q", DOCUMENTS * 4)]
     first, second = llm.score_iter("q", DOCUMENTS * 4), llm.score_iter("q", reversed(DOCUMENTS * 4))
     got = [(next(first).outputs.score, next(second).outputs.score) for _ in range(10)]
@@ -178,7 +178,7 @@ def test_two_streams_at_once_and_one_left_early(llm: LLM, monkeypatch: pytest.Mo
     got_later = [output.outputs.score for output in second]
     assert [a for a, _ in got] == pytest.approx(expected[:10], abs=1e-6)
     assert [b for _, b in got] + got_later == pytest.approx(expected[::-1], abs=1e-6)
-    assert llm._groups == {}
+    assert llm._slices == {}
     assert llm._client.stats().num_waiting_pairs == 0
 
 
@@ -219,7 +219,7 @@ def test_ctrl_c_leaves_nothing_behind(llm: LLM) -> None:
         over.set()
         presser.join()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert llm._groups == {}
+    assert llm._slices == {}
     llm._client.recv(0.5)
     assert llm._client.stats().num_waiting_pairs == 0
     assert threading.active_count() <= threads

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.inputs.processor import InputProcessor
 from engine.prompts.compiled import splits_before_document
 from engine.prompts.published import QWEN3_RERANKER, TEMPLATES
-from engine.prompts.template import Slot, split_slots
+from engine.prompts.template import Placeholder, split_placeholders
 from engine.request import PairOptions
 from tests.inputs.conftest import build
 from tests.support.checkpoints import INSTRUCTION, PREFIX, SUFFIX
@@ -74,7 +74,7 @@ def test_another_ending_is_warned_about(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no slots at all", "must show the query exactly once"),
+        ("no placeholders at all", "must show the query exactly once"),
         ("{query} only", "must show the document exactly once"),
         ("{query} {document} {document}", "shows it 2 times"),
         ("{{ query }} {{ document | upper }}", "must show the document"),
@@ -121,12 +121,12 @@ def test_built_in_templates() -> None:
     assert QWEN3_RERANKER.suffix == SUFFIX
     assert QWEN3_RERANKER.default_instruction == INSTRUCTION
     for template in TEMPLATES.values():
-        slots = [piece for part in template.parts for piece in part if isinstance(piece, Slot)]
-        assert slots.count(Slot.QUERY) == slots.count(Slot.DOCUMENT) == 1
+        placeholders = [piece for part in template.parts for piece in part if isinstance(piece, Placeholder)]
+        assert placeholders.count(Placeholder.QUERY) == placeholders.count(Placeholder.DOCUMENT) == 1
 
 
-def test_split_slots() -> None:
-    assert split_slots("a{query}{document}{x}") == ("a", Slot.QUERY, Slot.DOCUMENT, "{x}")
+def test_split_placeholders() -> None:
+    assert split_placeholders("a{query}{document}{x}") == ("a", Placeholder.QUERY, Placeholder.DOCUMENT, "{x}")
 
 
 def test_splitting_is_only_done_where_it_is_proved(inputs: InputProcessor, small: Callable[..., Path]) -> None:

@@ -48,7 +48,7 @@ def test_offline_reads_calls_as_the_server_does(
     server: ServerProcess, llm: LLM, queries: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long documents in chunks, several queries, and both: the same scores, order, spans and cuts."""
-    monkeypatch.setattr(llm_module, "GROUP_PAIRS", 2)  # documents of a query come in several groups
+    monkeypatch.setattr(llm_module, "SLICE_PAIRS", 2)  # documents of a query come in several slices
     body = {"documents": LONG_DOCUMENTS, "top_n": 4, "return_documents": False, **options}
     if isinstance(queries, str):
         rankings = [server.post("/v1/rerank", {"query": queries, **body}).json()["results"]]
@@ -80,7 +80,7 @@ def test_offline_scores_of_chunked_documents(server: ServerProcess, llm: LLM) ->
 
 
 def test_offline_names_what_is_wrong_as_its_caller_counts(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_module, "GROUP_PAIRS", 2)
+    monkeypatch.setattr(llm_module, "SLICE_PAIRS", 2)
     with pytest.raises(InvalidRequestError, match=r"queries\[1\] is empty") as caught:
         llm.rerank(["a", " "], ["b"])
     assert caught.value.path == ("queries", 1)

@@ -69,8 +69,8 @@ class QueriesDialect(RerankDialect):
         )
 
     def _ranking(self, index: int, result: CallResult) -> QueryRanking:
-        num_documents = len(result.call.documents)
-        unscored = [place % num_documents for place in result.unscored if place // num_documents == index]
+        positions = map(result.call.position, result.unscored)
+        unscored = [document for query, document in positions if query == index]
         return QueryRanking(
             index=index,
             results=[self.render_pair(pair, result.call) for pair in result.rankings[index]],

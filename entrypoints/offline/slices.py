@@ -1,5 +1,5 @@
-"""Pairs of one ``LLM`` call travel in groups. A group is a call like one of the server: the same ``scoring`` turns it
-into token ids, and its logits into results."""
+"""The pairs of one ``LLM`` call travel in slices. A slice is a call like one of the server: the same ``scoring`` turns
+it into token ids, and its logits into results."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ PromptPair = tuple[Prompt, Prompt]
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedGroup:
-    """The token ids of a group, and how its results follow from theirs."""
+class EncodedSlice:
+    """The token ids of a slice, and how its results follow from theirs."""
 
     texts: PairTexts
     pairs: list[EncodedPair]
 
 
 @dataclass(frozen=True, slots=True)
-class PairGroup:
+class PairSlice:
     """Consecutive pairs of an ``LLM`` call."""
 
     first: int
     """Number of the first document, as the caller counts."""
     pairs: Sequence[PromptPair]
 
-    def encode(self, processor: InputProcessor, settings: PairSettings) -> EncodedGroup:
-        """The token ids of the group. Raises ``RequestError`` about a field as the caller counts."""
+    def encode(self, processor: InputProcessor, settings: PairSettings) -> EncodedSlice:
+        """The token ids of the slice. Raises ``RequestError`` about a field as the caller counts."""
         queries, documents = [query for query, _ in self.pairs], [document for _, document in self.pairs]
         if all(query is queries[0] for query in queries):
             del queries[1:]
@@ -62,16 +62,16 @@ class PairGroup:
                 pass
         except RequestError as error:
             raise error.at(_counted_from(self.first, error.path)) from error
-        return EncodedGroup(encoding.texts, encoding.pairs)
+        return EncodedSlice(encoding.texts, encoding.pairs)
 
 
 def _encode_ids(
     processor: InputProcessor, queries: list[list[int]], documents: list[list[int]], settings: PairSettings
-) -> EncodedGroup:
+) -> EncodedSlice:
     if settings.chunks is not None:
         raise InvalidRequestError("Only texts can be read in chunks, and these are token ids.", param="documents")
     call = RerankCall(queries=[], documents=[], prompts=list(documents))
-    return EncodedGroup(PairTexts.of(call), processor.encode_ids(queries, documents))
+    return EncodedSlice(PairTexts.of(call), processor.encode_ids(queries, documents))
 
 
 def _counted_from(first: int, path: FieldPath) -> FieldPath:
@@ -81,27 +81,27 @@ def _counted_from(first: int, path: FieldPath) -> FieldPath:
     return path
 
 
-def in_groups(pairs: Iterator[PromptPair], size: int) -> Iterator[PairGroup]:
-    """Groups of ``size`` pairs, read from ``pairs`` one group at a time."""
+def in_slices(pairs: Iterator[PromptPair], size: int) -> Iterator[PairSlice]:
+    """Slices of ``size`` pairs, read from ``pairs`` one slice at a time."""
     first = 0
-    while group := list(islice(pairs, size)):
-        yield PairGroup(first, group)
-        first += len(group)
+    while part := list(islice(pairs, size)):
+        yield PairSlice(first, part)
+        first += len(part)
 
 
-class RunningGroup:
-    """A group on its way: encoded by a thread, then scored by the core."""
+class RunningSlice:
+    """A slice in flight: encoded by a thread, then scored by the core."""
 
-    def __init__(self, call_id: str, encoding: Future[EncodedGroup], adapter: str | None) -> None:
+    def __init__(self, call_id: str, encoding: Future[EncodedSlice], adapter: str | None) -> None:
         self.call_id = call_id
         self.encoding = encoding
         self.adapter = adapter
         self.results: ResultAssembler | None = None
-        """None until the group is handed to the core."""
+        """None until the slice is handed to the core."""
 
     @property
     def complete(self) -> bool:
-        """Whether every pair of the group is answered."""
+        """Whether every pair of the slice is answered."""
         return self.results is not None and self.results.complete
 
     def start(self, head: HeadSpec) -> list[EncodedPair]:
