@@ -17,7 +17,7 @@ import torch
 from engine.backends.packed_batch import upload_each
 from engine.config import DeviceConfig
 from engine.errors import OutOfMemoryError as OutOfMemory
-from engine.kernels.ops import AttentionMeta, Ops
+from engine.kernels.ops import AttentionMeta, LayerShape, Ops
 
 __all__ = ["Backend", "Capabilities", "MemoryFacts", "OutOfMemory"]
 
@@ -133,6 +133,14 @@ class Backend(ABC):
         """What the instructions behind ``ops`` allow, in G(FL)OP/s of the device: of its ``linear`` layers, and of
         ``attention``. Empty where it cannot be measured."""
         return {}
+
+    def self_test(self, shape: LayerShape) -> tuple[str, ...]:
+        """Try the ops that ``make_ops`` made against plain torch, at the shapes of the model that was just loaded.
+
+        Settles for other kernels where one is missing or wrong, and says so in the notes it returns. Raises
+        ``DeviceError`` with op, shape and difference where nothing else computes it (``self_test.py``).
+        """
+        return ()
 
     def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
         """Last act of loading: choose kernels and the token budget (at most ``largest``) by measurement, with notes.

@@ -39,6 +39,7 @@ class Worker:
         self.config, self.spec, self.rank, self.member = config, spec, rank, member or Member()
         self.group = Group()
         self.runner: ModelRunner | None = None
+        self._backend: Backend | None = None
         self.profiler: Profiler | None = None
 
     def load(self) -> WorkerInfo:
@@ -47,6 +48,7 @@ class Worker:
         if size != self.member.size:
             raise ConfigError(f"tensor_parallel_size is {size}, but this worker is one of {self.member.size}")
         backend, reason = choose_backend(self.config.device.device)
+        self._backend = backend
         notes = [reason, *backend.set_up(self.config.device, self.rank)]
         device = backend.device(self.rank)
         dtype_name = _choose_dtype(self.config, self.spec, backend)
@@ -63,6 +65,8 @@ class Worker:
         self.group = group = meet(self.member, backend, self.config.device.step_timeout_s)
         try:
             params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
+            if not self.config.device.skip_self_test:
+                ops_notes = (*ops_notes, *backend.self_test(model.layer_shape))
             budget = group.least("token budget", limits.token_budget, LOADING_TIMEOUT_S)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
             kv_capacity = self._kv_capacity(backend, device, limits.kv_tokens, bytes_per_token)
@@ -121,7 +125,7 @@ class Worker:
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether no later step can succeed in this process."""
-        return self.runner is not None and self.runner.backend.is_lost(error)
+        return self._backend is not None and self._backend.is_lost(error)
 
     def close(self) -> None:
         """Give the device back, and leave the group. May be called twice."""

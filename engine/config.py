@@ -118,6 +118,8 @@ class DeviceConfig:
     """The same in bytes."""
     enforce_eager: bool = False
     """Capture no graphs: slower, and easier to debug."""
+    skip_self_test: bool = False
+    """Do not compare the device's kernels with plain torch at start (a second or two, on GPUs and NPUs)."""
     step_timeout_s: float = 300.0
     """A step, or a core, that shows no progress for so long is killed, and its work is done again."""
     max_worker_restarts: int = 3

@@ -26,6 +26,28 @@ import torch
 
 from engine.kernels.groups import GroupedRows, GroupLayout
 
+
+@dataclass(frozen=True, kw_only=True)
+class LayerShape:
+    """A layer of the model in numbers, as one worker computes it: what a backend needs to try its ops beforehand."""
+
+    hidden: int
+    intermediate: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    """Of the attention scores."""
+    causal: bool
+    gated: bool
+    """The MLP has a gate; its first product then has ``2 * intermediate`` rows."""
+    activation: str
+    """As config.json names it: silu, gelu, gelu_new, ..."""
+    rms_norm: bool
+    """Else layer norm."""
+    eps: float
+
+
 Activation = Any
 """Opaque input of a linear layer; see the module docstring."""
 

@@ -15,6 +15,7 @@ from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.adapters import AdaptableHead
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
+from engine.kernels.ops import LayerShape
 from engine.model_spec import ModelSpec
 
 
@@ -25,6 +26,8 @@ class Model(Protocol):
     """None for models that attend both ways: nothing of them can be shared or kept."""
     scale: float
     """Of the attention scores."""
+    layer_shape: LayerShape
+    """Of this worker's share of a layer."""
     num_outputs: int
     graphable: bool
     """A step is the same kernels whatever its lengths, all from ``Ops``, so a device may tune, record and replay it."""

@@ -12,6 +12,7 @@ from engine.backends.nn.rotary import rope_tables
 from engine.backends.nn.score_head import ScoreHead
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
+from engine.kernels.ops import LayerShape
 from engine.model_spec import ModelSpec
 
 EMBEDDING = "embed_tokens.weight"
@@ -30,6 +31,19 @@ class Decoder:
         num_kv_heads = len(params.group.part(shape.num_kv_heads))
         self.kv_shape: KVShape | None = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
         self.scale = shape.scale
+        self.layer_shape = LayerShape(
+            hidden=shape.hidden,
+            intermediate=len(params.group.part(shape.intermediate)),
+            num_heads=len(params.group.part(shape.num_heads)),
+            num_kv_heads=num_kv_heads,
+            head_dim=shape.head_dim,
+            scale=shape.scale,
+            causal=True,
+            gated=True,
+            activation=shape.activation,
+            rms_norm=True,
+            eps=shape.eps,
+        )
         self.rotary = Rotary(*rope_tables(spec.config, shape.head_dim, spec.max_model_len, params.device))
         self.embedding = WordTable(params, EMBEDDING, shape.vocab_size, shape.hidden)
         self.layers = [DecoderLayer(params, shape, index) for index in range(shape.num_layers - 1)]

@@ -19,6 +19,7 @@ from engine.backends.nn.encoder_layers import ACTIVATIONS, EncoderLayer, Encoder
 from engine.backends.nn.parallel import WordTable
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
+from engine.kernels.ops import LayerShape
 from engine.model_spec import ModelSpec
 
 AttentionMaker = Callable[[int, bool], SelfAttention]
@@ -61,6 +62,20 @@ class Encoder:
         self.adaptable = adaptable
         self.shape, self.embedding, self.dtype = shape, embedding, params.dtype
         self.scale = (shape.head_dim * shape.score_terms) ** -0.5
+        num_heads = len(params.group.part(shape.num_heads))
+        self.layer_shape = LayerShape(
+            hidden=shape.hidden,
+            intermediate=len(params.group.part(shape.intermediate)),
+            num_heads=num_heads,
+            num_kv_heads=num_heads,
+            head_dim=shape.head_dim,
+            scale=self.scale,
+            causal=False,
+            gated=shape.gate is not None,
+            activation=shape.activation,
+            rms_norm=False,
+            eps=shape.eps,
+        )
         self.reads_all = spec.head.pooling == "mean"
         # Means are taken with tables that the host builds for each step.
         self.graphable = (attention is None or graphable) and not self.reads_all

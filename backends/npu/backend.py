@@ -15,9 +15,10 @@ import torch
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.npu import faults, memory
 from engine.backends.npu.environment import VISIBLE_DEVICES, why_unavailable
+from engine.backends.self_test import as_table, require_all
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
-from engine.kernels.ops import AttentionMeta, Ops
+from engine.kernels.ops import AttentionMeta, LayerShape, Ops
 
 if TYPE_CHECKING:
     from engine.backends.npu.graphs import StepGraphs
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from engine.kernels.npu.ops import NpuOps
     from engine.kernels.npu.soc import Soc
 
+TABLED = ("block table", "gathered", "npu_fusion_attention")
+"""Forms of attention whose tables go up with the step."""
 DEFAULT_TOKEN_BUDGET = 8192
 DEFAULT_TOKEN_BUDGET_310P = 2048
 """Its attention mask is quadratic in the length."""
@@ -139,8 +142,8 @@ class NpuBackend(Backend):
     ) -> list[torch.Tensor]:
         if self._npu.current_device() != device.index:
             self._npu.set_device(device)  # a fact of each thread, and steps may be launched by another than loaded
-        form = None if self._ops is None else self._ops.attention_form
-        if form is None:  # the very first step, or 310P: attention makes its own tables
+        form = None if self._ops is None else self._ops.forms.attention
+        if form not in TABLED:  # the very first step, or attention that makes tables of its own
             return self._uploader.upload(arrays, device)
         from engine.backends.npu.transfer import upload_step
 
@@ -158,6 +161,15 @@ class NpuBackend(Backend):
 
         self._graphs = StepGraphs(forward)
         return self._graphs
+
+    def self_test(self, shape: LayerShape) -> tuple[str, ...]:
+        from engine.backends.npu.self_test import try_ops
+
+        assert self._ops is not None, "self_test before make_ops"
+        forms, outcomes = try_ops(self._ops, shape)
+        require_all(outcomes, self._soc.name)
+        self._ops.use(forms)
+        return as_table("self-test of the operators against plain torch (largest difference):", outcomes)
 
     def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
         from engine.backends.npu.tuning import tune

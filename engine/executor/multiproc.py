@@ -18,7 +18,7 @@ from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError
 from engine.executor.base import GAVE_UP, StepError
 from engine.executor.rank_process import RankProcess, WorkerChild
-from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
+from engine.executor.worker_process import DEVICE_LOST, WORKER_MODULE, WorkerSetup
 from engine.ipc.channel import Address, Channel, ChannelClosedError
 from engine.ipc.child_process import Child
 from engine.ipc.restart_budget import RESTART_WINDOW_S, RestartBudget
@@ -43,7 +43,23 @@ class MultiprocExecutor:
         self.info = self._start()
 
     def _start(self) -> WorkerInfo:
-        """All workers at once; raises what stopped the first one that failed."""
+        """All workers at once, anew if one lost its device, as often as the budget of restarts allows.
+
+        Raises what stopped the first one that failed.
+        """
+        while True:
+            failure = self._start_all()
+            if failure is None:
+                return _together([rank.ready.result() for rank in self._ranks])
+            was_lost = any(rank.child.exit_code == DEVICE_LOST for rank in self._ranks)
+            self._stop_ranks(kill=self._size > 1)
+            if not (was_lost and self._restarts.spend()):
+                raise failure
+            self.num_restarts += 1
+            logger.warning("a worker lost its device while it loaded the model: starting it again (%s)", failure)
+
+    def _start_all(self) -> BaseException | None:
+        """Wait until all workers are ready, or one has failed: then what stopped it."""
         self._loss: StepError | None = None
         self._ranks: list[RankProcess] = []
         for index, (child, channel) in enumerate(self._start_workers()):
@@ -51,11 +67,7 @@ class MultiprocExecutor:
             rank = RankProcess(index, name, child, channel, self._take_message, self._on_end)
             self._ranks.append(rank)
         done, _ = wait([rank.ready for rank in self._ranks], return_when=FIRST_EXCEPTION)
-        failures = [error for ready in done if (error := ready.exception()) is not None]
-        if failures:
-            self._stop_ranks(kill=self._size > 1)
-            raise failures[0]
-        return _together([rank.ready.result() for rank in self._ranks])
+        return next((error for ready in done if (error := ready.exception()) is not None), None)
 
     def _start_workers(self) -> Iterator[tuple[WorkerChild, Channel[FromWorker]]]:
         """One after the other, without waiting for them."""

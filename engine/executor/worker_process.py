@@ -66,6 +66,11 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     except EngineError as error:
         channel.send(WorkerFailed(-1, WireError.of(error)))
         return
+    except Exception as error:
+        if worker.is_lost(error):
+            logger.exception("the device was lost while the model was loaded")
+            os._exit(DEVICE_LOST)
+        raise
     with ThreadPoolExecutor(1, thread_name_prefix="results") as sender:
         while True:
             message = channel.recv()

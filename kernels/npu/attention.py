@@ -28,12 +28,14 @@ from engine.kernels.npu.pages import BLOCK
 from engine.kernels.npu.plan import AttentionPlan, Call, Layout, gather, make_plan
 from engine.kernels.ops import AttentionMeta
 
-AttentionForm = Literal["block table", "gathered", "npu_fusion_attention"]
+AttentionForm = Literal["block table", "gathered", "npu_fusion_attention", "npu_prompt_flash_attention", "plain torch"]
+"""The first three are here; see ``attention_310p.py`` and ``reference_attention.py`` for the others."""
 FIA_DTYPES = (torch.float16, torch.bfloat16)
 FIA_MAX_HEAD_DIM = 256
 FIA_HEAD_DIM_UNGROUPED = 128
 FIA_MAX_SEGMENTS = 4096
 FUSION_MAX_SEGMENTS = 1024
+FUSION_MAX_HEAD_DIM = 768
 MAX_TOKENS = 1 << 20
 """Of either operator."""
 FULL, CAUSAL_RIGHT_DOWN = 0, 3

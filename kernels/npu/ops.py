@@ -1,39 +1,61 @@
-"""``Ops`` on Ascend. Each method is one or two operators of torch_npu; the comments say why these.
-
-Two traps that the documentation only mentions: torch's own ``gelu`` ignores ``approximate`` on this device and always
-computes the tanh form, and ``npu_apply_rotary_pos_emb`` rotates in place.
-"""
+"""``Ops`` on Ascend. Each method is one or two operators of torch_npu, in the forms that were chosen (``forms.py``)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
-import torch_npu
 
+from engine.kernels import reference_attention
 from engine.kernels.groups import GroupLayout
 from engine.kernels.npu import attention, attention_310p
+from engine.kernels.npu.attention import FUSION_MAX_HEAD_DIM, AttentionForm
+from engine.kernels.npu.forms import (
+    ADD_RMS_NORM,
+    AT_ONCE,
+    GELU,
+    IN_STEPS,
+    PRODUCT,
+    QUANTIZE,
+    RMS_NORM,
+    ROTATION_OF_ONE,
+    SWIGLU,
+    SWIGLU_QUANT_MAX_FEATURES,
+    TILED,
+    TILED_WEIGHTS,
+    Forms,
+    add_rms_norm_quant,
+    rotate_at_once,
+    rotates_at_once,
+    swiglu_quant,
+)
 from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear, QuantizedActivation
 from engine.kernels.npu.soc import Soc
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
 
-FUSED_ROPE_HEADS = (64, 128)
-SWIGLU_QUANT_MAX_FEATURES = 8192
-"""Gate and up of the 0.6B model (6144) fit the fused operator, those of 4B (19456) and 8B (24576) do not."""
-
 
 class NpuOps:
-    """Implements ``kernels.ops.Ops``."""
+    """Implements ``kernels.ops.Ops``. ``forms``: which form of each op runs; change them with ``use``."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, soc: Soc, *, int8: bool = False) -> None:
         self.device = device
         self.dtype = dtype
         self.soc = soc
         self.int8 = int8
-        self._mask = None if soc.is_inference_series else attention.compressed_mask(device)
-        self.attention_form: attention.AttentionForm | None = None
-        """None until the first step has shown the model's heads."""
+        self.forms = soc.forms
+        self._linears: list[NpuLinear | NpuInt8Linear] = []
+        self._mask: torch.Tensor | None = None
         self._rope_positions: torch.Tensor | None = None
         self._rope_factors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def use(self, forms: Forms) -> None:
+        """Compute as ``forms`` say from now on. Weights that must lie otherwise are laid so."""
+        self.forms = forms
+        for linear in self._linears:
+            wanted = forms.product == TILED if isinstance(linear, NpuInt8Linear) else forms.weights == TILED_WEIGHTS
+            if not wanted:
+                linear.untile()
 
     def unpack(self, x: Activation) -> torch.Tensor:
         if isinstance(x, QuantizedActivation):
@@ -41,10 +63,15 @@ class NpuOps:
         return x
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
+        made: NpuLinear | NpuInt8Linear
         if self.int8:
-            return NpuInt8Linear(out_features, in_features, bias=bias, device=self.device)
-        tiled = self.soc.is_inference_series
-        return NpuLinear(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype, tiled=tiled)
+            tile = self.forms.product == TILED
+            made = NpuInt8Linear(out_features, in_features, bias=bias, device=self.device, tile=tile)
+        else:
+            tile = self.forms.weights == TILED_WEIGHTS
+            made = NpuLinear(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype, tile=tile)
+        self._linears.append(made)
+        return made
 
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
@@ -57,14 +84,7 @@ class NpuOps:
             return F.linear(x, weight.weight, weight.bias)
         assert isinstance(weight, NpuInt8Linear)
         quantized = self._quantize(x)
-        return torch_npu.npu_quant_matmul(
-            quantized.values,
-            weight.weight,
-            weight.scales,
-            pertoken_scale=quantized.scales,
-            bias=weight.bias,
-            output_dtype=self.dtype,  # the default is int8
-        )
+        return PRODUCT[self.forms.product](quantized, weight.weight, weight.scales, weight.bias, self.dtype)
 
     def linear_residual(
         self, x: Activation, weight: LinearWeight, residual: torch.Tensor
@@ -72,25 +92,22 @@ class NpuOps:
         return self.linear(x, weight), residual  # npu_add_rms_norm adds
 
     def linear_swiglu(self, x: Activation, gate_up: LinearWeight) -> Activation:
-        gated = self.linear(x, gate_up)
-        if self.soc.is_inference_series:  # npu_swiglu is not listed for it
-            gate, up = gated.chunk(2, dim=-1)
-            return F.silu(gate) * up
-        if not self.int8 or gated.shape[-1] > SWIGLU_QUANT_MAX_FEATURES:
-            return torch_npu.npu_swiglu(gated)
-        # activate_left is False by default: silu would fall on the second half.
-        return QuantizedActivation(*torch_npu.npu_swiglu_quant(gated, activate_left=True, quant_mode=1))
+        return self._swiglu(self.linear(x, gate_up))
+
+    def _swiglu(self, gated: torch.Tensor) -> Activation:
+        fused = self.forms.swiglu_quant != IN_STEPS and gated.shape[-1] <= SWIGLU_QUANT_MAX_FEATURES
+        return swiglu_quant(gated) if self.int8 and fused else SWIGLU[self.forms.swiglu](gated)
 
     def linear_geglu(self, x: Activation, gate_up: LinearWeight, *, tanh: bool) -> Activation:
         # npu_gelu_mul would be one operator but stops at 1024 features.
         gate, up = self.linear(x, gate_up).chunk(2, dim=-1)
-        return _gelu(gate, tanh=tanh) * up
+        return GELU[self.forms.gelu](gate, tanh) * up
 
     def linear_gelu(self, x: Activation, weight: LinearWeight, *, tanh: bool = False) -> Activation:
-        return _gelu(self.linear(x, weight), tanh=tanh)
+        return GELU[self.forms.gelu](self.linear(x, weight), tanh)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
-        normed, _ = torch_npu.npu_rms_norm(x, weight, eps)
+        normed = RMS_NORM[self.forms.rms_norm](x, weight, eps)
         return self._quantize(normed) if self.int8 else normed
 
     def add_rms_norm(
@@ -98,12 +115,10 @@ class NpuOps:
     ) -> tuple[Activation, torch.Tensor]:
         if delta is None:
             return self.rms_norm(residual, weight, eps), residual
-        if not self.int8:
-            normed, _, total = torch_npu.npu_add_rms_norm(residual, delta, weight, eps)
-            return normed, total
-        # y2 and scale2 mean nothing without a second smooth scale.
-        values, _, total, scales, _ = torch_npu.npu_add_rms_norm_dynamic_quant(residual, delta, weight, epsilon=eps)
-        return QuantizedActivation(values, scales), total
+        if self.int8 and self.forms.add_rms_norm_quant != IN_STEPS:
+            return add_rms_norm_quant(delta, residual, weight, eps)
+        normed, total = ADD_RMS_NORM[self.forms.add_rms_norm](delta, residual, weight, eps)
+        return self._quantize(normed) if self.int8 else normed, total
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
@@ -123,13 +138,24 @@ class NpuOps:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         heads = qkv.view(len(qkv), num_heads + 2 * num_kv_heads, head_dim)
         q, k, v = heads.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
-        q, k = _head_norm(q, q_weight, eps), _head_norm(k, k_weight, eps)
-        cos, sin = self._rope(cos, sin, positions)
-        if num_heads and num_kv_heads and head_dim in FUSED_ROPE_HEADS:
-            q, k = torch_npu.npu_apply_rotary_pos_emb(q, k, cos, sin, layout="TND", rotary_mode="half")
-            return q, k, v
-        # The last layer rotates queries and keys apart, and the fused operator takes no empty tensor.
-        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+        q, k = self._head_norm(q, q_weight, eps), self._head_norm(k, k_weight, eps)
+        q, k = self._rotate(q, k, *self._rope(cos, sin, positions))
+        return q, k, v
+
+    def _rotate(
+        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last layer rotates queries and keys apart: one of them has no heads."""
+        if self.forms.rotation == AT_ONCE and rotates_at_once(q.shape[1], k.shape[1], q.shape[2], q.dtype):
+            return rotate_at_once(q, k, cos, sin)
+        one = ROTATION_OF_ONE[self.forms.rotation_of_one]
+        return (one(q, cos, sin) if q.shape[1] else q), (one(k, cos, sin) if k.shape[1] else k)
+
+    def _head_norm(self, x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
+        """(T, heads, H), a view into the fused projection -> a tensor of its own, which the rotation may change."""
+        if weight is None or x.shape[1] == 0:
+            return x.contiguous()
+        return RMS_NORM[self.forms.rms_norm](x, weight, eps)
 
     def attention(
         self,
@@ -140,12 +166,40 @@ class NpuOps:
         pool_v: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
-        if self._mask is None:
+        form = self.forms.attention
+        if form is None:
+            form = self.attention_forms(q.shape[1], k.shape[1], q.shape[2], causal=meta.causal)[0]
+            self.forms = replace(self.forms, attention=form)
+        return self.attend(form, q, k, v, pool_k, pool_v, meta)
+
+    def attention_forms(
+        self, num_heads: int, num_kv_heads: int, head_dim: int, *, causal: bool
+    ) -> tuple[AttentionForm, ...]:
+        """Those that are documented for these heads, best first."""
+        if self.soc.is_inference_series:
+            return "npu_prompt_flash_attention", "plain torch"
+        if attention.can_use_fia(num_heads, num_kv_heads, head_dim, self.dtype, causal=causal):
+            return "block table", "gathered", "npu_fusion_attention", "plain torch"
+        return ("npu_fusion_attention", "plain torch") if head_dim <= FUSION_MAX_HEAD_DIM else ("plain torch",)
+
+    def attend(
+        self,
+        form: AttentionForm,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        pool_k: torch.Tensor,
+        pool_v: torch.Tensor,
+        meta: AttentionMeta,
+    ) -> torch.Tensor:
+        """Attention in a form."""
+        if form == "plain torch":
+            return reference_attention.attend(q, k, v, pool_k, pool_v, meta)
+        if form == "npu_prompt_flash_attention":
             return attention_310p.attend(q, k, v, pool_k, pool_v, meta)
-        if self.attention_form is None:
-            fia = attention.can_use_fia(q.shape[1], k.shape[1], q.shape[2], q.dtype, causal=meta.causal)
-            self.attention_form = "block table" if fia else "npu_fusion_attention"
-        return attention.attend(q, k, v, pool_k, pool_v, meta, self._mask, self.attention_form)
+        if self._mask is None:
+            self._mask = attention.compressed_mask(self.device)
+        return attention.attend(q, k, v, pool_k, pool_v, meta, self._mask, form)
 
     def score(
         self,
@@ -157,10 +211,10 @@ class NpuOps:
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
         wide = residual.float() if delta is None else residual.float() + delta.float()
-        return F.linear(torch_npu.npu_rms_norm(wide, norm_weight.float(), eps)[0], head, bias)
+        return F.linear(RMS_NORM[self.forms.rms_norm](wide, norm_weight.float(), eps), head, bias)
 
     def _quantize(self, x: Activation) -> QuantizedActivation:
-        return x if isinstance(x, QuantizedActivation) else QuantizedActivation(*torch_npu.npu_dynamic_quant(x))
+        return x if isinstance(x, QuantizedActivation) else QUANTIZE[self.forms.quantize](x)
 
     def _rope(self, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, 1, H) factors of the step, one pair for all layers with the same table (ModernBERT has two).
@@ -175,21 +229,3 @@ class NpuOps:
             cos_TH, sin_TH = (torch.cat([half, half], dim=-1).unsqueeze(1) for half in halves)
             factors = self._rope_factors[id(cos)] = (cos_TH, sin_TH)
         return factors
-
-
-def _gelu(x: torch.Tensor, *, tanh: bool) -> torch.Tensor:
-    return torch_npu.npu_gelu(x, approximate="tanh" if tanh else "none")
-
-
-def _head_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """(T, heads, H), a view into the fused projection -> a tensor of its own, which the rotation may change."""
-    if weight is None or x.shape[1] == 0:
-        return x.contiguous()
-    return torch_npu.npu_rms_norm(x, weight, eps)[0]
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """For heads that the fused operator does not take: the 4-D one, as one sequence of T."""
-    if x.shape[1] == 0:
-        return x
-    return torch_npu.npu_rotary_mul(x.unsqueeze(0), cos.unsqueeze(0), sin.unsqueeze(0)).squeeze(0)

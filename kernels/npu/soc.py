@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.kernels.npu.forms import PLAIN, TILED_WEIGHTS, Forms
+
 
 @dataclass(frozen=True)
 class Soc:
@@ -19,6 +21,11 @@ class Soc:
     @property
     def dtypes(self) -> tuple[str, ...]:
         return ("float16",) if self.is_inference_series else ("bfloat16", "float16", "float32")
+
+    @property
+    def forms(self) -> Forms:
+        """What the support tables allow: npu_swiglu is not listed for 310P, which unpacks plain weights slowly."""
+        return Forms(swiglu=PLAIN, weights=TILED_WEIGHTS) if self.is_inference_series else Forms()
 
     @property
     def quantizations(self) -> tuple[str, ...]:

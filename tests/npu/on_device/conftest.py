@@ -27,6 +27,13 @@ collect_ignore_glob = [] if _is_wanted else ["test_*.py"]
 if _is_wanted:
     import torch_npu
 
+    @pytest.fixture(autouse=True, scope="session")
+    def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        """What a self-test remembers of one test run is nobody else's business."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+            yield
+
     @pytest.fixture(autouse=True)
     def _settings() -> None:
         torch.set_num_threads(1)
@@ -53,6 +60,7 @@ if _is_wanted:
             monkeypatch.setattr(simulator, "soc", simulator.soc)
             monkeypatch.setattr(simulator, "memory_bytes", simulator.memory_bytes)
             monkeypatch.setattr(simulator.thread, "current_device", 0)
+            monkeypatch.setattr(simulator, "broken", {})
             yield
             simulator.graph, simulator.lost = None, None
             with suppress(RuntimeError):  # a test may have left a mistake in the queue, on purpose

@@ -50,7 +50,7 @@ def run_both(
     expected = ReferenceOps(dtype=dtype).attention(*inputs, fresh(case.meta))
     q, k, v, pool_k, pool_v = (tensor.to("npu") for tensor in inputs)
     ops = make_ops(dtype)
-    ops.attention_form = form
+    ops.use(dataclasses.replace(ops.forms, attention=form))
     with recording() as log, torch.inference_mode():
         result = ops.attention(q, k, v, pool_k, pool_v, fresh(case.meta, "npu"))
     torch.testing.assert_close(result.cpu(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -74,10 +74,11 @@ def test_equals_reference_on_310p(name: str, monkeypatch: pytest.MonkeyPatch, si
 
 
 @pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case.meta.causal))
-@pytest.mark.parametrize("form", ["block table", "gathered", "npu_fusion_attention"])
+@pytest.mark.parametrize("form", ["block table", "gathered", "npu_fusion_attention", "plain torch"])
 def test_every_form_equals_reference(name: str, form: attention.AttentionForm) -> None:
     log = run_both(CASES[name], 4, 2, 128, torch.float16, form)
-    assert (FUSION if form == "npu_fusion_attention" else FIA) in log
+    expected = {"npu_fusion_attention": [FUSION], "plain torch": []}.get(form, [FIA])
+    assert [op for op in log if op.startswith("npu::")] == expected
 
 
 @pytest.mark.parametrize("head_dim", [64, 256])

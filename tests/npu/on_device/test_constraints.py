@@ -86,6 +86,11 @@ ADD_NORM = Call("npu_add_rms_norm", lambda: [rand(3, 8), rand(3, 8), rand(8)])
 ADD_NORM_QUANT = Call("npu_add_rms_norm_dynamic_quant", lambda: [rand(3, 8), rand(3, 8), rand(8)])
 ROPE = Call(
     "npu_apply_rotary_pos_emb",
+    lambda: [rand(1, 5, 4, 64), rand(1, 5, 2, 64), rand(1, 5, 1, 64), rand(1, 5, 1, 64)],
+    lambda: {"layout": "BSND", "rotary_mode": "half"},
+)
+ROPE_TND = Call(
+    "npu_apply_rotary_pos_emb",
     lambda: [rand(5, 4, 64), rand(5, 2, 64), rand(5, 1, 64), rand(5, 1, 64)],
     lambda: {"layout": "TND", "rotary_mode": "half"},
 )
@@ -236,13 +241,17 @@ BROKEN: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None], str]]
     ("dtypes differ", ADD_NORM, arg(1, lambda: rand(3, 8, dtype=torch.bfloat16)), "agree"),
     ("empty", ADD_NORM, all_args(lambda: [rand(0, 8), rand(0, 8)]), "empty"),
     ("float32", ADD_NORM_QUANT, all_args(lambda: [a.float() for a in ADD_NORM.args()]), "float16"),
-    ("head size", ROPE, all_args(lambda: [rand(5, n, 48) for n in (4, 2, 1, 1)]), "64 or 128"),
-    ("cos of other dtype", ROPE, arg(2, lambda: rand(5, 1, 64, dtype=torch.float32)), "dtype"),
-    ("no keys", ROPE, arg(1, lambda: rand(5, 0, 64)), "empty"),
-    ("cos for other tokens", ROPE, arg(2, lambda: rand(4, 1, 64)), "first axis"),
-    ("cos a head", ROPE, arg(2, lambda: rand(5, 4, 64)), "one head"),
-    ("a view", ROPE, arg(0, lambda: rand(5, 9, 64)[:, :4]), "contiguous"),
-    ("the default layout", ROPE, kw(layout=None), "TND"),
+    ("head size", ROPE, all_args(lambda: [rand(1, 5, n, 48) for n in (4, 2, 1, 1)]), "64 or 128"),
+    ("cos of other dtype", ROPE, arg(2, lambda: rand(1, 5, 1, 64, dtype=torch.float32)), "dtype"),
+    ("no keys", ROPE, arg(1, lambda: rand(1, 5, 0, 64)), "empty"),
+    ("cos for other tokens", ROPE, arg(2, lambda: rand(1, 4, 1, 64)), "first axes"),
+    ("cos a head", ROPE, arg(2, lambda: rand(1, 5, 4, 64)), "one head"),
+    ("a view", ROPE, arg(0, lambda: rand(1, 5, 9, 64)[:, :, :4]), "contiguous"),
+    ("another layout", ROPE, kw(layout="SBND"), "SBND is not for this product"),
+    ("four dimensions", ROPE_TND, arg(0, lambda: rand(1, 5, 4, 64)), "3 dimensions"),
+    ("the default layout", ROPE_TND, kw(layout=None), "4 dimensions"),
+    ("more heads than the buffer holds", ROPE,
+     all_args(lambda: [rand(1, 2, n, 128, dtype=torch.bfloat16) for n in (69, 8, 1, 1)]), "oneLoop is too large"),
     ("three dimensions", ROTARY_MUL, arg(0, lambda: rand(5, 4, 48)), "4 dimensions"),
     ("a thousand heads", ROTARY_MUL, arg(0, lambda: rand(1, 5, 1000, 48)), "1000"),
     ("head too large", ROTARY_MUL, all_args(lambda: [rand(1, 5, n, 896) for n in (4, 1, 1)]), "896"),
@@ -309,6 +318,13 @@ def test_training_attention_is_not_for_graphs() -> None:
     args, kwargs = FUSION.args(), FUSION.kwargs()
     with pytest.raises(RuntimeError, match="unsupported in graphs"), torch_npu.npu.graph(torch_npu.npu.NPUGraph()):
         torch_npu.npu_fusion_attention(*args, **kwargs)
+
+
+def test_rotations_that_just_fit_the_buffer_pass() -> None:
+    for dtype, heads in ((torch.bfloat16, 75), (torch.float16, 152), (torch.float32, 75)):
+        ROPE.run(all_args(lambda h=heads, d=dtype: [rand(1, 2, n, 128, dtype=d) for n in (h - 8, 8, 1, 1)]))
+        with pytest.raises(RuntimeError, match="oneLoop"):
+            ROPE.run(all_args(lambda h=heads, d=dtype: [rand(1, 2, n, 128, dtype=d) for n in (h - 6, 8, 1, 1)]))
 
 
 def test_rotation_is_in_place() -> None:

@@ -82,6 +82,19 @@ def test_a_fault_of_the_device_costs_no_answer(server: ServerProcess, fault_file
     assert any("restarting the worker" in line for line in server.log), server.log
 
 
+def test_a_form_that_takes_the_device_along_costs_one_start(checkpoint: Path, tmp_path: Path) -> None:
+    """The worker ends over it while it loads; the one in its place leaves it out, and serves."""
+    flags = ("--device", "npu", *SMALL_STEPS, "--executor", "mp", "--enforce-eager")
+    environment = {"NPU_SIMULATOR_BROKEN": "npu_swiglu=lost", "XDG_CACHE_HOME": str(tmp_path)}
+    with ServerProcess(checkpoint, *flags, environment=environment) as running:
+        lines = "\n".join(running.log)
+        assert "a worker lost its device while it loaded the model: starting it again" in lines
+        assert "not npu_swiglu: the process that tried it last ended" in lines
+        answer = running.post("/v1/rerank", {"query": CHINA, "documents": PASSAGES}).json()["results"]
+    scores = [entry["relevance_score"] for entry in sorted(answer, key=lambda entry: entry["index"])]
+    assert len(scores) == len(PASSAGES)
+
+
 def test_the_tutorials_offline_script(checkpoint: Path, tmp_path: Path) -> None:
     here = (("from vllm import LLM", "from engine import LLM"), ("Qwen/Qwen3-Reranker-8B", str(checkpoint)))
     device = ('task="score",', 'task="score", device="npu", max_model_len=1024, max_num_batched_tokens=512,')

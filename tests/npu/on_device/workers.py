@@ -16,11 +16,18 @@ CAPACITY = 1024
 BUDGET = 1024
 
 
-def load_worker(folder: Path, *, spec: dict[str, Any] | None = None, graphs: bool = False, **model: Any) -> Worker:
+def load_worker(
+    folder: Path,
+    *,
+    spec: dict[str, Any] | None = None,
+    graphs: bool = False,
+    skip_self_test: bool = False,
+    **model: Any,
+) -> Worker:
     config = EngineConfig(
         model=ModelConfig(**model),
         scheduler=SchedulerConfig(kv_cache_tokens=CAPACITY, max_num_batched_tokens=BUDGET),
-        device=DeviceConfig(device="npu", enforce_eager=not graphs),
+        device=DeviceConfig(device="npu", enforce_eager=not graphs, skip_self_test=skip_self_test),
     )
     worker = Worker(config, spec_of(folder, **{"max_model_len": CAPACITY, **(spec or {})}))
     worker.info = worker.load()  # type: ignore[attr-defined]

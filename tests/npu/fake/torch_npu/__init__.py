@@ -10,6 +10,7 @@ What it does not model: several streams running at once, strides of internal for
 Environment: ``NPU_SIMULATOR_SOC`` (``Ascend910B3``, ``Ascend310P3``), ``NPU_SIMULATOR_DEVICES``,
 ``NPU_SIMULATOR_MEMORY`` (bytes), ``NPU_SIMULATOR_CANN=missing`` (fail as an installation without CANN does),
 ``NPU_SIMULATOR_CAPTURE_ERROR`` and ``NPU_SIMULATOR_REPLAY_ERROR`` (what captures and replays raise),
+``NPU_SIMULATOR_BROKEN`` (``npu_swiglu=wrong,npu_gelu=error``: operators that do not work),
 ``NPU_SIMULATOR_FAULT_FILE`` (when the host waits and this file is there, the device fails with the number in it).
 """
 

@@ -71,6 +71,16 @@ def npu_rotary_mul(
     return _rotate(self, r1, r2)
 
 
+def _check_rotation_buffer(op: str, query: torch.Tensor, key: torch.Tensor) -> None:
+    """A token's heads must fit the unified buffer of a core: apply_rotary_pos_emb_tiling.cpp, ``ComputeAB``."""
+    size, wide = query.element_size(), 2 if query.dtype == torch.float16 else 4
+    q_part = (query.shape[-2] + key.shape[-2]) * query.shape[-1] * wide
+    one_loop = 5 * q_part + 4 * query.shape[-1] * size
+    if query.dtype == torch.bfloat16:
+        one_loop += 2 * query.shape[-1] * wide
+    require(one_loop <= 192 * 1024, op, f"oneLoop is too large or small than 0 ({one_loop} bytes)")
+
+
 @kernel
 def npu_apply_rotary_pos_emb(
     query: torch.Tensor,
@@ -81,17 +91,19 @@ def npu_apply_rotary_pos_emb(
     rotary_mode: str = "half",
 ) -> Any:
     op = "npu_apply_rotary_pos_emb"
-    require(layout == "TND", op, "only the layout TND is simulated")
+    require(layout in ("BSND", "TND"), op, f"the layout {layout} is not for this product")
     require(rotary_mode == "half", op, "rotary_mode must be half on this product")
     tensors = (query, key, cos, sin)
-    require(all(t.dim() == 3 for t in tensors), op, "TND needs 3 dimensions everywhere")
+    dims = 4 if layout == "BSND" else 3
+    require(all(t.dim() == dims for t in tensors), op, f"{layout} needs {dims} dimensions everywhere")
     require(all(t.numel() > 0 for t in tensors), op, "empty tensors are not supported")
     require(len({t.dtype for t in tensors}) == 1, op, "query, key, cos and sin must have one dtype")
-    require(len({t.shape[0] for t in tensors}) == 1, op, "the first axis (T) must agree")
-    require(len({t.shape[2] for t in tensors}) == 1 and query.shape[2] in (64, 128), op, "D must be 64 or 128")
-    require(cos.shape[1] == 1 and sin.shape[1] == 1, op, "cos and sin have one head")
+    require(len({t.shape[:-2] for t in tensors}) == 1, op, "the first axes (B, S or T) must agree")
+    require(len({t.shape[-1] for t in tensors}) == 1 and query.shape[-1] in (64, 128), op, "D must be 64 or 128")
+    require(cos.shape[-2] == 1 and sin.shape[-2] == 1, op, "cos and sin have one head")
     require(query.is_contiguous() and key.is_contiguous(), op, "query and key are updated in place: contiguous only")
     require(not (state.is_310p and query.dtype == torch.bfloat16), op, "no bfloat16 on this product")
+    _check_rotation_buffer(op, query, key)
     query.copy_(_rotate(query, cos, sin))
     key.copy_(_rotate(key, cos, sin))
     return query, key

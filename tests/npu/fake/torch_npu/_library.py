@@ -34,9 +34,24 @@ def _on_device_only(name: str, function: Callable[..., Any] | None) -> Callable[
             raise RuntimeError(f"Could not run 'npu::{name}' with arguments from the 'CPU' backend")
         if function is None:
             raise RuntimeError(f"npu::{name} is defined but not simulated")
-        return function(*args, **kwargs)
+        how = state.broken.get(name)
+        for argument, value in kwargs.items():
+            how = how or (state.broken.get(f"{name}:{argument}") if value is not None else None)
+        if how == "error":
+            raise RuntimeError(f"call aclnn of {name} failed, error code is 161002\n[ERROR] the simulator was told so")
+        if how == "lost":
+            state.lost = "507015"
+            state.check_alive()
+        return _spoilt(function(*args, **kwargs)) if how == "wrong" else function(*args, **kwargs)
 
     return run
+
+
+def _spoilt(result: Any) -> Any:
+    """The first output computed wrongly."""
+    first = result[0] if isinstance(result, tuple) else result
+    first.copy_(first.flip(-1))
+    return result
 
 
 def _empty(size: Any, *, dtype: Any = None, **_: Any) -> NpuTensor:

@@ -21,6 +21,10 @@ def require(condition: bool, op: str, message: str) -> None:
         raise RuntimeError(f"{op}: {message}")
 
 
+def _parse_broken(text: str) -> dict[str, str]:
+    return dict(entry.split("=") for entry in text.split(",") if entry)
+
+
 class _OfThread(threading.local):
     """Facts of a thread, as on a real device: a new thread starts on device 0."""
 
@@ -53,6 +57,9 @@ class State:
     capture_error: str | None = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_CAPTURE_ERROR"))
     """What the end of each capture raises."""
     replay_error: str | None = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_REPLAY_ERROR"))
+    broken: dict[str, str] = field(default_factory=lambda: _parse_broken(os.environ.get("NPU_SIMULATOR_BROKEN", "")))
+    """Operators that do not work here: ``error`` (the device refuses), ``wrong`` (it computes something else) or
+    ``lost`` (it is lost over it). ``NAME:block_table`` means calls with that argument only."""
     pinned: weakref.WeakValueDictionary[int, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
 
     @property
