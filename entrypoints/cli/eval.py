@@ -48,7 +48,8 @@ def eval_(
     ] = (),
     bootstrap_rounds: Annotated[int, Parameter(help="Draws of the paired bootstrap.")] = 2000,
     cross_check: Annotated[
-        bool, Parameter(help="Compute the means with ir-measures too, and fail where they differ.", negative=())
+        bool,
+        Parameter(help="Accepted, without effect: ir-measures computes every metric.", negative=()),
     ] = False,
     output: Annotated[Path | None, Parameter(help="Write the results there as JSON.")] = None,
     save_run: Annotated[Path | None, Parameter(help="Write the model's order there as a TREC run.")] = None,
@@ -61,7 +62,10 @@ def eval_(
     from engine.entrypoints.cli.loading import announce_model, load_model
     from engine.entrypoints.evaluation.command import EvalOptions, evaluate
     from engine.entrypoints.evaluation.settings import changed_values
+    from engine.entrypoints.terminal import tell
 
+    if cross_check:
+        tell("--cross-check is accepted and has no effect: ir-measures computes every metric.")
     options = EvalOptions(
         data=data,
         qrels=qrels,
@@ -72,7 +76,6 @@ def eval_(
         skip_unknown=skip_unknown,
         max_queries=max_queries,
         bootstrap_rounds=bootstrap_rounds,
-        cross_check=cross_check,
         output=output,
         save_run=save_run,
         json=json,

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from engine.entrypoints.evaluation import cross_check as ir
 from engine.entrypoints.evaluation.beir import read_beir
-from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
+from engine.entrypoints.evaluation.dataset import EvaluationSet
 from engine.entrypoints.evaluation.examples import read_examples
 from engine.entrypoints.evaluation.first_stage import BM25, FirstStage, first_stage
-from engine.entrypoints.evaluation.metrics import recall
+from engine.entrypoints.evaluation.metrics import check_installed, recall_of_all
 from engine.entrypoints.evaluation.report import as_json, print_report
-from engine.entrypoints.evaluation.results import System, compare, cross_check
+from engine.entrypoints.evaluation.results import System, compare
 from engine.entrypoints.evaluation.scoring import Reranked, rerank_all
 from engine.entrypoints.evaluation.trec import check_run_ids, write_run
 from engine.entrypoints.files.writing import check_writable, written_whole
@@ -44,7 +43,6 @@ class EvalOptions:
     skip_unknown: bool = False
     max_queries: int | None = None
     bootstrap_rounds: int = 2000
-    cross_check: bool = False
     output: Path | None = None
     save_run: Path | None = None
     json: bool = False
@@ -57,8 +55,7 @@ class EvalOptions:
         for path in (self.output, self.save_run):
             if path is not None:
                 check_writable(path)
-        if self.cross_check:
-            ir.check_installed()
+        check_installed()
 
 
 def evaluate(
@@ -80,8 +77,6 @@ def evaluate(
             systems.append(System(name, runs[-1].ranking, _facts(llm, values, runs[-1])))
     comparison = compare(dataset, systems, options.cutoff, rounds=options.bootstrap_rounds)
     setup = _setup(options, dataset, first)
-    if options.cross_check:
-        setup["cross_check"] = cross_check(dataset, systems, comparison)
     result = msgspec.json.format(msgspec.json.encode(as_json(comparison, setup)), indent=2).decode()
     if options.save_run is not None:
         write_run(options.save_run, runs[0].ranking, runs[0].logits, "engine")
@@ -117,15 +112,9 @@ def _setup(options: EvalOptions, dataset: EvaluationSet, first: FirstStage) -> d
         "join_title": options.join_title,
         "bootstrap_rounds": options.bootstrap_rounds,
         "num_candidates_per_query": float(np.mean(counts)),
-        "ceiling": _ceiling(dataset, first.ranking),
+        "ceiling": recall_of_all(dataset, first.ranking),
         "notes": [*dataset.notes, *first.notes],
     }
-
-
-def _ceiling(dataset: EvaluationSet, ranking: Ranking) -> float:
-    """Recall of all candidates together."""
-    found = [recall(ranking.get(query, ()), grades, len(dataset.documents)) for query, grades in dataset.qrels.items()]
-    return float(np.mean(found))
 
 
 def _facts(llm: LLM, values: Values, run: Reranked) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Metrics of one ranked list against its judgements, as trec_eval defines them.
+"""Metrics of rankings, computed by ir-measures as trec_eval defines them.
 
 nDCG: gain is the grade itself, discount is log2(1 + rank), and the ideal list holds every relevant document, found or
 not. MRR: one over the rank of the first relevant document. Recall: the share of relevant documents among the first k.
@@ -6,35 +6,21 @@ not. MRR: one over the rank of the first relevant document. Recall: the share of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
+from engine.errors import ConfigError
 
-Metric = Callable[[Sequence[str], Mapping[str, int], int], float]
-
-
-def ndcg(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    ideal = sorted((grade for grade in grades.values() if grade > 0), reverse=True)
-    return _dcg([max(grades.get(document, 0), 0) for document in ranked[:k]]) / _dcg(ideal[:k])
+METRICS = {"nDCG": "nDCG", "MRR": "RR", "Recall": "R"}
+"""Our name of a metric -> that of ir-measures."""
 
 
-def _dcg(gains: Sequence[int]) -> float:
-    return math.fsum(gain / math.log2(1 + rank) for rank, gain in enumerate(gains, 1))
-
-
-def reciprocal_rank(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    return next((1 / rank for rank, document in enumerate(ranked[:k], 1) if grades.get(document, 0) > 0), 0.0)
-
-
-def recall(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    num_found = sum(grades.get(document, 0) > 0 for document in ranked[:k])
-    return num_found / sum(grade > 0 for grade in grades.values())
-
-
-METRICS: dict[str, Metric] = {"nDCG": ndcg, "MRR": reciprocal_rank, "Recall": recall}
+def check_installed() -> None:
+    """Raises ``ConfigError`` where ir-measures is missing."""
+    if find_spec("ir_measures") is None:
+        raise ConfigError("engine eval needs ir-measures: pip install 'rerank-engine[eval]'.")
 
 
 def metric_names(k: int) -> list[str]:
@@ -42,9 +28,20 @@ def metric_names(k: int) -> list[str]:
 
 
 def measure(dataset: EvaluationSet, ranking: Ranking, k: int) -> np.ndarray:
-    """(queries, metrics) of a ranking; a query that it lacks counts as zero."""
-    rows = [
-        [metric(ranking.get(query, ()), dataset.qrels[query], k) for metric in METRICS.values()]
-        for query in dataset.queries
-    ]
-    return np.array(rows, np.float64)
+    """(queries, metrics) of a ranking at cutoff ``k``; a query that it lacks counts as zero."""
+    import ir_measures
+
+    columns = {ir_measures.parse_measure(f"{name}@{k}"): column for column, name in enumerate(METRICS.values())}
+    rows = {query: row for row, query in enumerate(dataset.queries)}
+    qrels = {query: dict(judged) for query, judged in dataset.qrels.items()}
+    # Evaluation tools read the order from scores, so the scores are made from ranks.
+    run = {query: {document: -float(rank) for rank, document in enumerate(ranked)} for query, ranked in ranking.items()}
+    values = np.zeros((len(rows), len(columns)))
+    for found in ir_measures.iter_calc(list(columns), qrels, run):
+        values[rows[found.query_id], columns[found.measure]] = found.value
+    return values
+
+
+def recall_of_all(dataset: EvaluationSet, ranking: Ranking) -> float:
+    """The mean share of relevant documents anywhere in the ranking."""
+    return float(measure(dataset, ranking, len(dataset.documents))[:, list(METRICS).index("Recall")].mean())

@@ -82,8 +82,6 @@ def _footnotes(comparison: Comparison, setup: Mapping[str, Any]) -> Sequence[str
         if truncated := row.facts.get("num_truncated"):
             lines.append(f"{row.name}: {truncated} of {row.facts['num_pairs']} pairs were too long and cut.")
     lines += [f"Note: {note}." for note in setup.get("notes", ())]
-    if setup.get("cross_check") is not None:
-        lines.append(f"ir-measures gives the same means (largest difference {setup['cross_check']:.1e}).")
     return lines
 
 

@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 
 from engine.entrypoints.evaluation.bootstrap import ROUNDS, Interval, intervals
-from engine.entrypoints.evaluation.cross_check import reference_means
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
 from engine.entrypoints.evaluation.metrics import measure, metric_names
-from engine.errors import EngineError
-
-AGREEMENT = 1e-6
-"""Largest difference of a mean from the one of ir-measures."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +67,3 @@ def compare(dataset: EvaluationSet, systems: Sequence[System], cutoff: int, *, r
         for (i, base), group in zip(pairs, groups[len(systems) :], strict=True)
     ]
     return Comparison(dataset, cutoff, rows, differences)
-
-
-def cross_check(dataset: EvaluationSet, systems: Sequence[System], comparison: Comparison) -> float:
-    """The largest difference from ir-measures; raises ``EngineError`` where it is one that matters."""
-    worst = 0.0
-    for system, row in zip(systems, comparison.rows, strict=True):
-        theirs = reference_means(dataset, system.ranking, comparison.cutoff)
-        for name, ours, other in zip(comparison.metric_names, row.metrics, theirs, strict=True):
-            worst = max(worst, abs(ours.mean - other))
-            if abs(ours.mean - other) > AGREEMENT:
-                raise EngineError(f"{row.name}: {name} is {ours.mean} here and {other} by ir-measures.")
-    return worst

@@ -1,13 +1,13 @@
 """TREC runs: ``query Q0 document rank score tag``, one line a document.
 
 Evaluation tools order by the score, as a 32-bit float, and break ties by the document id. So a run that is read is
-ordered by score, ties by its rank column; and one that is written has strictly falling scores.
+ordered by score, ties by their lines; and one that is written has strictly falling scores.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,15 @@ from engine.entrypoints.files.reading import text_lines, wrong_line
 from engine.entrypoints.files.writing import written_whole
 from engine.errors import ConfigError
 
-_Line = tuple[float, int, str]
-"""(-score, rank, document): sorts best first."""
-
 
 def read_run(path: Path, dataset: EvaluationSet, *, skip_unknown: bool = False) -> tuple[Ranking, tuple[str, ...]]:
-    """The run's order for the queries of the set, and notes. Lines of other queries are passed over."""
-    lines: dict[str, dict[str, _Line]] = {}
+    """The run's order for the queries of the set, and notes. Lines of other queries are passed over.
+
+    Raises ``ConfigError`` with the number of the line that cannot be used.
+    """
+    scores: dict[str, dict[str, float]] = {}
     skipped, other = 0, 0
-    for number, line in text_lines(path):
-        if not line.strip():
-            continue
-        query, document, rank, score = _cells(path, number, line)
+    for number, (query, document, score) in _scored_documents(path):
         if query not in dataset.queries:
             other += 1
             continue
@@ -38,32 +35,48 @@ def read_run(path: Path, dataset: EvaluationSet, *, skip_unknown: bool = False) 
                 raise wrong_line(path, number, problem)
             skipped += 1
             continue
-        found = lines.setdefault(query, {})
+        found = scores.setdefault(query, {})
         if document in found:
             raise wrong_line(path, number, f"the document {document!r} was there before for query {query!r}.")
-        found[document] = (-score, rank, document)
-    if not lines:
+        found[document] = score
+    if not scores:
         problem = f": its {other} lines are about other queries" if other else ""
         raise ConfigError(f"{path} ranks no document for any judged query{problem}.")
     notes = [f"{skipped} lines of the run with unknown documents left out"] if skipped else []
-    if missing := len(dataset.queries) - len(lines):
+    if missing := len(dataset.queries) - len(scores):
         notes.append(f"{missing} judged queries are not in the run and count as zero")
-    return {query: [document for *_, document in sorted(found.values())] for query, found in lines.items()}, tuple(
-        notes
-    )
+    ranking = {query: sorted(found, key=lambda name: -found[name]) for query, found in scores.items()}
+    return ranking, tuple(notes)
 
 
-def _cells(path: Path, number: int, line: str) -> tuple[str, str, int, float]:
-    cells = line.split()
-    if len(cells) != 6:
-        raise wrong_line(path, number, f"'query Q0 document rank score tag' expected, got {len(cells)} columns.")
+class _Lines:
+    """The lines of a file as ir-measures takes them, with the number of the last one that it took."""
+
+    read = None
+    """That it is there tells ir-measures that this is a file, not the name of one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in text_lines(self._path):
+            self.number = number
+            yield line
+
+
+def _scored_documents(path: Path) -> Iterator[tuple[int, tuple[str, str, float]]]:
+    import ir_measures
+
+    lines = _Lines(path)
     try:
-        rank, score = int(cells[3]), float(cells[4])
-    except ValueError:
-        raise wrong_line(path, number, f"rank and score must be numbers, got {cells[3]!r} and {cells[4]!r}.") from None
-    if not math.isfinite(score):
-        raise wrong_line(path, number, f"the score is {cells[4]}.")
-    return cells[0], cells[2], rank, score
+        for scored in ir_measures.read_trec_run(lines):  # type: ignore[no-untyped-call]
+            if not math.isfinite(scored.score):
+                raise wrong_line(path, lines.number, f"the score is {scored.score}.")
+            yield lines.number, scored
+    except ValueError as error:
+        expected = "'query Q0 document rank score tag' expected, with a number as the score"
+        raise wrong_line(path, lines.number, f"{expected} ({error}).") from None
 
 
 def check_run_ids(ranking: Ranking) -> None:

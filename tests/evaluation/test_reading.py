@@ -166,9 +166,9 @@ def test_no_example(examples: Callable[..., Path]) -> None:
         read_examples(examples(""))
 
 
-def test_a_run_is_ordered_by_score_and_then_by_rank(beir: Path, tmp_path: Path) -> None:
+def test_a_run_is_ordered_by_score_and_then_by_line(beir: Path, tmp_path: Path) -> None:
     run = tmp_path / "first.run"
-    lines = ["q1 Q0 d4 3 1.5 x", "q1 Q0 d2 1 2 x", "q1 Q0 d1 2 1.5 x", "", "q4 Q0 d1 1 9 x", "q2\tQ0\td3\t1\t-1e3\tx"]
+    lines = ["q1 Q0 d1 2 1.5 x", "q1 Q0 d2 1 2 x", "q1 Q0 d4 3 1.5 x", "", "q4 Q0 d1 1 9 x", "q2\tQ0\td3\t1\t-1e3\tx"]
     run.write_text("\n".join(lines))
     found = first_stage(str(run), read_beir(beir), top_k=2)
     assert found.ranking == {"q1": ["d2", "d1"], "q2": ["d3"]}
@@ -178,8 +178,8 @@ def test_a_run_is_ordered_by_score_and_then_by_rank(beir: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (["q1 Q0 d1 1 2.0 x", "q1 Q0 d2 2 1.0"], "first.run:2: .*expected, got 5 columns"),
-        (["q1 Q0 d1 one 2.0 x"], "first.run:1: rank and score must be numbers, got 'one' and '2.0'"),
+        (["q1 Q0 d1 1 2.0 x", "q1 Q0 d2 2 1.0"], "first.run:2: 'query Q0 document rank score tag' expected"),
+        (["q1 Q0 d1 1 two x"], "first.run:1: .*with a number as the score .*'two'"),
         (["q1 Q0 d1 1 nan x"], "first.run:1: the score is nan"),
         (["q1 Q0 d1 1 2 x", "q1 Q0 d1 2 1 x"], "first.run:2: the document 'd1' was there before"),
         (["q1 Q0 dX 1 2 x"], "first.run:1: the document 'dX' is not in the corpus"),
