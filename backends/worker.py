@@ -17,7 +17,7 @@ from engine.backends.loading.adapter_files import load_adapters
 from engine.backends.loading.checkpoint import Checkpoint, open_model
 from engine.backends.loading.fit import check_fit
 from engine.backends.loading.parameters import Parameters
-from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights
+from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights, open_modules
 from engine.backends.measure.profiler import Profiler
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
@@ -146,7 +146,7 @@ class Worker:
         if self.config.model.load_format != "dummy":
             checkpoint = open_model(self.spec.path, self.spec.config, family.CHECKPOINT_PREFIX)
         quantization = _choose_quantization(self.config, checkpoint, backend, dtype)
-        tensors = None if checkpoint is None else checkpoint.tensors
+        tensors = None if checkpoint is None else {**checkpoint.tensors, **open_modules(self.spec.head)}
         if tensors is not None:
             limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
             size = self.group.size

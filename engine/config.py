@@ -43,7 +43,9 @@ class ModelConfig:
     max_model_len: int | None = None
     """Longest pair in tokens, template included. None: what the model was made for."""
     score_template: str = "auto"
-    """``auto`` (the model's own), ``none``, or the path of a template file."""
+    """``auto`` (the model's own), ``none``, the name of a built-in prompt, or the path of a template file."""
+    ignore_config_key: tuple[str, ...] = ()
+    """Keys of config.json (and ``base_model`` of README.md) that may be ignored although their meaning is not known."""
     instruction: str | None = None
     """Default instruction; None: the one of the model's template."""
     seed: int = 0

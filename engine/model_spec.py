@@ -9,9 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-HeadKind = Literal["from_2_way_softmax", "no_post_processing", "classifier", "embedding"]
+HeadKind = Literal["from_2_way_softmax", "no_post_processing", "expectation", "classifier", "modules", "embedding"]
 Pooling = Literal["last", "cls", "mean"]
-Activation = Literal["sigmoid", "identity", "softmax", "cosine"]
+Activation = Literal["sigmoid", "identity", "tanh", "softmax", "cosine", "dot"]
+DenseActivation = Literal["identity", "tanh", "gelu", "relu", "silu", "sigmoid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadModule:
+    """One module of sentence-transformers behind a pooling: its sizes, and the folder of its weights."""
+
+    kind: Literal["dense", "layer_norm", "normalize"]
+    folder: str = ""
+    in_features: int = 0
+    out_features: int = 0
+    bias: bool = True
+    activation: DenseActivation = "identity"
+    residual: Literal["no", "same", "linear"] = "no"
+    """What is added to the output: nothing, the input, or the input through a second linear layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,18 +34,33 @@ class HeadSpec:
     """How hidden states become a score.
 
     ``from_2_way_softmax``: w = lm_head[true] - lm_head[false] in fp32, token ids are (false, true).
-    ``no_post_processing``: w = lm_head[ids]. ``classifier``: the checkpoint's own head (``score.weight`` or
-    ``classifier.*``). ``embedding``: no head, pooled vectors are compared.
+    ``no_post_processing``: w = lm_head[ids]. ``expectation``: the same rows, and their place in the list, counted from
+    1, as the softmax over them expects it. ``classifier``: the checkpoint's own head (``score.weight`` or
+    ``classifier.*``). ``modules``: a pooled vector through the modules of sentence-transformers. ``embedding``: no
+    head, pooled vectors are compared.
     """
 
     kind: HeadKind
     token_ids: tuple[int, ...] = ()
     tokens: tuple[str, ...] = ()
     num_labels: int = 1
+    """Values a pair, once ``label_rows`` are applied."""
+    label_rows: tuple[int, ...] = ()
+    """Rows of a stored head with several labels that make the one value: (p,) row p, (n, p) row p minus row n. Empty:
+    the head is stored with ``num_labels`` rows."""
+    stored_labels: int = 0
+    """Rows of the stored head, where ``label_rows`` picks among them; 0: ``num_labels``."""
+    modules: tuple[HeadModule, ...] = ()
+    """Behind the pooling, in order; of ``modules`` and ``embedding``."""
     pooling: Pooling = "last"
     activation: Activation = "sigmoid"
     logit_mean: float = 0.0
     logit_sigma: float = 1.0
+
+    @property
+    def stored_rows(self) -> int:
+        """Rows of the head in the file."""
+        return self.stored_labels or self.num_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +80,16 @@ class ModelSpec:
     causal: bool
     """Left context only: prefixes can be shared and documents chunked."""
     template: str | None = None
-    """Name of the built-in prompt template, ``file:PATH``, or None for plain pair encoding."""
+    """Name of the built-in prompt template, ``file:PATH``, ``saved:FOLDER``, or None for plain pair encoding."""
+    known_template: str | None = None
+    """The built-in template that the model was published with, where that is known."""
     text_prompts: tuple[str, str] = ("", "")
     """Put before the query's text and before the document's by a bi-encoder."""
+    pair_prompt: str | None = None
+    """Put before the query of a pair in the tokenizer's own form, unless a call gives another one as its instruction;
+    None: such pairs take no instruction."""
+    lower_case: bool = False
+    """Texts are put into lower case before the tokenizer sees them."""
     use_sep_token: bool = False
     """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int

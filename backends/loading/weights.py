@@ -21,6 +21,7 @@ from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, f
 from engine.backends.loading.source import QuantizedTensor, Shaped, Source
 from engine.errors import ModelLoadError
 from engine.kernels.groups import GroupedRows
+from engine.model_spec import HeadSpec
 from engine.ranges import Range, append_range
 
 HARMLESS_ENDINGS = ("rotary_emb.inv_freq", "position_ids", ".masked_bias", ".attn.bias")
@@ -41,6 +42,16 @@ def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
             )
         tensors[name] = info
     return tensors
+
+
+def open_modules(head: HeadSpec) -> dict[str, TensorInfo]:
+    """Tensors of the saved modules behind the pooling, by the names that ``SavedModules`` asks for."""
+    return {
+        f"modules.{number}.{name}": info
+        for number, module in enumerate(head.modules)
+        if module.folder
+        for name, info in find_tensors(Path(module.folder)).items()
+    }
 
 
 def check_tensors(folder: str, slots: Sequence[Slot], tensors: Mapping[str, Shaped]) -> None:

@@ -69,7 +69,7 @@ class Reference:
         if pair.token_type_ids is not None:
             inputs["token_type_ids"] = torch.tensor(pair.token_type_ids[None].astype(np.int64))
         if not self._head.token_ids:
-            row = self._model(**inputs).logits[0] + self._bias
+            row = self._combined(self._model(**inputs).logits[0] + self._bias)
         else:
             logits = self._model(**inputs, logits_to_keep=1).logits[0, -1]
             picked = logits[list(self._head.token_ids)]
@@ -80,6 +80,13 @@ class Reference:
         """(D,): a text's hidden states, pooled as the checkpoint says."""
         hidden = self._model(input_ids=torch.tensor(ids[None].astype(np.int64))).last_hidden_state[0]
         return {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1]}[self._head.pooling]
+
+    def _combined(self, row: torch.Tensor) -> torch.Tensor:
+        """Two labels as one, as the engine reads them."""
+        rows = self._head.label_rows
+        if not rows:
+            return row
+        return row[rows[-1:]] - row[rows[0]] if len(rows) == 2 else row[list(rows)]
 
     def ids_of(self, text: str) -> list[int]:
         """The whole prompt tokenised at once, special tokens being what it spells."""

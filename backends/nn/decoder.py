@@ -67,8 +67,8 @@ class Decoder:
         read = self.last_layer(stream, batch, pool, self.rotary)
         if read is None:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
-        if self.head.kind == "embedding":
-            return self._pooled(*read)
+        if self.head.pools:
+            return self.head.modules(self._pooled(*read))
         return self.ops.score(*read, self.norm, self.shape.eps, *self.head.state)
 
     def _pooled(self, delta: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:

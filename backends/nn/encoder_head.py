@@ -15,16 +15,11 @@ import torch.nn.functional as F
 
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.adapters import AdaptableHead
+from engine.backends.nn.saved_modules import SavedModules, combine_labels, exact_gelu
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
 from engine.kernels.ranges import expand_ranges
 from engine.model_spec import ModelSpec
-
-
-def exact_gelu(x: torch.Tensor) -> torch.Tensor:
-    """x Phi(x), written out: on Ascend torch's own ``gelu`` always computes the tanh form."""
-    return 0.5 * x * (1 + torch.erf(x * 0.5**0.5))
-
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
@@ -49,7 +44,7 @@ class HeadNames:
 
 
 class EncoderHead(AdaptableHead):
-    """(R, D) -> (R, O) logits, or the vectors themselves for a model without a head."""
+    """(R, D) -> (R, O) logits, or the vectors, through saved modules, for a model without a head of its own."""
 
     state: dict[str, torch.Tensor]
     """The tensors on the device, once ``finish`` was called."""
@@ -57,15 +52,19 @@ class EncoderHead(AdaptableHead):
     def __init__(self, params: Parameters, spec: ModelSpec, hidden: int, eps: float, names: HeadNames) -> None:
         self.names, self.eps, self.device = names, eps, params.device
         self.tensors: dict[str, torch.Tensor] = {}
-        self.num_outputs = hidden
-        if spec.head.kind == "embedding":
+        self.label_rows = spec.head.label_rows
+        self.modules = SavedModules(params, spec.head, hidden, spec.path)
+        self.num_outputs = self.modules.num_outputs
+        if spec.head.kind in ("embedding", "modules"):
+            params.skip(f"{names.dense}.", f"{names.out}.", *([f"{names.norm}."] if names.norm else []))
             return
         if names.activation not in ACTIVATIONS:
             raise ModelLoadError(
                 f"{spec.path}: the head's activation {names.activation!r} is not supported; supported are "
                 f"{', '.join(ACTIVATIONS)}"
             )
-        self.num_outputs = num_labels = spec.head.num_labels
+        self.num_outputs = spec.head.num_labels
+        num_labels = spec.head.stored_rows
         shapes: dict[str, tuple[int, ...]] = {
             f"{names.dense}.weight": (hidden, hidden),
             f"{names.out}.weight": (num_labels, hidden),
@@ -77,16 +76,21 @@ class EncoderHead(AdaptableHead):
         self.tensors = {name: params.exact(name, shape) for name, shape in shapes.items()}
 
     def finish(self) -> None:
-        """After the last tensor was read."""
+        """Called after the last tensor was read."""
+        self.modules.finish()
         self.state = self.derive(self.tensors)
 
     def derive(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        out = f"{self.names.out}."
+        return {
+            name: (combine_labels(tensor, self.label_rows) if name.startswith(out) else tensor).to(self.device)
+            for name, tensor in tensors.items()
+        }
 
     def __call__(self, read: torch.Tensor) -> torch.Tensor:
         x, names, tensors = read.float(), self.names, self.state
         if not tensors:
-            return x
+            return self.modules(x)
         x = F.linear(x, tensors[f"{names.dense}.weight"], tensors.get(f"{names.dense}.bias"))
         x = ACTIVATIONS[names.activation](x)
         if names.norm:

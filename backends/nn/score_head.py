@@ -14,6 +14,7 @@ import torch
 
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.adapters import AdaptableHead
+from engine.backends.nn.saved_modules import SavedModules, combine_labels
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
 
@@ -28,7 +29,7 @@ class Vectors(NamedTuple):
 
 
 class ScoreHead(AdaptableHead):
-    """(R, O) logits, or pooled vectors for a model without a head."""
+    """(R, O) logits, or pooled vectors, through saved modules, for a model without a head of its own."""
 
     state: Vectors
     """Once ``finish`` was called."""
@@ -40,8 +41,11 @@ class ScoreHead(AdaptableHead):
         self.device = params.device
         self.tensors: dict[str, torch.Tensor] = {}
         self._copy: torch.Tensor | None = None
-        self.num_outputs = hidden
-        if self.kind == "embedding":
+        self.label_rows = spec.head.label_rows
+        self.modules = SavedModules(params, spec.head, hidden, spec.path)
+        self.num_outputs = self.modules.num_outputs
+        if self.pools:
+            params.skip("score.")
             return
         if self.kind == "classifier":
             self.num_outputs = spec.head.num_labels
@@ -51,8 +55,13 @@ class ScoreHead(AdaptableHead):
             self.num_outputs = 1 if self.kind == "from_2_way_softmax" else len(self.rows)
             self._from_token_rows(params, spec, (vocab_size, hidden), embedding, tied)
 
+    @property
+    def pools(self) -> bool:
+        """Whether the head takes pooled vectors: they are compared, or go through saved modules."""
+        return self.kind in ("embedding", "modules")
+
     def _from_classifier(self, params: Parameters, spec: ModelSpec, hidden: int) -> None:
-        num_labels = spec.head.num_labels
+        num_labels = spec.head.stored_rows
         stored = params.shape_in_checkpoint(SCORE)
         if stored is not None and stored[0] != num_labels:
             raise ModelLoadError(
@@ -83,7 +92,8 @@ class ScoreHead(AdaptableHead):
             self._copy = params.exact_rows(LM_HEAD, shape, token_ids)
 
     def finish(self, folder: str) -> None:
-        """After the last tensor was read."""
+        """Called after the last tensor was read."""
+        self.modules.finish()
         if self._copy is not None and not torch.equal(self._copy, self.tensors[LM_HEAD]):
             raise ModelLoadError(
                 f"{folder} says tie_word_embeddings=true, but its {LM_HEAD} differs from the embedding; one of them is "
@@ -93,10 +103,12 @@ class ScoreHead(AdaptableHead):
         self.state = self.derive(self.tensors)
 
     def derive(self, tensors: Mapping[str, torch.Tensor]) -> Vectors:
-        if self.kind == "embedding":
+        if self.pools:
             return Vectors(torch.empty(0), None)
         bias = tensors.get(SCORE_BIAS)
         vectors = tensors[SCORE] if self.kind == "classifier" else tensors[LM_HEAD]
+        vectors = combine_labels(vectors, self.label_rows)
+        bias = None if bias is None else combine_labels(bias, self.label_rows)
         if self.kind == "from_2_way_softmax":
             no, yes = vectors
             vectors = (yes - no).unsqueeze(0)

@@ -1,17 +1,16 @@
-"""Tables of what is known about models: families by ``model_type``, and published rerankers by name.
+"""The families of networks, by ``model_type``. A new one is a row here and a file in ``backends/models/``.
 
-A new family or reranker is a new entry here (and, for a family, a file in ``backends/models/``), not a new branch.
+Published models, which are rows too, stand in ``published.toml``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.errors import ConfigError
-from engine.model_spec import Activation, HeadKind, Pooling
+from engine.model_spec import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +45,6 @@ class BodySizes:
     head_dim: int
     vocab_size: int
     num_token_types: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A published reranker that is stored as a language model: how its head and its prompt are made."""
-
-    name: str
-    model_type: str
-    pattern: re.Pattern[str]
-    """Found in the model's name or files (``CheckpointFiles.evidence``)."""
-    method: HeadKind
-    tokens: tuple[str, ...]
-    template: str
-    activation: Activation = "sigmoid"
 
 
 def _decoder(body: str, *, head_dim: int | None = None) -> Family:
@@ -139,57 +124,9 @@ def position_limit(model_type: str, config: Mapping[str, Any]) -> int | None:
     return max(positions - offset, int(original * float(scaling.get("factor") or 1)))
 
 
-# The first match counts, so the narrow ones come before the wide ones.
-RECIPES: tuple[Recipe, ...] = (
-    Recipe(
-        name="zerank-2",
-        model_type="qwen3",
-        pattern=re.compile(r"zerank", re.IGNORECASE),
-        method="no_post_processing",
-        tokens=("Yes",),
-        template="zerank-2",
-        activation="identity",
-    ),
-    Recipe(
-        name="Qwen3-Reranker",
-        model_type="qwen3",
-        pattern=re.compile(r'rerank|text-ranking|answer can only be "yes" or "no"', re.IGNORECASE),
-        method="from_2_way_softmax",
-        tokens=("no", "yes"),
-        template="qwen3-reranker",
-    ),
-    Recipe(
-        name="mxbai-rerank-v2",
-        model_type="qwen2",
-        pattern=re.compile(r"mxbai-rerank", re.IGNORECASE),
-        method="from_2_way_softmax",
-        tokens=("0", "1"),
-        template="mxbai-rerank-v2",
-    ),
-    Recipe(
-        name="bge-reranker-v2-gemma",
-        model_type="gemma",
-        pattern=re.compile(r"bge-reranker-v2-gemma", re.IGNORECASE),
-        method="no_post_processing",
-        tokens=("Yes",),
-        template="bge-reranker-v2-gemma",
-    ),
-)
-
 Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model"]
 TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
 """How an architecture's name ends. The last two have no head: they embed."""
-
-
-def find_recipe(model_type: str, evidence: dict[str, str]) -> tuple[Recipe, str] | None:
-    """The published reranker that the evidence speaks of, and where it does."""
-    for recipe in RECIPES:
-        if recipe.model_type != model_type:
-            continue
-        for place, text in evidence.items():
-            if recipe.pattern.search(text):
-                return recipe, place
-    return None
 
 
 def supported() -> str:

@@ -5,6 +5,7 @@ What a file holds is data: ``auto_map`` and everything else that names code is d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -12,15 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+import yaml
+from tokenizers import Tokenizer, normalizers
 
 from engine.checkpoint.gguf.folder import TOKENIZER_PROBLEM
 from engine.checkpoint.gguf.names import stored_tensors
 from engine.checkpoint.safetensors_header import StoredTensor, check_fetched
 from engine.errors import ModelLoadError
 
-METADATA = ("config_sentence_transformers.json", "1_LogitScore")
-"""Evidence that says a model is a reranker, but not which."""
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 
 
@@ -30,7 +30,9 @@ class CheckpointFiles:
 
     folder: Path
     name: str
-    """As the user named the model: its name tells what it is."""
+    """As the user named the model."""
+    root: Path | None = None
+    """Of the repository, where README.md lies; None: ``folder``, which is elsewhere only in old chains of modules."""
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON object, or None where there is no such file."""
@@ -44,6 +46,11 @@ class CheckpointFiles:
         if not isinstance(value, dict):
             raise ModelLoadError(f"{path} must hold a JSON object, not {type(value).__name__}.")
         return {key: item for key, item in value.items() if key not in _CODE_KEYS}
+
+    @property
+    def label(self) -> str:
+        """What errors and the log call the model."""
+        return self.name or self.folder.name
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -62,56 +69,43 @@ class CheckpointFiles:
         return self.json("config_sentence_transformers.json") or {}
 
     @cached_property
-    def modules(self) -> list[dict[str, Any]]:
-        """Of Sentence-Transformers' ``modules.json``, in order; empty where there is none."""
-        path = self.folder / "modules.json"
+    def remote_code(self) -> dict[str, str]:
+        """``auto_map`` of config.json: the classes, of files beside the weights, that are the model for its authors."""
+        stored = json.loads((self.folder / "config.json").read_bytes()).get("auto_map")
+        return {str(k): str(v) for k, v in stored.items()} if isinstance(stored, dict) else {}
+
+    @cached_property
+    def _card(self) -> tuple[str, str]:
+        """README.md: the metadata at its head, and the text below."""
+        path = (self.root or self.folder) / "README.md"
         if not path.is_file():
-            return []
-        try:
-            stored = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
-        return [module for module in stored if isinstance(module, dict)] if isinstance(stored, list) else []
+            return "", ""
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found = re.match(r"\ufeff?---\s*\n(.*?)(?:^|\n)---\s*(?:\n|$)", text, re.DOTALL)
+        return (found[1], text[found.end() :]) if found else ("", text)
 
     @cached_property
-    def logit_score(self) -> tuple[int | None, int] | None:
-        """(false, true) token ids of a Sentence-Transformers ``LogitScore`` module."""
-        module = self.json("1_LogitScore/config.json")
-        if module is None:
-            return None
-        true_id, false_id = module.get("true_token_id"), module.get("false_token_id")
-        if not isinstance(true_id, int) or not isinstance(false_id, int | None):
-            raise ModelLoadError(f"{self.folder / '1_LogitScore/config.json'} must hold integer token ids.")
-        return false_id, true_id
+    def readme(self) -> dict[str, Any]:
+        """``base_model`` and ``model-index`` of README.md's metadata; nothing else of it is read.
 
-    @cached_property
-    def evidence(self) -> dict[str, str]:
-        """Texts that tell which published model this is, by where they were found.
-
-        Of a path only the last part counts (or the repository's in the hub's cache): a folder of rerankers may well
-        hold a chat model.
+        A model index may hold thousands of results, so only the names in it are looked at.
         """
-        readme, cross_encoder = self._readme(), self.cross_encoder.get("model_type")
-        template = self.tokenizer_config.get("chat_template")
-        found = {
-            "its name": Path(self.name).name,
-            "its folder": self.folder.parts[-3] if "snapshots" in self.folder.parts[-2:-1] else self.folder.name,
-            "config.json": Path(str(self.config.get("_name_or_path") or "")).name,
-            "README.md": readme,
-            "its chat template": template if isinstance(template, str) else "",
-            METADATA[0]: "cross-encoder reranker" if cross_encoder == "CrossEncoder" else "",
-            METADATA[1]: "reranker" if self.logit_score is not None else "",
-        }
-        return {place: text for place, text in found.items() if text}
+        metadata, found = self._card[0], dict[str, Any]()
+        for block in re.split(r"(?m)^(?=[\w-]+:)", metadata):
+            key = block.partition(":")[0]
+            if key == "base_model":
+                with contextlib.suppress(yaml.YAMLError):
+                    found[key] = yaml.safe_load(block)[key]
+            elif key == "model-index":
+                names = re.findall(r"(?m)^ {0,2}- name: *(.+?) *$", block)
+                found[key] = [{"name": name.strip("'\"")} for name in names]
+        return found
 
-    def _readme(self) -> str:
-        """Base model, task and first heading: the text below may well speak of other models."""
-        path = self.folder / "README.md"
-        if not path.is_file():
-            return ""
-        text = path.read_text(encoding="utf-8", errors="replace")[:20_000]
-        kept = re.findall(r"(?m)^(?:base_model|pipeline_tag):.*(?:\n\s*- .*)*", text.split("\n#", 1)[0])
-        return "\n".join([*kept, *re.findall(r"(?m)^# .*", text)[:1]])
+    @cached_property
+    def readme_title(self) -> str:
+        """The first heading of README.md, whole."""
+        found = re.search(r"(?m)^# +(.+?)\s*#*$", self._card[1])
+        return found[1].strip() if found else ""
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -119,8 +113,12 @@ class CheckpointFiles:
         return stored_tensors(self.folder)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json``, without the padding and truncation that some files carry."""
+def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Tokenizer:
+    """The tokenizer of ``tokenizer.json``, without the padding and truncation that some files carry.
+
+    ``lower_case``: texts are put into lower case before anything else. Raises ``ModelLoadError`` for a file that is
+    missing or damaged.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         problem = folder / TOKENIZER_PROBLEM
@@ -138,4 +136,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ModelLoadError(f"{path}, a file of {size:,} bytes, cannot be read as a tokenizer: {error}.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if lower_case:
+        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer

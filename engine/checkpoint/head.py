@@ -1,169 +1,324 @@
-"""Which head a checkpoint gets: rows of its language model head, or its own classifier, and the activation after it."""
+"""Which head a checkpoint gets: token rows of its language model head, its own classifier, saved modules, or none."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from tokenizers import Tokenizer
 
-from engine.checkpoint.embedding import embedding_head, is_embedding
-from engine.checkpoint.families import Family, Recipe, Task
-from engine.checkpoint.files import METADATA, CheckpointFiles
+from engine.checkpoint.authority import Authority, Statement, strongest
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.embedding import HEADLESS, embedding_head
+from engine.checkpoint.identity import README
+from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
 from engine.checkpoint.overrides import METHODS
-from engine.errors import ConfigError, ModelLoadError
-from engine.model_spec import Activation, HeadKind, HeadSpec
+from engine.checkpoint.published_models import Published, published_models
+from engine.checkpoint.saved_template import same_as_built_in
+from engine.checkpoint.score_range import resolve_range
+from engine.checkpoint.suggestions import how_to_say_it
+from engine.errors import ConfigError, ModelLoadError, StartupError
+from engine.model_spec import HeadKind, HeadSpec
 
 logger = logging.getLogger(__name__)
 
-_POSITIVE = {"yes", "true", "1", "relevant"}
-_NEGATIVE = {"no", "false", "0", "irrelevant"}
-_TORCH_ACTIVATIONS: dict[str, Activation] = {
-    "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Sigmoid": "sigmoid",
-    "torch.nn.modules.activation.Softmax": "softmax",
-}
+_WHERE = "hf_overrides.classifier_from_token"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What the decisions below look at."""
+class Tokens:
+    """A head of the language model's rows: [false, true] or those that count, as texts or as ids."""
 
-    files: CheckpointFiles
-    tokenizer: Tokenizer
-    config: dict[str, Any]
-    """After overrides."""
-    family: Family
-    task: Task
-    recipe: Recipe | None
-    recipe_place: str
-    has_weights: bool
+    kind: HeadKind
+    tokens: tuple[str | int, ...]
 
     @property
-    def recipe_is_a_guess(self) -> bool:
-        """Only Sentence-Transformers' metadata told that this is a reranker: then they tell its activation too."""
-        return self.recipe_place in METADATA
-
-    @property
-    def label(self) -> str:
-        return self.files.name or self.files.folder.name
+    def names(self) -> str:
+        return " and ".join(f"id {token}" if isinstance(token, int) else repr(token) for token in self.tokens)
 
 
-def resolve_head(checkpoint: Checkpoint) -> HeadSpec:
-    """Token rows of the language model's head where tokens are known, the checkpoint's own classifier, or vectors."""
-    config = checkpoint.config
-    tokens = config.get("classifier_from_token")
-    method = config.get("method")
+Source = Tokens | Literal["classifier", "modules", "embedding"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head, and who said which and what its range is."""
+
+    spec: HeadSpec
+    place: str
+    range_place: str
+
+
+def resolve_head(checkpoint: Checkpoint) -> Head:
+    """By the strongest statement; ``ConfigError`` with the flags to use where nothing states it."""
+    stated: Statement[Source] | None = strongest(
+        _from_config(checkpoint, Authority.FLAG),
+        _from_chain(checkpoint),
+        _from_config(checkpoint, Authority.FILES),
+        _from_architecture(checkpoint),
+        _from_saved_prompt(checkpoint),
+        _from_table(checkpoint),
+        _from_asked_prompt(checkpoint),
+    )
+    if stated is None:
+        raise ConfigError(how_to_say_it(checkpoint), param="hf_overrides")
+    if isinstance(stated.value, Tokens):
+        if stated.authority is Authority.FILES:
+            _check_name(checkpoint, stated.value, stated.place)
+        return _token_head(checkpoint, stated.value, stated.place)
+    if stated.value == "classifier":
+        return _classifier_head(checkpoint, stated.place)
+    if stated.value == "modules":
+        return _modules_head(checkpoint, stated.place)
+    return Head(embedding_head(checkpoint), stated.place, stated.place)
+
+
+def _from_config(checkpoint: Checkpoint, authority: Authority) -> Statement[Source] | None:
+    """vLLM's keys, from the flag or as its converter saves them."""
+    is_flag = authority is Authority.FLAG
+    place, config = ("--hf-overrides", checkpoint.overrides) if is_flag else ("config.json", checkpoint.files.config)
+    tokens, method = config.get("classifier_from_token"), config.get("method")
     if config.get("is_original_qwen3_reranker"):
         method = method or "from_2_way_softmax"
         if tokens is None:
             raise ConfigError(
                 'is_original_qwen3_reranker needs its two tokens: add "classifier_from_token": ["no", "yes"].',
-                param="hf_overrides.classifier_from_token",
+                param=_WHERE,
             )
-    if tokens is not None:
-        if method is None:
-            raise ConfigError(
-                f"classifier_from_token needs a method: {' or '.join(METHODS)} (or is_original_qwen3_reranker).",
-                param="hf_overrides.method",
-            )
-        return _token_head(checkpoint, method, tokens)
-    if method is not None:
+    if tokens is None and method is None:
+        return None
+    if tokens is None:
+        raise ConfigError(f"The method {method} needs classifier_from_token.", param=_WHERE)
+    if not is_flag and not checkpoint.is_language_model:  # a record of how the stored classifier was made
+        return None
+    if method not in METHODS:
         raise ConfigError(
-            f"The method {method} needs classifier_from_token.", param="hf_overrides.classifier_from_token"
+            f"classifier_from_token needs a method: {' or '.join(METHODS)} (or is_original_qwen3_reranker).",
+            param="hf_overrides.method",
         )
-    if is_embedding(checkpoint.files, checkpoint.task):
-        return embedding_head(checkpoint.files, checkpoint.family, checkpoint.label)
-    if checkpoint.task == "ForSequenceClassification" and not _overridden_to_classify(checkpoint):
-        return _classifier_head(checkpoint)
-    if checkpoint.files.logit_score is not None:
-        return _logit_score_head(checkpoint, checkpoint.files.logit_score)
-    if checkpoint.recipe is not None:
-        return _token_head(checkpoint, checkpoint.recipe.method, checkpoint.recipe.tokens)
-    raise ConfigError(_no_evidence(checkpoint), param="hf_overrides")
+    return Statement(Tokens(method, tuple(tokens)), authority, f"classifier_from_token of {place}")
 
 
-def _overridden_to_classify(checkpoint: Checkpoint) -> bool:
-    """The files hold a language model, and only the override calls it a classifier."""
-    stored = checkpoint.files.config.get("architectures") or [""]
-    return str(stored[0]).endswith("ForCausalLM")
+def _from_chain(checkpoint: Checkpoint) -> Statement[Source] | None:
+    chain = checkpoint.chain
+    if chain is None:
+        return None
+    if chain.logit_score is not None:
+        score = chain.logit_score
+        ids = (score.true_id,) if score.false_id is None else (score.false_id, score.true_id)
+        kind: HeadKind = "no_post_processing" if score.false_id is None else "from_2_way_softmax"
+        return Statement(Tokens(kind, ids), Authority.FILES, score.place)
+    place = "modules.json"
+    if not chain.is_cross_encoder:
+        return Statement("embedding", Authority.FILES, place)
+    return Statement("modules" if chain.pooling else "classifier", Authority.FILES, place)
 
 
-def _no_evidence(checkpoint: Checkpoint) -> str:
-    body = checkpoint.family.body
-    return (
-        f"{checkpoint.label} is a language model ({body}ForCausalLM), and nothing in its name or files says that it is "
-        "a reranker. If it is one, name the tokens of its answer, for example --hf_overrides "
-        f'\'{{"architectures": ["{body}ForSequenceClassification"], "classifier_from_token": ["no", "yes"], '
-        '"method": "from_2_way_softmax"}\'.'
-    )
+def _from_architecture(checkpoint: Checkpoint) -> Statement[Source] | None:
+    if checkpoint.chain is not None:
+        return None
+    if checkpoint.task in HEADLESS:
+        if checkpoint.metadata.get("model_type") == "CrossEncoder":
+            raise ModelLoadError(
+                f"{checkpoint.label} is a {checkpoint.architecture}, which has no head, and "
+                "config_sentence_transformers.json calls it a CrossEncoder: its modules.json is missing, which says "
+                "what follows the network. Download the whole checkpoint."
+            )
+        return Statement("embedding", Authority.FILES, "config.json")
+    if checkpoint.task == "ForSequenceClassification" and not checkpoint.is_language_model:
+        return Statement("classifier", Authority.FILES, "config.json")
+    return None
 
 
-def _token_head(checkpoint: Checkpoint, method: HeadKind, tokens: Sequence[str]) -> HeadSpec:
-    where = "hf_overrides.classifier_from_token"
+def _from_saved_prompt(checkpoint: Checkpoint) -> Statement[Source] | None:
+    """A chat template that is a published prompt word for word: it says which answer the model was asked for."""
+    name = same_as_built_in(checkpoint.files)
+    return None if name is None else _of_prompt(name, checkpoint, Authority.FILES, "its chat template, the prompt")
+
+
+def _from_table(checkpoint: Checkpoint) -> Statement[Source] | None:
+    identity = checkpoint.identity
+    tokens = _tokens_of(identity.model) if identity else None
+    if identity is None or tokens is None:
+        return None
+    return Statement(tokens, Authority.PUBLISHED, f"what is published of {identity.id}")
+
+
+def _from_asked_prompt(checkpoint: Checkpoint) -> Statement[Source] | None:
+    """``--score-template NAME`` names a prompt that asks for certain answers."""
+    name = checkpoint.asked_prompt
+    return None if name is None else _of_prompt(name, checkpoint, Authority.USUAL, "--score-template")
+
+
+def _of_prompt(name: str, checkpoint: Checkpoint, authority: Authority, place: str) -> Statement[Source] | None:
+    """The tokens of the models that are published with this prompt, where they agree."""
+    found = {
+        _tokens_of(model)
+        for model in published_models()
+        if model.template == name
+        and checkpoint.family.body in {a.removesuffix("ForCausalLM") for a in model.architectures}
+    } - {None}
+    tokens = found.pop() if len(found) == 1 else None
+    return None if tokens is None else Statement(tokens, authority, f"{place} {name}")
+
+
+def _tokens_of(model: Published) -> Tokens | None:
+    kind = model.head_kind
+    return None if kind is None else Tokens(kind, model.tokens or model.token_ids)
+
+
+def _check_name(checkpoint: Checkpoint, tokens: Tokens, place: str) -> None:
+    """The checkpoint names a published model whose answer is another one than the files'.
+
+    README.md was written about these files, so one of the two is wrong; a folder may be called anything.
+    """
+    identity = checkpoint.identity
+    theirs = _tokens_of(identity.model) if identity else None
+    if identity is None or theirs is None:
+        return
+    ours_ids, their_ids = _ids(checkpoint.tokenizer, tokens.tokens, place), _ids_or_none(checkpoint, theirs)
+    if ours_ids == their_ids:
+        return
+    ours = " and ".join(repr(checkpoint.tokenizer.id_to_token(i)) for i in ours_ids)
+    said = f"{place} scores by {ours}, and {identity.place} names {identity.id}, which scores by {theirs.names}"
+    if README in identity.place:
+        raise ConfigError(
+            f"{checkpoint.label} contradicts itself: {said}. Correct one of the two; or decide with --hf-overrides "
+            "(classifier_from_token and method), or with --ignore-config-key base_model, which leaves README.md out.",
+            param="model",
+        )
+    logger.warning("%s: its files say otherwise than its name, and they count: %s.", checkpoint.label, said)
+
+
+def _ids_or_none(checkpoint: Checkpoint, tokens: Tokens) -> tuple[int, ...] | None:
+    """None where the vocabulary has no such tokens."""
+    try:
+        return _ids(checkpoint.tokenizer, tokens.tokens, "")
+    except StartupError:
+        return None
+
+
+def _token_head(checkpoint: Checkpoint, choice: Tokens, place: str) -> Head:
+    if not checkpoint.family.causal:
+        raise ConfigError(
+            f"{checkpoint.architecture} predicts no next token, so {place} cannot be its head.", param=_WHERE
+        )
+    method, tokens = choice.kind, choice.tokens
     if method == "from_2_way_softmax" and len(tokens) != 2:
         raise ConfigError(
             f"from_2_way_softmax needs two tokens, [false, true], and classifier_from_token has {len(tokens)}.",
-            param=where,
+            param=_WHERE,
         )
-    ids = [_token_id(checkpoint.tokenizer, token, where) for token in tokens]
+    ids = _ids(checkpoint.tokenizer, tokens, place)
+    texts = [
+        str(checkpoint.tokenizer.id_to_token(i)) if isinstance(t, int) else t for t, i in zip(tokens, ids, strict=True)
+    ]
     if method == "from_2_way_softmax":
-        if ids[0] == ids[1]:
-            raise ConfigError(f"Both tokens of classifier_from_token are {tokens[0]!r}.", param=where)
-        if tokens[0].strip().lower() in _POSITIVE and tokens[1].strip().lower() in _NEGATIVE:
-            logger.warning(
-                "classifier_from_token is [%r, %r], but the order is [false, true]: "
-                "as it stands, relevant documents get low scores.",
-                *tokens,
-            )
-    num_labels = 1 if method == "from_2_way_softmax" else len(tokens)
-    return HeadSpec(
+        _check_two(texts, ids)
+    num_labels = 1 if method in ("from_2_way_softmax", "expectation") else len(tokens)
+    if num_labels > 1:
+        raise ConfigError(
+            f"{checkpoint.label} gives {num_labels} values a pair ({', '.join(texts)}), and a score is one value. Name "
+            "one token, or two with the method from_2_way_softmax.",
+            param=_WHERE,
+        )
+    stated = resolve_range(checkpoint)
+    spec = HeadSpec(
         kind=method,
-        token_ids=tuple(ids),
-        tokens=tuple(tokens),
-        num_labels=num_labels,
+        token_ids=ids,
+        tokens=tuple(texts),
         pooling=checkpoint.family.pooling,
-        activation=_activation(checkpoint, num_labels),
-        logit_mean=float(checkpoint.config.get("logit_mean") or 0.0),
-        logit_sigma=float(checkpoint.config.get("logit_sigma") or 1.0),
+        activation=stated.value.activation,
+        logit_mean=stated.value.mean,
+        logit_sigma=stated.value.sigma,
     )
+    return Head(spec, place, stated.place)
 
 
-def _token_id(tokenizer: Tokenizer, token: str, where: str) -> int:
+def _check_two(texts: Sequence[str], ids: Sequence[int]) -> None:
+    if ids[0] == ids[1]:
+        raise ConfigError(f"Both tokens of classifier_from_token are {texts[0]!r}.", param=_WHERE)
+    if texts[0].strip().lower() in POSITIVE and texts[1].strip().lower() in NEGATIVE:
+        logger.warning(
+            "classifier_from_token is [%r, %r], but the order is [false, true]: "
+            "as it stands, relevant documents get low scores.",
+            *texts,
+        )
+
+
+def _ids(tokenizer: Tokenizer, tokens: Sequence[str | int], place: str) -> tuple[int, ...]:
+    return tuple(_token_id(tokenizer, token, place) for token in tokens)
+
+
+def _token_id(tokenizer: Tokenizer, token: str | int, place: str) -> int:
+    if isinstance(token, int):
+        if tokenizer.id_to_token(token) is None:
+            raise ModelLoadError(f"{place} names the token id {token}, which is no token here.")
+        return token
     token_id: int | None = tokenizer.token_to_id(token)
     if token_id is None:
         ids = tokenizer.encode(token, add_special_tokens=False).ids
         if len(ids) != 1:  # one id: the text has another spelling inside the vocabulary, such as Ġyes for ' yes'
             raise ConfigError(
-                f"classifier_from_token: {token!r} is not one token of the vocabulary but {len(ids)}.", param=where
+                f"{place}: {token!r} is not one token of the vocabulary but {len(ids)}.",
+                param=_WHERE,
             )
         token_id = int(ids[0])
     return token_id
 
 
-def _logit_score_head(checkpoint: Checkpoint, ids: tuple[int | None, int]) -> HeadSpec:
-    tokens = []
-    for token_id in ids:
-        token = None if token_id is None else checkpoint.tokenizer.id_to_token(token_id)
-        if token is not None:
-            tokens.append(token)
-        elif token_id is not None:
-            raise ModelLoadError(f"1_LogitScore/config.json names the token id {token_id}, which is no token here.")
-    return _token_head(checkpoint, "no_post_processing" if ids[0] is None else "from_2_way_softmax", tokens)
-
-
-def _classifier_head(checkpoint: Checkpoint) -> HeadSpec:
-    num_labels = _num_labels(checkpoint)
-    return HeadSpec(
+def _classifier_head(checkpoint: Checkpoint, place: str) -> Head:
+    stored = _num_labels(checkpoint)
+    rows = rows_of_labels(checkpoint, stored)
+    stated = resolve_range(checkpoint, num_labels=1 if len(rows) == 1 else stored)
+    spec = HeadSpec(
         kind="classifier",
-        num_labels=num_labels,
+        label_rows=rows,
+        stored_labels=stored,
         pooling=checkpoint.config.get("classifier_pooling") or checkpoint.family.pooling,
-        activation=_activation(checkpoint, num_labels),
-        logit_mean=float(checkpoint.config.get("logit_mean") or 0.0),
-        logit_sigma=float(checkpoint.config.get("logit_sigma") or 1.0),
+        activation=stated.value.activation,
+        logit_mean=stated.value.mean,
+        logit_sigma=stated.value.sigma,
     )
+    return Head(spec, place, stated.place)
+
+
+def _modules_head(checkpoint: Checkpoint, place: str) -> Head:
+    chain = checkpoint.chain
+    assert chain is not None
+    assert chain.pooling is not None
+    if checkpoint.family.causal and chain.pooling != "last":
+        raise ConfigError(
+            f"{checkpoint.label} pools a decoder's tokens by {chain.pooling}, which is not supported; lasttoken is.",
+            param="model",
+        )
+    sizes = [module.out_features for module in chain.modules if module.kind == "dense"]
+    stored = sizes[-1] if sizes else 0
+    if not chain.modules or chain.modules[-1].kind != "dense":
+        raise ConfigError(
+            f"modules.json of {checkpoint.label} makes scores of something else than a Dense.", param="model"
+        )
+    if stored > 1 and (chain.modules[-1].activation != "identity" or chain.modules[-1].residual != "no"):
+        raise ConfigError(
+            f"The last module of {checkpoint.label} gives {stored} values and has an activation of its own, so they "
+            "cannot become one score.",
+            param="model",
+        )
+    rows = rows_of_labels(checkpoint, stored)
+    stated = resolve_range(checkpoint, num_labels=1 if len(rows) == 1 else stored)
+    spec = HeadSpec(
+        kind="modules",
+        label_rows=rows,
+        stored_labels=stored,
+        modules=chain.modules,
+        pooling=chain.pooling,
+        activation=stated.value.activation,
+        logit_mean=stated.value.mean,
+        logit_sigma=stated.value.sigma,
+    )
+    return Head(spec, place, stated.place)
 
 
 def _num_labels(checkpoint: Checkpoint) -> int:
@@ -178,43 +333,13 @@ def _num_labels(checkpoint: Checkpoint) -> int:
     stored = next((tensors[name].shape[0] for name in names if name in tensors and tensors[name].shape), None)
     if checkpoint.has_weights and stored is None:
         raise ModelLoadError(
-            f"{checkpoint.label} calls itself {checkpoint.config['architectures'][0]}, but its files hold no "
+            f"{checkpoint.label} is to be read as a classifier ({checkpoint.architecture}), but its files hold no "
             f"{' or '.join(names)}. Is it an original checkpoint? Then its language model head can be used: "
             'give "classifier_from_token" and "method" in --hf_overrides.'
         )
     if declared is not None and stored is not None and declared != stored:
         raise ModelLoadError(
             f"config.json declares {declared} label(s) ({field}), but {names[0]} has {stored} row(s). "
-            f"Correct it with --hf_overrides '{{\"num_labels\": {stored}}}'."
+            f"Correct it with --hf-overrides '{{\"num_labels\": {stored}}}'."
         )
     return stored or declared or 1
-
-
-def _activation(checkpoint: Checkpoint, num_labels: int) -> Activation:
-    """In order: the problem type, the metadata of config.json, the recipe, the metadata beside it, the default."""
-    default: Activation = "sigmoid" if num_labels < 2 else "softmax"
-    config = checkpoint.config
-    problem = config.get("problem_type")
-    if problem is not None:
-        return {"regression": "identity", "multi_label_classification": "sigmoid"}.get(problem, default)  # type: ignore[return-value]
-    metadata = config.get("sentence_transformers")
-    for name in (
-        metadata.get("activation_fn") if isinstance(metadata, dict) else None,
-        config.get("sbert_ce_default_activation_function"),
-    ):
-        if name is not None:
-            return _torch_activation(name)
-    name = checkpoint.files.cross_encoder.get("activation_fn")
-    if checkpoint.recipe is not None and num_labels == 1 and not (name and checkpoint.recipe_is_a_guess):
-        return checkpoint.recipe.activation
-    return default if name is None else _torch_activation(name)
-
-
-def _torch_activation(name: Any) -> Activation:
-    if name not in _TORCH_ACTIVATIONS:
-        raise ConfigError(
-            f"The model asks for the activation {name!r}. These are supported: {', '.join(_TORCH_ACTIVATIONS)}. "
-            "Set another with hf_overrides.sentence_transformers.activation_fn.",
-            param="hf_overrides.sentence_transformers",
-        )
-    return _TORCH_ACTIVATIONS[name]

@@ -1,8 +1,8 @@
 """From a configured model to a ``ModelSpec``: what the checkpoint is, which head it gets, how its prompts look.
 
-No flags are needed: an original Qwen3-Reranker is stored as a plain language model, and is recognised by its name and
-files. Where the evidence is missing the load stops and says what to pass, since a reranker with the wrong head or
-without its template gives scores that look like scores. Everything is checked before any weight is read.
+Each decision is made by the strongest statement about it (``authority.py``). Where nobody states it the load stops and
+says what to pass, since a reranker with the wrong head or without its template gives scores that look like scores.
+Everything is checked before any weight is read.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.embedding import max_text_len, text_prompts
-from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, find_recipe, position_limit, supported
+from engine.checkpoint.chain import METADATA, read_chain
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.embedding import HEADLESS, text_prompts
+from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
-from engine.checkpoint.head import Checkpoint, resolve_head
+from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
+from engine.checkpoint.identity import identify
 from engine.checkpoint.overrides import apply_overrides
-from engine.checkpoint.saved_template import SAVED, has_saved_template, load_saved
+from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
-from engine.model_spec import HeadSpec, ModelSpec
-from engine.prompts.published import TEMPLATES
+from engine.model_spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -29,43 +31,69 @@ _UNLIMITED = 10**9
 
 
 def resolve_model(config: ModelConfig) -> ModelSpec:
-    """Understand the checkpoint, or say in one sentence why not."""
+    """Understand the checkpoint, or say in one sentence why not (``ConfigError``, ``ModelLoadError``)."""
     _check_adapters(config)
-    folder = resolve_folder(config.model, config.revision)
-    tokenizer_folder = resolve_folder(config.tokenizer, config.tokenizer_revision) if config.tokenizer else folder
-    files = CheckpointFiles(folder, config.model)
-    has_weights = config.load_format != "dummy"
-    if has_weights and not files.tensors:
-        raise ModelLoadError(f"{folder}: its safetensors files hold no tensors.")
-    hf_config = apply_overrides(files.config, config.hf_overrides)
-    family, task, architecture = _family(hf_config, folder)
-    recipe, place = find_recipe(hf_config["model_type"], files.evidence) or (None, "")
-    tokenizer = load_tokenizer(tokenizer_folder)
-    checkpoint = Checkpoint(files, tokenizer, hf_config, family, task, recipe, place, has_weights)
-
-    vocab_size = _vocab_size(checkpoint)
+    root = resolve_folder(config.model, config.revision)
+    checkpoint = open_checkpoint(config, root)
+    tokenizer_folder = _tokenizer_folder(config, checkpoint.files.folder)
     head = resolve_head(checkpoint)
-    _check_scorable(checkpoint, head)
-    is_embedding = head.kind == "embedding"
-    template = None if is_embedding else _template(checkpoint, config.score_template)
+    is_embedding = head.spec.kind == "embedding"
+    prompt = (
+        Prompt(None, False, None, "") if is_embedding else resolve_prompt(checkpoint, config.score_template, head.spec)
+    )
     max_model_len = _max_model_len(checkpoint, config.max_model_len)
+    identity, chain = checkpoint.identity, checkpoint.chain
     spec = ModelSpec(
-        name=config.model or folder.name,
-        path=str(folder),
+        name=config.model or root.name,
+        path=str(checkpoint.files.folder),
         tokenizer_path=str(tokenizer_folder),
-        model_type=hf_config["model_type"],
-        config=hf_config,
-        head=head,
-        causal=family.causal,
-        template=template,
-        text_prompts=text_prompts(files) if is_embedding and config.score_template != "none" else ("", ""),
-        use_sep_token=_use_sep_token(checkpoint, head),
+        model_type=checkpoint.config["model_type"],
+        config=checkpoint.config,
+        head=head.spec,
+        causal=checkpoint.family.causal,
+        template=prompt.template,
+        known_template=identity.model.template if identity else None,
+        text_prompts=text_prompts(checkpoint) if is_embedding and config.score_template != "none" else ("", ""),
+        pair_prompt=prompt.pair_prompt,
+        lower_case=chain is not None and chain.transformer.lower_case,
+        use_sep_token=prompt.use_sep_token,
         max_model_len=max_model_len,
-        vocab_size=vocab_size,
-        decision=_decision(checkpoint, architecture, head, template, max_model_len),
+        vocab_size=_vocab_size(checkpoint),
+        decision=_decision(checkpoint, head, prompt, max_model_len),
     )
     logger.info("%s", spec.decision)
     return spec
+
+
+def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
+    """Everything that the decisions look at, read and checked for itself."""
+    metadata = CheckpointFiles(root, config.model).json(METADATA) or {}
+    chain = read_chain(root, metadata, is_decided="classifier_from_token" in config.hf_overrides)
+    files = CheckpointFiles(chain.transformer.folder if chain else root, config.model, root)
+    if config.load_format != "dummy" and not files.tensors:
+        raise ModelLoadError(f"{files.folder}: its safetensors files hold no tensors.")
+    hf_config = apply_overrides(files.config, config.hf_overrides)
+    family, task = _family(hf_config, files.folder)
+    stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
+    checkpoint = Checkpoint(
+        files=files,
+        tokenizer=load_tokenizer(_tokenizer_folder(config, files.folder)),
+        config=hf_config,
+        overrides=dict(config.hf_overrides),
+        metadata=metadata,
+        family=family,
+        task=task,
+        identity=identify(files, stored, config.ignore_config_key),
+        chain=chain,
+        has_weights=config.load_format != "dummy",
+        asked_prompt=asked_built_in(config.score_template),
+    )
+    _check_task(checkpoint)
+    return checkpoint
+
+
+def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
+    return resolve_folder(config.tokenizer, config.tokenizer_revision) if config.tokenizer else folder
 
 
 def _check_adapters(config: ModelConfig) -> None:
@@ -80,7 +108,7 @@ def _check_adapters(config: ModelConfig) -> None:
             raise ConfigError(f"--lora-modules {name}={path}: the model itself has this name.", param="lora_modules")
 
 
-def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task, str]:
+def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise ModelLoadError(f'{folder / "config.json"} names no architecture ("architectures": [...]).')
@@ -95,78 +123,35 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task, str]:
         )
     if not family.causal and task == "ForCausalLM":
         raise ConfigError(f"{architecture} is not a reranker: it has no classification head.", param="model")
-    return family, task, architecture
+    return family, task
 
 
-def _check_scorable(checkpoint: Checkpoint, head: HeadSpec) -> None:
-    """One value a pair, or vectors to compare."""
-    files, label, count = checkpoint.files, checkpoint.label, head.num_labels
-    if checkpoint.task == "ForMaskedLM" and not files.modules:
+def _check_task(checkpoint: Checkpoint) -> None:
+    """The architecture is one that can score pairs, or embed."""
+    if checkpoint.task == "ForMaskedLM" and checkpoint.chain is None:
         raise ConfigError(
-            f"{label} fills gaps in texts ({checkpoint.config['architectures'][0]}): it has no head for pairs, and no "
+            f"{checkpoint.label} fills gaps in texts ({checkpoint.architecture}): it has no head for pairs, and no "
             "modules.json says that it embeds. Serve a checkpoint that was trained to rank, such as one that ends in "
             f"{checkpoint.family.body}ForSequenceClassification.",
             param="model",
         )
-    if head.kind == "embedding" or count == 1:
-        return
-    names = head.tokens or tuple(str(name) for name in (checkpoint.config.get("id2label") or {}).values())
-    raise ConfigError(
-        f"{label} gives {count} values a pair ({', '.join(names) or 'labels without names'}), and a score is one "
-        "value. Serve a checkpoint with one label. Two labels become one without loss: keep row 1 minus row 0 of the "
-        "classifier's weight and bias as its only row, and set num_labels to 1.",
-        param="model",
-    )
-
-
-def _template(checkpoint: Checkpoint, score_template: str) -> str | None:
-    if score_template not in ("auto", "none"):
-        if not checkpoint.family.causal:
-            raise ConfigError(
-                f"{checkpoint.config['architectures'][0]} encodes pairs with its tokenizer and takes no template.",
-                param="score_template",
-            )
-        path = Path(score_template).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"--score-template is auto, none or the path of a file, and there is no file {score_template}.",
-                param="score_template",
-            )
-        return f"file:{path.resolve()}"
-    if score_template == "none" or not checkpoint.family.causal:
-        return None
-    if has_saved_template(checkpoint.files):
-        return _saved_or_known(checkpoint)
-    if checkpoint.recipe is None:
-        logger.warning(
-            "%s: no template is known for this model, so query and document are joined as they are. "
-            "If it was trained with one, give it with --score-template.",
-            checkpoint.label,
+    chain = checkpoint.chain
+    reads_logits = chain is not None and chain.transformer.task == "text-generation"
+    if reads_logits and checkpoint.task in HEADLESS:
+        raise ConfigError(
+            f"modules.json of {checkpoint.label} reads the next token of a language model, and config.json calls it a "
+            f"{checkpoint.architecture}, which predicts none. Correct one of the two.",
+            param="model",
         )
-        return None
-    return checkpoint.recipe.template
-
-
-def _saved_or_known(checkpoint: Checkpoint) -> str:
-    """The template that lies beside the weights; by its published name where it is that one word for word."""
-    folder = checkpoint.files.folder.resolve()
-    recipe = checkpoint.recipe
-    if recipe is not None and load_saved(folder).says_the_same(TEMPLATES[recipe.template]):
-        return recipe.template
-    return f"{SAVED}{folder}"
-
-
-def _use_sep_token(checkpoint: Checkpoint, head: HeadSpec) -> bool:
-    if not checkpoint.family.causal:
-        return head.kind != "embedding"
-    stated = checkpoint.config.get("use_sep_token")
-    return bool(stated) if stated is not None else head.kind == "classifier"
 
 
 def _max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
+    """As asked; else what the chain says, or what is published, within what the network can read."""
     limit = _position_limit(checkpoint)
     if asked is None:
-        return limit
+        chain, identity = checkpoint.chain, checkpoint.identity
+        stated = chain.transformer.max_len if chain else identity.model.max_len if identity else None
+        return min(limit, stated or limit)
     if not 1 <= asked <= limit:
         raise ConfigError(
             f"--max-model-len {asked} is not possible: {checkpoint.label} was made for 1 to {limit} tokens.",
@@ -176,16 +161,15 @@ def _max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
 
 
 def _position_limit(checkpoint: Checkpoint) -> int:
-    config = checkpoint.config
+    config, family = checkpoint.config, checkpoint.family
     limit = position_limit(config["model_type"], config)
     if limit is None:
         stated = config.get("max_position_embeddings")
         raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
-    if not checkpoint.family.causal:  # a decoder's tokenizer states the length of its largest sibling
+    if not family.causal or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:
             limit = min(limit, int(stated))
-        limit = min(limit, max_text_len(checkpoint.files) or limit)
     return limit
 
 
@@ -203,20 +187,27 @@ def _vocab_size(checkpoint: Checkpoint) -> int:
     return size
 
 
-def _decision(
-    checkpoint: Checkpoint, architecture: str, head: HeadSpec, template: str | None, max_model_len: int
-) -> str:
+def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len: int) -> str:
+    """One line for the log: what was decided, and who said so."""
+    spec, identity = head.spec, checkpoint.identity
     how = {
         "from_2_way_softmax": "head = lm_head[{1!r}] - lm_head[{0!r}]",
-        "no_post_processing": "head = lm_head rows of " + ", ".join(repr(token) for token in head.tokens),
-        "classifier": f"head = its own classifier of {head.num_labels} label(s)",
-        "embedding": f"no head, a bi-encoder: query and document are embedded one by one ({head.pooling} pooling)",
-    }[head.kind].format(*head.tokens)
-    ids = f" (ids {', '.join(map(str, head.token_ids))})" if head.token_ids else ""
-    known = f", recognised as {checkpoint.recipe.name} by {checkpoint.recipe_place}" if checkpoint.recipe else ""
-    plain = "pairs by the tokenizer" if _use_sep_token(checkpoint, head) else "query and document joined"
-    prompt = template or ("the texts alone" if head.kind == "embedding" else plain)
+        "no_post_processing": "head = lm_head[{0!r}]",
+        "expectation": "head = the place among " + ", ".join(repr(token) for token in spec.tokens) + " as expected",
+        "classifier": f"head = its own classifier of {spec.stored_rows} label(s)",
+        "modules": f"head = {spec.pooling} pooling and {len(spec.modules)} module(s)",
+        "embedding": f"no head, query and document are embedded apart ({spec.pooling} pooling)",
+    }[spec.kind].format(*spec.tokens)
+    ids = f" (ids {', '.join(map(str, spec.token_ids))})" if spec.token_ids else ""
+    known = ""
+    if identity is not None:
+        known = f", {'made from' if identity.is_base else 'known as'} {identity.id} by {identity.place}"
+    scaled = f"(logit - {spec.logit_mean:g}) / {spec.logit_sigma:g}"
+    calibrated = f" of {scaled}" if (spec.logit_mean, spec.logit_sigma) != (0.0, 1.0) else ""
+    plain = "pairs by the tokenizer" if prompt.use_sep_token else "query and document joined"
+    text = prompt.template or ("the texts alone" if spec.kind == "embedding" else plain)
+    by = f" by {prompt.place}" if prompt.place else ""
     return (
-        f"{checkpoint.label}: {architecture}{known}; {how}{ids}, {head.activation}; "
-        f"prompt {prompt}; up to {max_model_len} tokens."
+        f"{checkpoint.label}: {checkpoint.architecture}{known}; {how}{ids} by {head.place}; "
+        f"{spec.activation}{calibrated} by {head.range_place}; prompt {text}{by}; up to {max_model_len} tokens."
     )

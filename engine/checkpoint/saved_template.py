@@ -1,8 +1,9 @@
-"""The prompt that Sentence-Transformers saved with a CrossEncoder: a chat template for the roles query and document.
+"""The prompt that lies beside the weights: a chat template for the roles query and document.
 
-``sentence_bert_config.json`` says that the model reads messages, and with which arguments its template is called; the
-template itself lies beside it. An instruction is a system message, as there, or a variable where the template shows
-none; ``default_prompt_name`` names the usual one.
+Sentence-transformers says in ``sentence_bert_config.json`` that a model reads messages, and with which arguments its
+template is called. Without that file, a chat template that shows messages of these two roles, and of no others, is one
+as well; what it says is found out by rendering it, not by reading its words. An instruction is a system message, or a
+variable where the template shows none; ``default_prompt_name`` names the usual one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from engine.checkpoint.files import CheckpointFiles
 from engine.errors import ConfigError, ModelLoadError
 from engine.prompts.jinja import JinjaSource, from_jinja
+from engine.prompts.published import TEMPLATES
 from engine.prompts.template import Template
 
 SAVED = "saved:"
@@ -24,11 +26,30 @@ _OURS = ("chat_template", "restore_suffix", "padding", "truncation", "max_length
 """Arguments that never reach the template."""
 
 
-def has_saved_template(files: CheckpointFiles) -> bool:
-    return "message" in _modalities(files)
+def has_role_template(files: CheckpointFiles) -> bool:
+    """Whether the chat template is one for pairs: it shows query and document, and says nothing of other roles."""
+    text = _template_text(files, "default")
+    if text is None:
+        return False
+    source = JinjaSource(text, "The chat template", _special_tokens(files) | {"add_generation_prompt": False}, False)
+    for structured in (False, True):
+        pair = replace(source, structured=structured)
+        if pair.shows_pair() and not replace(pair, roles=("first", "second")).shows_pair():
+            return True
+    return False
+
+
+def same_as_built_in(files: CheckpointFiles) -> str | None:
+    """The built-in template that the saved one is word for word; None where it is another, or none for pairs."""
+    chain_says = "message" in _modalities(files)
+    if not chain_says and not has_role_template(files):
+        return None
+    saved = load_saved(files.folder)
+    return next((name for name, template in TEMPLATES.items() if saved.says_the_same(template)), None)
 
 
 def load_saved(folder: Path) -> Template:
+    """The template beside the weights; raises ``ModelLoadError`` or ``ConfigError`` where it is missing or wrong."""
     files = CheckpointFiles(folder, folder.name)
     settings = files.json("sentence_bert_config.json") or {}
     given = (settings.get("processing_kwargs") or {}).get("chat_template") or {}
@@ -45,8 +66,7 @@ def load_saved(folder: Path) -> Template:
     values = _special_tokens(files) | {"add_generation_prompt": False}
     values |= {name: value for name, value in given.items() if name not in _OURS}
     source = JinjaSource(text, f"The chat template of {folder}", values, keep_newline=False, system_instruction=True)
-    message_format = _modalities(files)["message"].get("format", "auto")
-    template = _first_that_works(source, message_format)
+    template = _first_that_works(source, (_modalities(files).get("message") or {}).get("format", "auto"))
     return replace(template, default_instruction=_default_prompt(files) or template.default_instruction)
 
 

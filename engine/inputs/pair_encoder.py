@@ -26,7 +26,8 @@ _TEXTS_PER_BATCH = 512
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two texts, checked, with the prompt that goes around them (None: the tokenizer's pair form)."""
+    """Two texts, checked, with the prompt that goes around them (None: the tokenizer's pair form, in which the
+    instruction stands before the query)."""
 
     query: str
     document: str
@@ -155,7 +156,7 @@ class TokenizerPairs:
         self._causal = causal
 
     def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
-        texts = [(pair.query, pair.document) for pair in pairs]
+        texts = [(pair.instruction + pair.query, pair.document) for pair in pairs]
         return [self._draft(encoding) for encoding in encode_all(self._tokenizer, texts, special=True)]
 
     def _draft(self, encoding: Any) -> Draft:

@@ -46,7 +46,8 @@ class InputProcessor:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         self.max_model_len = spec.max_model_len
         self._vocab_size = spec.vocab_size
-        self._tokenizer = load_tokenizer(Path(spec.tokenizer_path))
+        self._tokenizer = load_tokenizer(Path(spec.tokenizer_path), lower_case=spec.lower_case)
+        self._pair_prompt = spec.pair_prompt
         self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
         make_plain(self._tokenizer, list(self._compiled.values()))
         guard = SpecialIdGuard(self._tokenizer)
@@ -80,26 +81,28 @@ class InputProcessor:
         """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
         if not spec.causal or spec.head.kind == "embedding":
             return None, None, {}
-        template = load_template(spec.template, official=_official(spec))
+        template = load_template(spec.template, official=spec.known_template)
         chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
         preformatted = Preformatted(QWEN3_RERANKER) if chat else None
         instructed = [template.with_instruction] if template.with_instruction else []
         known = [template, *instructed, *(preformatted.templates if preformatted else [])]
         compiled = {one: compile_prompt(one, self._tokenizer) for one in dict.fromkeys(known)}
-        if spec.template is None:
-            compiled[template] = surround(compiled[template], self._tokenizer)
+        for one in (template, *instructed):
+            if spec.template is None or one.between_specials:
+                compiled[one] = surround(compiled[one], self._tokenizer)
         as_pair = spec.template is None and spec.use_sep_token
         return None if as_pair else compiled[template], preformatted, compiled
 
     def _default_instruction(self, config: ModelConfig) -> str:
         if config.instruction and not self._takes_instruction:
             raise ConfigError("This model's prompt has no place for an instruction.", param="instruction")
-        return config.instruction or (self._prompt.template.default_instruction if self._prompt else "")
+        own = self._prompt.template.default_instruction if self._prompt else self._pair_prompt
+        return config.instruction or own or ""
 
     @property
     def _takes_instruction(self) -> bool:
         prompt = self._prompt_with("any")
-        return prompt is not None and prompt.takes_instruction
+        return self._pair_prompt is not None if prompt is None else prompt.takes_instruction
 
     def _prompt_with(self, instruction: str) -> CompiledPrompt | None:
         """Some models have another prompt for calls that give an instruction."""
@@ -374,8 +377,3 @@ def _takes_types(spec: ModelSpec) -> bool:
     """The model tells query and document apart by token types, and its tokenizer makes them."""
     names = CheckpointFiles(Path(spec.tokenizer_path), spec.name).tokenizer_config.get("model_input_names")
     return num_token_types(spec.model_type, spec.config) > 1 and (names is None or "token_type_ids" in names)
-
-
-def _official(spec: ModelSpec) -> str | None:
-    """The built-in template that a template file for this model is compared with."""
-    return QWEN3_RERANKER.name if spec.model_type == "qwen3" else None

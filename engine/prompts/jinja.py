@@ -17,6 +17,8 @@ _MARKED = re.compile("\ue000(" + "|".join(Placeholder) + ")\ue001")
 """Private-use characters: no template contains them, and Jinja's filters for text leave them alone."""
 _MARKS = {placeholder: f"\ue000{placeholder}\ue001" for placeholder in Placeholder}
 
+_RENDER_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
+
 
 @dataclass(frozen=True)
 class JinjaSource:
@@ -33,9 +35,32 @@ class JinjaSource:
     """The instruction comes as a system message, not as a variable."""
     structured: bool = False
     """A message's content is a list of typed parts, not a string."""
+    roles: tuple[str, str] = ("query", "document")
+    """Of the messages that hold the two texts of a pair."""
+
+    def shows_pair(self) -> bool:
+        """Whether both texts of a pair of these roles appear in it, each once; False where it cannot be rendered."""
+        try:
+            found = _MARKED.findall(self._rendered([], {"query": "", "document": ""}))
+        except _RENDER_ERRORS:
+            return False
+        return sorted(found) == [Placeholder.DOCUMENT, Placeholder.QUERY]
 
     def render(self, instruction: str | None) -> str:
         """With marks; ``instruction`` None: as for a call that gives none."""
+        before, values = [], dict[str, Any]()
+        if instruction is not None and self.system_instruction:
+            before = [self._message("system", instruction)]
+        elif instruction is not None:
+            values = {"instruction": instruction, "instruct": instruction}
+        try:
+            return self._rendered(before, values)
+        except _RENDER_ERRORS as error:
+            if instruction is None:
+                return ""  # the template wants an instruction with every call
+            raise ConfigError(f"{self.name} cannot be rendered: {error}.", param="score_template") from error
+
+    def _rendered(self, before: list[dict[str, Any]], values: Mapping[str, Any]) -> str:
         environment = ImmutableSandboxedEnvironment(
             keep_trailing_newline=self.keep_newline,
             trim_blocks=True,
@@ -44,18 +69,9 @@ class JinjaSource:
         )
         environment.globals["raise_exception"] = _raise
         query, document = _MARKS[Placeholder.QUERY], _MARKS[Placeholder.DOCUMENT]
-        messages = [self._message("query", query), self._message("document", document)]
-        values = {**self.values, "query": query, "document": document}
-        if instruction is not None and self.system_instruction:
-            messages.insert(0, self._message("system", instruction))
-        elif instruction is not None:
-            values |= {"instruction": instruction, "instruct": instruction}
-        try:
-            return environment.from_string(self.text).render(**values, messages=messages)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            if instruction is None:
-                return ""  # the template wants an instruction with every call
-            raise ConfigError(f"{self.name} cannot be rendered: {error}.", param="score_template") from error
+        pair = [self._message(role, text) for role, text in zip(self.roles, (query, document), strict=True)]
+        given = {**self.values, "query": query, "document": document, **values}
+        return environment.from_string(self.text).render(**given, messages=[*before, *pair])
 
     def _message(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if self.structured else text}

@@ -41,14 +41,26 @@ class Template:
     parts: tuple[tuple[Piece, ...], ...]
     default_instruction: str = ""
     with_instruction: Template | None = None
-    """Used instead for a call that gives an instruction. None: ``parts`` has its placeholder, or it takes none."""
+    """Used instead for a call that gives an instruction; None: ``parts`` has its placeholder, or it takes none."""
+    between_specials: bool = False
+    """Whether the tokenizer's own special tokens go around it, as around any text (Llama and Mistral: BOS before)."""
 
     @classmethod
     def of(
-        cls, name: str, *parts: str, default_instruction: str = "", with_instruction: tuple[str, ...] | None = None
+        cls,
+        name: str,
+        *parts: str,
+        default_instruction: str = "",
+        with_instruction: tuple[str, ...] | None = None,
+        between_specials: bool = False,
     ) -> Template:
-        other = cls.of(f"{name}, with instruction", *with_instruction) if with_instruction else None
-        return cls(name, tuple(split_placeholders(part) for part in parts), default_instruction, other)
+        """A template from texts with ``{query}``, ``{document}`` and ``{instruction}``, one text a part."""
+        other = None
+        if with_instruction:
+            other = cls.of(f"{name}, with instruction", *with_instruction, between_specials=between_specials)
+        return cls(
+            name, tuple(split_placeholders(part) for part in parts), default_instruction, other, between_specials
+        )
 
     def says_the_same(self, other: Template) -> bool:
         """The same text, however it is cut into parts."""

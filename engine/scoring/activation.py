@@ -11,12 +11,26 @@ import numpy as np
 from engine.errors import InvalidRequestError
 from engine.model_spec import HeadSpec
 
+PROBABILITIES = ("sigmoid", "softmax")
+"""Activations whose scores are probabilities: nothing but them lies in 0..1 whatever the model."""
+
+
+def expectation(values: np.ndarray) -> np.ndarray:
+    """(P, O) logits of the answers 1 to O -> (P, 1): the answer as the softmax over them expects it."""
+    wide = values.astype(np.float64)
+    weights = np.exp(wide - wide.max(axis=1, keepdims=True))
+    answers = np.arange(1, values.shape[1] + 1)
+    expected: np.ndarray = (weights @ answers) / weights.sum(axis=1)
+    return expected[:, None].astype(np.float32)
+
 
 def logits_of(values: np.ndarray, head: HeadSpec) -> np.ndarray:
     """(P, O) values of the head -> (P,) fp32 logits, calibrated where the model says so.
 
     Raises ``InvalidRequestError`` for a model with several labels.
     """
+    if head.kind == "expectation":
+        values = expectation(values)
     if values.shape[1] != 1:
         raise InvalidRequestError(
             f"Scoring is only possible with one label per pair, and this model has {values.shape[1]}. "
@@ -31,7 +45,9 @@ def logits_of(values: np.ndarray, head: HeadSpec) -> np.ndarray:
 def activate(logits: np.ndarray, head: HeadSpec) -> np.ndarray:
     """(P,) logits -> (P,) scores in float64: beyond a logit of 17 an fp32 sigmoid would already be exactly 1."""
     wide = logits.astype(np.float64)
-    if head.activation in ("identity", "cosine"):
+    if head.activation == "tanh":
+        return np.tanh(wide)
+    if head.activation not in PROBABILITIES:
         return wide
     # One label: the softmax of a 2-way head was folded into its weights and is this sigmoid too.
     # exp of a negative number only: no overflow at either end.

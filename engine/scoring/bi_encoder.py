@@ -1,4 +1,4 @@
-"""Pairs of a bi-encoder: the core computes the vector of each distinct text once, and a score is the cosine of two.
+"""Pairs of a bi-encoder: the core computes the vector of each distinct text once, and a score compares two.
 
 Both ends of a call's trip number the texts the same way, from the pairs alone, so nothing but the texts travels.
 """
@@ -30,10 +30,11 @@ def distinct_texts(pairs: Sequence[EncodedPair]) -> tuple[list[np.ndarray], list
     return texts, sides
 
 
-class Cosines:
-    """Takes vectors of texts in any order, and gives the cosines of the pairs that they complete."""
+class Similarities:
+    """Takes vectors of texts in any order, and gives the cosines of the pairs that they complete, or dot products."""
 
-    def __init__(self, pairs: Sequence[EncodedPair]) -> None:
+    def __init__(self, pairs: Sequence[EncodedPair], *, dot: bool = False) -> None:
+        self._dot = dot
         texts, self._sides = distinct_texts(pairs)
         self._vectors: list[np.ndarray | None] = [None] * len(texts)
         self._pairs_of: dict[int, list[int]] = defaultdict(list)
@@ -46,15 +47,15 @@ class Cosines:
         return self._pairs_of[text]
 
     def add(self, texts: Sequence[int], vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
-        """(n,) numbers of texts and their (n, H) vectors -> the completed pairs and their (m,) fp32 cosines."""
+        """(n,) numbers of texts and their (n, H) vectors -> the completed pairs and their (m,) fp32 similarities."""
         touched: dict[int, None] = {}
         for text, vector in zip(texts, vectors.astype(np.float64), strict=True):
-            self._vectors[text] = vector / max(float(np.linalg.norm(vector)), _TINY)
+            self._vectors[text] = vector if self._dot else vector / max(float(np.linalg.norm(vector)), _TINY)
             touched |= dict.fromkeys(self._pairs_of[text])
-        done, cosines = [], []
+        done, similarities = [], []
         for index in touched:
             query, document = (self._vectors[text] for text in self._sides[index])
             if query is not None and document is not None:
                 done.append(index)
-                cosines.append(float(query @ document))
-        return done, np.array(cosines, np.float32)
+                similarities.append(float(query @ document))
+        return done, np.array(similarities, np.float32)

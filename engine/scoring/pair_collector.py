@@ -11,7 +11,7 @@ from engine.messages import CallStats, EngineCoreOutput
 from engine.model_spec import HeadSpec
 from engine.request import EncodedPair
 from engine.scoring.activation import logits_of
-from engine.scoring.bi_encoder import Cosines
+from engine.scoring.bi_encoder import Similarities
 
 
 class PairCollector:
@@ -19,7 +19,9 @@ class PairCollector:
 
     def __init__(self, head: HeadSpec, pairs: Sequence[EncodedPair]) -> None:
         self._head = head
-        self._cosines = Cosines(pairs) if pairs and pairs[0].bi_encoder else None
+        self._similarities = (
+            Similarities(pairs, dot=head.activation == "dot") if pairs and pairs[0].bi_encoder else None
+        )
         self.logits = np.full(len(pairs), np.nan, np.float32)
         """(P,) fp32; NaN until the pair is scored."""
         self.errors: dict[int, EngineError] = {}
@@ -36,14 +38,14 @@ class PairCollector:
         """The pairs that this output scored. Raises ``InvalidRequestError`` for a model with several labels."""
         self.stats = output.stats or self.stats
         for index, error in output.errors.items():
-            for pair in [index] if self._cosines is None else self._cosines.pairs_of(index):
+            for pair in [index] if self._similarities is None else self._similarities.pairs_of(index):
                 self.errors[pair] = error.rebuilt()
         if not len(output.indices):
             return []
-        if self._cosines is None:
+        if self._similarities is None:
             indices, logits = output.indices.tolist(), logits_of(output.values, self._head)
         else:
-            indices, logits = self._cosines.add(output.indices.tolist(), output.values)
+            indices, logits = self._similarities.add(output.indices.tolist(), output.values)
         self.logits[indices] = logits
         finite = np.isfinite(logits)
         for i in np.flatnonzero(~finite).tolist():

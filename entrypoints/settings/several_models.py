@@ -13,7 +13,7 @@ from engine.errors import ConfigError
 
 OWN = (
     *("tokenizer", "revision", "tokenizer_revision", "served_model_name", "hf_overrides", "max_model_len"),
-    *("score_template", "instruction", "lora_modules"),
+    *("score_template", "ignore_config_key", "instruction", "lora_modules"),
 )
 """Settings of the first model that the others do not share."""
 

@@ -163,7 +163,7 @@ def test_vectors_in_any_order_and_texts_that_fail() -> None:
 
 @pytest.mark.parametrize(
     ("pooling", "more", "message"),
-    [("max", (), "pools its tokens by max"), ("mean", ("Dense",), "a module Dense behind the network")],
+    [("max", (), "it pools tokens by max"), ("mean", ("CNN",), "module 2 is a CNN, which is not executed")],
 )
 def test_what_cannot_be_pooled_says_so(tmp_path: Path, pooling: str, more: tuple[str, ...], message: str) -> None:
     folder = add_modules(save_random(tmp_path, "BertModel", "bert", **ENCODER), pooling, {}, *more)

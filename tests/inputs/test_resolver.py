@@ -14,6 +14,7 @@ from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
 from engine.model_spec import ModelSpec
+from tests.support.chains import token_id
 from tests.support.checkpoints import QWEN3_OVERRIDES, make_bert
 
 Make = Callable[..., Path]
@@ -33,11 +34,6 @@ def change_config(folder: Path, **changes: Any) -> None:
     write(folder, "config.json", {key: value for key, value in config.items() if value is not ...})
 
 
-def token_id(folder: Path, token: str) -> int:
-    vocab: dict[str, int] = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    return vocab[token]
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_original_reranker_needs_no_flags(small: Make, tied: bool, caplog: pytest.LogCaptureFixture) -> None:
     folder = small(tied=tied)
@@ -51,7 +47,7 @@ def test_an_original_reranker_needs_no_flags(small: Make, tied: bool, caplog: py
     assert spec.causal
     assert spec.max_model_len == 40960
     assert caplog.messages == [spec.decision]
-    assert "recognised as Qwen3-Reranker by README.md" in spec.decision
+    assert "known as Qwen/Qwen3-Reranker-0.6B by the title of README.md" in spec.decision
     assert "lm_head['yes'] - lm_head['no']" in spec.decision
 
 
@@ -63,40 +59,6 @@ def test_the_published_overrides_decide_the_same(small: Make) -> None:
     assert overridden.config["architectures"] == ["Qwen3ForSequenceClassification"]
     unnamed = small(name=None)
     assert resolve(unnamed, hf_overrides=QWEN3_OVERRIDES).head == plain.head
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "place"),
-    [
-        ("README.md", "---\npipeline_tag: text-ranking\n---\n# Something", "README.md"),
-        ("README.md", "---\nbase_model:\n- Qwen/Qwen3-Reranker-4B\n---\n# Something", "README.md"),
-        ("tokenizer_config.json", {"chat_template": 'x the answer can only be "yes" or "no". y'}, "its chat template"),
-        ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}, "config_sentence_transformers.json"),
-    ],
-)
-def test_evidence(small: Make, name: str, value: Any, place: str) -> None:
-    folder = small(name=None)
-    write(folder, name, value)
-    assert f"recognised as Qwen3-Reranker by {place}" in resolve(folder).decision
-
-
-def test_evidence_in_names(small: Make, tmp_path: Path) -> None:
-    for parts in (("my-Reranker-v1",), ("models--me--qwen3-rerank", "snapshots", "abc")):
-        folder = small(name=None).rename(tmp_path / "moved")
-        target = tmp_path.joinpath("hub", *parts)
-        target.parent.mkdir(parents=True)
-        spec = resolve(folder.rename(target))
-    assert spec.template == "qwen3-reranker"
-
-
-def test_a_chat_model_is_not_taken_for_a_reranker(small: Make, tmp_path: Path) -> None:
-    folder = small(name=None)
-    (folder / "README.md").write_text("# Qwen3-0.6B\nFor ranking see Qwen3-Reranker.")
-    (tmp_path / "rerankers").mkdir()
-    folder = folder.rename(tmp_path / "rerankers" / "chat")
-    with pytest.raises(ConfigError, match="nothing in its name or files says") as caught:
-        resolve(folder)
-    assert '"classifier_from_token": ["no", "yes"]' in str(caught.value)
 
 
 def test_converted(small: Make) -> None:
@@ -131,22 +93,6 @@ def test_called_converted_but_is_not(small: Make) -> None:
 
 def test_sharded_converted_head_is_found(small: Make) -> None:
     assert resolve(small(converted=True, shards=3)).head.num_labels == 1
-
-
-def test_logit_score_module(small: Make) -> None:
-    folder = small(name=None)
-    yes, no = token_id(folder, "yes"), token_id(folder, "no")
-    write(folder, "1_LogitScore/config.json", {"true_token_id": yes, "false_token_id": no})
-    assert resolve(folder).head.token_ids == (no, yes)
-    write(folder, "1_LogitScore/config.json", {"true_token_id": yes, "false_token_id": None})
-    head = resolve(folder).head
-    assert (head.kind, head.token_ids, head.num_labels) == ("no_post_processing", (yes,), 1)
-    write(folder, "1_LogitScore/config.json", {"true_token_id": 10**6, "false_token_id": no})
-    with pytest.raises(ModelLoadError, match="is no token here"):
-        resolve(folder)
-    write(folder, "1_LogitScore/config.json", {"true_token_id": "yes"})
-    with pytest.raises(ModelLoadError, match="integer token ids"):
-        resolve(folder)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from engine.errors import ConfigError, ModelLoadError
 from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
 from tests.inputs.conftest import build
+from tests.support.chains import add_logit_score, token_id
 from tests.support.texts import TEXTS
 
 Make = Callable[..., Path]
@@ -61,6 +62,7 @@ def saved(small: Make) -> Make:
         message_format: str = "flat",
         prompts: dict[str, Any] | None = None,
         name: str | None = None,
+        answer: tuple[str, str] | None = None,
         **metadata: Any,
     ) -> Path:
         folder = small(name=name)
@@ -74,10 +76,8 @@ def saved(small: Make) -> Make:
             (folder / "chat_template.jinja").write_text(template)
         values = {"model_type": "CrossEncoder", **(prompts or {}), **metadata}
         (folder / "config_sentence_transformers.json").write_text(json.dumps(values))
-        (folder / "1_LogitScore").mkdir()
-        score = {"true_token_id": 900, "false_token_id": None}
-        (folder / "1_LogitScore" / "config.json").write_text(json.dumps(score))
-        return folder
+        false_id, true_id = (answer and (token_id(folder, token) for token in answer)) or (None, 900)
+        return add_logit_score(folder, true_id=true_id, false_id=false_id)
 
     return make
 
@@ -134,7 +134,7 @@ def test_typed_parts_and_special_tokens(saved: Make) -> None:
 
 
 def test_the_published_prompt_is_recognised_in_it(saved: Make, caplog: pytest.LogCaptureFixture) -> None:
-    folder = saved(QWEN3, name="Qwen/Qwen3-Reranker-0.6B")
+    folder = saved(QWEN3, name="Qwen/Qwen3-Reranker-0.6B", answer=("no", "yes"))
     assert resolve_model(ModelConfig(model=str(folder))).template == "qwen3-reranker"
     other = folder / "chat_template.jinja"
     other.write_text(QWEN3.replace("Query", "Question"))

@@ -27,8 +27,8 @@ QWEN_ADDED = (  # (text, special) with Qwen3's own flags; <think> is not a speci
 
 
 @lru_cache
-def qwen_tokenizer_json(vocab_size: int = 3000) -> str:
-    """Byte-level BPE as in Qwen3: NFC, Qwen2's split pattern, ``yes`` and ``no`` as single tokens."""
+def qwen_tokenizer_json(vocab_size: int = 3000, answers: tuple[str, ...] = ()) -> str:
+    """Byte-level BPE as in Qwen3: NFC, Qwen2's split pattern, ``yes``, ``no`` and ``answers`` as single tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -45,11 +45,12 @@ def qwen_tokenizer_json(vocab_size: int = 3000) -> str:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator([*TEXTS, *["yes\nno\n"] * 50], trainer)
+    lines = "".join(f"{answer}\n" for answer in answers)
+    tokenizer.train_from_iterator([*TEXTS, *[f"yes\nno\n{lines}"] * 50], trainer)
     for text, special in QWEN_ADDED:
         token = Added(text, special=special, normalized=False)
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
-    assert None not in (tokenizer.token_to_id("yes"), tokenizer.token_to_id("no"))
+    assert None not in [tokenizer.token_to_id(answer) for answer in ("yes", "no", *answers)]
     return tokenizer.to_str()
 
 

@@ -1,0 +1,226 @@
+"""The chain of modules that sentence-transformers saved: read from ``modules.json``, each from its own folder.
+
+A chain is the definition of a score: what it does is executed as saved, and what is not understood is refused by name.
+It begins with a Transformer. A cross-encoder ends with ``scores``: those of a classification head, of the modules
+behind a pooling, or of a LogitScore. Everything else is a bi-encoder, whose vectors are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint.chain_modules import dense, layer_norm, normalize, pooling_mode, refusal
+from engine.checkpoint.transformer_module import TransformerModule, read_transformer
+from engine.errors import ConfigError, ModelLoadError
+from engine.model_spec import HeadModule, Pooling
+
+MODULES = "modules.json"
+METADATA = "config_sentence_transformers.json"
+_WITHOUT_FILES = ("Normalize", "Dropout")
+"""Modules whose folder may be empty, and so missing where folders are copied file by file."""
+_VECTOR = "sentence_embedding"
+_OTHER_TYPES = {
+    "SparseEncoder": "a sparse model for the first stage of a search",
+    "ColBERT": "a late-interaction model",
+    "MultiVectorEncoder": "a late-interaction model",
+}
+
+
+@dataclass(frozen=True)
+class LogitScore:
+    """The logit of one token, or the difference of two."""
+
+    true_id: int
+    false_id: int | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The modules in order, and what they make of a text or a pair."""
+
+    transformer: TransformerModule
+    feature: str
+    """Name of what the last module made: ``scores``, or a vector."""
+    pooling: Pooling | None = None
+    include_prompt: bool = True
+    logit_score: LogitScore | None = None
+    modules: tuple[HeadModule, ...] = ()
+    """Behind the pooling."""
+
+    @property
+    def is_cross_encoder(self) -> bool:
+        return self.feature == "scores"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether pairs are read in the tokenizer's own form, and not as messages of a chat template."""
+        return not self.transformer.reads_messages
+
+
+def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = False) -> Chain | None:
+    """The chain of the checkpoint in ``root``; None where there is no ``modules.json``.
+
+    ``metadata``: its config_sentence_transformers.json. ``is_decided``: a flag says which head it gets, so the two may
+    contradict each other. Raises ``ModelLoadError`` for files that are damaged,
+    ``ConfigError`` for a chain that is not executed here or contradicts its metadata.
+    """
+    path = root / MODULES
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(stored, list) or not stored or not all(isinstance(entry, dict) for entry in stored):
+        raise ModelLoadError(f"{path} must hold a list of modules, each an object with a type and a path.")
+    chain: Chain | None = None
+    for number, entry in enumerate(stored):
+        kind = _kind(path, entry)
+        if chain is None:
+            if kind != "Transformer":
+                raise refusal(
+                    path,
+                    f"module {number} is a {kind}, and a chain that is executed here begins with a Transformer",
+                )
+            transformer = read_transformer(_folder(path, root, entry))
+            chain = Chain(transformer, transformer.output)
+        elif kind in _READERS:
+            chain = _READERS[kind](chain, _folder(path, root, entry))
+        else:
+            known = ", ".join(_READERS)
+            raise refusal(
+                path, f"module {number} is a {kind}, which is not executed here; what is: Transformer, {known}"
+            )
+    assert chain is not None
+    if not is_decided:
+        _check(path, chain, metadata)
+    return chain
+
+
+def _kind(path: Path, entry: Mapping[str, Any]) -> str:
+    name = entry.get("type")
+    if not isinstance(name, str) or not name.startswith("sentence_transformers."):
+        raise refusal(path, f"it names the module {name!r}, which is code of the checkpoint's own and is never run")
+    return name.rpartition(".")[2]
+
+
+def _folder(path: Path, root: Path, entry: Mapping[str, Any]) -> Path:
+    name = entry.get("path", "")
+    folder = (root / name).resolve() if isinstance(name, str) else None
+    if folder is None or not folder.is_relative_to(root.resolve()):
+        raise ModelLoadError(f"{path} names the folder {name!r}, which does not lie in the checkpoint.")
+    if not folder.is_dir() and _kind(path, entry) not in _WITHOUT_FILES:
+        raise ModelLoadError(f"{path} names the folder {name!r}, which is missing; download the whole checkpoint.")
+    return folder
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        value = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path} must hold a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def _pooling(chain: Chain, folder: Path) -> Chain:
+    config, path = _config(folder), folder / "config.json"
+    _reads(path, chain, "token_embeddings")
+    mode = pooling_mode(path, config)
+    include = config.get("include_prompt", True) is not False
+    return replace(chain, feature=_VECTOR, pooling=mode, include_prompt=include)
+
+
+def _dense(chain: Chain, folder: Path) -> Chain:
+    config, path = _config(folder), folder / "config.json"
+    source = config.get("module_input_name") or _VECTOR
+    _reads(path, chain, source, pooled=True)
+    module = dense(folder, config)
+    return replace(chain, modules=(*chain.modules, module), feature=config.get("module_output_name") or source)
+
+
+def _layer_norm(chain: Chain, folder: Path) -> Chain:
+    config, path = _config(folder), folder / "config.json"
+    _reads(path, chain, _VECTOR, pooled=True)
+    return replace(chain, modules=(*chain.modules, layer_norm(folder, config)))
+
+
+def _normalize(chain: Chain, folder: Path) -> Chain:
+    config, path = _config(folder), folder / "config.json"
+    source = config.get("module_input_name") or _VECTOR
+    _reads(path, chain, source, pooled=True)
+    feature = config.get("module_output_name") or source
+    return replace(chain, modules=(*chain.modules, normalize()), feature=feature)
+
+
+def _dropout(chain: Chain, folder: Path) -> Chain:
+    return chain
+
+
+def _logit_score(chain: Chain, folder: Path) -> Chain:
+    config, path = _config(folder), folder / "config.json"
+    _reads(path, chain, config.get("module_input_name") or "causal_logits")
+    true_id: Any = config.get("true_token_id")
+    false_id = config.get("false_token_id")
+    if not _is_id(true_id) or not (false_id is None or _is_id(false_id)):
+        raise ModelLoadError(
+            f"{path} must hold integer token ids: true_token_id {true_id!r}, false_token_id {false_id!r} (or null)."
+        )
+    place = f"{folder.name}/config.json"
+    return replace(chain, feature="scores", logit_score=LogitScore(true_id, false_id, place))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_READERS: dict[str, Callable[[Chain, Path], Chain]] = {
+    "Pooling": _pooling,
+    "Dense": _dense,
+    "LayerNorm": _layer_norm,
+    "Normalize": _normalize,
+    "Dropout": _dropout,
+    "LogitScore": _logit_score,
+}
+"""Modules that may stand behind the Transformer."""
+
+
+def _reads(path: Path, chain: Chain, source: str, *, pooled: bool = False) -> None:
+    """The module's input is what the one before made."""
+    if source != chain.feature:
+        raise refusal(path, f"it reads {source!r}, and the module before it makes {chain.feature!r}")
+    if pooled and chain.pooling is None:
+        raise refusal(path, f"it works on {source!r} before a Pooling, and here modules work on pooled vectors only")
+
+
+def _check(path: Path, chain: Chain, metadata: Mapping[str, Any]) -> None:
+    """The chain is what the metadata call it."""
+    stated = metadata.get("model_type")
+    if stated in _OTHER_TYPES:
+        raise ConfigError(
+            f"{path.with_name(METADATA)} says that this is a {stated}, {_OTHER_TYPES[stated]}, which is not served "
+            "here. Serve a cross-encoder or a bi-encoder.",
+            param="model",
+        )
+    named = {"CrossEncoder": True, "SentenceTransformer": False, None: chain.is_cross_encoder}
+    if stated not in named:
+        raise refusal(
+            path.with_name(METADATA),
+            f"model_type {stated!r} is not known; known are CrossEncoder and SentenceTransformer",
+        )
+    if named[stated] != chain.is_cross_encoder:
+        made = "scores" if chain.is_cross_encoder else f"{chain.feature!r} and no scores"
+        raise ConfigError(
+            f"{path} and {METADATA} contradict each other: the modules make {made}, and model_type is {stated}. "
+            "Correct one of the two; a flag decides as well: --hf-overrides with classifier_from_token and method.",
+            param="model",
+        )
+    if not chain.is_cross_encoder and (chain.pooling is None or chain.feature != _VECTOR):
+        raise refusal(path, f"its last module makes {chain.feature!r}, which is neither scores nor one vector a text")

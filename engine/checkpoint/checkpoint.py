@@ -1,0 +1,59 @@
+"""What the decisions about a checkpoint look at: its files, the user's flags, and what was read of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from engine.checkpoint.chain import Chain
+from engine.checkpoint.families import Family, Task
+from engine.checkpoint.files import CheckpointFiles
+from engine.checkpoint.identity import Identity
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint before anything is decided. Its ``files`` are those of the network's folder."""
+
+    files: CheckpointFiles
+    tokenizer: Tokenizer
+    config: dict[str, Any]
+    """config.json after overrides."""
+    overrides: dict[str, Any]
+    """``--hf-overrides``."""
+    metadata: dict[str, Any]
+    """config_sentence_transformers.json; empty where there is none."""
+    family: Family
+    task: Task
+    identity: Identity | None
+    chain: Chain | None
+    has_weights: bool
+    asked_prompt: str | None = None
+    """The built-in prompt that ``--score-template`` names."""
+
+    @property
+    def label(self) -> str:
+        """What errors and the log call it."""
+        return self.files.label
+
+    @property
+    def architecture(self) -> str:
+        return str(self.config["architectures"][0])
+
+    @property
+    def is_language_model(self) -> bool:
+        """The files hold a language model, whatever an override calls it."""
+        stored = self.files.config.get("architectures") or [""]
+        return str(stored[0]).endswith("ForCausalLM")
+
+    def prompts(self) -> dict[str, str]:
+        """The named prompts of sentence-transformers that hold a text."""
+        found = self.metadata.get("prompts")
+        return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+
+    def default_prompt(self) -> str:
+        """The prompt that ``default_prompt_name`` names; empty where there is none."""
+        name = self.metadata.get("default_prompt_name")
+        return self.prompts().get(name, "") if isinstance(name, str) else ""

@@ -1,0 +1,122 @@
+"""The range of the score: which activation follows the logit, and how the logit is calibrated before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.checkpoint.authority import Authority, Statement, strongest
+from engine.checkpoint.chain_modules import torch_class
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import ConfigError
+from engine.model_spec import Activation
+
+_TORCH_ACTIVATIONS: dict[str, Activation] = {
+    "Identity": "identity",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Softmax": "softmax",
+}
+_PROBLEMS: dict[str, Activation | None] = {
+    "regression": "identity",
+    "multi_label_classification": "sigmoid",
+    "single_label_classification": None,
+}
+"""None: as usual for this number of labels."""
+ACTIVATION_KEYS = ("problem_type", "sentence_transformers", "sbert_ce_default_activation_function")
+
+
+@dataclass(frozen=True)
+class ScoreRange:
+    """score = activation((logit - mean) / sigma)."""
+
+    activation: Activation
+    mean: float = 0.0
+    sigma: float = 1.0
+
+
+def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[ScoreRange]:
+    """Of a head of ``num_labels`` rows.
+
+    ``problem_type`` comes after the keys of sentence-transformers, which never reads it; without any of them the table
+    of published models counts, and then the sigmoid, as in sentence-transformers, TEI and vLLM.
+    """
+    usual: Activation = "sigmoid" if num_labels < 2 else "softmax"
+    stated = strongest(
+        _of_config(checkpoint, checkpoint.overrides, Authority.FLAG, "--hf-overrides", usual, num_labels),
+        _of_metadata(checkpoint, num_labels),
+        _of_config(checkpoint, checkpoint.files.config, Authority.FILES, "config.json", usual, num_labels),
+        _published(checkpoint),
+        Statement(ScoreRange(usual), Authority.USUAL, "default"),
+    )
+    assert stated is not None
+    mean, sigma = checkpoint.config.get("logit_mean"), checkpoint.config.get("logit_sigma")
+    if mean is None and sigma is None:
+        return stated
+    value = ScoreRange(stated.value.activation, float(mean or 0.0), float(sigma or 1.0))
+    return Statement(value, stated.authority, f"{stated.place}, calibrated by logit_mean and logit_sigma")
+
+
+def _of_config(
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    authority: Authority,
+    place: str,
+    usual: Activation,
+    num_labels: int,
+) -> Statement[ScoreRange] | None:
+    metadata = config.get("sentence_transformers")
+    for key, name in (
+        ("sentence_transformers", metadata.get("activation_fn") if isinstance(metadata, dict) else None),
+        ("sbert_ce_default_activation_function", config.get("sbert_ce_default_activation_function")),
+    ):
+        if name is not None:
+            return Statement(ScoreRange(_torch_activation(checkpoint, name, num_labels)), authority, f"{place}: {key}")
+    problem = config.get("problem_type")
+    if problem is None:
+        return None
+    if problem not in _PROBLEMS:
+        raise ConfigError(
+            f"{place} of {checkpoint.label} has the problem_type {problem!r}; known are {', '.join(_PROBLEMS)}. "
+            "Say which it is with --hf-overrides '{\"problem_type\": ...}'.",
+            param="hf_overrides.problem_type",
+        )
+    return Statement(ScoreRange(_PROBLEMS[problem] or usual), authority, f"{place}: problem_type {problem}")
+
+
+def _of_metadata(checkpoint: Checkpoint, num_labels: int) -> Statement[ScoreRange] | None:
+    """What sentence-transformers saved; for several labels it saves Identity, and leaves the softmax to its caller."""
+    place, name = "config_sentence_transformers.json", checkpoint.metadata.get("activation_fn")
+    if name is not None:
+        activation = _torch_activation(checkpoint, name, num_labels)
+        if num_labels > 1 and activation == "identity":
+            return None
+        return Statement(ScoreRange(activation), Authority.FILES, place)
+    if checkpoint.chain is None or any(checkpoint.config.get(key) is not None for key in ACTIVATION_KEYS):
+        return None
+    usual = ScoreRange("sigmoid" if num_labels < 2 else "softmax")
+    return Statement(usual, Authority.FILES, "the default of sentence-transformers")
+
+
+def _published(checkpoint: Checkpoint) -> Statement[ScoreRange] | None:
+    identity = checkpoint.identity
+    if identity is None:
+        return None
+    model = identity.model
+    place = f"what is published of {identity.id}"
+    if model.sources:
+        place += f" ({model.sources})"
+    return Statement(ScoreRange(model.activation, model.mean, model.sigma), Authority.PUBLISHED, place)
+
+
+def _torch_activation(checkpoint: Checkpoint, name: Any, num_labels: int) -> Activation:
+    found = _TORCH_ACTIVATIONS.get(torch_class(name) or "")
+    if found is None or (found == "softmax" and num_labels < 2):
+        why = "The softmax of one value is always 1. " if found else ""
+        raise ConfigError(
+            f"{checkpoint.label} asks for the activation {name!r}. {why}These are supported: "
+            f"{', '.join(f'torch.nn.{known}' for known in _TORCH_ACTIVATIONS)}. "
+            "Set another with hf_overrides.sentence_transformers.activation_fn.",
+            param="hf_overrides.sentence_transformers",
+        )
+    return found

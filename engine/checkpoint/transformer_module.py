@@ -1,0 +1,138 @@
+"""The first module of a chain: the network, how it is read, and how texts become its tokens.
+
+``sentence_bert_config.json`` says which head the network is loaded with (``transformer_task``), whether pairs are two
+texts or messages of a chat template (``modality_config``), and with which arguments the tokenizer and the template
+are called (``processing_kwargs``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.checkpoint.chain_modules import refusal
+from engine.errors import ModelLoadError
+
+Task = Literal["feature-extraction", "sequence-classification", "text-generation"]
+CONFIG = "sentence_bert_config.json"
+_OLD_NAMES = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_OUTPUTS: dict[str, tuple[str, str]] = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+    "text-generation": ("logits", "causal_logits"),
+}
+"""Task -> what is taken of the network's output, and the name that it gets in the chain."""
+_WITHOUT_MEANING = ("unpad_inputs", "query_length", "document_length", "model_args", "model_kwargs", "backend")
+"""Kernels, dtypes and the sides of bi-encoders that are cut elsewhere."""
+_EMPTY_ONLY = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs", "query_expansion")
+_READ = (
+    *("transformer_task", "modality_config", "module_output_name", "processing_kwargs"),
+    *("max_seq_length", "do_lower_case"),
+)
+_SETTINGS = ("common", "text", "image", "audio", "video", "chat_template")
+_TOKENIZER_SETTINGS = {
+    "padding": None,
+    "padding_side": None,
+    "return_tensors": None,
+    "pad_to_multiple_of": None,
+    "return_attention_mask": None,
+    "return_token_type_ids": None,
+    "logits_to_keep": None,
+    "verbose": None,
+    "truncation": (True, "longest_first", "only_second"),
+    "max_length": None,
+    "add_special_tokens": (True,),
+}
+"""Arguments of the tokenizer that mean nothing here, or may have these values only."""
+
+
+@dataclass(frozen=True)
+class TransformerModule:
+    """What the file says."""
+
+    folder: Path
+    """Of config.json, tokenizer and weights."""
+    task: Task
+    output: str
+    reads_messages: bool
+    message_format: str
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    max_len: int | None = None
+    """Tokens of a text or a pair."""
+    lower_case: bool = False
+
+
+def read_transformer(folder: Path) -> TransformerModule:
+    """Of the Transformer module in ``folder``; what sentence-transformers assumes where nothing is saved."""
+    path, config = _config(folder)
+    task = config.get("transformer_task", "feature-extraction")
+    if task not in _OUTPUTS:
+        raise refusal(path, f"transformer_task is {task!r}; supported are {', '.join(_OUTPUTS)}")
+    taken, output = _OUTPUTS[task]
+    named = config.get("module_output_name") or output
+    modalities = config.get("modality_config") or {"text": {"method": "forward", "method_output_name": taken}}
+    if not isinstance(modalities, dict):
+        raise ModelLoadError(f"{path}: modality_config must be an object.")
+    readable = {name: entry for name, entry in modalities.items() if name in ("text", "message")}
+    if not readable:
+        raise refusal(path, f"it reads {', '.join(modalities)} and no texts")
+    for name, entry in readable.items():
+        _check_modality(path, name, entry, taken)
+    settings = config.get("processing_kwargs") or {}
+    text = _tokenizer_settings(path, settings)
+    message = readable.get("message")
+    limits = [limit for limit in (config.get("max_seq_length"), text.get("max_length")) if isinstance(limit, int)]
+    return TransformerModule(
+        folder=folder,
+        task=task,
+        output=named,
+        reads_messages=message is not None,
+        message_format=str(message.get("format", "auto")) if message else "auto",
+        template_arguments=dict(settings.get("chat_template") or {}),
+        max_len=min((limit for limit in limits if limit > 0), default=None),
+        lower_case=bool(config.get("do_lower_case")),
+    )
+
+
+def _config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The module's file, which had other names before, and what it holds; its keys are known."""
+    names = [CONFIG, *(f"sentence_{name}_config.json" for name in _OLD_NAMES)]
+    path = next((folder / name for name in names if (folder / name).is_file()), folder / CONFIG)
+    try:
+        config = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise ModelLoadError(f"{path} must hold a JSON object, not {type(config).__name__}.")
+    for key, value in config.items():
+        if key in _EMPTY_ONLY and value:
+            raise refusal(path, f"{key} is {value!r}, and what it changes is not executed here")
+        if key not in (*_READ, *_WITHOUT_MEANING, *_EMPTY_ONLY):
+            raise refusal(path, f"its key {key!r} is not known")
+    return path, config
+
+
+def _check_modality(path: Path, name: str, entry: object, taken: str) -> None:
+    """The network's usual output is taken; anything else, such as an inner layer, is another model."""
+    stated = entry if isinstance(entry, dict) else {}
+    method, output = stated.get("method", "forward"), stated.get("method_output_name", taken)
+    if method != "forward" or output not in (taken, [taken]):
+        raise refusal(path, f"for {name} it takes {output!r} of {method}, and here {taken!r} of forward is taken")
+
+
+def _tokenizer_settings(path: Path, settings: object) -> Mapping[str, Any]:
+    """The arguments of the tokenizer, those for all kinds of input before those for texts."""
+    if not isinstance(settings, dict):
+        raise ModelLoadError(f"{path}: processing_kwargs must be an object.")
+    if unknown := sorted(set(settings) - set(_SETTINGS)):
+        raise refusal(path, f"processing_kwargs has the part {unknown[0]!r}; known are {', '.join(_SETTINGS)}")
+    text = {**(settings.get("common") or {}), **(settings.get("text") or {})}
+    for key, value in text.items():
+        allowed = _TOKENIZER_SETTINGS.get(key, ())
+        if allowed is not None and value not in allowed:
+            what = f"may be {' or '.join(map(repr, allowed))}" if allowed else "is not known"
+            raise refusal(path, f"processing_kwargs calls the tokenizer with {key}={value!r}, which {what}")
+    return text
