@@ -21,6 +21,7 @@ from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.identity import identify
 from engine.checkpoint.overrides import apply_overrides
 from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
+from engine.checkpoint.remote_code import check_remote_code
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
 from engine.model_spec import ModelSpec
@@ -75,6 +76,8 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     hf_config = apply_overrides(files.config, config.hf_overrides)
     family, task = _family(hf_config, files.folder)
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
+    identity = identify(files, stored, config.ignore_config_key)
+    check_remote_code(files, family, identity, config.ignore_config_key)
     checkpoint = Checkpoint(
         files=files,
         tokenizer=load_tokenizer(_tokenizer_folder(config, files.folder)),
@@ -83,7 +86,7 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
         metadata=metadata,
         family=family,
         task=task,
-        identity=identify(files, stored, config.ignore_config_key),
+        identity=identity,
         chain=chain,
         has_weights=config.load_format != "dummy",
         asked_prompt=asked_built_in(config.score_template),

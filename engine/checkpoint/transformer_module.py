@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,8 +58,7 @@ class TransformerModule:
     task: Task
     output: str
     reads_messages: bool
-    message_format: str
-    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """Pairs are messages of the saved chat template, and not two texts."""
     max_len: int | None = None
     """Tokens of a text or a pair."""
     lower_case: bool = False
@@ -83,15 +82,17 @@ def read_transformer(folder: Path) -> TransformerModule:
         _check_modality(path, name, entry, taken)
     settings = config.get("processing_kwargs") or {}
     text = _tokenizer_settings(path, settings)
-    message = readable.get("message")
-    limits = [limit for limit in (config.get("max_seq_length"), text.get("max_length")) if isinstance(limit, int)]
+    lengths = (
+        config.get("max_seq_length"),
+        text.get("max_length"),
+        (settings.get("chat_template") or {}).get("max_length"),
+    )
+    limits = [limit for limit in lengths if isinstance(limit, int)]
     return TransformerModule(
         folder=folder,
         task=task,
         output=named,
-        reads_messages=message is not None,
-        message_format=str(message.get("format", "auto")) if message else "auto",
-        template_arguments=dict(settings.get("chat_template") or {}),
+        reads_messages="message" in readable,
         max_len=min((limit for limit in limits if limit > 0), default=None),
         lower_case=bool(config.get("do_lower_case")),
     )

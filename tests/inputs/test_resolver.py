@@ -208,9 +208,11 @@ def test_model_length(small: Make, asked: int) -> None:
         resolve(folder, max_model_len=asked)
 
 
-def test_code_in_config_is_dropped(small: Make) -> None:
+def test_code_in_config_is_never_run(small: Make) -> None:
     folder = small(config_changes={"auto_map": {"AutoModel": "evil.Model"}, "custom_pipelines": {}})
-    assert not {"auto_map", "custom_pipelines"} & set(resolve(folder).config)
+    with pytest.raises(ConfigError, match=r"auto_map that its model is the class evil.Model.*--ignore-config-key"):
+        resolve(folder)
+    assert not {"auto_map", "custom_pipelines"} & set(resolve(folder, ignore_config_key=("auto_map",)).config)
 
 
 def test_encoders(bert: Path, xlm_roberta: Path) -> None:
