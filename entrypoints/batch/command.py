@@ -8,10 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from engine.config import EngineConfig, ServerConfig
-from engine.entrypoints.batch.output import OutputFile
+from engine.entrypoints.batch.output import Origin, OutputFile
+from engine.entrypoints.batch.rows import check_ids
 from engine.entrypoints.batch.runner import BatchReport, loaded_app, run_batch
 from engine.entrypoints.batch.transfer import fetch, is_address, local_name, put
+from engine.entrypoints.files.writing import check_writable, fingerprint
 from engine.errors import ConfigError
 from engine.ipc.private_folder import private_folder
 from engine.ipc.stop_signals import stop_signals
@@ -25,13 +29,16 @@ class BatchFiles:
     target: str
     folder: Path | None
     """Where the output grows."""
+    overwrite: bool = False
+    """Replace an output file that exists."""
 
 
 def work_through(engine_config: EngineConfig, server_config: ServerConfig, files: BatchFiles, window: int) -> int:
     with ExitStack() as stack:
         source = _source(files, stack)
+        check_ids(source)
         final, part = _target(files, stack)
-        output = stack.enter_context(OutputFile(final, part))
+        output = stack.enter_context(OutputFile(final, part, _origin(source, engine_config)))
         with asyncio.Runner() as runner:
             try:
                 report = runner.run(_run(engine_config, server_config, source, output, window))
@@ -73,9 +80,15 @@ def _target(files: BatchFiles, stack: ExitStack) -> tuple[Path, Path | None]:
         folder = files.folder or stack.enter_context(private_folder())
         return local_name(files.target, folder), None
     final = Path(files.target)
-    if not final.parent.is_dir():
-        raise ConfigError(f"--output-file {final}: there is no folder {final.parent}.", param="output")
+    check_writable(final, overwrite=files.overwrite)
     return final, None if files.folder is None else files.folder / f"{final.name}.part"
+
+
+def _origin(source: Path, config: EngineConfig) -> Origin:
+    """What decides about the rows: the input's bytes, the model, and every setting of it."""
+    device = {name: getattr(config.device, name) for name in ("dtype", "quantization")}
+    settings = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(config.model) | device))
+    return Origin(fingerprint(source), settings.pop("model"), settings)
 
 
 def _say(report: BatchReport, files: BatchFiles) -> int:

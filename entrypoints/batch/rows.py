@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 
-from engine.errors import InvalidRequestError
+from engine.errors import ConfigError, InvalidRequestError
 
 
 class InputRow(msgspec.Struct):
@@ -63,6 +66,34 @@ def custom_id_of(line: bytes) -> str | None:
         return msgspec.json.decode(line, type=OnlyId).custom_id
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, numbered from 1, without a byte-order mark; raises ``ConfigError`` for UTF-16."""
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise ConfigError(f"{file.name} is UTF-16: save it as UTF-8.", param="input")
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield number, line
+
+
+def check_ids(source: Path) -> None:
+    """Raises ``ConfigError`` where two rows have the same ``custom_id``: their answers could not be told apart."""
+    seen: dict[str, int] = {}
+    with source.open("rb") as file:
+        for number, line in lines_of(file):
+            custom_id = custom_id_of(line)
+            if custom_id is None:
+                continue
+            if custom_id in seen:
+                raise ConfigError(
+                    f"Lines {seen[custom_id]} and {number} of {source} have the same custom_id, {custom_id[:200]!r}. "
+                    "Give each row its own.",
+                    param="input",
+                )
+            seen[custom_id] = number
 
 
 def path_of(url: str) -> str:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.batch.in_process import post
 from engine.entrypoints.batch.output import OutputFile
-from engine.entrypoints.batch.rows import Answer, OutputRow, custom_id_of, output_row, path_of, read_row
+from engine.entrypoints.batch.rows import Answer, OutputRow, custom_id_of, lines_of, output_row, path_of, read_row
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.loading import load_engine
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -82,7 +82,7 @@ async def run_batch(app: ASGIApp, source: Path, output: OutputFile, max_inflight
 
 def _remaining(file: BinaryIO, output: OutputFile) -> Iterator[tuple[int, bytes]]:
     """Lines without an answer so far, numbered from 1; blank ones do not count."""
-    lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    lines = lines_of(file)
     for index, known in enumerate(output.done_ids):
         number, line = next(lines, (0, b""))
         if not number or custom_id_of(line) != known:

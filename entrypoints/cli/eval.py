@@ -53,6 +53,7 @@ def eval_(
     ] = False,
     output: Annotated[Path | None, Parameter(help="Write the results there as JSON.")] = None,
     save_run: Annotated[Path | None, Parameter(help="Write the model's order there as a TREC run.")] = None,
+    overwrite: Annotated[bool, Parameter(help="Replace files of these names that exist.", negative=())] = False,
     json: Annotated[bool, Parameter(help="Print JSON instead of the table.", negative=())] = False,
 ) -> int:
     """Measure the quality of a model: nDCG, MRR and recall, with paired intervals against the first stage.
@@ -78,6 +79,7 @@ def eval_(
         bootstrap_rounds=bootstrap_rounds,
         output=output,
         save_run=save_run,
+        overwrite=overwrite,
         json=json,
     )
     settings = [(Path(str(values.get("model") or "small_reranker")).name, values)]

@@ -25,6 +25,7 @@ def run_batch(
     output_tmp_dir: Annotated[
         Path | None, Parameter(help="Where the answers grow; a run that is repeated goes on there.")
     ] = None,
+    overwrite: Annotated[bool, Parameter(help="Replace an output file that exists.", negative=())] = False,
     max_inflight: Annotated[int | None, Parameter(help="Rows in work at a time. Default: 256.")] = None,
 ) -> int:
     """Work through a file of OpenAI batch lines: rerank, score, classify.
@@ -44,5 +45,5 @@ def run_batch(
         print(f"engine: --{flag} is accepted and has no effect: run-batch opens no port.", file=sys.stderr)
     engine_config, server_config = build_configs(values)
     set_up_logging(server_config.log_level, server_config.log_format)
-    files = BatchFiles(input_file, output_file, output_tmp_dir)
+    files = BatchFiles(input_file, output_file, output_tmp_dir, overwrite)
     return work_through(engine_config, server_config, files, window)

@@ -21,7 +21,7 @@ class State(msgspec.Struct):
     """What the parts belong to; a run that differs must not go on with them."""
 
     source: str
-    source_bytes: int
+    source_sha256: str
     model: str
     settings: dict[str, Any]
 
@@ -72,15 +72,25 @@ class PartFiles:
 
     def finish(self) -> None:
         part = self._output.with_name(f"{self._output.name}.part")
-        if self._output.suffix == ".parquet":
-            self._join_parquet(part)
-        else:
-            with part.open("wb") as joined:
-                for piece in self.parts():
-                    with piece.open("rb") as file:
-                        shutil.copyfileobj(file, joined)
-        part.replace(self._output)
+        try:
+            if self._output.suffix == ".parquet":
+                self._join_parquet(part)
+            else:
+                self._join_lines(part)
+            part.replace(self._output)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{self._output} cannot be written: {error.strerror or error}. What was finished is kept in "
+                f"{self._folder}."
+            ) from error
         shutil.rmtree(self._folder)
+
+    def _join_lines(self, target: Path) -> None:
+        with target.open("wb") as joined:
+            for piece in self.parts():
+                with piece.open("rb") as file:
+                    shutil.copyfileobj(file, joined)
 
     def _join_parquet(self, target: Path) -> None:
         """One row group a part. All parts get the schema of the whole, read in a first pass over the parts."""

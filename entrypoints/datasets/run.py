@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from engine.entrypoints.datasets.output import PartFiles, State
 from engine.entrypoints.datasets.rows import ScoreRow, encode_line, read_jsonl, read_parquet
-from engine.entrypoints.files.writing import check_writable
+from engine.entrypoints.files.writing import check_writable, fingerprint
 from engine.errors import ConfigError, RequestError
 from engine.outputs import ScoringRequestOutput
 
@@ -57,9 +57,7 @@ def check_job(job: ScoreJob) -> None:
         raise ConfigError(f"{job.source}: no such file.")
     if job.output.suffix not in (".jsonl", ".parquet"):
         raise ConfigError(f"{job.output}: the result is written as .jsonl or .parquet.")
-    if job.output.exists() and not job.restart:
-        raise ConfigError(f"{job.output} exists already. --restart writes it anew.")
-    check_writable(job.output)
+    check_writable(job.output, overwrite=job.restart, flag="--restart")
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ ScoreFrom = Callable[[int], Iterator[Scored]]
 def run_job(job: ScoreJob, score_from: ScoreFrom) -> Totals:
     """Score every row that has no result yet; raises ``ConfigError`` for what cannot be read or written."""
     settings = {"instruction": job.instruction, "raw_scores": job.raw_scores}
-    state = State(str(job.source.resolve()), job.source.stat().st_size, job.model, settings)
+    state = State(str(job.source.resolve()), fingerprint(job.source), job.model, settings)
     parts = PartFiles(job.output, state, restart=job.restart)
     done = parts.num_rows_done()
     totals = Totals(resumed_rows=done)

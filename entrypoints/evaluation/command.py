@@ -45,6 +45,7 @@ class EvalOptions:
     bootstrap_rounds: int = 2000
     output: Path | None = None
     save_run: Path | None = None
+    overwrite: bool = False
     json: bool = False
 
     def check(self) -> None:
@@ -54,7 +55,7 @@ class EvalOptions:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: one or more expected.")
         for path in (self.output, self.save_run):
             if path is not None:
-                check_writable(path)
+                check_writable(path, overwrite=self.overwrite)
         check_installed()
 
 

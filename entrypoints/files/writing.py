@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +12,26 @@ from typing import TextIO
 from engine.errors import ConfigError
 
 
-def check_writable(path: Path) -> None:
-    """Before hours of work: the place for the result can take it."""
+def check_writable(path: Path, *, overwrite: bool = False, flag: str = "--overwrite") -> None:
+    """Before hours of work: the place for the result can take it; raises ``ConfigError``.
+
+    A file that exists is somebody's work: it is replaced only where ``overwrite`` says so; ``flag`` is how users do.
+    """
     folder = path.parent
+    if path.exists() and not path.is_dir() and not overwrite:
+        raise ConfigError(f"{path} exists already. {flag} writes it anew; or name another file.", param="output")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file for the result.")
     if not folder.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {folder}.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{path} cannot be written: no permission to write in {folder}.")
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes: whether what an earlier run left belongs to the same input."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -157,6 +157,7 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/serve/api_servers",
     },
     "entrypoints/batch": {
+        "entrypoints/files",
         "engine/ipc/private_folder.py",
         "engine/ipc/stop_signals.py",
         "entrypoints/serve",

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from engine.entrypoints.batch.output import OutputFile
-from engine.entrypoints.batch.rows import path_of
+from engine.entrypoints.batch.output import Origin, OutputFile
+from engine.entrypoints.batch.rows import Answer, output_row, path_of
 from engine.entrypoints.batch.runner import BatchReport, run_batch
 from engine.entrypoints.batch.transfer import fetch, put
 from engine.entrypoints.cli import run as engine
@@ -195,12 +196,54 @@ def test_addresses(tmp_path: Path) -> None:
         (["-i", "{tmp}/in", "-o", "{tmp}/no/folder/out"], "there is no folder"),
         (["-i", "{tmp}/in", "-o", "{tmp}/out", "--max-inflight", "0"], "positive number"),
         (["-o", "{tmp}/out"], "--input-file"),
+        (["-i", "{tmp}/in", "-o", "{tmp}/there"], "exists already. --overwrite writes it anew"),
+        (["-i", "{tmp}/twice", "-o", "{tmp}/out"], "Lines 1 and 3 of"),
+        (["-i", "{tmp}/utf16", "-o", "{tmp}/out"], "is UTF-16: save it as UTF-8"),
     ],
 )
 def test_wrong_commands(tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_lines(tmp_path / "in", [row(0)])
+    write_lines(tmp_path / "twice", [row(0), row(1), row(0)])
+    (tmp_path / "utf16").write_text(json.dumps(row(0)), "utf-16")
+    (tmp_path / "there").write_text("somebody's work")
     assert engine(["run-batch", *(argument.format(tmp=tmp_path) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+async def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_text(json.dumps(row(0)) + "\n", "utf-8-sig")
+    async with running_server() as server:
+        assert await run(server, source, target) == BatchReport(1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_sha256": "other"}, "begun with another input"),
+        ({"model": "other"}, "begun with another model"),
+        ({"settings": {"instruction": "other"}}, "begun with other settings"),
+    ],
+)
+def test_only_the_same_run_goes_on(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    origin = Origin("sha", "model", {"instruction": ""})
+    with OutputFile(tmp_path / "out", origin=origin) as output:
+        output.write(output_row("row-0", Answer(200, {})))
+    with OutputFile(tmp_path / "out", origin=origin) as output:
+        assert output.done_ids == ["row-0"]
+    with pytest.raises(ConfigError, match=message):
+        OutputFile(tmp_path / "out", origin=msgspec.structs.replace(origin, **change)).__enter__()
+    (tmp_path / "out.part.json").unlink()
+    with pytest.raises(ConfigError, match="nothing says which input it answers"):
+        OutputFile(tmp_path / "out", origin=origin).__enter__()
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    with OutputFile(tmp_path / "out") as output:
+        output._file.close()
+        output._file = Path("/dev/full").open("wb")  # takes nothing, as a full disk
+        with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+            output.write(output_row("row-0", Answer(200, {})))
 
 
 def test_a_killed_process_is_resumed_by_the_same_command(tmp_path: Path) -> None:
