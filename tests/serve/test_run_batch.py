@@ -239,9 +239,9 @@ def test_only_the_same_run_goes_on(tmp_path: Path, change: dict[str, Any], messa
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    with OutputFile(tmp_path / "out") as output:
+    with OutputFile(tmp_path / "out") as output, Path("/dev/full").open("wb", buffering=0) as full:
         output._file.close()
-        output._file = Path("/dev/full").open("wb")  # takes nothing, as a full disk
+        output._file = full  # type: ignore[assignment]  # takes nothing, as a full disk
         with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
             output.write(output_row("row-0", Answer(200, {})))
 
