@@ -53,8 +53,12 @@ class PackedBatch:
 def upload_each(
     arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
 ) -> list[torch.Tensor]:
-    """One array after the other as int64, for devices where a copy costs nothing."""
-    return [torch.from_numpy(array).to(device, torch.int64) for array in arrays]
+    """One array after the other as int64, for devices where a copy costs nothing.
+
+    Arrays that came in a message are read-only, and torch warns of sharing their memory, so those are copied.
+    """
+    own = (array if array.flags.writeable else array.copy() for array in arrays)
+    return [torch.from_numpy(array).to(device, torch.int64) for array in own]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
 from engine.backends.cpu.backend import CpuBackend
 from engine.backends.kv_pool import KVPool, KVShape
-from engine.backends.packed_batch import PackingRules, pack
+from engine.backends.packed_batch import PackingRules, pack, upload_each
 from tests.backends.plans import PlanBuilder
 
 
@@ -80,3 +82,19 @@ def test_token_types_travel_along() -> None:
 
 def test_bytes_per_token() -> None:
     assert KVShape(28, 8, 128).bytes_per_token(torch.bfloat16) == 112 * 1024
+
+
+def test_arrays_of_a_message_are_packed_without_a_warning() -> None:
+    """They are read-only; the rows are the plan's all the same."""
+    sent = plan()
+    for name in sent.__struct_fields__:
+        if isinstance(value := getattr(sent, name), np.ndarray):
+            value.setflags(write=False)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            batch = pack(sent, rules(upload=upload_each))
+    finally:
+        torch.set_warn_always(False)
+    assert batch.token_ids.tolist() == list(range(1, 13))
