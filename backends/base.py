@@ -42,6 +42,12 @@ class Capabilities:
     """Linear weights in 4 bits with a scale for each group stay so, and are widened while they are multiplied."""
     kv_by_head: bool = False
     """The pool's slots lie together head by head, which is how this device's attention reads them."""
+    quantizes_plain_inputs: bool = False
+    """A quantised linear layer takes a plain tensor as well as what a norm hands it."""
+    reference_tolerance: float = 1e-4
+    """Largest difference of a float32 score from transformers' on a CPU: a device adds in an order of its own."""
+    company_tolerance: float = 1e-4
+    """Largest difference of a float32 score from that of the same pair alone."""
     draws_random_numbers: bool = False
     """Made-up weights are drawn on the device, which for billions of them takes seconds instead of minutes."""
 
@@ -59,7 +65,6 @@ class Backend(ABC):
     """Name for torch.distributed."""
     dist_interface_variable: ClassVar[str]
     """Which the library of the collectives reads for the network interface that it may use."""
-    visible_devices_variable: ClassVar[str | None] = None
 
     @property
     @abstractmethod

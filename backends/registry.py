@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 from engine.backends.base import Backend
+from engine.devices import DEVICES, device_row
 from engine.errors import DeviceError
-
-NAMES = ("npu", "cuda", "cpu")
-"""In the order in which ``auto`` tries them."""
 
 
 def load_backend(name: str) -> Backend:
-    """The backend of that name, without asking whether its device is there."""
-    if name not in NAMES or not _exists(name):
-        raise DeviceError(f"there is no backend named {name!r}; known are {', '.join(sorted(NAMES))} and auto")
-    backend: Backend = importlib.import_module(f"engine.backends.{name}.backend").backend()
+    """The backend of that name, without asking whether its device is there. Raises ``DeviceError`` for other names."""
+    backend: Backend = importlib.import_module(f"engine.backends.{device_row(name).name}.backend").backend()
     return backend
 
 
-def _exists(name: str) -> bool:
-    return importlib.util.find_spec(f"engine.backends.{name}.backend") is not None
-
-
 def choose_backend(name: str) -> tuple[Backend, str]:
-    """The backend for ``--device name`` and the reason for it, as one line for the log."""
+    """The backend for ``--device name`` and the reason for it, as one line for the log.
+
+    Raises ``DeviceError`` where the device is not usable, with what to install or set.
+    """
     if name != "auto":
         backend = load_backend(name)
         if reason := backend.why_unavailable():
             raise DeviceError(f"device {name!r} was asked for but is not usable: {reason}")
         return backend, f"device {name}, as asked"
     reasons: list[str] = []
-    for candidate in NAMES:
-        if not _exists(candidate):
-            continue
-        backend = load_backend(candidate)
+    for candidate in DEVICES:
+        backend = load_backend(candidate.name)
         reason = backend.why_unavailable()
         if reason is None:
-            return backend, f"device {candidate}, chosen automatically" + "".join(f"; {line}" for line in reasons)
-        reasons.append(f"not {candidate}: {reason}")
+            return backend, f"device {candidate.name}, chosen automatically" + "".join(f"; {line}" for line in reasons)
+        reasons.append(f"not {candidate.name}: {reason}")
     raise DeviceError("no device is usable: " + "; ".join(reasons))

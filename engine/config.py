@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from engine.devices import DeviceName
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-DeviceName = Literal["auto", "cpu", "cuda", "npu"]
 ExecutorName = Literal["auto", "uni", "mp", "ray"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 PrefixCache = Literal["off", "template", "query"]
@@ -97,7 +98,7 @@ class DeviceConfig:
     """Where and with how many processes the model runs."""
 
     device: DeviceName = "auto"
-    """auto: the first of npu, cuda and cpu that is usable; the log says why."""
+    """auto: the first that is usable, other devices before the CPU; the log says which, and why."""
     executor: ExecutorName = "auto"
     """Where the workers run: uni in the process of the core, mp in processes of their own, ray in processes that a Ray
     cluster places (RAY_ADDRESS, or one on this machine); auto: mp under serve."""

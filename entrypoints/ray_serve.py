@@ -19,8 +19,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
+from engine.devices import HOST, device_row
 from engine.entrypoints.settings.options import OPTIONS, build_configs
 from engine.errors import ConfigError, EngineDeadError
+from engine.executor.ray_cluster import actor_resources, amount_of
 
 serve: Any = ray_serve  # its types are those of decorators that know plain classes only
 METRIC = "queued_tokens"
@@ -86,12 +88,9 @@ def app(arguments: dict[str, str]) -> Any:
     engine_config, server_config = build_configs(settings)  # a wrong setting is said here, before anything is placed
     if server_config.api_server_count > 1:
         raise ConfigError("api_server_count is for engine serve; here, max_replicas says how many processes there are.")
-    kind, cores = engine_config.device.device, engine_config.device.cpu_threads or 1
-    actor: dict[str, Any] = {"num_cpus": cores if kind in ("cpu", "auto") else 1}
-    if kind == "cuda":
-        actor["num_gpus"] = engine_config.device.tensor_parallel_size
-    elif kind == "npu":
-        actor["resources"] = {"NPU": engine_config.device.tensor_parallel_size}
+    device = engine_config.device
+    row = HOST if device.device == "auto" else device_row(device.device)
+    actor = actor_resources(row, amount_of(row, device) * (1 if row.is_host else device.tensor_parallel_size))
     config: Any = ray_config
     policy = config.AutoscalingPolicy(
         policy_function="engine.entrypoints.ray_serve:ByQueuedTokens",

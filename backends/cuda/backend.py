@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
+from engine.backends.cuda.data_sheets import TOKEN_BUDGET
 from engine.backends.cuda.memory import memory_limit, pool_tokens
 from engine.backends.cuda.transfer import Uploader, fetch
 from engine.config import DeviceConfig
@@ -27,14 +28,12 @@ if TYPE_CHECKING:
 OLDEST = (8, 0)
 """Compute capability: Ampere is the first with bf16 and FlashAttention."""
 OLDEST_FP8 = (8, 9)
-LARGEST_STEP = 16_384
 
 
 class CudaBackend(Backend):
     name = "cuda"
     dist_backend = "nccl"
     dist_interface_variable = "NCCL_SOCKET_IFNAME"
-    visible_devices_variable = "CUDA_VISIBLE_DEVICES"
 
     def __init__(self) -> None:
         self.config = DeviceConfig()
@@ -48,7 +47,7 @@ class CudaBackend(Backend):
         return Capabilities(
             dtypes=("bfloat16", "float16", "float32"),
             quantizations=("fp8",),
-            default_token_budget=LARGEST_STEP,
+            default_token_budget=TOKEN_BUDGET,
             warm_up_tokens=(64, 1024),
             draws_random_numbers=True,
         )
@@ -81,7 +80,7 @@ class CudaBackend(Backend):
         if rank >= num_devices:
             raise DeviceError(
                 f"worker {rank} needs a GPU of its own, but torch sees {num_devices}; lower --tensor-parallel-size or "
-                f"--data-parallel-size, or let this process see more (is {self.visible_devices_variable} set?)"
+                f"--data-parallel-size, or let this process see more (is CUDA_VISIBLE_DEVICES set?)"
             )
         return torch.device("cuda", rank)
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from engine.backends.base import Backend
@@ -29,6 +28,7 @@ class Measured:
     dtype: str
     memory_bytes: int
     token_budget: int
+    keeps_narrow_weights: bool
     rates: dict[str, float]
     """Operations a second in the products, by dtype or quantisation."""
     bandwidth: float
@@ -44,20 +44,20 @@ def measure_products(
     device = backend.device(0)
     dtype = backend.auto_dtype(stored_dtype)
     rates = {}
-    # Elsewhere a quantised product takes what a norm hands it; only the CPU's ops quantise a plain tensor.
-    quantizations = backend.capabilities.quantizations if backend.name == "cpu" else ()
+    capabilities = backend.capabilities
+    quantizations = capabilities.quantizations if capabilities.quantizes_plain_inputs else ()
     for quantization in (None, *quantizations):
         ops, _ = backend.make_ops(device, getattr(torch, dtype), quantization)
         rates[quantization or dtype] = _rate(backend, ops, products, device, getattr(torch, dtype), seconds)
-    bandwidth = _copy_rate() if backend.name == "cpu" else 0.0
     return Measured(
         backend=backend.name,
         note=notes[0] if notes else reason,
         dtype=dtype,
         memory_bytes=backend.memory(device).total_bytes,
-        token_budget=backend.capabilities.default_token_budget,
+        token_budget=capabilities.default_token_budget,
+        keeps_narrow_weights=capabilities.keeps_narrow_weights,
         rates=rates,
-        bandwidth=bandwidth,
+        bandwidth=_copy_rate(backend, device),
     )
 
 
@@ -88,12 +88,14 @@ def _rate(
     return flop / statistics.median(times[1:])
 
 
-def _copy_rate() -> float:
-    source = np.ones(COPY_BYTES // 8)
-    target = np.empty_like(source)
+def _copy_rate(backend: Backend, device: torch.device) -> float:
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
     times = []
     for _ in range(4):
+        backend.synchronize(device)
         started = time.perf_counter()
-        np.copyto(target, source)
+        target.copy_(source)
+        backend.synchronize(device)
         times.append(time.perf_counter() - started)
     return 2 * COPY_BYTES / min(times)

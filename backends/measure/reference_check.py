@@ -17,6 +17,7 @@ import torch
 
 from engine.backends.loading.safetensors_file import TensorReader, find_tensors
 from engine.backends.registry import load_backend
+from engine.devices import HOST
 from engine.model_spec import ModelSpec
 from engine.request import EncodedPair
 
@@ -114,7 +115,7 @@ def find_reference(spec: ModelSpec) -> tuple[Reference | None, str]:
 
 def _too_large(spec: ModelSpec) -> str | None:
     needed = 4 * sum(math.prod(info.shape) for info in find_tensors(Path(spec.path)).values()) * _ROOM
-    free = load_backend("cpu").memory(torch.device("cpu")).free_bytes
+    free = load_backend(HOST.name).memory(torch.device("cpu")).free_bytes
     if needed <= free:
         return None
     return f"in float32 the model needs about {needed / 1e9:.1f} GB of memory for it, and {free / 1e9:.1f} GB are free"

@@ -14,6 +14,7 @@ import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.npu import faults, memory
+from engine.backends.npu.data_sheets import TOKEN_BUDGET, TOKEN_BUDGET_310P
 from engine.backends.npu.environment import VISIBLE_DEVICES, why_unavailable
 from engine.backends.self_test import as_table, require_all
 from engine.config import DeviceConfig
@@ -28,16 +29,12 @@ if TYPE_CHECKING:
 
 TABLED = ("block table", "gathered", "npu_fusion_attention")
 """Forms of attention whose tables go up with the step."""
-DEFAULT_TOKEN_BUDGET = 8192
-DEFAULT_TOKEN_BUDGET_310P = 2048
-"""Its attention mask is quadratic in the length."""
 
 
 class NpuBackend(Backend):
     name = "npu"
     dist_backend = "hccl"
     dist_interface_variable = "HCCL_SOCKET_IFNAME"
-    visible_devices_variable = VISIBLE_DEVICES
 
     def __init__(self) -> None:
         self._config = DeviceConfig()
@@ -68,7 +65,7 @@ class NpuBackend(Backend):
         return Capabilities(
             dtypes=self._soc.dtypes,
             quantizations=self._soc.quantizations,
-            default_token_budget=DEFAULT_TOKEN_BUDGET_310P if narrow else DEFAULT_TOKEN_BUDGET,
+            default_token_budget=TOKEN_BUDGET_310P if narrow else TOKEN_BUDGET,
         )
 
     def auto_dtype(self, checkpoint_dtype: str) -> str:

@@ -16,11 +16,11 @@ from benchmarks.scale_sim.law import Law
 from benchmarks.scale_sim.replica import ReplicaSettings
 from benchmarks.scale_sim.simulate import Cluster, Outcome, quantile, simulate
 from benchmarks.scale_sim.traffic import Call, Shape, poisson
+from engine.backends.cuda.data_sheets import H200
 from engine.backends.cuda.planner import StepTime
 from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.core.replicas import choose_replica
-from engine.entrypoints.planning.devices import H200
 from engine.entrypoints.planning.model_shape import ModelShape
 from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions

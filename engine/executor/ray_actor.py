@@ -14,6 +14,7 @@ import socket
 import msgspec
 
 from engine import messages
+from engine.devices import DEVICES
 from engine.executor.ray_cluster import ray_module
 from engine.executor.worker_process import WORKER_MODULE, WorkerSetup
 from engine.ipc.child_process import Child
@@ -21,7 +22,7 @@ from engine.ipc.private_folder import PrivateFolder
 from engine.version import __version__
 
 REACH_TIMEOUT_S = 5.0
-_VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
+_VISIBLE = tuple(row.visible_devices for row in DEVICES if row.visible_devices)
 
 
 class NodeFacts(msgspec.Struct):

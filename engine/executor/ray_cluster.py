@@ -12,10 +12,12 @@ import contextlib
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from engine.config import DeviceConfig, DeviceName, EngineConfig, Placement
+from engine.config import DeviceConfig, EngineConfig, Placement
+from engine.devices import DEVICES, HOST, DeviceRow, device_row
 from engine.errors import ConfigError, DeviceError
 from engine.time_limit import within
 
@@ -24,8 +26,6 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "engine"
 CONNECT_TIMEOUT_S = 60.0
 RESERVE_TIMEOUT_S = 30.0
-RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
-"""What Ray calls the devices."""
 
 
 def ray_module() -> Any:
@@ -82,7 +82,8 @@ def cause_of(error: BaseException) -> str:
 
 
 def _told(resources: dict[str, float]) -> str:
-    kinds = [f"{resources[kind]:g} {kind}" for kind in ("CPU", "GPU", "NPU") if resources.get(kind)]
+    names = sorted(row.ray_resource for row in DEVICES)
+    kinds = [f"{resources[name]:g} {name}" for name in names if resources.get(name)]
     return ", ".join(kinds) or "no devices"
 
 
@@ -93,7 +94,8 @@ class Reservation:
     address: str
     name: str
     group: Any
-    device: DeviceName
+    device: str
+    """The name of its row in ``engine/devices.py``."""
     num_replicas: int
 
     def config(self, config: EngineConfig, index: int) -> EngineConfig:
@@ -126,14 +128,14 @@ def reserve(device: DeviceConfig, num_replicas: int) -> Reservation:
     address = connect()
     ray = ray_module()
     resources, nodes = within(RESERVE_TIMEOUT_S, lambda: (ray.cluster_resources(), ray.nodes()))
-    kind = device_kind(device.device, resources)
-    resource, each = RESOURCES[kind], _each(kind, device)
+    row = row_in_cluster(device, resources)
+    resource, each = row.ray_resource, amount_of(row, device)
     size = device.tensor_parallel_size
     check_nodes(nodes, resource, each, size, num_replicas)
     if num_replicas > 1:
-        bundles, strategy = [_bundle(resource, each * size)] * num_replicas, "SPREAD"
+        bundles, strategy = [_bundle(row, each * size)] * num_replicas, "SPREAD"
     else:
-        bundles, strategy = [_bundle(resource, each)] * size, "STRICT_PACK"
+        bundles, strategy = [_bundle(row, each)] * size, "STRICT_PACK"
     name = f"engine-{uuid.uuid4().hex}"
     group = ray.util.placement_group(bundles, strategy=strategy, name=name)
     if not group.wait(RESERVE_TIMEOUT_S):
@@ -143,22 +145,32 @@ def reserve(device: DeviceConfig, num_replicas: int) -> Reservation:
             f"of {size} workers, but they were not free together within {RESERVE_TIMEOUT_S:.0f} s; free now: "
             f"{_told(ray.available_resources())}"
         )
-    return Reservation(address, name, group, cast(DeviceName, kind), num_replicas)
+    return Reservation(address, name, group, row.name, num_replicas)
 
 
-def _bundle(resource: str, amount: float) -> dict[str, float]:
-    return {resource: amount} if resource == "CPU" else {resource: amount, "CPU": amount}
+def _bundle(row: DeviceRow, amount: float) -> dict[str, float]:
+    return {row.ray_resource: amount} | ({} if row.is_host else {HOST.ray_resource: amount})
 
 
-def _each(kind: str, device: DeviceConfig) -> float:
-    """Of a worker: one device, or the cores that it may use."""
-    return float(device.cpu_threads or 1) if kind == "cpu" else 1.0
+def amount_of(row: DeviceRow, device: DeviceConfig) -> float:
+    """What a worker needs of ``row.ray_resource``: one device, or the cores that it may use."""
+    return float(device.cpu_threads or 1) if row.is_host else 1.0
 
 
-def device_kind(asked: DeviceName, resources: dict[str, float]) -> str:
-    if asked != "auto":
-        return asked
-    return next((kind for kind in ("npu", "cuda") if resources.get(RESOURCES[kind])), "cpu")
+def row_in_cluster(device: DeviceConfig, resources: Mapping[str, float]) -> DeviceRow:
+    """The device that was asked for; for ``auto`` the first that the cluster has."""
+    if device.device != "auto":
+        return device_row(device.device)
+    return next((row for row in DEVICES if resources.get(row.ray_resource)), HOST)
+
+
+def actor_resources(row: DeviceRow, amount: float) -> dict[str, Any]:
+    """How Ray is told that an actor needs ``amount`` of a device: the options of ``ray.remote``."""
+    if row.is_host:
+        return {"num_cpus": amount}
+    if row.ray_resource == "GPU":  # Ray has a word of its own for these
+        return {"num_cpus": 1, "num_gpus": amount}
+    return {"num_cpus": 1, "resources": {row.ray_resource: amount}}
 
 
 def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: int, num_replicas: int) -> None:

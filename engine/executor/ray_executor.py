@@ -19,11 +19,21 @@ import msgspec
 
 from engine import messages
 from engine.config import EngineConfig, Placement
+from engine.devices import device_row
 from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.executor.multiproc import MultiprocExecutor
 from engine.executor.rank_process import WorkerChild
 from engine.executor.ray_actor import NodeFacts, WorkerActor
-from engine.executor.ray_cluster import NAMESPACE, RESOURCES, Reservation, cause_of, connect, ray_module, reserve
+from engine.executor.ray_cluster import (
+    NAMESPACE,
+    Reservation,
+    actor_resources,
+    amount_of,
+    cause_of,
+    connect,
+    ray_module,
+    reserve,
+)
 from engine.ipc.channel import Channel
 from engine.messages import FromWorker
 from engine.model_spec import ModelSpec
@@ -83,16 +93,11 @@ class RayExecutor(MultiprocExecutor):
 
     def _actor(self, ray: Any, group: Any, placement: Placement, index: int) -> Any:
         device = self._config.device
-        resource = RESOURCES[device.device]
-        amount = float(device.cpu_threads or 1) if resource == "CPU" else 1.0
+        row = device_row(device.device)
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
             group, placement_group_bundle_index=index if placement.bundle is None else placement.bundle
         )
-        asked: dict[str, Any] = {"num_cpus": amount if resource == "CPU" else 1, "num_gpus": 0, "resources": {}}
-        if resource == "GPU":
-            asked["num_gpus"] = 1
-        elif resource != "CPU":
-            asked["resources"] = {resource: 1}
+        asked = {"num_gpus": 0, "resources": {}, **actor_resources(row, amount_of(row, device))}
         kind = ray.remote(WorkerActor)
         return kind.options(
             scheduling_strategy=strategy, namespace=NAMESPACE, max_restarts=0, max_concurrency=4, **asked

@@ -14,17 +14,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from engine import __version__
+from engine.devices import DEVICES
+from engine.version import __version__
 
 PACKAGES = (
-    *("torch", "triton", "torch_npu", "numpy", "tokenizers", "transformers", "huggingface_hub", "msgspec", "pyzmq"),
+    "torch",
+    *(name for row in DEVICES for name in row.packages),
+    *("numpy", "tokenizers", "transformers", "huggingface_hub", "msgspec", "pyzmq"),
     *("fastapi", "uvicorn", "uvloop", "httptools", "cyclopts", "prometheus_client", "opentelemetry-sdk"),
 )
-VARIABLES = ("ENGINE_", "HF_", "OMP_", "MKL_", "KMP_", "CUDA_", "NVIDIA_", "ASCEND_", "NPU_", "TORCH_", "LD_PRELOAD")
-TOOLS = (
-    ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"),
-    ("npu-smi", "info"),
-)
+VARIABLES = ("ENGINE_", "HF_", *(prefix for row in DEVICES for prefix in row.variables), "TORCH_", "LD_PRELOAD")
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "HEADERS")
 TOOL_TIMEOUT_S = 20.0
 
@@ -83,21 +82,22 @@ def _packages() -> Section:
 
 def _devices() -> Section:
     """What each backend says about itself, and the vendors' own tools."""
-    from engine.backends.registry import NAMES, choose_backend, load_backend
+    from engine.backends.registry import choose_backend, load_backend
     from engine.errors import EngineError
 
     found = {}
-    for name in NAMES:
+    for row in DEVICES:
         try:
-            found[name] = load_backend(name).why_unavailable() or "usable"
+            found[row.name] = load_backend(row.name).why_unavailable() or "usable"
         except (EngineError, ImportError, OSError) as error:
-            found[name] = f"broken: {error}"
+            found[row.name] = f"broken: {error}"
     try:
         found["--device auto"] = choose_backend("auto")[0].name
     except EngineError as error:
         found["--device auto"] = str(error)
-    for command in TOOLS:
-        found[command[0]] = _output(command)
+    for row in DEVICES:
+        if row.status_command:
+            found[row.status_command[0]] = _output(row.status_command)
     return found
 
 

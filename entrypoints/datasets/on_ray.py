@@ -20,7 +20,15 @@ from engine.config import DeviceConfig
 from engine.entrypoints.datasets.rows import ScoreRow
 from engine.entrypoints.datasets.run import Scored, ScoreFrom, ScoreJob, score_window, windows
 from engine.errors import ConfigError, EngineDeadError
-from engine.executor.ray_cluster import RESOURCES, cause_of, check_nodes, connect, device_kind, ray_module
+from engine.executor.ray_cluster import (
+    actor_resources,
+    amount_of,
+    cause_of,
+    check_nodes,
+    connect,
+    ray_module,
+    row_in_cluster,
+)
 
 START_TIMEOUT_S = 900
 """For the first actor to have loaded its model."""
@@ -48,28 +56,28 @@ def score_on_ray(job: ScoreJob, values: dict[str, Any], num_actors: int | None) 
     connect()
     ray = ray_module()
     device = DeviceConfig(**{name: values[name] for name in ("device", "cpu_threads") if name in values})
-    kind = device_kind(device.device, ray.cluster_resources())
-    each = float(device.cpu_threads or 1) if kind == "cpu" else 1.0
+    row = row_in_cluster(device, ray.cluster_resources())
+    each = amount_of(row, device)
     nodes = ray.nodes()
-    check_nodes(nodes, RESOURCES[kind], each, 1, num_actors or 1)
-    places = sum(int(node["Resources"].get(RESOURCES[kind], 0) // each) for node in nodes if node["Alive"])
+    check_nodes(nodes, row.ray_resource, each, 1, num_actors or 1)
+    places = sum(int(node["Resources"].get(row.ray_resource, 0) // each) for node in nodes if node["Alive"])
     # The task that reads, and whatever else Ray runs beside the actors, need a core of their own.
-    size = num_actors or max(1, places - 1 if kind == "cpu" else places)
-    settings = {**values, "device": kind}
+    size = num_actors or max(1, places - 1 if row.is_host else places)
+    settings = {**values, "device": row.name}
 
     def score(done: int) -> Iterator[Scored]:
         with _settings(ray):
-            results = _dataset(ray, job, done, settings, size, kind, each)
+            results = _dataset(ray, job, done, settings, size, actor_resources(row, each))
             try:
-                for row in results.iter_rows():
-                    yield Scored(**{name: row[name] for name in Scored.__dataclass_fields__})
+                for scored in results.iter_rows():
+                    yield Scored(**{name: scored[name] for name in Scored.__dataclass_fields__})
             except ray.exceptions.RayError as error:
                 raise EngineDeadError(f"Ray could not go on: {cause_of(error)}. What was finished is kept.") from error
 
     return score
 
 
-def _dataset(ray: Any, job: ScoreJob, done: int, values: dict[str, Any], size: int, kind: str, each: float) -> Any:
+def _dataset(ray: Any, job: ScoreJob, done: int, values: dict[str, Any], size: int, needed: dict[str, Any]) -> Any:
     encoded = msgspec.msgpack.encode(job, enc_hook=str)
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
@@ -77,11 +85,6 @@ def _dataset(ray: Any, job: ScoreJob, done: int, values: dict[str, Any], size: i
     source = ray.data.read_datasource(
         _source(ray, encoded, done), override_num_blocks=1, ray_remote_args={"scheduling_strategy": here, "num_cpus": 0}
     )
-    needed: dict[str, Any] = {"num_cpus": each if kind == "cpu" else 1}
-    if kind == "cuda":
-        needed["num_gpus"] = 1
-    elif kind == "npu":
-        needed["resources"] = {"NPU": 1}
     return source.map_batches(
         WindowScorer,
         batch_size=1,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.devices import HOST
 from engine.entrypoints.inspection.pairs import QuerySet
 from engine.errors import DeviceError, EngineError, ModelLoadError
 from engine.inputs.processor import InputProcessor
@@ -21,15 +22,11 @@ from engine.scoring.activation import activate, logits_of
 
 if TYPE_CHECKING:
     from engine import LLM
+    from engine.backends.base import Capabilities
 
 Load = Callable[[Mapping[str, Any]], "LLM"]
 
 BASELINE = "float32"
-REFERENCE_BOUND = {"cpu": 1e-5}
-"""Largest difference of a score from transformers', by device."""
-COMPANY_BOUND = {"cpu": 1e-6}
-DEVICE_BOUND = 1e-4
-"""Both, on the other devices: they add in another order."""
 LOGIT_SHARES = {
     "float16": 0.02,
     "int16": 0.02,
@@ -109,26 +106,30 @@ class VerifyReport:
         return not self.problems
 
 
-def settings_to_verify(values: Mapping[str, Any], device: str) -> tuple[str, Setting, list[Setting]]:
-    """The device's name, float32, and the others; one the user named is the only other one."""
-    from engine.backends.registry import choose_backend
-
-    backend = choose_backend(device)[0]
-    capabilities = backend.capabilities
+def settings_to_verify(values: Mapping[str, Any], capabilities: Capabilities) -> tuple[Setting, list[Setting]]:
+    """Float32, and the others; one the user named is the only other one."""
     # Where the device has no float32, the CPU tells what it would be.
-    place = {} if BASELINE in capabilities.dtypes else {"device": "cpu"}
+    place = {} if BASELINE in capabilities.dtypes else {"device": HOST.name}
     rest = {name: value for name, value in values.items() if name not in ("dtype", "quantization")}
     baseline = Setting(BASELINE, {**rest, "dtype": BASELINE, **place})
     if asked := {name: values[name] for name in ("dtype", "quantization") if values.get(name) not in (None, "auto")}:
         others = [Setting(" ".join(map(str, asked.values())), {**rest, **asked})]
-        return backend.name, baseline, [setting for setting in others if setting.name != BASELINE]
+        return baseline, [setting for setting in others if setting.name != BASELINE]
     dtypes = [Setting(dtype, {**rest, "dtype": dtype}) for dtype in capabilities.dtypes if dtype != BASELINE]
     quantized = [Setting(name, {**rest, "quantization": name}) for name in capabilities.quantizations]
-    return backend.name, baseline, [*dtypes, *quantized]
+    return baseline, [*dtypes, *quantized]
 
 
 def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_reference: bool = True) -> VerifyReport:
-    device, baseline, others = settings_to_verify(values, str(values.get("device", "auto")))
+    """``load`` makes an ``LLM`` of settings, each of which is ``values`` in another precision.
+
+    Raises ``EngineError`` where float32 itself cannot be loaded, or scores no pair.
+    """
+    from engine.backends.registry import choose_backend
+
+    backend = choose_backend(str(values.get("device", "auto")))[0]
+    capabilities = backend.capabilities
+    baseline, others = settings_to_verify(values, capabilities)
     results: list[Agreement | Unavailable] = []
     with load(baseline.values) as llm:
         spec, expected = llm.spec, _logits(llm, pairs)
@@ -136,11 +137,11 @@ def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_refer
         flat = np.concatenate(expected)
         spread = max(1.0, float(flat.max() - flat.min()))
         unit = score_unit(spec.head, spread)
-        bound = COMPANY_BOUND.get(device, DEVICE_BOUND) * unit
+        bound = capabilities.company_tolerance * unit
         results.append(_agreement(f"{BASELINE}, alone", "in company", alone, expected, spec.head, bound))
         reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
     if reference is not None:
-        bound = REFERENCE_BOUND.get(device, DEVICE_BOUND) * unit
+        bound = capabilities.reference_tolerance * unit
         results.insert(0, _agreement(BASELINE, "transformers", expected, reference, spec.head, bound))
     for setting in others:
         bound = spread * max(LOGIT_SHARES.get(part, 0.25) for part in setting.name.split())
@@ -154,7 +155,7 @@ def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_refer
         else:
             results.append(_agreement(setting.name, BASELINE, logits, expected, spec.head, bound, bounds_logit=True))
     num_pairs = sum(len(texts) for _, texts in pairs)
-    return VerifyReport(spec.name, device, description, reference is not None, num_pairs, results)
+    return VerifyReport(spec.name, backend.name, description, reference is not None, num_pairs, results)
 
 
 def score_unit(head: HeadSpec, spread: float) -> float:

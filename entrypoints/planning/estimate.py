@@ -1,4 +1,4 @@
-"""What fits and how fast it should be: pure arithmetic on a ``ModelShape`` and ``DeviceFacts``.
+"""What fits and how fast it should be: pure arithmetic on a ``ModelShape`` and ``DataSheet``.
 
 A step computes each token of its segments once, so the work of a call is ``query + documents * document`` tokens while
 it answers ``documents * (query + document)``. A step takes as long as its products and attention at the share of the
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.backends.data_sheet import DataSheet
 from engine.config import SchedulerConfig
-from engine.entrypoints.planning.devices import DeviceFacts
 from engine.entrypoints.planning.model_shape import ITEM_BYTES, ModelShape
 from engine.executor.division import divides
 from engine.step_limits import resolve_limits
@@ -69,7 +69,7 @@ class Option:
     """What a full step waits for: compute, memory or links."""
 
 
-def options(shape: ModelShape, device: DeviceFacts, num_devices: int, workload: Workload, max_len: int) -> list[Option]:
+def options(shape: ModelShape, device: DataSheet, num_devices: int, workload: Workload, max_len: int) -> list[Option]:
     """Each precision of the device on the fewest devices that hold the model: its own dtype, then quantisations."""
     own = device.default_dtype
     choices = [(own, None), *((own, kind) for kind in device.rates if kind not in FLOATS)]
@@ -78,7 +78,7 @@ def options(shape: ModelShape, device: DeviceFacts, num_devices: int, workload: 
 
 def _smallest(
     shape: ModelShape,
-    device: DeviceFacts,
+    device: DataSheet,
     num_devices: int,
     workload: Workload,
     max_len: int,
@@ -92,7 +92,7 @@ def _smallest(
 
 def _option(
     shape: ModelShape,
-    device: DeviceFacts,
+    device: DataSheet,
     num_devices: int,
     group: int,
     workload: Workload,
@@ -104,7 +104,7 @@ def _option(
         SchedulerConfig(), causal=shape.causal, max_model_len=max_len, default_token_budget=device.token_budget
     )
     budget = limits.token_budget
-    weights = shape.weight_bytes(dtype, quantization, keeps_narrow=device.kind == "cpu") // group
+    weights = shape.weight_bytes(dtype, quantization, keeps_narrow=device.keeps_narrow_weights) // group
     kv_token = shape.kv_bytes(dtype) // min(group, shape.sizes.num_kv_heads)
     step = LIBRARIES + budget * shape.activation_bytes(dtype)
     limit = int(device.memory_bytes * device.usable_memory)
@@ -137,7 +137,7 @@ def _option(
 
 def _step_seconds(
     shape: ModelShape,
-    device: DeviceFacts,
+    device: DataSheet,
     group: int,
     workload: Workload,
     tokens: int,

@@ -6,23 +6,25 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.backends.data_sheet import DataSheet, data_sheets
 from engine.checkpoint.files import CheckpointFiles
 from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.overrides import apply_overrides
 from engine.config import ModelConfig
-from engine.entrypoints.planning.devices import DeviceFacts, find_device
+from engine.devices import DEVICES, device_row
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
 from engine.errors import ConfigError
 
-HERE = ("auto", "cpu", "cuda", "npu")
+HERE = ("auto", *sorted(row.name for row in DEVICES))
+"""What stands for a device of this machine; other names are products."""
 
 
 @dataclass(frozen=True)
 class Plan:
     model: str
     shape: ModelShape
-    device: DeviceFacts
+    device: DataSheet
     num_devices: int
     cpu_threads: int | None
     workload: Workload
@@ -54,11 +56,12 @@ def make_plan(
     shape = ModelShape.of(_config_json(config))
     max_len = min(config.max_model_len or shape.max_len, shape.max_len)
     if device not in HERE:
-        facts = find_device(device)
+        facts = _data_sheet(device)
     else:
         from engine.entrypoints.planning.here import measure
 
-        if device in ("auto", "cpu") and cpu_threads is None and num_devices > 1:
+        may_be_host = device == "auto" or device_row(device).is_host
+        if may_be_host and cpu_threads is None and num_devices > 1:
             cpu_threads = max(1, len(os.sched_getaffinity(0)) // num_devices)
         facts = measure(device, shape, cpu_threads, num_devices)
     found = options(shape, facts, num_devices, workload, max_len)
@@ -68,7 +71,7 @@ def make_plan(
         shape,
         facts,
         num_devices,
-        cpu_threads if facts.kind == "cpu" else None,
+        cpu_threads if device_row(facts.kind).is_host else None,
         workload,
         max_len,
         found,
@@ -79,6 +82,14 @@ def make_plan(
     plan.flags.extend(_flags(config, plan))
     plan.notes.extend(_notes(plan))
     return plan
+
+
+def _data_sheet(name: str) -> DataSheet:
+    """Raises ``ConfigError`` with the names that there are."""
+    if name not in data_sheets():
+        here, known = ", ".join(HERE[:-1]) + f" or {HERE[-1]}", ", ".join(data_sheets())
+        raise ConfigError(f"--device {name} is not in the table: {here} for this machine, or {known}.", param="device")
+    return data_sheets()[name]
 
 
 def _config_json(config: ModelConfig) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def _flags(config: ModelConfig, plan: Plan) -> list[str]:
         flags += ["-tp", str(chosen.tensor_parallel_size)]
     if chosen.data_parallel_size > 1:
         flags += ["-dp", str(chosen.data_parallel_size)]
-    if plan.device.kind == "cpu" and chosen.data_parallel_size > 1 and plan.cpu_threads:
+    if device_row(plan.device.kind).is_host and chosen.data_parallel_size > 1 and plan.cpu_threads:
         flags += ["--cpu-threads", str(plan.cpu_threads), "--cpu-pin"]
     return flags
 

@@ -16,7 +16,9 @@ CONTRACT = "backends"
 FAMILIES = "engine/checkpoint/families.py"
 """What each family's config.json means."""
 NETWORKS = {CONTRACT, FAMILIES, "backends/loading", "backends/nn", "kernels"}
-DEVICE = {CONTRACT, "kernels"}
+SHEETS = "backends/data_sheet.py"
+"""What each device's products can do, for `engine plan`."""
+DEVICE = {CONTRACT, SHEETS, "kernels"}
 
 ALLOWED: dict[str, set[str]] = {
     # The vocabulary: requests, plans of steps, messages, settings, errors.
@@ -52,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine/scoring": {"engine/inputs"},
     # How a step runs on a device.
     CONTRACT: {"kernels"},
+    SHEETS: set(),
     "backends/registry.py": {CONTRACT},
     "backends/loading": {CONTRACT, "kernels", "engine/checkpoint/safetensors_header.py", "engine/checkpoint/gguf"},
     "backends/nn": {CONTRACT, FAMILIES, "backends/loading", "kernels"},
@@ -95,11 +98,13 @@ ALLOWED: dict[str, set[str]] = {
         "engine/inputs",
         "engine/prompts",
         "engine/scoring",
+        CONTRACT,
         "backends/registry.py",
         "backends/measure",
         "entrypoints/terminal.py",
     },
     "entrypoints/planning": {
+        SHEETS,
         "engine/checkpoint",
         FAMILIES,
         "engine/executor/division.py",
@@ -164,7 +169,12 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/serve/dialects",
         "entrypoints/serve/server.py",
     },
-    "entrypoints/ray_serve.py": {"entrypoints/serve", "entrypoints/serve/server.py", "entrypoints/settings"},
+    "entrypoints/ray_serve.py": {
+        "engine/executor",
+        "entrypoints/serve",
+        "entrypoints/serve/server.py",
+        "entrypoints/settings",
+    },
     "entrypoints/demo": set(),
     "entrypoints/cli": {
         PACKAGE,

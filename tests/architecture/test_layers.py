@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
+from engine.devices import DEVICES
 from tests.architecture.folders import ALLOWED, VOCABULARY
 from tests.architecture.modules import cycles, import_graph, modules
 from tests.architecture.source_tree import LINKED_FOLDERS, dotted_names, product_files, python_files
-
-DEVICES = ("cpu", "cuda", "npu")
 
 # module -> the only places that may import it
 HOMES = {
@@ -113,7 +114,7 @@ def test_imports_name_the_installed_package() -> None:
 def test_devices_do_not_know_each_other() -> None:
     wrong = []
     for folder in ("backends", "kernels"):
-        homes = {device: f"{folder}/{device}" for device in (*DEVICES, "triton")}
+        homes = {device: f"{folder}/{device}" for device in (*(row.name for row in DEVICES), "triton")}
         for file in product_files():
             if not file.under(folder):
                 continue
@@ -127,4 +128,19 @@ def test_devices_do_not_know_each_other() -> None:
                 for other in others
                 if item.reaches(f"engine.{folder}.{other}")
             ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_devices_are_named_in_their_folders_and_their_row_only() -> None:
+    """Whatever depends on the device asks its row or its backend. The CPU's name is torch's as well."""
+    homes = [f"{folder}/{row.name}" for folder in ("backends", "kernels") for row in DEVICES]
+    torch_names = {row.name for row in DEVICES if row.is_host}
+    wrong = [
+        f"{file.path}:{node.lineno} {node.value!r}"
+        for file in product_files()
+        if not file.under("engine/devices.py", *homes)
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Constant) and node.value in {row.name for row in DEVICES}
+        if not (node.value in torch_names and file.under("backends", "kernels"))
+    ]
     assert not wrong, "\n".join(wrong)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from engine import LLM
+from engine.backends.base import Capabilities
+from engine.backends.registry import load_backend
 from engine.entrypoints.inspection import verify as verify_module
 from engine.entrypoints.inspection.pairs import built_in_pairs
 from engine.entrypoints.inspection.verify import (
@@ -104,9 +106,9 @@ def test_a_score_that_depends_on_its_company_is_found(checkpoint: Path, monkeypa
 
 
 def test_settings_that_fail_and_settings_that_are_not_here(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def some(values: Mapping[str, Any], device: str) -> tuple[str, Setting, list[Setting]]:
+    def some(values: Mapping[str, Any], capabilities: Capabilities) -> tuple[Setting, list[Setting]]:
         base = {"model": str(checkpoint), **VALUES}
-        return "cpu", Setting("float32", base), [Setting("absent", {"fails": 1}), Setting("broken", {"fails": 2})]
+        return Setting("float32", base), [Setting("absent", {"fails": 1}), Setting("broken", {"fails": 2})]
 
     def load_some(values: Mapping[str, Any]) -> LLM:
         if values.get("fails") == 1:
@@ -125,15 +127,15 @@ def test_settings_that_fail_and_settings_that_are_not_here(checkpoint: Path, mon
 
 
 def test_every_precision_of_the_device_is_tried() -> None:
-    device, baseline, others = settings_to_verify({"model": "m", "cpu_threads": 2}, "cpu")
-    assert device == "cpu"
+    cpu = load_backend("cpu").capabilities
+    baseline, others = settings_to_verify({"model": "m", "cpu_threads": 2}, cpu)
     assert baseline == Setting("float32", {"model": "m", "cpu_threads": 2, "dtype": "float32"})
     assert [setting.name for setting in others] == ["bfloat16", "int16", "int8", "int4"]
     assert others[2].values == {"model": "m", "cpu_threads": 2, "quantization": "int8"}
-    _, _, (one,) = settings_to_verify({"dtype": "bfloat16", "quantization": "int8"}, "cpu")
+    _, (one,) = settings_to_verify({"dtype": "bfloat16", "quantization": "int8"}, cpu)
     assert one == Setting("bfloat16 int8", {"dtype": "bfloat16", "quantization": "int8"})
-    assert settings_to_verify({"dtype": "float32"}, "cpu")[2] == []
-    assert len(settings_to_verify({"dtype": "auto"}, "cpu")[2]) == 4
+    assert settings_to_verify({"dtype": "float32"}, cpu)[1] == []
+    assert len(settings_to_verify({"dtype": "auto"}, cpu)[1]) == 4
 
 
 def test_swaps_by_hand() -> None:

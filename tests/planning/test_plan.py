@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from engine.backends.data_sheet import data_sheets, recognise
 from engine.backends.loading.weights import open_checkpoint
 from engine.backends.models import find_family
-from engine.entrypoints.planning.devices import DEVICES, recognise
+from engine.devices import DEVICES
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
 from tests.families.cases import FAMILIES, Family
@@ -40,7 +41,7 @@ QWEN_8B = QWEN | {
 }
 HEADS = ("lm_head.", "score.", "classifier.", "pooler.", "head.")
 """How the tensors of score heads begin."""
-H200, L4 = DEVICES["h200"], DEVICES["l4"]
+H200, L4 = data_sheets()["h200"], data_sheets()["l4"]
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_published_sizes() -> None:
 
 
 def options_of(config: dict[str, Any], device: str, count: int, max_len: int = 8192) -> list[Option]:
-    return options(ModelShape.of(config), DEVICES[device], count, Workload(), max_len)
+    return options(ModelShape.of(config), data_sheets()[device], count, Workload(), max_len)
 
 
 def test_a_model_that_fits_becomes_replicas() -> None:
@@ -161,8 +162,8 @@ def test_an_encoder_shares_nothing_and_keeps_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_drivers_names(driver: str, name: str | None) -> None:
-    found = recognise(driver)
-    assert (found.name if found else None) == name
+    found = [sheet.name for row in DEVICES if (sheet := recognise(row.name, driver))]
+    assert found == ([name] if name else [])
 
 
 def test_the_command_suggests_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
