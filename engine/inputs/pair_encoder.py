@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from engine.errors import PARAM, FieldPath, InvalidRequestError
+from engine.inputs.encoder import TEXTS_PER_BATCH, TextEncoder
 from engine.inputs.truncation import Role, Side, fit
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
 from engine.request import EncodedPair
-
-_TEXTS_PER_BATCH = 512
-"""Bounds the memory of the tokenizer's own objects, which are much larger than the ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +60,25 @@ class PairEncoder(Protocol):
 
 def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool) -> Iterator[Any]:
     """Encodings in order, made in parallel, without offsets."""
-    for start in range(0, len(texts), _TEXTS_PER_BATCH):
-        batch = list(texts[start : start + _TEXTS_PER_BATCH])
+    for start in range(0, len(texts), TEXTS_PER_BATCH):
+        batch = list(texts[start : start + TEXTS_PER_BATCH])
         yield from tokenizer.encode_batch_fast(batch, add_special_tokens=special)
 
 
 class TemplatePairs:
     """Pairs through a prompt template: constant ids and tokenised texts, in order."""
 
-    def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard) -> None:
+    def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard, encoder: TextEncoder) -> None:
+        """``tokenizer``: for the places of tokens; ``encoder``: for the ids, the same ones."""
         self._tokenizer = tokenizer
         self._guard = guard
+        self._encoder = encoder
 
     def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
         texts: dict[str, int] = {}
         numbers = [self._text_numbers(pair, texts) for pair in pairs]
-        ids = [self._ids(encoding) for encoding in encode_all(self._tokenizer, list(texts), special=False)]
+        all_ids, bounds = self._encoder.encode_batch(list(texts))
+        ids = [self._plain(all_ids[begin:end]) for begin, end in pairwise(bounds.tolist())]
         return [self._assemble(pair, own, ids) for pair, own in zip(pairs, numbers, strict=True)]
 
     def _text_numbers(self, pair: Pair, texts: dict[str, int]) -> list[int]:
@@ -90,8 +92,7 @@ class TemplatePairs:
                 numbers.append(texts.setdefault(part.fill(pair.instruction, pair.query, pair.document), len(texts)))
         return numbers
 
-    def _ids(self, encoding: Any) -> np.ndarray:
-        ids = np.array(encoding.ids, np.int32)
+    def _plain(self, ids: np.ndarray) -> np.ndarray:
         hits = self._guard.find(ids)
         return ids if not len(hits) else _spelled(ids, hits, self._guard)
 

@@ -8,6 +8,7 @@ any number of threads.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from engine.config import ModelConfig
 from engine.errors import PARAM, ConfigError, FieldPath, InvalidRequestError
 from engine.inputs.bi_encoder import EmbeddingEncoder, together
 from engine.inputs.checks import TokenIds, check_query, check_text, checked_ids, query_path, wrong_lengths
+from engine.inputs.encoder import HuggingFaceEncoder, choose_encoder
 from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs
 from engine.inputs.spans import Chunking, Span, TextToken, chunk_spans, text_tokens
 from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
@@ -33,6 +35,7 @@ from engine.prompts.template import Template
 from engine.ranges import common_prefix
 from engine.request import ChunkOptions, EncodedPair, PairOptions
 
+logger = logging.getLogger(__name__)
 _DEFAULTS = PairOptions()
 LEAST_ROOM = 8
 """Tokens that must be left for query and document beside the template."""
@@ -52,7 +55,9 @@ class InputProcessor:
         make_plain(self._tokenizer, list(self._compiled.values()))
         guard = SpecialIdGuard(self._tokenizer)
         self._has_types = _takes_types(spec)
-        self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard)
+        encoder = choose_encoder(self._tokenizer) if self._compiled else HuggingFaceEncoder(self._tokenizer)
+        logger.info("%s", encoder.note)
+        self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard, encoder)
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
         self._bi_encoder = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
         self.default_instruction = self._default_instruction(config)

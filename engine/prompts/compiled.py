@@ -133,7 +133,7 @@ def _regions(pieces: tuple[Piece, ...], added: re.Pattern[str] | None) -> Iterat
 
 def splits_before_document(tokenizer: Tokenizer) -> bool:
     """Whether this tokenizer is one of those for which ``_halves`` changes no id."""
-    normalizer, pre_tokenizer = _settings(tokenizer.normalizer), _settings(tokenizer.pre_tokenizer)
+    normalizer, pre_tokenizer = settings_of(tokenizer.normalizer), settings_of(tokenizer.pre_tokenizer)
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
     return (
@@ -145,7 +145,7 @@ def splits_before_document(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _settings(component: Any) -> dict[str, Any]:
+def settings_of(component: Any) -> dict[str, Any]:
     """A normaliser's or pre-tokeniser's part of tokenizer.json; empty where there is none."""
     return {} if component is None else dict(json.loads(component.__getstate__()))
 
