@@ -18,6 +18,18 @@ LoadFormat = Literal["auto", "safetensors", "dummy"]
 PrefixCache = Literal["off", "template", "query"]
 Quantization = Literal["int16", "int8", "int4", "fp8", "w8a8"]
 
+BYTES_PER_NUMBER: dict[str, float] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int16": 2,
+    "int8": 1,
+    "int4": 0.5 + 2 / 64,
+    "fp8": 1,
+    "w8a8": 1,
+}
+"""Of a weight in each dtype and quantisation, scales of groups included; those of whole rows are not worth counting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -9,12 +9,10 @@ import torch
 
 from engine.backends.base import Capabilities
 from engine.backends.loading.source import QuantizedTensor, Shaped
+from engine.config import BYTES_PER_NUMBER
 from engine.errors import DeviceError
 
 GB = 1e9
-QUANTIZED_BYTES = {"int16": 2, "int8": 1, "int4": 0.5 + 2 / 64, "fp8": 1, "w8a8": 1}
-"""Bytes of a weight in each format; scales of whole rows are not worth counting."""
-
 GROUP_BYTES = 4
 """Of a scale of a group, and of an offset, at most."""
 
@@ -36,7 +34,7 @@ def weight_bytes(
         if name == "lm_head.weight":
             continue
         is_linear = len(info.shape) == 2 and "embed" not in name
-        each: float = QUANTIZED_BYTES[quantization] if quantization and is_linear else dtype.itemsize
+        each: float = BYTES_PER_NUMBER[quantization] if quantization and is_linear else dtype.itemsize
         if keeps_narrow and len(info.shape) == 2 and info.dtype.itemsize >= 2:
             each = min(each, info.dtype.itemsize)
         layout = info.layout if isinstance(info, QuantizedTensor) else None

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.backends.data_sheet import DataSheet
-from engine.config import SchedulerConfig
-from engine.entrypoints.planning.model_shape import ITEM_BYTES, ModelShape
+from engine.config import BYTES_PER_NUMBER, SchedulerConfig
+from engine.entrypoints.planning.model_shape import ModelShape
 from engine.executor.division import divides
 from engine.step_limits import resolve_limits
 
@@ -150,7 +150,7 @@ def _step_seconds(
     attention_rate = device.rates[dtype] * device.step_share * ATTENTION_SHARE * group
     keys = workload.mean_keys if shape.causal else workload.query_tokens + workload.document_tokens
     compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)
-    sent = 2 * (group - 1) / group * shape.sizes.hidden * ITEM_BYTES[dtype]
+    sent = 2 * (group - 1) / group * shape.sizes.hidden * BYTES_PER_NUMBER[dtype]
     links = 2 * shape.sizes.num_layers * tokens * sent / device.link if group > 1 else 0.0
     memory = weights / device.bandwidth
     total = max(compute, memory) + links

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint.families import BodySizes, body_sizes, family_of, position_limit
+from engine.config import BYTES_PER_NUMBER
 from engine.errors import ConfigError
-
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "int4": 0.53, "fp8": 1, "w8a8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class ModelShape:
         return cls(
             sizes=sizes,
             max_len=max_len,
-            stored_dtype=stated if stated in ITEM_BYTES else "float32",
+            stored_dtype=stated if stated in BYTES_PER_NUMBER else "float32",
             causal=family_of(model_type).causal,
             linear_params=tensors.linear_numbers,
             other_params=tensors.other_numbers,
@@ -74,15 +73,15 @@ class ModelShape:
 
     def weight_bytes(self, dtype: str, quantization: str | None, *, keeps_narrow: bool = False) -> int:
         """On the device. ``keeps_narrow``: matrices stay as narrow as the file has them."""
-        stored = ITEM_BYTES[self.stored_dtype]
-        table = min(ITEM_BYTES[dtype], stored) if keeps_narrow else ITEM_BYTES[dtype]
-        linear = ITEM_BYTES[quantization] if quantization else table
+        stored = BYTES_PER_NUMBER[self.stored_dtype]
+        table = min(BYTES_PER_NUMBER[dtype], stored) if keeps_narrow else BYTES_PER_NUMBER[dtype]
+        linear = BYTES_PER_NUMBER[quantization] if quantization else table
         return round(self.linear_params * linear) + self.other_params * round(table)
 
     def kv_bytes(self, dtype: str) -> int:
         """Of one token in all layers; 0 for a model that keeps nothing."""
-        return self.kv_numbers * round(ITEM_BYTES[dtype])
+        return self.kv_numbers * round(BYTES_PER_NUMBER[dtype])
 
     def activation_bytes(self, dtype: str) -> int:
         """Of one token at the widest place of a layer: the stream and its copies, gate, up and their product."""
-        return 3 * (self.sizes.hidden + self.sizes.intermediate) * round(ITEM_BYTES[dtype])
+        return 3 * (self.sizes.hidden + self.sizes.intermediate) * round(BYTES_PER_NUMBER[dtype])
