@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from engine.backends.base import Backend, OutOfMemory
-from engine.backends.group import LOADING_TIMEOUT_S, Group, meet
+from engine.backends.group import LOADING_TIMEOUT_S, TPGroup, join_tp_group
 from engine.backends.loading.adapter_files import load_adapters
 from engine.backends.loading.checkpoint import Checkpoint, open_model
 from engine.backends.loading.fit import check_fit
@@ -27,17 +27,17 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError
 from engine.kernels.ops import Ops
 from engine.model_spec import ModelSpec
-from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
 from engine.step_limits import check_kv_cache, resolve_limits
 
 
 class Worker:
     """``load`` first, then ``execute`` any number of times, then ``close``."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, member: Member | None = None) -> None:
-        """``rank``: the number of the device; ``member``: which share of the model it has (None: all of it)."""
-        self.config, self.spec, self.rank, self.member = config, spec, rank, member or Member()
-        self.group = Group()
+    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, tp_rank: TPRank | None = None) -> None:
+        """``rank``: the number of the device; ``tp_rank``: which share of the model it has (None: all of it)."""
+        self.config, self.spec, self.rank, self.tp_rank = config, spec, rank, tp_rank or TPRank()
+        self.group = TPGroup()
         self.runner: ModelRunner | None = None
         self._backend: Backend | None = None
         self.profiler: Profiler | None = None
@@ -45,8 +45,8 @@ class Worker:
     def load(self) -> WorkerInfo:
         started = time.perf_counter()
         size = self.config.device.tensor_parallel_size
-        if size != self.member.size:
-            raise ConfigError(f"tensor_parallel_size is {size}, but this worker is one of {self.member.size}")
+        if size != self.tp_rank.size:
+            raise ConfigError(f"tensor_parallel_size is {size}, but this worker is one of {self.tp_rank.size}")
         backend, reason = choose_backend(self.config.device.device)
         self._backend = backend
         notes = [reason, *backend.set_up(self.config.device, self.rank)]
@@ -62,15 +62,15 @@ class Worker:
             max_model_len=self.spec.max_model_len,
             default_token_budget=backend.capabilities.default_token_budget,
         )
-        self.group = group = meet(self.member, backend, self.config.device.step_timeout_s)
+        self.group = group = join_tp_group(self.tp_rank, backend, self.config.device.step_timeout_s)
         try:
             params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
             if not self.config.device.skip_self_test:
                 ops_notes = (*ops_notes, *backend.self_test(model.layer_shape))
-            budget = group.least("token budget", limits.token_budget, LOADING_TIMEOUT_S)
+            budget = group.all_reduce_min("token budget", limits.token_budget, LOADING_TIMEOUT_S)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
             kv_capacity = self._kv_capacity(backend, device, limits.kv_tokens, bytes_per_token)
-            kv_capacity = group.least("room for keys", kv_capacity, LOADING_TIMEOUT_S)
+            kv_capacity = group.all_reduce_min("room for keys", kv_capacity, LOADING_TIMEOUT_S)
             self.runner = ModelRunner(
                 model,
                 self.spec,
@@ -129,7 +129,7 @@ class Worker:
 
     def close(self) -> None:
         """Give the device back, and leave the group. May be called twice."""
-        self.group.leave()
+        self.group.destroy()
         if self.profiler is not None:
             self.profiler.save()
             self.profiler = None

@@ -63,14 +63,14 @@ class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     """Seconds the device was busy with the step."""
 
 
-class Member(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
+class TPRank(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
     """Which of a replica's workers one is. They compute every step together, each with its share of the model."""
 
     index: int = 0
     """0 to ``size - 1``: which share. Worker 0 answers."""
     size: int = 1
     """``tensor_parallel_size``."""
-    meeting: str = ""
+    rendezvous_file: str = ""
     """Where the workers find each other at start: the path of a file that does not exist yet, in a folder that all of
     them can write to and nobody else can enter. So all of them are on one host. Empty for a worker alone."""
 

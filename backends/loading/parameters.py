@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.backends.group import Group
+from engine.backends.group import TPGroup
 from engine.backends.loading.source import QuantizedTensor, Shaped
 from engine.kernels.groups import GroupedRows
 from engine.kernels.ops import GroupedWeight, LinearWeight, Ops
@@ -50,7 +50,7 @@ class Rows:
     total: int | None = None
     """Rows of the whole tensor; None: ``count``."""
 
-    def part(self, group: Group, units: int) -> Rows:
+    def part(self, group: TPGroup, units: int) -> Rows:
         """Of these rows, which are ``units`` blocks of equal size, those of this worker."""
         size, own = self.count // units, group.part(units)
         return Rows(self.name, len(own) * size, self.first + own.start * size, self.total or self.count)
@@ -87,10 +87,10 @@ class Parameters:
         tensors: Mapping[str, Shaped] | None,
         keep_narrow_tables: bool = False,
         keep_groups: bool = False,
-        group: Group | None = None,
+        group: TPGroup | None = None,
     ) -> None:
         self.ops = ops
-        self.group = group or Group()
+        self.group = group or TPGroup()
         self.device = device
         self.dtype = dtype
         self.slots: list[Slot] = []

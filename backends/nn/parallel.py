@@ -33,7 +33,7 @@ class SummedLinear:
         """(delta, residual) as ``Ops.linear_residual`` has it."""
         if self.group.size == 1:
             return self.ops.linear_residual(x, self.weight, residual)
-        return self.group.sum(self.ops.linear(x, self.weight)), residual
+        return self.group.all_reduce_sum(self.ops.linear(x, self.weight)), residual
 
 
 class WordTable:
@@ -50,4 +50,4 @@ class WordTable:
         places = token_ids - self.own.start
         elsewhere = (places < 0) | (places >= len(self.own))
         found = F.embedding(places.masked_fill(elsewhere, 0), self.table)
-        return self.group.sum(found.masked_fill(elsewhere.unsqueeze(1), 0))
+        return self.group.all_reduce_sum(found.masked_fill(elsewhere.unsqueeze(1), 0))

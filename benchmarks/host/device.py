@@ -20,7 +20,7 @@ from engine.backends.packed_batch import PackingRules, pack, upload_each
 from engine.config import EngineConfig
 from engine.executor.base import StepError
 from engine.model_spec import ModelSpec
-from engine.step import Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
 
 TOKEN_BUDGET = 16_384
 KV_CAPACITY = 65_536
@@ -72,7 +72,7 @@ def answer(plan: SchedulerOutput) -> ModelRunnerOutput:
 class InstantWorker:
     """In the place of ``engine.backends.worker.Worker``."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, member: Member | None = None) -> None:
+    def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, tp_rank: TPRank | None = None) -> None:
         self._rules, self._packing = packing_rules()
 
     def load(self) -> WorkerInfo:

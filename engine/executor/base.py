@@ -5,8 +5,8 @@ told two things that have nothing to do with one another:
 
 * ``rank``: the number of its device among those that its process sees, ``first_rank + index`` where it sees all of the
   host's, 0 where whoever placed it shows it one device only;
-* ``member``: which share of the model it has, of how many, and the file through which the workers of the replica find
-  each other (``step.Member``).
+* ``tp_rank``: which share of the model it has, of how many, and the file through which the workers of the replica find
+  each other (``step.TPRank``).
 
 The same plans in the same order go to all of them. Worker 0 sends the results; the others send only failures. As they
 wait for one another inside a step, any failure of one of them ends all: the executor kills the rest, starts the group

@@ -25,7 +25,7 @@ from engine.ipc.restart_budget import RESTART_WINDOW_S, RestartBudget
 from engine.logs import current_format
 from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
 from engine.model_spec import ModelSpec
-from engine.step import Blame, Member, ModelRunnerOutput, SchedulerOutput, WorkerInfo
+from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +71,18 @@ class MultiprocExecutor:
 
     def _start_workers(self) -> Iterator[tuple[WorkerChild, Channel[FromWorker]]]:
         """One after the other, without waiting for them."""
-        meeting = ""
+        rendezvous_file = ""
         for index in range(self._size):
             channel: Channel[FromWorker] = Channel.listen(FromWorker)
             if self._size > 1:
-                meeting = meeting or f"{channel.folder}/meeting"
-            member = Member(index, self._size, meeting)
-            setup = self._setup(self._config.device.first_rank + index, member, channel.folder)
+                rendezvous_file = rendezvous_file or f"{channel.folder}/rendezvous"
+            tp_rank = TPRank(index, self._size, rendezvous_file)
+            setup = self._setup(self._config.device.first_rank + index, tp_rank, channel.folder)
             yield Child(WORKER_MODULE, setup), channel
 
-    def _setup(self, rank: int, member: Member, folder: str, address: Address | None = None) -> WorkerSetup:
+    def _setup(self, rank: int, tp_rank: TPRank, folder: str, address: Address | None = None) -> WorkerSetup:
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        return WorkerSetup(self._config, self._spec, rank, member, folder, level, current_format(), address)
+        return WorkerSetup(self._config, self._spec, rank, tp_rank, folder, level, current_format(), address)
 
     def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
         future: Future[ModelRunnerOutput] = Future()

@@ -45,7 +45,7 @@ class WorkerActor:
         self._folder: PrivateFolder | None = None
 
     def facts(self, with_folder: bool) -> bytes:
-        """``with_folder``: make a place where the workers of a group can meet."""
+        """``with_folder``: make a private folder for the rendezvous file of a group."""
         if with_folder:
             self._folder = PrivateFolder()
         ray = ray_module()

@@ -37,7 +37,7 @@ from engine.executor.ray_cluster import (
 from engine.ipc.channel import Channel
 from engine.messages import FromWorker
 from engine.model_spec import ModelSpec
-from engine.step import Member
+from engine.step import TPRank
 from engine.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,11 @@ class RayExecutor(MultiprocExecutor):
             for node in nodes:
                 _check_versions(node, ray.__version__)
             here = ray.get_runtime_context().get_node_id()
-            meeting = f"{nodes[0].folder}/meeting" if self._size > 1 else ""
+            rendezvous_file = f"{nodes[0].folder}/rendezvous" if self._size > 1 else ""
             started = []
             for index, (actor, node) in enumerate(zip(actors, nodes, strict=True)):
-                member = Member(index, self._size, meeting)
-                started.append(self._start_one(ray, actor, node, member, is_here=node.node == here))
+                tp_rank = TPRank(index, self._size, rendezvous_file)
+                started.append(self._start_one(ray, actor, node, tp_rank, is_here=node.node == here))
         except ray.exceptions.GetTimeoutError:
             _end(ray, actors)
             raise DeviceError(f"the Ray cluster did not start a worker within {START_TIMEOUT_S:.0f} s.") from None
@@ -104,7 +104,7 @@ class RayExecutor(MultiprocExecutor):
         ).remote()
 
     def _start_one(
-        self, ray: Any, actor: Any, node: NodeFacts, member: Member, *, is_here: bool
+        self, ray: Any, actor: Any, node: NodeFacts, tp_rank: TPRank, *, is_here: bool
     ) -> tuple[WorkerChild, Channel[FromWorker]]:
         channel: Channel[FromWorker] = (
             Channel.listen(FromWorker)
@@ -112,7 +112,7 @@ class RayExecutor(MultiprocExecutor):
             else Channel.listen_to_host(ray.util.get_node_ip_address(), FromWorker)
         )
         # Ray shows the actor its own device only, which is therefore the first; on a CPU there is nothing to choose.
-        setup = self._setup(0, member, channel.folder, None if is_here else channel.address)
+        setup = self._setup(0, tp_rank, channel.folder, None if is_here else channel.address)
         endpoint = "" if is_here else channel.address.up.removeprefix("tcp://")
         try:
             encoded = messages.encoder().encode(setup)
@@ -127,7 +127,7 @@ class RayExecutor(MultiprocExecutor):
             raise
         where = "this node" if is_here else f"the node {node.host}"
         logger.info(
-            "worker %d runs on %s (pid %d%s)", member.index, where, pid, f", {node.devices}" * bool(node.devices)
+            "worker %d runs on %s (pid %d%s)", tp_rank.index, where, pid, f", {node.devices}" * bool(node.devices)
         )
         return RayChild(ray, actor, pid), channel
 

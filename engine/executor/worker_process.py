@@ -22,7 +22,7 @@ from engine.ipc.channel import Address, Channel
 from engine.ipc.child_process import receive_setup
 from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, WireError, WorkerFailed, WorkerReady
 from engine.model_spec import ModelSpec
-from engine.step import Member, ModelRunnerOutput, SchedulerOutput
+from engine.step import ModelRunnerOutput, SchedulerOutput, TPRank
 
 if TYPE_CHECKING:
     from engine.backends.worker import Worker
@@ -37,7 +37,7 @@ class WorkerSetup(msgspec.Struct):
     config: EngineConfig
     spec: ModelSpec
     rank: int
-    member: Member
+    tp_rank: TPRank
     folder: str
     log_level: str
     log_format: str
@@ -60,7 +60,7 @@ def main() -> None:
 def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
     from engine.backends.worker import Worker
 
-    worker = with_faults(Worker(setup.config, setup.spec, setup.rank, setup.member), setup.config.device)
+    worker = with_faults(Worker(setup.config, setup.spec, setup.rank, setup.tp_rank), setup.config.device)
     try:
         channel.send(WorkerReady(worker.load()))
     except EngineError as error:
@@ -78,7 +78,7 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
                 break
             assert isinstance(message, StepRequest)
             step_id, launched = message.plan.step_id, _launch(worker, message.plan)
-            sender.submit(_finish_and_send, channel, worker, setup.member, step_id, launched)
+            sender.submit(_finish_and_send, channel, worker, setup.tp_rank, step_id, launched)
     worker.close()
 
 
@@ -98,13 +98,13 @@ def _launch(worker: Worker | FaultyWorker, plan: SchedulerOutput) -> Callable[[]
 def _finish_and_send(
     channel: Channel[ToWorker],
     worker: Worker | FaultyWorker,
-    member: Member,
+    tp_rank: TPRank,
     step_id: int,
     launched: Callable[[], ModelRunnerOutput],
 ) -> None:
     with contextlib.suppress(AnswerDropped):
         result = _finish(worker, step_id, launched)
-        if member.index == 0 or isinstance(result, WorkerFailed):
+        if tp_rank.index == 0 or isinstance(result, WorkerFailed):
             channel.send(result)
 
 

@@ -16,7 +16,7 @@ from engine import messages
 from engine.backends.worker import Worker
 from engine.config import EngineConfig
 from engine.model_spec import ModelSpec
-from engine.step import Member, SchedulerOutput
+from engine.step import SchedulerOutput, TPRank
 
 JOBS = "jobs"
 
@@ -30,7 +30,7 @@ class Job(msgspec.Struct):
 def main(folder: Path, index: int, size: int) -> None:
     jobs: list[Job] = messages.decoder(list[Job]).decode((folder / JOBS).read_bytes())
     for number, job in enumerate(jobs):
-        worker = Worker(job.config, job.spec, index, Member(index, size, str(folder / f"meeting-{number}")))
+        worker = Worker(job.config, job.spec, index, TPRank(index, size, str(folder / f"rendezvous-{number}")))
         worker.load()
         values = worker.execute(job.plan).values
         worker.close()

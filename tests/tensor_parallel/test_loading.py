@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.backends.group import Group
+from engine.backends.group import TPGroup
 from engine.backends.loading import safetensors_file
 from engine.backends.loading.parameters import Parameters
 from engine.backends.loading.safetensors_file import TensorInfo
@@ -53,7 +53,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Share]]:
 
     monkeypatch.setattr(safetensors_file.os, "preadv", counting)
 
-    def load_share(folder: Path, group: Group, dummy: bool) -> Share:
+    def load_share(folder: Path, group: TPGroup, dummy: bool) -> Share:
         read[0] = 0
         is_decoder = "qwen3" in (folder / "config.json").read_text()
         spec = spec_of(folder, max_model_len=64) if is_decoder else resolve_model(ModelConfig(model=str(folder)))
@@ -73,7 +73,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Share]]:
         return Share(model, read[0], params.num_bytes)
 
     def load_all(folder: Path, size: int, *, dummy: bool = False) -> list[Share]:
-        return [load_share(folder, Group(index, size), dummy) for index in range(size)]
+        return [load_share(folder, TPGroup(index, size), dummy) for index in range(size)]
 
     return load_all
 
@@ -182,7 +182,7 @@ def test_made_up_weights_are_divided_the_same_way(tmp_path: Path, load: Callable
 
 @pytest.mark.parametrize(("units", "size"), [(8, 2), (8, 8), (2, 4), (1, 4), (2000, 3), (7, 4)])
 def test_parts_cover_everything(units: int, size: int) -> None:
-    parts = [Group(index, size).part(units) for index in range(size)]
+    parts = [TPGroup(index, size).part(units) for index in range(size)]
     assert {unit for part in parts for unit in part} == set(range(units))
     if units >= size:
         assert sum(map(len, parts)) == units

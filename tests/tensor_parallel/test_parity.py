@@ -13,7 +13,7 @@ import torch
 
 from engine.backends.worker import Worker
 from engine.kernels.cpu import available as kernels_obstacle
-from engine.step import Member
+from engine.step import TPRank
 from tests.families.cases import FAMILIES
 from tests.support.adapters import make_adapter, merge
 from tests.support.checkpoints import make_qwen3, official_qwen3_scores
@@ -128,7 +128,7 @@ def test_quantised_workers_score_like_one(quantization: str, tmp_path: Path) -> 
         pytest.skip(reason)
     folder = make_qwen3(tmp_path / "Qwen3-Reranker", layers=3, hidden=128, intermediate=1280)
     one = job(folder, 1, quantization=quantization)
-    worker = Worker(one.config, one.spec, 0, Member())
+    worker = Worker(one.config, one.spec, 0, TPRank())
     worker.load()
     (values,) = run(tmp_path / "of 2", [job(folder, 2, quantization=quantization)], 2)
     expected = np.array(official_qwen3_scores(folder, QUERY, DOCUMENTS))

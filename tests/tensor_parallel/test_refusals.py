@@ -11,9 +11,9 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from engine import LLM
 from engine.backends.cuda.backend import CudaBackend
-from engine.backends.group import Group
+from engine.backends.group import TPGroup
 from engine.errors import ConfigError, DeviceError
-from engine.step import Member
+from engine.step import TPRank
 from tests.e2e.server import COMMAND
 from tests.support.checkpoints import make_qwen3
 
@@ -51,9 +51,9 @@ def test_more_workers_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_that_nobody_joins_gives_up(tmp_path: Path) -> None:
-    member = Member(0, 2, str(tmp_path / "meeting"))
-    group = Group(member.index, member.size, FileStore(member.meeting, member.size))
+    tp_rank = TPRank(0, 2, str(tmp_path / "rendezvous"))
+    group = TPGroup(tp_rank.index, tp_rank.size, FileStore(tp_rank.rendezvous_file, tp_rank.size))
     started = time.monotonic()
     with pytest.raises(DeviceError, match=r"worker 0 of 2 waited \d+ s for the others to tell their presence"):
-        group.least("presence", 1, 1.0)
+        group.all_reduce_min("presence", 1, 1.0)
     assert time.monotonic() - started < 5

@@ -11,11 +11,11 @@ import torch
 
 from engine import LLM
 from engine.backends import worker as worker_module
-from engine.backends.group import Group
+from engine.backends.group import TPGroup
 from engine.backends.worker import Worker
 from engine.config import DeviceConfig, EngineConfig, SchedulerConfig
 from engine.errors import DeviceError
-from engine.step import Member
+from engine.step import TPRank
 from tests.backends.plans import spec_of
 from tests.e2e.server import ServerProcess
 from tests.npu.on_device import workers
@@ -70,12 +70,12 @@ def test_more_workers_than_cards(checkpoint: Path, monkeypatch: pytest.MonkeyPat
         LLM(model=str(checkpoint), device="npu", tensor_parallel_size=2, **SMALL_STEPS)
 
 
-class Unheard(Group):
+class Unheard(TPGroup):
     """One of two who takes its own terms for the sums."""
 
     sums = 0
 
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, x: torch.Tensor) -> torch.Tensor:
         self.sums += 1
         return x
 
@@ -88,12 +88,12 @@ def test_two_sums_a_layer_and_nothing_else_reaches_the_device(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Unheard(0, 2)
-    monkeypatch.setattr(worker_module, "meet", lambda member, backend, timeout_s: group)
+    monkeypatch.setattr(worker_module, "join_tp_group", lambda tp_rank, backend, timeout_s: group)
     config = EngineConfig(
         scheduler=SchedulerConfig(kv_cache_tokens=workers.CAPACITY, max_num_batched_tokens=workers.BUDGET),
         device=DeviceConfig(device="npu", tensor_parallel_size=2),
     )
-    worker = Worker(config, spec_of(checkpoint, max_model_len=workers.CAPACITY), 0, Member(0, 2))
+    worker = Worker(config, spec_of(checkpoint, max_model_len=workers.CAPACITY), 0, TPRank(0, 2))
     worker.load()
     plan = workers.shared_prefix(*workers.random_texts())
     group.sums = 0
