@@ -164,9 +164,9 @@ class ServerConfig:
     host: str = "127.0.0.1"
     """Address to listen on; other than loopback only with a key."""
     port: int = 8000
-    """0: a free one, which the log names."""
+    """Port to listen on. 0: a free one, which the log names."""
     api_key: tuple[str, ...] = ()
-    """Keys that let callers in; may be given several times. None: everybody on this machine."""
+    """A key that callers must send; may be given several times. None: everybody on this machine may call."""
     insecure_no_auth: bool = False
     """Allow a non-loopback address without a key."""
     root_path: str = ""
@@ -176,34 +176,34 @@ class ServerConfig:
     strict: bool = False
     """Refuse unknown fields instead of ignoring and counting them."""
     max_body_bytes: int = 32 * 1024 * 1024
-    """Largest body of a call."""
+    """Largest body of a call, in bytes."""
     max_documents: int = 10_000
     """Most documents of a call."""
     max_queued_pairs: int = 100_000
     """Pairs in flight; calls beyond it are refused at once."""
     max_queued_tokens: int = 50_000_000
-    """The same in tokens."""
+    """Tokens in flight; calls beyond it are refused at once."""
     overload_status: Literal[503, 429] = 503
-    """What refused calls are answered with."""
+    """HTTP status of calls that are refused because the queue is full."""
     header_timeout_s: float = 10.0
-    """A connection that has not sent a whole request head by then is closed, however steadily it sends."""
+    """A connection that has not sent all headers of a request in this time is closed, however steadily it sends."""
     body_timeout_s: float = 30.0
-    """A body must be here by then, or come at 64 KiB/s or more; otherwise 408."""
+    """A body must arrive in this time, or at 64 KiB/s or more; otherwise the answer is 408."""
     max_connections: int = 8192
-    """Beyond it, the connection that has waited longest without a request is closed."""
+    """Most open connections; beyond it, the one that has waited longest without a request is closed."""
     drain_delay_s: float = 0.0
-    """After the signal to stop: take calls for so long, not ready, until load balancers have noticed."""
+    """After the signal to stop, calls are still taken for so long while /ready says 503: load balancers notice."""
     shutdown_timeout_s: float = 30.0
-    """Finish what was accepted within this time; the rest is answered with an error."""
+    """Calls in flight are finished within this time after the signal to stop; the rest is answered with an error."""
     tokenizer_threads: int = 2
     """Threads that tokenise calls, in each API server."""
     api_server_count: int = 1
-    """API servers behind the one port: HTTP and tokenisation in each of them, one queue and one engine for all."""
+    """API server processes behind the one port: each has HTTP and tokenisation; they share one queue and one engine."""
     log_format: Literal["text", "json"] = "text"
-    """One line an event for people, or one JSON object for collectors."""
+    """Log lines for people, or a JSON object on each line for collectors."""
     log_level: str = "info"
     """debug, info, warning, error or critical."""
     disable_log_stats: bool = False
-    """No line every ten seconds about calls, tokens and queue."""
+    """Do not log calls, tokens and queue every ten seconds."""
     otlp_traces_endpoint: str | None = None
     """Send OpenTelemetry traces of calls to this collector (OTLP over HTTP, like http://collector:4318)."""

@@ -21,7 +21,7 @@ from benchmarks.reliability.figures import Figure
 from engine.checkpoint.files import load_tokenizer
 from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
-from engine.entrypoints.serve.detect import Wishes, speakers_anywhere
+from engine.entrypoints.serve.detect import DialectPreferences, choose_anywhere
 from engine.entrypoints.serve.dialects.base import RequestView
 from engine.entrypoints.serve.dialects.fields import read_keys
 from engine.errors import EngineError
@@ -128,7 +128,7 @@ def execute(body: bytes, encoder: Encoder) -> str:
     """What came of one body: ``call`` or the type of the error. Anything else is raised."""
     try:
         keys = read_keys(body)
-        dialect = speakers_anywhere(keys, Wishes()).reader
+        dialect = choose_anywhere(keys, DialectPreferences()).reader
         encoder.encode(dialect.parse(body, keys, VIEW).call)
     except EngineError as error:
         return error.type

@@ -12,7 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from engine.entrypoints.serve.auth import Authentication
-from engine.entrypoints.serve.errors import error_response, not_found_message
+from engine.entrypoints.serve.dialects.rerank import RerankDialect
+from engine.entrypoints.serve.dialects.score import ScoreDialect
+from engine.entrypoints.serve.errors import error_response
 from engine.entrypoints.serve.limits import Limits, RequestIds
 from engine.entrypoints.serve.openapi import describe
 from engine.entrypoints.serve.routes import add_routes
@@ -53,7 +55,12 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         response = error_response(ours, request.state.request_id)
         response.headers["Allow"] = allow
         return response
-    return error_response(NotFoundError(not_found_message(path)), request.state.request_id)
+    return error_response(NotFoundError(_no_such_route(path)), request.state.request_id)
+
+
+def _no_such_route(path: str) -> str:
+    shown = [*RerankDialect.paths, *ScoreDialect.paths]
+    return f"There is no route {path}. Rerank and score here: POST {', '.join(shown)}; all routes: GET /docs."
 
 
 def _methods_of(request: Request) -> set[str]:

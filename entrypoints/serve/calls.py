@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from engine.entrypoints.serve.detect import COMMON, Speakers, Wishes, speakers_anywhere, speakers_on
+from engine.entrypoints.serve.detect import COMMON, DialectChoice, DialectPreferences, choose_anywhere, choose_on_path
 from engine.entrypoints.serve.dialect_registry import by_name
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.fields import Keys, read_keys
@@ -29,7 +29,7 @@ DIALECT_HEADERS = ("x-dialect", "x-rerank-dialect")
 INLINE_BYTES = 32 * 1024
 """Bodies up to this size are decoded on the event loop; larger ones in a thread."""
 
-Detect = Callable[[Keys, Wishes], Speakers]
+Detect = Callable[[Keys, DialectPreferences], DialectChoice]
 Handler = Callable[[Request], Any]
 
 
@@ -42,11 +42,11 @@ class CallHandler:
 
     def on_path_of(self, owner: Dialect) -> Handler:
         """The handler of a path that belongs to ``owner``."""
-        return self._handler(partial(speakers_on, owner), COMMON if owner.task == "score" else owner)
+        return self._handler(partial(choose_on_path, owner), COMMON if owner.task == "score" else owner)
 
     def anything(self) -> Handler:
         """The handler of the path that takes the bodies of all dialects."""
-        return self._handler(speakers_anywhere, COMMON)
+        return self._handler(choose_anywhere, COMMON)
 
     def _handler(self, detect: Detect, fallback: Dialect) -> Handler:
         async def handle(request: Request) -> Response:
@@ -61,9 +61,9 @@ class CallHandler:
             check_media_type(request.headers)
             body = await request.body()
             keys = await self._off_loop(body, read_keys, body)
-            speakers = detect(keys, self._wishes(request))
-            dialect = speakers.answerer
-            parsed = await self._off_loop(body, speakers.reader.parse, body, keys, self._view(request))
+            choice = detect(keys, self._preferences(request))
+            dialect = choice.answerer
+            parsed = await self._off_loop(body, choice.reader.parse, body, keys, self._view(request))
             paths = parsed.text_paths
             self._take_request_id(request, parsed)
             self._check_unknown(parsed)
@@ -92,10 +92,10 @@ class CallHandler:
         service = self._service
         return RequestView(request.scope["path"], request.headers, service.default_model, caller, service.label_tokens)
 
-    def _wishes(self, request: Request) -> Wishes:
+    def _preferences(self, request: Request) -> DialectPreferences:
         said = [request.query_params.get("dialect"), *map(request.headers.get, DIALECT_HEADERS)]
         names = [by_name(name).name for name in said if name is not None]  # a wrong one is an error wherever it stands
-        return Wishes(names[0] if names else None, self._default, request.headers)
+        return DialectPreferences(names[0] if names else None, self._default, request.headers)
 
     async def _off_loop(self, body: bytes, function: Callable[..., Any], *args: Any) -> Any:
         if len(body) <= INLINE_BYTES:

@@ -23,20 +23,20 @@ COMMON = DIALECTS[RerankDialect.name]
 
 
 @dataclass(frozen=True, slots=True)
-class Speakers:
+class DialectChoice:
     """Who reads the body and who answers; mostly one and the same."""
 
     reader: Dialect
     answerer: Dialect
 
     @classmethod
-    def only(cls, dialect: Dialect) -> Speakers:
+    def only(cls, dialect: Dialect) -> DialectChoice:
         """One dialect that reads and answers."""
         return cls(dialect, dialect)
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class DialectPreferences:
     """What caller and operator said about the dialect outside of the body."""
 
     chosen: str | None = None
@@ -47,42 +47,44 @@ class Wishes:
     """Names of the request's headers, in lower case."""
 
 
-def speakers_on(owner: Dialect, keys: Keys, wishes: Wishes) -> Speakers:
+def choose_on_path(owner: Dialect, keys: Keys, preferences: DialectPreferences) -> DialectChoice:
     """Who reads and answers a body on a path of ``owner``.
 
     Raises ``InvalidRequestError`` for a chosen dialect that does not exist.
     """
     if owner.task == "rerank":
-        return _rerank_speakers(keys, wishes, owner)
+        return _choose_reranker(keys, preferences, owner)
     if owner.task == "score":
-        return Speakers.only(_told(keys, wishes, task="score") or owner)
-    return Speakers.only(owner)
+        return DialectChoice.only(_recognised(keys, preferences, task="score") or owner)
+    return DialectChoice.only(owner)
 
 
-def speakers_anywhere(keys: Keys, wishes: Wishes) -> Speakers:
+def choose_anywhere(keys: Keys, preferences: DialectPreferences) -> DialectChoice:
     """Who reads and answers a body on the one path that takes all of them, as SageMaker, vLLM and TEI have it.
 
     Raises ``InvalidRequestError`` for a chosen dialect that does not exist.
     """
-    found = _told(keys, wishes)
-    return _rerank_speakers(keys, wishes, COMMON) if found is None or found.choosable else Speakers.only(found)
+    found = _recognised(keys, preferences)
+    return (
+        _choose_reranker(keys, preferences, COMMON) if found is None or found.choosable else DialectChoice.only(found)
+    )
 
 
-def _told(keys: Keys, wishes: Wishes, task: str | None = None) -> Dialect | None:
+def _recognised(keys: Keys, preferences: DialectPreferences, task: str | None = None) -> Dialect | None:
     """The dialect that the body shows."""
     candidates = (dialect for dialect in BY_BODY if task in (None, dialect.task))
-    return next((dialect for dialect in candidates if dialect.is_told(keys, wishes.headers)), None)
+    return next((dialect for dialect in candidates if dialect.recognises(keys, preferences.headers)), None)
 
 
-def _rerank_speakers(keys: Keys, wishes: Wishes, owner: Dialect) -> Speakers:
-    wanted = by_name(wishes.chosen) if wishes.chosen is not None else None
-    usual = by_name(wishes.default) if wishes.default else COMMON
-    told = _told(keys, wishes, task="rerank")
-    if told is not None and not told.choosable:
-        return Speakers.only(told)
-    for dialect in (wanted, owner, told):  # the common one says nothing, neither by its path nor by its body
+def _choose_reranker(keys: Keys, preferences: DialectPreferences, owner: Dialect) -> DialectChoice:
+    wanted = by_name(preferences.chosen) if preferences.chosen is not None else None
+    usual = by_name(preferences.default) if preferences.default else COMMON
+    recognised = _recognised(keys, preferences, task="rerank")
+    if recognised is not None and not recognised.choosable:
+        return DialectChoice.only(recognised)
+    for dialect in (wanted, owner, recognised):  # the common one says nothing, neither by its path nor by its body
         if dialect is not None and dialect.can_read(keys) and (dialect is wanted or dialect is not COMMON):
-            return Speakers(dialect, wanted or dialect)
+            return DialectChoice(dialect, wanted or dialect)
     if not COMMON.can_read(keys):  # nobody can read it: the error is for whoever was most likely meant
-        return Speakers.only(wanted or (usual if owner is COMMON else owner))
-    return Speakers(usual if usual.can_read(keys) else COMMON, wanted or usual)
+        return DialectChoice.only(wanted or (usual if owner is COMMON else owner))
+    return DialectChoice(usual if usual.can_read(keys) else COMMON, wanted or usual)

@@ -14,8 +14,6 @@ from starlette.responses import Response
 
 from engine.errors import EngineError
 
-RERANK_ROUTES = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/v1/ranking", "/v1/score", "/score")
-
 
 def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
     """The error in the shape that clients of all object dialects read."""
@@ -52,8 +50,3 @@ def error_response(error: EngineError, request_id: str, content: Any = None, sta
     """The error as an HTTP answer. ``content`` is the error in the shape of a dialect; by default the shared one."""
     body = error_object(error, request_id) if content is None else content
     return json_response(body, status or error.status, error_headers(error))
-
-
-def not_found_message(path: str) -> str:
-    """The sentence for a path that no route has."""
-    return f"There is no route {path}. Rerank and score here: POST {', '.join(RERANK_ROUTES)}; all routes: GET /docs."

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.entrypoints.serve.detect import COMMON, Wishes, speakers_anywhere, speakers_on
+from engine.entrypoints.serve.detect import COMMON, DialectPreferences, choose_anywhere, choose_on_path
 from engine.entrypoints.serve.dialect_registry import BY_BODY, BY_PATH, CHOOSABLE, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect, RequestView, matches
 from engine.entrypoints.serve.dialects.fields import read_keys
@@ -74,8 +74,8 @@ def named(value: Any) -> str:
 def test_who_reads_and_who_answers(body: dict[str, Any], said: dict[str, Any], reader: str, answerer: str) -> None:
     said = dict(said)
     owner = BY_PATH[said.pop("path", "/v1/rerank")]
-    speakers = speakers_on(owner, keys_of(body), Wishes(**said))
-    assert (speakers.reader.name, speakers.answerer.name) == (reader, answerer)
+    choice = choose_on_path(owner, keys_of(body), DialectPreferences(**said))
+    assert (choice.reader.name, choice.answerer.name) == (reader, answerer)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_who_reads_and_who_answers(body: dict[str, Any], said: dict[str, Any], r
     ids=str,
 )
 def test_one_path_for_all(body: dict[str, Any], name: str) -> None:
-    found = speakers_anywhere(keys_of(body), Wishes())
+    found = choose_anywhere(keys_of(body), DialectPreferences())
     assert found.reader.name == found.answerer.name == name
     if name.endswith("score"):
-        assert speakers_on(DIALECTS["score"], keys_of(body), Wishes()).reader.name == name
+        assert choose_on_path(DIALECTS["score"], keys_of(body), DialectPreferences()).reader.name == name
 
 
 @pytest.mark.parametrize("name", DIALECTS)

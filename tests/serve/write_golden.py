@@ -61,7 +61,7 @@ def path_for(dialect: Dialect) -> str:
         return next(iter(dialect.paths))
     owners = [COMMON, *BY_PATH.values()]
     shared = next(path for owner in owners if owner.task == dialect.task for path in owner.paths)
-    return shared if dialect in BY_BODY and not dialect.told_by else f"{shared}?dialect={dialect.name}"
+    return shared if dialect in BY_BODY and not dialect.recognised_by else f"{shared}?dialect={dialect.name}"
 
 
 async def with_answers(cases: list[Case]) -> list[Case]:

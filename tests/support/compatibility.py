@@ -94,17 +94,19 @@ def found_by(dialect: Dialect, cases: list[dict[str, Any]]) -> str:
             ways["being the common one"] = None
         elif request["path"] in dialect.paths and dialect.task != "rerank":
             ways["path"] = None
-        elif dialect.precedence is not None and dialect.is_told(keys, headers):
-            ways[told_by(dialect)] = None
+        elif dialect.precedence is not None and dialect.recognises(keys, headers):
+            ways[recognised_by(dialect)] = None
         else:
             ways["path"] = None
     return ", ".join(sorted(ways, key=lambda way: way == "choice"))
 
 
-def told_by(dialect: Dialect) -> str:
-    if dialect.told_by_header:
-        return f"header `{dialect.told_by_header.title()}`"
-    rules = [rule for rule in dialect.told_by or dialect.body_keys if rule[0] != "!" and rule not in COMMON.body_keys]
+def recognised_by(dialect: Dialect) -> str:
+    if dialect.recognised_by_header:
+        return f"header `{dialect.recognised_by_header.title()}`"
+    rules = [
+        rule for rule in dialect.recognised_by or dialect.body_keys if rule[0] != "!" and rule not in COMMON.body_keys
+    ]
     return " and ".join(" or ".join(f"`{key.partition(':')[0]}`" for key in rule.split("|")) for rule in rules)
 
 

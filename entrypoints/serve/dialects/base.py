@@ -150,9 +150,9 @@ class Dialect(ABC):
     """The HTTP paths that belong to it, each with its line in /openapi.json. Not inherited."""
     body_keys: ClassVar[tuple[str, ...]] = ("documents",)
     """What it can read: rules about the keys of the body, all of which must hold (``matches``)."""
-    told_by: ClassVar[tuple[str, ...]] = ()
+    recognised_by: ClassVar[tuple[str, ...]] = ()
     """What makes a body nobody else's, where that is more than ``body_keys``."""
-    told_by_header: ClassVar[str] = ""
+    recognised_by_header: ClassVar[str] = ""
     """A header, in lower case, that such a request carries as well."""
     precedence: ClassVar[int | None] = None
     """Bodies are shown to the dialects in this order, lowest first. None: a body alone never means this dialect, since
@@ -175,10 +175,10 @@ class Dialect(ABC):
         """Whether a body with these keys can be one of this dialect's."""
         return matches(keys, self.body_keys)
 
-    def is_told(self, keys: Keys, headers: Container[str] = ()) -> bool:
+    def recognises(self, keys: Keys, headers: Container[str] = ()) -> bool:
         """Whether a request with these keys in its body, and these headers, is for this dialect as it stands."""
-        by_header = not self.told_by_header or self.told_by_header in headers
-        return by_header and matches(keys, self.told_by or self.body_keys)
+        by_header = not self.recognised_by_header or self.recognised_by_header in headers
+        return by_header and matches(keys, self.recognised_by or self.body_keys)
 
     def parse(self, body: bytes, keys: Keys, view: RequestView) -> ParsedCall:
         """The call that a body asks for. Raises ``InvalidRequestError`` about the field that is wrong."""

@@ -186,7 +186,7 @@ class PoolingDialect(ClassifyDialect):
     name = "pooling"
     title = "vLLM pooling"
     paths: ClassVar[Mapping[str, str]] = {"/pooling": "vLLM: the same, as pooled data."}
-    told_by = (*ClassifyDialect.body_keys, "task|encoding_format")
+    recognised_by = (*ClassifyDialect.body_keys, "task|encoding_format")
     precedence = 40
     request_type: ClassVar[Any] = (PoolingBody, PoolingMessagesBody)
     answer_type: ClassVar[Any] = PoolingAnswer

@@ -46,7 +46,7 @@ class PineconeAnswer(PartialAnswer, kw_only=True):
 class PineconeDialect(RerankDialect):
     name = "pinecone"
     title = "Pinecone"
-    told_by_header = "api-key"
+    recognised_by_header = "api-key"
     precedence = 70
     answer_type: ClassVar[Any] = PineconeAnswer
 

@@ -52,7 +52,7 @@ class VoyageAnswer(PartialAnswer, kw_only=True):
 class VoyageDialect(Dialect):
     name = "voyage"
     title = "Voyage"
-    told_by = ("documents", "top_k")
+    recognised_by = ("documents", "top_k")
     precedence = 80
     request_type: ClassVar[Any] = VoyageBody
     answer_type: ClassVar[Any] = VoyageAnswer
