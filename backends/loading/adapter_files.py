@@ -71,11 +71,13 @@ def load_adapters(
         return Adapters(
             ops,
             head,
-            {name: _Loader(name, Path(path), prefix, reader).load(head, params) for name, path in folders.items()},
+            {name: AdapterFile(name, Path(path), prefix, reader).load(head, params) for name, path in folders.items()},
         )
 
 
-class _Loader:
+class AdapterFile:
+    """The factors of one adapter, and the tensors that it replaces, by the modules' names without ``prefix``."""
+
     def __init__(self, name: str, folder: Path, prefix: str, reader: TensorReader) -> None:
         self.label = f"the adapter {name!r} in {folder}"
         self._prefix, self._reader = prefix, reader
@@ -89,7 +91,7 @@ class _Loader:
     def load(self, head: AdaptableHead, params: Parameters) -> Adapter:
         sides: dict[int, list[Side]] = defaultdict(list)
         for module in [module for module in self._factors if module in params.places]:
-            down, up = self._pop_factors(module)
+            down, up = self.pop_factors(module)
             for place in params.places[module]:
                 rows = place.rows
                 total = rows.total or rows.count
@@ -111,6 +113,19 @@ class _Loader:
                 f"{', '.join(left[:NUM_NAMED])}{more}. Merge it into the model and serve that"
             )
         return Adapter(dict(sides), state)
+
+    @property
+    def modules(self) -> list[str]:
+        """That have factors."""
+        return sorted(self._factors)
+
+    @property
+    def whole_names(self) -> list[str]:
+        """Tensors that are replaced."""
+        return sorted(self._whole)
+
+    def pop_whole(self, name: str) -> torch.Tensor:
+        return self._read(self._whole.pop(name))
 
     def _read_config(self, folder: Path) -> Scaling:
         path = folder / "adapter_config.json"
@@ -148,7 +163,7 @@ class _Loader:
         self._factors[module][factor[1]] = info
         self._full_names[module] = full[: len(full) - len(factor[0])]
 
-    def _pop_factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def pop_factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
         """A (r, D) and scaled B (C, r), fp32."""
         infos = self._factors.pop(module)
         if set(infos) != {"A", "B"} or infos["A"].shape[0] != infos["B"].shape[1]:
@@ -166,6 +181,6 @@ class _Loader:
             whole = self._read(self._whole.pop(name))
             tensor = whole if rows is None else whole[list(rows)]
         if name != module and module in self._factors:
-            down, up = self._pop_factors(module)
+            down, up = self.pop_factors(module)
             tensor = tensor + (up if rows is None else up[list(rows)]) @ down
         return tensor

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, normalizers
 from engine.checkpoint.gguf.folder import TOKENIZER_PROBLEM
 from engine.checkpoint.gguf.names import stored_tensors
 from engine.checkpoint.safetensors_header import StoredTensor, check_fetched
+from engine.checkpoint.slow_tokenizer import converted_tokenizer
 from engine.errors import ModelLoadError
 
 _CODE_KEYS = ("auto_map", "custom_pipelines")
@@ -124,10 +125,13 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Tokenizer:
         problem = folder / TOKENIZER_PROBLEM
         if problem.is_file():
             raise ModelLoadError(problem.read_text(encoding="utf-8"))
-        raise ModelLoadError(
-            f"{folder} has no tokenizer.json. Make one: load its tokenizer with transformers (AutoTokenizer) and call "
-            "save_pretrained(folder)."
-        )
+        made = converted_tokenizer(folder)
+        if made is None:
+            raise ModelLoadError(
+                f"{folder} has no tokenizer.json, and no older files that one can be made of (vocab.txt; vocab.json "
+                "and merges.txt; a SentencePiece model). --tokenizer takes that of another model."
+            )
+        path = made
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no narrower type

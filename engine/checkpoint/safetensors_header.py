@@ -37,8 +37,8 @@ _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CONVERSION_HINT = (
-    "only safetensors files are read, since opening the others can run code. Convert on a machine you trust: "
-    "load the model with transformers and call save_pretrained(new_folder), which writes model.safetensors"
+    "only safetensors and GGUF files are served, since opening the others can run code. Convert: "
+    "engine convert MODEL -o FOLDER, which reads nothing but tensors"
 )
 
 

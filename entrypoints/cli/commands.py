@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("engine.entrypoints.cli.check:check", "Show how one pair becomes a score."),
     "verify": ("engine.entrypoints.cli.verify:verify", "Compare a model with its reference in every dtype."),
     "plan": ("engine.entrypoints.cli.plan:plan", "Say what a model needs and what it will reach here."),
+    "convert": ("engine.entrypoints.cli.convert:convert", "Write a checkpoint that needs no flags."),
     "clients": ("engine.entrypoints.cli.clients:clients", "Print settings for known clients."),
     "assets": ("engine.entrypoints.cli.assets:assets", "Print files for other programs: a Grafana dashboard."),
     "collect-env": ("engine.entrypoints.cli.collect_env:collect_env", "Print what a bug report needs to say."),

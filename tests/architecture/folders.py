@@ -60,6 +60,12 @@ ALLOWED: dict[str, set[str]] = {
     "backends/nn": {CONTRACT, FAMILIES, "backends/loading", "kernels"},
     "backends/loading/adapter_files.py": NETWORKS,
     "backends/models": NETWORKS,
+    "backends/conversion": {
+        "backends/loading",
+        "backends/loading/adapter_files.py",
+        "backends/models",
+        "engine/checkpoint/gguf",
+    },
     "backends/measure": NETWORKS | {"backends/registry.py", "backends/models"},
     "backends/model_runner.py": NETWORKS | {"backends/models"},
     "backends/worker.py": NETWORKS
@@ -111,6 +117,7 @@ ALLOWED: dict[str, set[str]] = {
         "backends/measure",
         "entrypoints/terminal.py",
     },
+    "entrypoints/conversion": {"engine/checkpoint", FAMILIES, "backends/conversion"},
     "entrypoints/rank": {PACKAGE, "engine/scoring", "entrypoints/files", "entrypoints/terminal.py"},
     "entrypoints/datasets": {PACKAGE, "engine/executor", "entrypoints/files"},
     "entrypoints/evaluation": {
@@ -184,6 +191,7 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/assets",
         "entrypoints/batch",
         "entrypoints/bench",
+        "entrypoints/conversion",
         "entrypoints/datasets",
         "entrypoints/evaluation",
         "entrypoints/files",

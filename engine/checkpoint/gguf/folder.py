@@ -37,7 +37,7 @@ def folder_of(path: Path) -> Path:
     path = path.resolve()
     state = path.stat()
     identity = f"{LAYOUT}:{path}:{state.st_size}:{state.st_mtime_ns}"
-    parent = _cache() / "gguf" / hashlib.sha256(identity.encode()).hexdigest()[:24]
+    parent = cache_folder() / "gguf" / hashlib.sha256(identity.encode()).hexdigest()[:24]
     folder = parent / plain_name(path.stem)
     if (folder / "config.json").is_file():
         return folder
@@ -63,7 +63,8 @@ def folder_of(path: Path) -> Path:
     return folder
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where what is made from checkpoints is kept: ``ENGINE_CACHE``, or a folder in the user's cache."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rerank-engine"
 

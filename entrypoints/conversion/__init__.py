@@ -1,0 +1,1 @@
+"""``engine convert``: from any checkpoint that is read to one that needs no flags."""
