@@ -86,8 +86,7 @@ def _target(files: BatchFiles, stack: ExitStack) -> tuple[Path, Path | None]:
 
 def _origin(source: Path, config: EngineConfig) -> Origin:
     """What decides about the rows: the input's bytes, the model, and every setting of it."""
-    device = {name: getattr(config.device, name) for name in ("dtype", "quantization")}
-    settings = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(config.model) | device))
+    settings = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(config.model)))
     return Origin(fingerprint(source), settings.pop("model"), settings)
 
 
