@@ -8,14 +8,15 @@ inside torch; the range form reads ranges where they are. Which one a model uses
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from engine.errors import DeviceError
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.ranges import expand_ranges
 from engine.kernels.triton.attention import (
@@ -180,10 +181,12 @@ class Measured:
     seconds: float
     difference: float
     """From the first form of the list, at most."""
+    failure: str = ""
+    """What stopped it: it does not compile, or does not fit this GPU."""
 
     @property
     def agrees(self) -> bool:
-        return self.difference <= AGREEMENT
+        return not self.failure and self.difference <= AGREEMENT
 
 
 def measure_forms(
@@ -192,41 +195,51 @@ def measure_forms(
     shape: tuple[int, int, int],
     *,
     dtype: torch.dtype,
-    synchronize: Callable[[], None],
-    repeats: int = 10,
+    seconds_of: Callable[[Callable[[], Any]], float],
+    is_lost: Callable[[BaseException], bool] = lambda error: False,
 ) -> list[Measured]:
-    """Each form on random tensors; ``shape`` is (query heads, key heads, head size). Compared with the first form."""
+    """Each form on random tensors; ``shape`` is (query heads, key heads, head size). Compared with the first form that
+    runs. ``seconds_of`` times one call on the device. A form that fails is not used, unless the failure ``is_lost``:
+    then the device is gone, and with it the start."""
     heads, kv_heads, head_dim = shape
-    seconds, difference = [0.0] * len(forms), [0.0] * len(forms)
+    seconds, difference, failures = [0.0] * len(forms), [0.0] * len(forms), [""] * len(forms)
     for meta in metas:
         qkv = torch.randn(int(meta.own_lens.sum()), heads + 2 * kv_heads, head_dim, dtype=dtype, device=meta.device)
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
         pool = qkv.new_empty(0, kv_heads, head_dim)
         expected = None
         for index, form in enumerate(forms):
-            tables = [torch.from_numpy(table).to(meta.device) for table in form.tables(meta, heads // kv_heads)]
             try:
+                tables = [torch.from_numpy(table).to(meta.device) for table in form.tables(meta, heads // kv_heads)]
                 out = form.attend(q, k, v, pool, pool, meta, tables)
-            except OutOfResources:  # a tile that needs more shared memory than this GPU has
-                seconds[index] = math.inf
+                seconds[index] += seconds_of(partial(form.attend, q, k, v, pool, pool, meta, tables))
+            except Exception as error:
+                if is_lost(error):
+                    raise
+                seconds[index], failures[index] = math.inf, _in_words(error)
                 continue
             expected = out.float() if expected is None else expected
             relative = (out.float() - expected).abs() / (1.0 + expected.abs())
             difference[index] = max(difference[index], relative.nan_to_num(nan=math.inf).max().item())
-            synchronize()
-            started = time.perf_counter()
-            for _ in range(repeats):
-                form.attend(q, k, v, pool, pool, meta, tables)
-            synchronize()
-            seconds[index] += (time.perf_counter() - started) / repeats
-    return [Measured(*row) for row in zip(forms, seconds, difference, strict=True)]
+    return [Measured(*row) for row in zip(forms, seconds, difference, failures, strict=True)]
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OutOfResources):  # a tile that needs more shared memory than this GPU has
+        return "does not fit this GPU"
+    return f"fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
 def choose_form(measured: Sequence[Measured]) -> tuple[AttentionForm, str]:
     """The fastest form that agrees with the first one (the plain one), and why, for the log."""
     agreeing = [row for row in measured if row.agrees]
+    if not agreeing:
+        raise DeviceError("no form of attention works on this GPU: " + "; ".join(map(_refusal, measured)))
     best = min(agreeing, key=lambda row: row.seconds)
     listed = ", ".join(f"{row.form.name} {row.seconds * 1e6:.0f} us" for row in measured)
-    refused = [f"{row.form.name} does not fit this GPU" for row in measured if math.isinf(row.seconds)]
-    refused += [f"{row.form.name} is off by {row.difference:.2g}: not used" for row in measured if not row.agrees]
+    refused = [_refusal(row) for row in measured if not row.agrees]
     return best.form, "; ".join([f"attention {best.form.name}, measured per layer: {listed}", *refused])
+
+
+def _refusal(row: Measured) -> str:
+    return f"{row.form.name} " + (row.failure or f"is off by {row.difference:.2g}: not used")

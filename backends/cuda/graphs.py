@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from engine.backends.cuda.attention import CACHE, PreparedAttention, RangeForm
+from engine.backends.cuda.attention import AGREEMENT, CACHE, PreparedAttention, RangeForm
 from engine.backends.kv_pool import KVPool
 from engine.backends.packed_batch import PackedBatch
 from engine.kernels.ops import AttentionMeta
@@ -23,6 +23,11 @@ BUCKETS = (64, 128, 256, 512, 1024, 2048)
 """Tokens."""
 MAX_SEGMENTS = 64
 MAX_RANGES = 256
+
+
+class GraphMismatchError(Exception):
+    """A graph gives other values than the step that it was recorded from."""
+
 
 Forward = Callable[[PackedBatch, KVPool], torch.Tensor]
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
@@ -115,11 +120,17 @@ class GraphedForward:
             return None
         return next((bucket for bucket in sorted(self._graphs) if batch.num_tokens <= bucket), None)
 
+    @torch.inference_mode()
     def capture(self, buckets: Sequence[int], form: RangeForm, group: int, record: Recorder) -> None:
-        """Record ``buckets`` as they would run with ``form``, largest first so that they share memory."""
+        """Record ``buckets`` as they would run with ``form``, largest first so that they share memory.
+
+        The first replay of each, of the last eager step where it fits, is compared with what that step gave; raises
+        ``GraphMismatchError`` if they differ.
+        """
         assert self._sample is not None, "capture needs an eager step first"
         batch, pool = self._sample
         self._sample, self._form = None, form
+        expected = self.forward(batch, pool).float().clone()
         for bucket in sorted(buckets, reverse=True):
             static = StaticStep.like(batch, bucket, form, group)
             outputs: list[torch.Tensor] = []
@@ -128,7 +139,18 @@ class GraphedForward:
                 outputs[:] = [self.forward(static.batch, pool)]
 
             replay = record(run)
+            if batch.num_tokens <= bucket:
+                static.take(batch)
+                replay()
+                self._check(bucket, outputs[0][: batch.num_reads].float(), expected)
             self._graphs[bucket] = (static, outputs, replay)
+
+    @staticmethod
+    def _check(bucket: int, replayed: torch.Tensor, expected: torch.Tensor) -> None:
+        relative = ((replayed - expected).abs() / (1.0 + expected.abs())).nan_to_num(nan=float("inf"))
+        difference = relative.max().item() if relative.numel() else 0.0
+        if difference > AGREEMENT:
+            raise GraphMismatchError(f"the graph of {bucket} tokens is off by {difference:.2g} from the step itself")
 
     def forget(self) -> None:
         """Run eagerly from now on."""
@@ -137,14 +159,18 @@ class GraphedForward:
 
 
 class GraphRecorder:
-    """Records on a stream of its own after two plain runs, into one memory pool for all graphs."""
+    """Records after two plain runs, into one memory pool for all graphs.
+
+    All on one stream: torch shares the memory of a pool among captures of the same stream only.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
 
     @torch.inference_mode()
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -69,8 +70,8 @@ class Tuner:
                 metas,
                 self.ops.head_shape,
                 dtype=self.ops.dtype,
-                synchronize=lambda: self.backend.synchronize(self.ops.device),
-                repeats=ATTENTION_REPEATS,
+                seconds_of=self._seconds_of,
+                is_lost=self.backend.is_lost,
             )
             if name == "small" and not self.eager:  # graphs replay the range kernel only
                 measured = [row for row in measured if isinstance(row.form, RangeForm) and row.agrees] or measured
@@ -80,6 +81,32 @@ class Tuner:
         self.ops.small_tokens = min(SMALL_STEP, largest)
         return notes
 
+    def _seconds_of(self, run: Callable[[], object]) -> float:
+        """One call on the device, from a graph of several: the host's launches take longer than a small kernel."""
+        if self.ops.device.type != "cuda":
+            started = time.perf_counter()
+            run()
+            return time.perf_counter() - started
+
+        def several() -> None:
+            for _ in range(ATTENTION_REPEATS):
+                run()
+
+        replay = several
+        try:
+            replay = GraphRecorder()(several)
+            replay()
+        except RuntimeError as error:  # a form that cannot be recorded is timed with its launches
+            if self.backend.is_lost(error):
+                raise
+            replay = several
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / ATTENTION_REPEATS
+
     def _capture(self, largest: int) -> str:
         if self.graphed is None or self.eager:
             return "no CUDA graphs, as asked"
@@ -88,12 +115,17 @@ class Tuner:
             return "no CUDA graphs: the attention form of small steps reads lengths on the host"
         before = torch.cuda.memory_allocated(self.ops.device)
         buckets = [size for size in BUCKETS if size <= largest] or [largest]
-        self.time_step([16, 8, 8])  # a sample of a step, prepared with the chosen form
+        least = min(buckets)  # a sample that every graph has room for, prepared with the chosen form
+        self.time_step([least - least // 2, least // 4, least // 4] if least >= 4 else [least])
         try:
             self.graphed.capture(buckets, form, heads[0] // heads[1], GraphRecorder())
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if self.backend.is_lost(error):
+                raise
             self.graphed.forget()
-            return "no CUDA graphs: they do not fit into the memory"
+            if self.backend.is_out_of_memory(error):
+                return "no CUDA graphs: they do not fit into the memory"
+            return f"no CUDA graphs: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         used = torch.cuda.memory_allocated(self.ops.device) - before
         return f"CUDA graphs for steps up to {buckets[-1]} tokens ({len(buckets)} sizes, {used / GIB:.2f} GiB)"
 

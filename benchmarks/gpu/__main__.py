@@ -33,16 +33,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="time box of one measurement")
     parser.add_argument("--budget", type=float, default=1e9, help="start no piece that may run beyond these seconds")
     parser.add_argument("--timeout", type=float, default=420.0, help="longest a piece may take")
+    parser.add_argument("--enforce-eager", action="store_true", help="record no CUDA graphs")
     parser.add_argument("--list", action="store_true", help="name the pieces and stop")
     return parser.parse_args(arguments)
 
 
-def run_piece(piece: Piece, device: str, seconds: float, timeout: float) -> dict[str, Any]:
+def run_piece(
+    piece: Piece, device: str, seconds: float, timeout: float, *, enforce_eager: bool = False
+) -> dict[str, Any]:
     """The piece's result, or why there is none: the last lines of its process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.gpu.pieces", piece.name]
         command += ["--device", device, "--seconds", str(seconds), "--out", str(out)]
+        command += ["--enforce-eager"] if enforce_eager else []
         root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
@@ -80,7 +84,8 @@ def main() -> int:
         if left < min(60.0, arguments.timeout):
             print(f"no time left for {piece.name} and what follows: call again with --into {path}", flush=True)
             break
-        outcome = run_piece(piece, arguments.device, arguments.seconds, min(arguments.timeout, left))
+        timeout, eager = min(arguments.timeout, left), arguments.enforce_eager
+        outcome = run_piece(piece, arguments.device, arguments.seconds, timeout, enforce_eager=eager)
         report["pieces"][piece.name] = outcome
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1))

@@ -38,7 +38,7 @@ class Engine:
             load_format="dummy" if dummy else "safetensors",
         )
         scheduler = SchedulerConfig() if sharing else SchedulerConfig(prefix_cache="off", min_shared_tokens=NEVER)
-        device = DeviceConfig(device=settings.device)
+        device = DeviceConfig(device=settings.device, enforce_eager=settings.enforce_eager)
         config = EngineConfig(model=model, scheduler=scheduler, device=device)
         executor = create_executor(config, spec, automatic="uni")
         try:

@@ -27,9 +27,10 @@ class Piece:
     quantization: Literal["fp8"] | None = None
     sharing: bool = True
 
-    def run(self, device: Literal["cuda", "cpu"], seconds: float) -> dict[str, Any]:
+    def run(self, device: Literal["cuda", "cpu"], seconds: float, *, enforce_eager: bool = False) -> dict[str, Any]:
         is_gpu = device == "cuda"
-        settings = Settings(device, self.model, "bfloat16" if is_gpu else "float32", self.quantization, seconds)
+        dtype_name: Literal["bfloat16", "float32"] = "bfloat16" if is_gpu else "float32"
+        settings = Settings(device, self.model, dtype_name, self.quantization, seconds, enforce_eager)
         scale = 1 if is_gpu else TRIAL_SCALE
         if self.kind in ("ceilings", "kernels"):
             from benchmarks.gpu.ceilings import measure_ceilings, measure_kernels
@@ -68,11 +69,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--enforce-eager", action="store_true")
     arguments = parser.parse_args()
     model = next((part for part in arguments.name.split("-") if part[0].isdigit() or part == "tiny"), "0.6B")
     piece = next(piece for piece in all_pieces([model], arguments.device) if piece.name == arguments.name)
     started = time.perf_counter()
-    result = piece.run(arguments.device, arguments.seconds)
+    result = piece.run(arguments.device, arguments.seconds, enforce_eager=arguments.enforce_eager)
     arguments.out.write_text(json.dumps(result | {"piece_s": time.perf_counter() - started}))
 
 

@@ -27,6 +27,9 @@ class Settings:
     seconds: float = 12.0
     """Time box of one measurement."""
 
+    enforce_eager: bool = False
+    """Record no graphs."""
+
     @property
     def is_gpu(self) -> bool:
         return self.device == "cuda"

@@ -25,7 +25,7 @@ def _pick(q_weight, k_weight, is_q, cols, mask):
     return tl.where(is_q, of_q, of_k).to(tl.float32)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])  # a size is a size: no step of another length is compiled for
 def _qk_norm_rope_kernel(
     qkv,
     q_weight,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from engine.backends.cuda.attention import (
     sample_step,
 )
 from engine.backends.cuda.tuning import SIZES
+from engine.errors import DeviceError
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.reference import ReferenceOps
 from engine.kernels.triton.attention import AttentionConfig, candidate_configs
@@ -101,10 +104,16 @@ def test_a_step_without_reads_has_no_tables() -> None:
     assert len(SMALL.tables(nothing, 2)[0]) == 0
 
 
+def host_seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
 def test_forms_are_timed_and_compared(device: torch.device) -> None:
     metas = [sample_step(5, [9, 3], device, 0.25)]
     forms: list[AttentionForm] = [GatherForm(flash=dense_flash), SMALL]
-    rows = measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, synchronize=lambda: None, repeats=1)
+    rows = measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, seconds_of=host_seconds)
     assert [row.form for row in rows] == forms
     assert all(row.seconds > 0 for row in rows)
     assert rows[0].difference == 0.0
@@ -113,28 +122,45 @@ def test_forms_are_timed_and_compared(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Broken:
-    """A form whose kernel does not fit the GPU, or whose values are wrong."""
+    """A form whose kernel does not fit the GPU, or does not compile, or whose values are wrong."""
 
     fits: bool
     name: str = "broken"
+    error: Exception | None = None
 
     def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
         return []
 
     def attend(self, q: Any, k: Any, v: Any, pool_k: Any, pool_v: Any, meta: Any, tables: Any) -> torch.Tensor:
         if not self.fits:
-            raise OutOfResources(300_000, 200_000, "shared memory")
+            raise self.error or OutOfResources(300_000, 200_000, "shared memory")
         return torch.full((len(q), q.shape[1] * q.shape[2]), float("nan"), device=q.device)
 
 
 def test_forms_that_do_not_run_or_give_nan_are_not_chosen(device: torch.device) -> None:
     metas = [sample_step(5, [9, 3], device, 0.25)] * 2
     forms: list[AttentionForm] = [GatherForm(flash=dense_flash), Broken(fits=False), Broken(fits=True, name="nan")]
-    rows = measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, synchronize=lambda: None, repeats=1)
+    rows = measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, seconds_of=host_seconds)
     form, note = choose_form(rows)
     assert form is forms[0]
     assert "broken does not fit this GPU" in note
     assert "nan is off by inf: not used" in note
+
+
+def test_a_form_that_fails_costs_a_line_and_a_lost_device_the_start(device: torch.device) -> None:
+    metas = [sample_step(5, [9, 3], device, 0.25)]
+    broken = Broken(fits=False, error=RuntimeError("no such\n  instruction"))
+    forms: list[AttentionForm] = [broken, SMALL]
+    form, note = choose_form(measure_forms(forms, metas, (4, 2, 16), dtype=torch.float32, seconds_of=host_seconds))
+    assert form is SMALL
+    assert "broken fails (RuntimeError: no such instruction)" in note
+    with pytest.raises(RuntimeError, match="no such"):
+        measure_forms(
+            forms, metas, (4, 2, 16), dtype=torch.float32, seconds_of=host_seconds, is_lost=lambda error: True
+        )
+    only_broken = measure_forms([broken], metas, (4, 2, 16), dtype=torch.float32, seconds_of=host_seconds)
+    with pytest.raises(DeviceError, match="no form of attention works on this GPU: broken fails"):
+        choose_form(only_broken)
 
 
 def test_the_fastest_form_that_agrees_is_chosen() -> None:

@@ -70,6 +70,34 @@ def test_a_worker_is_tuned_at_load(tmp_path: Path, driver: None, monkeypatch: py
     assert "step time " in text
 
 
+@pytest.mark.parametrize("fault", ["capture fails", "other values"])
+def test_a_graph_that_fails_or_is_wrong_costs_a_line(
+    fault: str, tmp_path: Path, driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        if fault == "capture fails":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        run()  # and the replay does nothing: what comes out is of another step
+        return lambda: None
+
+    monkeypatch.setattr(tuning, "GraphRecorder", lambda: record)
+    folder = make_qwen3(tmp_path, layers=1, hidden=32, heads=2, kv_heads=1, head_dim=16, intermediate=48)
+    backend = Tuned()
+    monkeypatch.setattr("engine.backends.worker.choose_backend", lambda name: (backend, "stand-in"))
+    spec = spec_of(folder, head=HeadSpec(kind="from_2_way_softmax", token_ids=(7, 11)), max_model_len=20)
+    worker = Worker(config_of(kv_cache_tokens=40, budget=16, dtype="bfloat16"), spec)
+    text = "\n".join(worker.load().notes)
+    expected = {
+        "capture fails": "no CUDA graphs: RuntimeError: operation not permitted when stream is capturing",
+        "other values": "no CUDA graphs: GraphMismatchError: the graph of 16 tokens is off by ",
+    }
+    assert expected[fault] in text
+    assert backend.graphed is not None
+    assert worker.runner is not None
+    worker.runner.warm_up(8)
+    assert backend.graphed.num_replays == 0
+
+
 def tuner(time_step: Callable[[Sequence[int]], float]) -> Tuner:
     backend = StandIn()
     ops, _ = backend.make_ops(torch.device("cpu"), torch.float32, None)
