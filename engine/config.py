@@ -169,6 +169,9 @@ class ServerConfig:
     """A key that callers must send; may be given several times. None: everybody on this machine may call."""
     insecure_no_auth: bool = False
     """Allow a non-loopback address without a key."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names that are answered for (``*``: any). None: without a key on a loopback address, those that mean
+    loopback; otherwise any."""
     root_path: str = ""
     """Prefix that a proxy puts before every path."""
     dialect: str | None = None

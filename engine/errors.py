@@ -6,11 +6,13 @@
     |-- RequestError            the caller's fault; an HTTP status and the path of the field
     |   |-- InvalidRequestError     400  malformed or impossible value
     |   |-- AuthenticationError     401  no key or a wrong one
+    |   |-- ForbiddenError          403  sent by a web page of another site
     |   |-- NotFoundError           404  unknown model or route
     |   |-- MethodNotAllowedError   405  the route exists, the method does not
     |   |-- RequestTimeoutError     408  the body came too slowly
     |   |-- TooLargeError           413  more bytes, documents or tokens than the limits allow
     |   |-- UnsupportedMediaError   415  not JSON
+    |   |-- MisdirectedRequestError 421  for a host name that this server has not
     |   `-- HeadersTooLargeError    431  too many headers, or too many bytes of them
     |-- ServiceError            our fault or our limits; the call may be sent again
     |   |-- NotReadyError           503  the model is still loading
@@ -105,6 +107,16 @@ class AuthenticationError(RequestError):
 
     status = 401
     type = "authentication_error"
+
+
+class ForbiddenError(RequestError):
+    status = 403
+    type = "forbidden"
+
+
+class MisdirectedRequestError(RequestError):
+    status = 421
+    type = "misdirected_request"
 
 
 class NotFoundError(RequestError):

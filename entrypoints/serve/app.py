@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from engine.entrypoints.serve.auth import Authentication
+from engine.entrypoints.serve.browsers import BrowserGuard
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 from engine.entrypoints.serve.dialects.score import ScoreDialect
 from engine.entrypoints.serve.errors import error_response
@@ -39,6 +40,7 @@ def create_app(service: RerankService, status: StatusRoutes | None = None) -> Fa
         app.add_middleware(Tracing, tracer=tracer_for(config.otlp_traces_endpoint))
     # Outermost last: an id for everything, then the key, then the limits.
     app.add_middleware(Limits, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(BrowserGuard, config=config)
     app.add_middleware(Authentication, keys=config.api_key)
     app.add_middleware(RequestIds, stopping=lambda: service.stopping)
     describe(app, service)

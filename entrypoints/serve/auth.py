@@ -30,7 +30,7 @@ def check_exposure(config: ServerConfig) -> None:
     """
     if any(not key.strip() for key in config.api_key):
         raise ConfigError("--api-key must not be empty: an empty key would let everyone in.", param="api_key")
-    if config.api_key or config.insecure_no_auth or _is_loopback(config.host):
+    if config.api_key or config.insecure_no_auth or is_loopback(config.host):
         return
     raise ConfigError(
         f"--host {config.host} can be reached from other machines, and no key is set: everyone there could use this "
@@ -39,11 +39,12 @@ def check_exposure(config: ServerConfig) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or host name means this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class Authentication:

@@ -138,6 +138,8 @@ def check_media_type(headers: Headers) -> None:
     """
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not taken: send plain JSON.")
+    if "content-type" not in headers and ("origin" in headers or "sec-fetch-site" in headers):
+        raise UnsupportedMediaError("A browser must say Content-Type: application/json.")
     media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")

@@ -2,7 +2,9 @@
 
 * The head of a request is here ``header_timeout_s`` after its first byte, or after the connection was made; otherwise
   the connection ends. The deadline is absolute: a byte now and then does not move it.
-* A head is at most ``MAX_HEADER_BYTES`` long (431); memory is not spent on more.
+* A head is at most ``MAX_HEADER_BYTES`` long (431); memory is not spent on more. Trailers, which may follow a chunked
+  body, are held to the same limit and read for nothing: they never become headers (RFC 9110, section 6.5.1).
+* A request of HTTP/1.1 names its host, once (400; RFC 9112, section 3.2).
 * A body is here ``body_timeout_s`` after its head, or has come at ``MIN_BODY_BYTES_PER_S`` or more; otherwise 408.
 * Beyond ``max_connections``, the connection that has waited longest without a request ends, so that a flood of idle
   connections cannot shut out those who want something.
@@ -21,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from engine.entrypoints.serve.errors import error_object
 from engine.entrypoints.serve.limits import LINGER_S, MAX_HEADER_BYTES
-from engine.errors import EngineError, HeadersTooLargeError, RequestTimeoutError
+from engine.errors import EngineError, HeadersTooLargeError, InvalidRequestError, RequestTimeoutError
 
 MIN_BODY_BYTES_PER_S = 64 * 1024
 
@@ -57,6 +59,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._refused = False
         self._head_bytes = 0
+        self._fields_bytes = 0
+        self._quiet_bytes = 0
         self._body_bytes = 0
         self._body_since_s = 0.0
 
@@ -80,7 +84,10 @@ class GuardedProtocol(HttpToolsProtocol):
             return  # read and forgotten, so that the answer is not reset under way
         if self._in_head:
             self._head_bytes += len(data)
+        self._quiet_bytes += len(data)
         super().data_received(data)
+        if self._in_body and self._quiet_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refuse(HeadersTooLargeError(f"What follows a chunked body may have {MAX_HEADER_BYTES} bytes."))
         if self._in_head and self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._refuse(HeadersTooLargeError(f"The head of a request may have {MAX_HEADER_BYTES} bytes."))
 
@@ -89,19 +96,50 @@ class GuardedProtocol(HttpToolsProtocol):
             self._await_head()
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._fields_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields_bytes += len(name) + len(value)
+        if not self._in_body:  # otherwise a trailer
+            super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets an answer in the shape of all errors."""
+        self._answer_and_close(InvalidRequestError(f"{msg.rstrip('.')}.", code="invalid_http"))
+
+    def _head_error(self) -> EngineError | None:
+        if self._fields_bytes > MAX_HEADER_BYTES:
+            return HeadersTooLargeError(f"The head of a request may have {MAX_HEADER_BYTES} bytes.")
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return InvalidRequestError("A request of HTTP/1.1 has one Host header.", code="invalid_http")
+        return None
+
     def on_headers_complete(self) -> None:
+        error = self._head_error()
+        self._fields_bytes = 0
+        if error is not None:
+            self._refuse(error)
+            return
         self._disarm()
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._quiet_bytes = False, 0, 0
         self._in_body, self._body_bytes, self._body_since_s = True, 0, time.monotonic()
         self.limits.idle.pop(self, None)
         self._deadline = self.loop.call_later(self.limits.body_timeout_s, self._body_is_late)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        if self._refused:
+            return
         self._body_bytes += len(body)
+        self._quiet_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._refused:
+            return
         self._disarm()
         self._in_body = False
         super().on_message_complete()
@@ -154,6 +192,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if not can_answer:
             self.transport.close()
             return
+        self._answer_and_close(error)
+
+    def _answer_and_close(self, error: EngineError) -> None:
+        self._disarm()
         self._refused = True
         body = msgspec.json.encode(error_object(error, uuid.uuid4().hex))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)

@@ -65,7 +65,7 @@ class ServedModels:
             return Chosen(default, default.names[0])
         found = self._by_name.get(name) or self._without_owner(name)
         if found is None:
-            message = f"The model `{name}` does not exist. Served here: {', '.join(self.names)}."
+            message = f"The model `{_shown(name)}` does not exist. Served here: {', '.join(self.names)}."
             raise NotFoundError(message, param="model", code="model_not_found")
         return found if found.name == name else Chosen(found.engine, name)
 
@@ -73,3 +73,8 @@ class ServedModels:
         """``Qwen3-Reranker-8B`` for ``Qwen/Qwen3-Reranker-8B``, as guides have it, where that is one model only."""
         found = [engine for engine in self._engines if engine.spec.name.rstrip("/").rpartition("/")[2] == name]
         return Chosen(found[0], name) if len(found) == 1 else None
+
+
+def _shown(name: str) -> str:
+    """A name that a caller sent, short enough for an error."""
+    return name if len(name) <= 200 else f"{name[:200]}... ({len(name)} characters)"

@@ -97,7 +97,7 @@ def test_a_client_that_leaves_cancels_what_has_not_run(server: ServerProcess, st
     body = json.dumps({"query": "long", "documents": documents_of(2000, 200), "stream": stream}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(
-            b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
         server.wait_for("engine_core_waiting_pairs", 1)
@@ -135,7 +135,7 @@ def raw(server: ServerProcess, request: bytes, timeout_s: float = 10.0) -> bytes
 
 
 def test_odd_requests_over_the_socket(server: ServerProcess) -> None:
-    tail = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    tail = b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     for path in (b"//v1/rerank", b"/health/../v1/rerank", b"/v1/v1/rerank"):
         answer = raw(server, b"POST " + path + tail + b"Content-Length: 2\r\n\r\n{}")
         assert answer.startswith(b"HTTP/1.1 404")

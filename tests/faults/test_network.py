@@ -130,7 +130,9 @@ def test_a_half_open_line_is_given_up(server: ServerProcess) -> None:
     """The client sent half of its call and closed its side: the rest will never come."""
     body = json.dumps(CALL).encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:-5])
+        client.sendall(
+            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:-5]
+        )
         client.shutdown(socket.SHUT_WR)
         client.settimeout(10)
         assert b" 200 " not in client.recv(4096).split(b"\r\n")[0]

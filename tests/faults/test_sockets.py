@@ -21,7 +21,7 @@ from engine.entrypoints.serve.service import RerankService
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
 
 HEAD_S, BODY_S = 0.4, 0.5
-LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
+LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CALL = json.dumps({"query": "q", "documents": ["a", "b"]}).encode()
 
 
@@ -32,8 +32,10 @@ class _Quiet(uvicorn.Server):
 
 
 @asynccontextmanager
-async def server(core: FakeCore | None = None, max_connections: int = 100) -> AsyncIterator[int]:
-    service = RerankService(ServerConfig(), ServerMetrics())
+async def server(
+    core: FakeCore | None = None, max_connections: int = 100, keys: tuple[str, ...] = ()
+) -> AsyncIterator[int]:
+    service = RerankService(ServerConfig(api_key=keys), ServerMetrics())
     service.attach(LoadedEngine(SPEC, FakeProcessor(), core or FakeCore()))
     protocol = guarded_protocol(SocketLimits(HEAD_S, BODY_S, max_connections))
     config = uvicorn.Config(create_app(service), http=protocol, ws="none", lifespan="off", log_config=None)
@@ -86,7 +88,7 @@ async def connection(port: int) -> AsyncIterator[Connection]:
 
 def post(body: bytes, length: int | None = None) -> bytes:
     size = len(body) if length is None else length
-    return b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+    return b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
 
 
 @pytest.mark.parametrize("bytes_sent", [b"", b"GET /live HTTP/1.1\r\n" + b"X-Slow: " + b"a" * 200])
@@ -154,5 +156,73 @@ async def test_idle_connections_make_way_for_new_ones() -> None:
 
 async def test_compressed_bodies_are_not_inflated() -> None:
     async with server() as port, connection(port) as client:
-        client.writer.write(post(b"\x1f\x8b\x08").replace(b"Host: x", b"Host: x\r\nContent-Encoding: gzip"))
+        client.writer.write(
+            post(b"\x1f\x8b\x08").replace(b"Host: localhost", b"Host: localhost\r\nContent-Encoding: gzip")
+        )
         assert (await client.answer())[0] == 415
+
+
+async def test_trailers_are_bounded_and_never_become_headers() -> None:
+    head = b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    body = b"%x\r\n%b\r\n0\r\n" % (len(CALL), CALL)
+    async with server(keys=("secret",)) as port, connection(port) as client:
+        client.writer.write(head + body + b"Authorization: Bearer secret\r\n\r\n")
+        assert (await client.answer())[0] == 401
+    async with server() as port:
+        async with connection(port) as client:
+            client.writer.write(head + body + b"X-Checksum: 1\r\n\r\n" + LIVE)
+            assert (await client.answer())[0] == 200
+            assert (await client.answer())[0] == 200
+        for trailer in (b"x: y\r\n" * 20_000, b"x: " + b"y" * 200_000):
+            async with connection(port) as client:
+                client.writer.write(head + body + trailer)
+                await client.closed()
+            async with connection(port) as client:
+                client.writer.write(LIVE)
+                assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /live HTTP/1.1\r\n\r\n", 400),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n", 400),
+        (b"GET /live HTTP/1.0\r\n\r\n", 200),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /live?" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+        (b"nonsense\r\n\r\n", 400),
+        (
+            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+    ],
+    ids=["no host", "two hosts", "http 1.0", "long header", "long path", "no http", "both lengths"],
+)
+async def test_corners_of_http_get_json(request_: bytes, status: int) -> None:
+    async with server() as port, connection(port) as client:
+        client.writer.write(request_)
+        got, body = await client.answer()
+        assert got == status
+        assert json.loads(body) if status != 200 else True
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"Host: localhost:8000", 200),
+        (b"Host: [::1]:8000", 200),
+        (b"Host: rebound.example", 421),
+        (b"Host: localhost\r\nOrigin: http://localhost", 200),
+        (b"Host: localhost\r\nOrigin: https://stranger.example", 403),
+        (b"Host: localhost\r\nOrigin: null", 403),
+        (b"Host: localhost\r\nSec-Fetch-Site: cross-site", 403),
+        (b"Host: localhost\r\nSec-Fetch-Site: same-origin", 200),
+    ],
+)
+async def test_a_page_of_a_stranger_cannot_use_a_server_on_loopback(headers: bytes, status: int) -> None:
+    request = b"POST /v1/rerank HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n\r\n%b"
+    async with server() as port, connection(port) as client:
+        client.writer.write(request % (len(CALL), headers, CALL))
+        assert (await client.answer())[0] == status

@@ -51,7 +51,7 @@ async def traced(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Traced]:
     service.attach(LoadedEngine(SPEC, FakeProcessor(), FakeCore(step_s=0.02), ("fake",)))
     transport = httpx.ASGITransport(create_app(service))
     headers = {"Authorization": "key"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
         yield Traced(client, exporter)
     await service.stop()
 

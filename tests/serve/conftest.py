@@ -36,7 +36,7 @@ async def running_server(
     if loaded:
         service.attach(LoadedEngine(SPEC, processor, core, ("fake", "alias")))
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield Server(client, service, core, processor)
     await service.stop()
 

@@ -38,7 +38,7 @@ def application() -> FastAPI:
     """A Qwen3-Reranker's tokenizer and prompts, which have a place for every field, with a core that scores by hash."""
 
     async def build() -> FastAPI:
-        service = RerankService(ServerConfig(), ServerMetrics())
+        service = RerankService(ServerConfig(allowed_hosts=("*",)), ServerMetrics())
         config = ModelConfig(model=str(checkpoint()))
         spec = resolve_model(config)
         service.attach(LoadedEngine(spec, InputProcessor(spec, config), FakeCore(), ("reranker",)))

@@ -126,7 +126,7 @@ async def server(coordinator: FakeCoordinator) -> AsyncIterator[RunningApiServer
     service.attach(LoadedEngine(SPEC, FakeProcessor(), client, ("fake", "alias")))
     connection.start()
     transport = httpx.ASGITransport(create_app(service, RemoteStatus(service, connection)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield RunningApiServer(http, service, wire)
     wire.tell(Stop())
     connection.close()

@@ -151,6 +151,8 @@ async def test_unknown_model_fields_and_dialect() -> None:
             assert (await _post(server, {**GOOD, "model": model}))[0] == 200
         assert (await _post(server, {**GOOD, "foo": {"deep": [1]}, "bar": None, "max_chunks_per_doc": None}))[0] == 200
         assert b"engine_unknown_fields_total 2.0" in (await server.client.get("/metrics")).content
+        status, answer = await _post(server, {**GOOD, "model": "m" * 1_000_000})
+        assert (status, len(json.dumps(answer)) < 2000) == (404, True)
         status, answer = await _post(server, GOOD, "/v1/rerank?dialect=sglan")
         assert status == 400
         assert "Did you mean 'sglang'" in answer["error"]["message"]
@@ -167,6 +169,10 @@ async def test_media_types() -> None:
         assert (await _post(server, body, **{"Content-Encoding": "gzip"}))[0] == 415
         for media_type in ("application/json; charset=utf-8", "application/problem+json"):
             assert (await _post(server, body, **{"Content-Type": media_type}))[0] == 200
+        marked = await server.client.post("/v1/rerank", content=b"\xef\xbb\xbf" + body)
+        assert marked.status_code == 200, "a byte-order mark is no part of the JSON"
+        page = await server.client.post("/v1/rerank", content=body, headers={"Sec-Fetch-Site": "same-origin"})
+        assert page.status_code == 415
         bare = await server.client.post("/v1/rerank", content=body)
         assert "content-type" not in bare.request.headers
         assert bare.status_code == 200

@@ -44,7 +44,7 @@ async def two() -> AsyncIterator[Two]:
 @pytest_asyncio.fixture
 async def client(two: Two) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(two.service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -107,7 +107,9 @@ async def test_a_name_without_owner_must_be_one_model() -> None:
     service = RerankService(ServerConfig(), ServerMetrics())
     twin = LoadedEngine(replace(SPEC, name="another/fake-reranker"), FakeProcessor(), FakeCore())
     service.attach(LoadedEngine(SPEC, FakeProcessor(), FakeCore()), twin)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(service)), base_url="http://localhost"
+    ) as client:
         answer = await client.post("/v1/rerank", json=BODY | {"model": "fake-reranker"})
     assert answer.status_code == 404
     await service.stop()
@@ -119,7 +121,9 @@ async def test_all_models_share_one_queue_limit() -> None:
     service.attach(
         LoadedEngine(SPEC, FakeProcessor(), slow, ("one",)), LoadedEngine(OTHER, FakeProcessor(), other, ("two",))
     )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(service)), base_url="http://localhost"
+    ) as client:
         long = {"query": "q", "documents": ["a", "b", "c"], "model": "one"}
         first = asyncio.create_task(client.post("/v1/rerank", json=long))
         while not slow.requests:

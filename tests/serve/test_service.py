@@ -220,7 +220,7 @@ async def test_every_registered_route_is_covered() -> None:
 async def test_open_routes_stay_open_behind_a_prefix() -> None:
     async with running_server(api_key=(KEY,)) as server:
         transport = httpx.ASGITransport(server.client._transport.app, root_path="/api")  # type: ignore[attr-defined]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             for path in ("/live", "/ready", "/health", "/api/live"):
                 assert (await client.get(path)).status_code == 200, path
             for path in ("/api/v1/rerank", "/v1/rerank", "/apix/live", "/api/api/live"):

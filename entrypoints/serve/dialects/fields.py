@@ -7,6 +7,7 @@ type takes is also said to /openapi.json: ``x-exact`` replaces what msgspec woul
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -144,6 +145,7 @@ def read_keys(body: bytes) -> Keys:
 
     Raises ``InvalidRequestError`` for a body that is no JSON object.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body.strip():
         raise InvalidRequestError("The body is empty: a JSON object expected.", code="invalid_json")
     try:
@@ -161,7 +163,7 @@ def read_keys(body: bytes) -> Keys:
 def read(body: bytes, type_: type[T]) -> T:
     """The body as a struct. Raises ``InvalidRequestError`` about the field that is wrong."""
     try:
-        return msgspec.json.decode(body, type=type_)
+        return msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8), type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _decode_error(body, error) from error
 
