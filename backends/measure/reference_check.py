@@ -18,7 +18,7 @@ import torch
 from engine.backends.loading.safetensors_file import TensorReader, find_tensors
 from engine.backends.registry import load_backend
 from engine.devices import HOST
-from engine.model_spec import ModelSpec
+from engine.model_spec import HeadModule, ModelSpec
 from engine.request import EncodedPair
 
 _ROOM = 1.3
@@ -36,7 +36,8 @@ class Reference:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         config_class = type(transformers.AutoConfig.for_model(spec.model_type))
-        from_tokens, self._embeds = bool(spec.head.token_ids), spec.head.kind == "embedding"
+        from_tokens, self._embeds = bool(spec.head.token_ids), spec.head.kind in ("embedding", "modules")
+        self._modules = [_library_module(module) for module in spec.head.modules]
         classes = (transformers.AutoModelForSequenceClassification, transformers.AutoModelForCausalLM)
         auto: Any = transformers.AutoModel if self._embeds else classes[from_tokens]
         self._head = spec.head
@@ -54,7 +55,8 @@ class Reference:
         self._model: Any = model.eval()
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(spec.tokenizer_path, local_files_only=True)
         self._bias = 0.0 if from_tokens or self._embeds else _score_bias(spec)
-        self.description = f"transformers {transformers.__version__}, {auto.__name__}, float32 on CPU"
+        behind = " and the modules of sentence-transformers" if self._modules else ""
+        self.description = f"transformers {transformers.__version__}, {auto.__name__}{behind}, float32 on CPU"
 
     @torch.inference_mode()
     def values(self, pairs: Sequence[EncodedPair]) -> np.ndarray:
@@ -62,14 +64,16 @@ class Reference:
         return np.stack([self._values_of(pair) for pair in pairs])
 
     def _values_of(self, pair: EncodedPair) -> np.ndarray:
-        if self._embeds:
+        if self._head.kind == "embedding":
             sides = pair.token_ids[: pair.query_len], pair.token_ids[pair.query_len :]
-            query, document = (self._vector(ids) for ids in sides)
-            return np.asarray(torch.cosine_similarity(query, document, dim=0).reshape(1).numpy())
-        inputs = {"input_ids": torch.tensor(pair.token_ids[None].astype(np.int64))}
-        if pair.token_type_ids is not None:
-            inputs["token_type_ids"] = torch.tensor(pair.token_type_ids[None].astype(np.int64))
-        if not self._head.token_ids:
+            query, document = (self._vector(_inputs(ids, None)) for ids in sides)
+            is_dot = self._head.activation == "dot"
+            value = query @ document if is_dot else torch.cosine_similarity(query, document, dim=0)
+            return np.asarray(value.reshape(1).numpy())
+        inputs = _inputs(pair.token_ids, pair.token_type_ids)
+        if self._head.kind == "modules":
+            row = self._combined(self._vector(inputs))
+        elif not self._head.token_ids:
             row = self._combined(self._model(**inputs).logits[0] + self._bias)
         else:
             logits = self._model(**inputs, logits_to_keep=1).logits[0, -1]
@@ -77,24 +81,29 @@ class Reference:
             row = picked[1:] - picked[:1] if self._head.kind == "from_2_way_softmax" else picked
         return np.asarray(row.float().numpy())
 
-    def _vector(self, ids: np.ndarray) -> torch.Tensor:
-        """(D,): a text's hidden states, pooled as the checkpoint says."""
-        hidden = self._model(input_ids=torch.tensor(ids[None].astype(np.int64))).last_hidden_state[0]
-        return {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1]}[self._head.pooling]
+    def _vector(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(D,): a text's hidden states, pooled as the checkpoint says, through its modules."""
+        hidden = self._model(**inputs).last_hidden_state[0]
+        vector = {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1]}[self._head.pooling]
+        features = {"sentence_embedding": vector[None]}
+        for module in self._modules:
+            features = module(features)
+        return features.get("scores", features["sentence_embedding"])[0]
 
     def _combined(self, row: torch.Tensor) -> torch.Tensor:
         """Two labels as one, as the engine reads them."""
         rows = self._head.label_rows
         if not rows:
             return row
-        return row[rows[-1:]] - row[rows[0]] if len(rows) == 2 else row[list(rows)]
+        positive = row[rows[-1]]
+        return (positive - row[rows[0]] if len(rows) == 2 else positive).reshape(1)
 
     def ids_of(self, text: str) -> list[int]:
         """The whole prompt tokenised at once, special tokens being what it spells."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def ids_of_pair(self, query: str, document: str) -> list[int]:
-        if self._embeds:
+        if self._head.kind == "embedding":
             return [index for text in (query, document) for index in self._tokenizer(text)["input_ids"]]
         return list(self._tokenizer(query, document)["input_ids"])
 
@@ -121,10 +130,28 @@ def _too_large(spec: ModelSpec) -> str | None:
     return f"in float32 the model needs about {needed / 1e9:.1f} GB of memory for it, and {free / 1e9:.1f} GB are free"
 
 
-def _score_bias(spec: ModelSpec) -> float:
+def _score_bias(spec: ModelSpec) -> torch.Tensor | float:
+    """(O,) of a converted checkpoint; 0 where there is none."""
     info = find_tensors(Path(spec.path)).get(_SCORE_BIAS)
     if info is None:
         return 0.0
     with TensorReader() as reader:
         _, rows = next(reader.rows(info))
-        return float(rows.float()[0])
+        return rows.float().clone()
+
+
+def _inputs(token_ids: np.ndarray, token_type_ids: np.ndarray | None) -> dict[str, torch.Tensor]:
+    """One unpadded text, as the networks of transformers take it."""
+    arrays = {"input_ids": token_ids, "token_type_ids": token_type_ids}
+    return {n: torch.tensor(ids[None].astype(np.int64)) for n, ids in arrays.items() if ids is not None}
+
+
+def _library_module(module: HeadModule) -> Any:
+    """The same module as sentence-transformers runs it; ``ImportError`` where that is not installed."""
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize
+
+    if module.kind == "normalize":
+        return Normalize()
+    kind: Any = {"dense": Dense, "layer_norm": LayerNorm}[module.kind]
+    return kind.load(module.folder).eval()

@@ -103,7 +103,8 @@ def _same_ids(
     if reference is None:
         return None
     text = view.plain_text(inputs.default_instruction, query, document)
-    ids = reference.ids_of_pair(query, document) if text is None else reference.ids_of(text)
+    asked = inputs.default_instruction + query
+    ids = reference.ids_of_pair(asked, document) if text is None else reference.ids_of(text)
     return bool(np.array_equal(np.array(ids), whole.token_ids))
 
 
