@@ -29,7 +29,7 @@ class Engine:
 
     @classmethod
     def start(
-        cls, settings: Settings, spec: ModelSpec, stem: np.ndarray, *, sharing: bool, dummy: bool = True
+        cls, settings: Settings, spec: ModelSpec, constant_prefix: np.ndarray, *, sharing: bool, dummy: bool = True
     ) -> Engine:
         model = ModelConfig(
             model=spec.name,
@@ -42,7 +42,7 @@ class Engine:
         config = EngineConfig(model=model, scheduler=scheduler, device=device)
         executor = create_executor(config, spec, automatic="uni")
         try:
-            return cls(EngineCore(config, spec, stem, executor))
+            return cls(EngineCore(config, spec, constant_prefix, executor))
         except BaseException:
             executor.close()
             raise
@@ -78,9 +78,9 @@ def measure_engine(settings: Settings, sharing: bool, scale: int = 1) -> dict[st
     """All workloads on one loaded model; ``scale`` divides their sizes, to try the command."""
     shape = SHAPES[settings.model]
     workloads = [w if scale == 1 else w.scaled(3, scale) for w in WORKLOADS.values()]
-    stem, _ = build_calls(workloads[0], shape.vocab_size)
+    constant_prefix, _ = build_calls(workloads[0], shape.vocab_size)
     started = time.perf_counter()
-    engine = Engine.start(settings, shape.spec(MAX_LEN), stem, sharing=sharing)
+    engine = Engine.start(settings, shape.spec(MAX_LEN), constant_prefix, sharing=sharing)
     try:
         info = engine.core.info
         result: dict[str, Any] = {

@@ -34,7 +34,7 @@ def measure_parity(settings: Settings, scale: int = 1) -> dict[str, Any]:
     """Also with sharing off, and each pair alone: a pair's score must not depend on what else was in its step."""
     shape = replace(SHAPES[settings.model], layers=LAYERS if scale == 1 else 2, vocab_size=2000)
     workloads = [w if scale == 1 else w.scaled(2, scale) for w in WORKLOADS]
-    stem, _ = build_calls(workloads[0], shape.vocab_size)
+    constant_prefix, _ = build_calls(workloads[0], shape.vocab_size)
     calls = [call for workload in workloads for call in build_calls(workload, shape.vocab_size)[1]]
     torch.manual_seed(0)
     model = build_model(shape, replace(settings, dtype_name="float32"))
@@ -49,7 +49,7 @@ def measure_parity(settings: Settings, scale: int = 1) -> dict[str, Any]:
         model.to(torch.bfloat16).save_pretrained(folder)  # exact: the values were rounded above
         del model
         for name, run in _runs(settings).items():
-            result[name] = _compare(run, shape.spec(MAX_LEN, folder), stem, calls, expected)
+            result[name] = _compare(run, shape.spec(MAX_LEN, folder), constant_prefix, calls, expected)
     return result
 
 
@@ -62,12 +62,12 @@ def _runs(settings: Settings) -> dict[str, Settings]:
 
 
 def _compare(
-    settings: Settings, spec: Any, stem: np.ndarray, calls: list[CallTokens], expected: list[np.ndarray]
+    settings: Settings, spec: Any, constant_prefix: np.ndarray, calls: list[CallTokens], expected: list[np.ndarray]
 ) -> dict[str, Any]:
     assert Path(spec.path).is_dir()
-    shared = _scores(settings, spec, stem, calls, sharing=True)
-    apart = _scores(settings, spec, stem, calls, sharing=False)
-    alone = _scores(settings, spec, stem, _one_by_one(calls[:1]), sharing=True)
+    shared = _scores(settings, spec, constant_prefix, calls, sharing=True)
+    apart = _scores(settings, spec, constant_prefix, calls, sharing=False)
+    alone = _scores(settings, spec, constant_prefix, _one_by_one(calls[:1]), sharing=True)
     wanted = _probability(np.concatenate(expected))
     got = _probability(np.concatenate(shared))
     bound = BOUNDS[settings.quantization or settings.dtype_name]
@@ -90,9 +90,9 @@ def _one_by_one(calls: list[CallTokens]) -> list[CallTokens]:
 
 
 def _scores(
-    settings: Settings, spec: Any, stem: np.ndarray, calls: list[CallTokens], *, sharing: bool
+    settings: Settings, spec: Any, constant_prefix: np.ndarray, calls: list[CallTokens], *, sharing: bool
 ) -> list[np.ndarray]:
-    engine = Engine.start(settings, spec, stem, sharing=sharing, dummy=False)
+    engine = Engine.start(settings, spec, constant_prefix, sharing=sharing, dummy=False)
     try:
         return [engine.score([call])[0][0] for call in calls]
     finally:

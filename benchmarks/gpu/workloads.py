@@ -1,7 +1,7 @@
 """The four workloads, as token ids: what a template, a query and documents look like after tokenisation.
 
-A pair is ``stem | query | document``: the stem is the constant beginning of the template, the document includes the
-constant end. Lengths of documents vary by up to 30 % around their mean, as real ones do, with a fixed seed.
+A pair is ``constant prefix | query | document``: the first is the constant beginning of the template, the document
+includes the constant end. Lengths of documents vary by up to 30 % around their mean, with a fixed seed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STEM = 58
+CONSTANT_PREFIX = 58
 SPREAD = 0.3
 
 
@@ -57,20 +57,27 @@ class CallTokens:
     """Tokens that depend on template and query only."""
 
 
-def build_calls(workload: Workload, vocab_size: int, stem_len: int = STEM) -> tuple[np.ndarray, list[CallTokens]]:
-    """The stem, and the calls."""
+def build_calls(
+    workload: Workload, vocab_size: int, constant_prefix_len: int = CONSTANT_PREFIX
+) -> tuple[np.ndarray, list[CallTokens]]:
+    """The constant prefix, and the calls."""
     rng = np.random.default_rng(0)
 
     def tokens(count: int) -> np.ndarray:
         return rng.integers(4, vocab_size, count, dtype=np.int32)
 
-    stem, calls = tokens(stem_len), []
+    constant_prefix, calls = tokens(constant_prefix_len), []
     for _ in range(workload.num_calls):
         query = tokens(workload.query_len)
         low, high = (round(workload.document_len * (1 + sign * SPREAD)) for sign in (-1, 1))
         documents = [tokens(int(rng.integers(low, high + 1))) for _ in range(workload.documents)]
-        calls.append(CallTokens([np.concatenate([stem, query, d]) for d in documents], stem_len + workload.query_len))
-    return stem, calls
+        calls.append(
+            CallTokens(
+                [np.concatenate([constant_prefix, query, d]) for d in documents],
+                constant_prefix_len + workload.query_len,
+            )
+        )
+    return constant_prefix, calls
 
 
 def num_pairs(calls: list[CallTokens]) -> int:

@@ -31,9 +31,9 @@ def spec() -> ModelSpec:
 class TimedCore:
     """A core whose scheduler's methods are timed."""
 
-    def __init__(self, stem: np.ndarray) -> None:
+    def __init__(self, constant_prefix: np.ndarray) -> None:
         self.executor = InstantExecutor.new()
-        self.core = EngineCore(EngineConfig(), spec(), stem, self.executor)
+        self.core = EngineCore(EngineConfig(), spec(), constant_prefix, self.executor)
         self.seconds = dict.fromkeys(STAGES, 0.0)
         for stage, method in STAGES.items():
             setattr(self.core.scheduler, method, self._timed(stage, getattr(self.core.scheduler, method)))
@@ -67,8 +67,8 @@ def requests_of(calls: list[list[np.ndarray]], number: int) -> list[EngineCoreRe
 
 
 def measure(kind: Calls, seconds: float) -> dict[str, Any]:
-    stem, calls = token_calls(kind)
-    timed = TimedCore(stem)
+    constant_prefix, calls = token_calls(kind)
+    timed = TimedCore(constant_prefix)
     timed.score(requests_of(calls, 0))
     timed.seconds = dict.fromkeys(STAGES, 0.0)
     timed.executor.pack_s, timed.executor.num_steps = 0.0, 0

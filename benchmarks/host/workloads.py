@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-STEM, QUERY, DOCUMENT, SPREAD = 58, 14, 80, 0.3
+CONSTANT_PREFIX, QUERY, DOCUMENT, SPREAD = 58, 14, 80, 0.3
 """Tokens of template, query and document (mean, and how much it varies)."""
 WORDS = 60
 MODULES = ("argparse", "asyncio", "collections", "concurrent", "email", "http", "importlib", "logging", "unittest")
@@ -39,11 +39,11 @@ def token_calls(kind: Calls, vocab_size: int = 150_000) -> tuple[np.ndarray, lis
     def tokens(count: int) -> np.ndarray:
         return rng.integers(4, vocab_size, count, dtype=np.int32)
 
-    stem, calls = tokens(STEM), []
+    constant_prefix, calls = tokens(CONSTANT_PREFIX), []
     for _ in range(kind.num_calls):
-        head = np.concatenate([stem, tokens(QUERY)])
+        head = np.concatenate([constant_prefix, tokens(QUERY)])
         calls.append([np.concatenate([head, tokens(int(rng.integers(low, high + 1)))]) for _ in range(kind.documents)])
-    return stem, calls
+    return constant_prefix, calls
 
 
 @dataclass(frozen=True)

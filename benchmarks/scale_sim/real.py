@@ -23,7 +23,7 @@ from engine.core.replicas import Replica, ReplicaClient
 from engine.messages import EngineCoreRequest, SchedulerStats
 from tests.support.checkpoints import make_qwen3
 
-STEM = 60
+CONSTANT_PREFIX = 60
 TOKEN_BUDGET = 1024
 STORE_TOKENS = 4000
 MAX_LEN = 1024
@@ -58,15 +58,15 @@ async def replicas(
             max_num_batched_tokens=TOKEN_BUDGET,
             prefix_cache="query",
             prefix_store_tokens=STORE_TOKENS,
-            kv_cache_tokens=STORE_TOKENS + STEM + 2 * MAX_LEN + 8192,
+            kv_cache_tokens=STORE_TOKENS + CONSTANT_PREFIX + 2 * MAX_LEN + 8192,
         ),
         device=DeviceConfig(
             device="cpu", executor=executor, cpu_threads=1, cpu_pin=True, data_parallel_size=num_replicas
         ),
     )
-    stem = np.arange(STEM, dtype=np.int32)
+    constant_prefix = np.arange(CONSTANT_PREFIX, dtype=np.int32)
     kind = RoundRobinClient if round_robin else ReplicaClient
-    client = await kind.start(config, resolve_model(config.model), stem)
+    client = await kind.start(config, resolve_model(config.model), constant_prefix)
     try:
         for number in range(WARM_UP_CALLS * num_replicas):
             await _answered(client, request(f"warm-up-{number}", Call(0.0, -1 - number, 200, 40, 8), number))
@@ -77,10 +77,10 @@ async def replicas(
 
 def request(call_id: str, call: Call, seed: int) -> EngineCoreRequest:
     """The query's tokens follow from its number, the documents' from ``seed``."""
-    query = np.random.default_rng(2**32 + call.query).integers(STEM, VOCABULARY, call.query_tokens, np.int32)
+    query = np.random.default_rng(2**32 + call.query).integers(CONSTANT_PREFIX, VOCABULARY, call.query_tokens, np.int32)
     shape = (call.documents, call.document_tokens)
-    documents = np.random.default_rng(seed).integers(STEM, VOCABULARY, shape, np.int32)
-    beginning = np.concatenate([np.arange(STEM, dtype=np.int32), query])
+    documents = np.random.default_rng(seed).integers(CONSTANT_PREFIX, VOCABULARY, shape, np.int32)
+    beginning = np.concatenate([np.arange(CONSTANT_PREFIX, dtype=np.int32), query])
     rows = np.concatenate([np.tile(beginning, (call.documents, 1)), documents], axis=1)
     lens = np.full(call.documents, rows.shape[1], np.int32)
     hints = np.full(call.documents, len(beginning), np.int32)
@@ -117,7 +117,9 @@ async def isolated(client: ReplicaClient, rounds: int) -> list[IsolatedCall]:
             before = client.stats.device_s
             latency = await _answered(client, request(f"isolated-{number}", call, number))
             tokens = query + documents * document
-            squares = query * (STEM + query / 2) + documents * document * (STEM + query + document / 2)
+            squares = query * (CONSTANT_PREFIX + query / 2) + documents * document * (
+                CONSTANT_PREFIX + query + document / 2
+            )
             found.append(IsolatedCall(tokens, int(squares), client.stats.device_s - before, latency))
     return found
 

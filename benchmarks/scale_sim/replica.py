@@ -20,7 +20,7 @@ from engine.config import SchedulerConfig
 class ReplicaSettings:
     law: Law
     token_budget: int
-    stem: int = 60
+    constant_prefix: int = 60
     keeps_queries: bool = True
     store_tokens: int = 4096
     pipeline_depth: int = SchedulerConfig.pipeline_depth
@@ -101,8 +101,8 @@ class Replica:
                 break
             count = max(count, 1)  # a document longer than a step is cut; its work is the same
             heapq.heappop(self._waiting)
-            before = settings.stem + call.query_tokens
-            squares += query * (settings.stem + query / 2)
+            before = settings.constant_prefix + call.query_tokens
+            squares += query * (settings.constant_prefix + query / 2)
             squares += count * call.document_tokens * (before + call.document_tokens / 2)
             room -= query + count * call.document_tokens
             inside.needs_query, inside.documents_left = False, inside.documents_left - count

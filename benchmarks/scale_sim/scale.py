@@ -56,7 +56,9 @@ def device_law() -> Law:
     return Law(StepTime(LAUNCHES_S, shape.token_flop / rate, 2 * shape.attention_flop(1.0) / rate), 0.002)
 
 
-SETTINGS = ReplicaSettings(law=device_law(), token_budget=H200.token_budget, stem=60, store_tokens=STORE_TOKENS)
+SETTINGS = ReplicaSettings(
+    law=device_law(), token_budget=H200.token_budget, constant_prefix=60, store_tokens=STORE_TOKENS
+)
 
 
 def scale(*, toy: bool = False) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def scale(*, toy: bool = False) -> dict[str, Any]:
 def service_s(shape: Shape) -> float:
     """One call in steps of its own, nothing kept."""
     tokens = shape.mean_tokens
-    squares = tokens * (SETTINGS.stem + shape.query_tokens + shape.document_tokens / 2)
+    squares = tokens * (SETTINGS.constant_prefix + shape.query_tokens + shape.document_tokens / 2)
     steps = max(1.0, tokens / SETTINGS.token_budget)
     step = SETTINGS.law.step
     return step.seconds(int(tokens), int(squares)) + (steps - 1) * step.fixed_s
@@ -187,9 +189,9 @@ def limits(decisions: dict[int, float], tokenise: float) -> dict[str, Any]:
     """Where one API process is at its end: replicas that it can feed, by what it does for a call."""
     calls_per_s = LOAD / service_s(SHAPE)
     """Of one replica."""
-    logical = SHAPE.documents * (SETTINGS.stem + SHAPE.query_tokens + SHAPE.document_tokens)
+    logical = SHAPE.documents * (SETTINGS.constant_prefix + SHAPE.query_tokens + SHAPE.document_tokens)
     # What is common to all documents is tokenised once.
-    tokenised = SETTINGS.stem + SHAPE.query_tokens + SHAPE.documents * SHAPE.document_tokens
+    tokenised = SETTINGS.constant_prefix + SHAPE.query_tokens + SHAPE.documents * SHAPE.document_tokens
     return {
         "calls_per_s_of_a_replica": calls_per_s,
         "logical_tokens_per_call": logical,

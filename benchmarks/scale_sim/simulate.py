@@ -89,7 +89,7 @@ def simulate(cluster: Cluster, calls: Sequence[Call], *, seed: int = 0) -> Outco
     def dispatch(number: int, now: float) -> None:
         call, router = calls[number], place[number][0]
         position = router.choose(call)
-        tokens = call.work_tokens(cluster.replica.stem)
+        tokens = call.work_tokens(cluster.replica.constant_prefix)
         router.loads[position] += tokens
         place[number] = router, position, tokens
         replica = router.replicas[position]

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One query and its documents. The stem (the constant template) is kept by every replica and costs nothing."""
+    """One query and its documents. The constant prefix (the template) is kept by every replica and costs nothing."""
 
     arrival_s: float
     query: int
@@ -19,9 +19,9 @@ class Call:
     document_tokens: int
     documents: int
 
-    def work_tokens(self, stem: int) -> int:
+    def work_tokens(self, constant_prefix: int) -> int:
         """As ``engine.core.replicas.work_tokens`` counts them."""
-        return stem + self.query_tokens + self.documents * self.document_tokens
+        return constant_prefix + self.query_tokens + self.documents * self.document_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale_sim.law import Law, fit, worst_error
-from benchmarks.scale_sim.real import STEM, STORE_TOKENS, TOKEN_BUDGET, isolated, make_model, open_loop, replicas
+from benchmarks.scale_sim.real import (
+    CONSTANT_PREFIX,
+    STORE_TOKENS,
+    TOKEN_BUDGET,
+    isolated,
+    make_model,
+    open_loop,
+    replicas,
+)
 from benchmarks.scale_sim.replica import ReplicaSettings
 from benchmarks.scale_sim.simulate import Cluster, quantile, simulate
 from benchmarks.scale_sim.traffic import Shape, poisson
@@ -39,7 +47,7 @@ async def _validate(model: Path, seconds: float) -> dict[str, Any]:
 async def _compare(model: Path, rough: Law, num_replicas: int, load: float, seconds: float) -> dict[str, Any]:
     """``load``: of the devices, if no query were ever kept. The law is measured before and after the run, as a machine
     that others use is not equally fast all the time."""
-    service = rough.step.seconds(int(SHAPE.mean_tokens), int(SHAPE.mean_tokens * (STEM + 150)))
+    service = rough.step.seconds(int(SHAPE.mean_tokens), int(SHAPE.mean_tokens * (CONSTANT_PREFIX + 150)))
     rate = load * num_replicas / service
     calls = poisson(SHAPE, rate, int(rate * seconds), seed=int(100 * load) + num_replicas)
     async with replicas(model, num_replicas) as client:
@@ -48,7 +56,9 @@ async def _compare(model: Path, rough: Law, num_replicas: int, load: float, seco
         real = await open_loop(client, calls)
         samples += await isolated(client, ROUNDS)
     law = fit(samples)
-    settings = ReplicaSettings(law=law, token_budget=TOKEN_BUDGET, stem=STEM, store_tokens=STORE_TOKENS)
+    settings = ReplicaSettings(
+        law=law, token_budget=TOKEN_BUDGET, constant_prefix=CONSTANT_PREFIX, store_tokens=STORE_TOKENS
+    )
     simulated = simulate(Cluster(replica=settings, num_replicas=num_replicas), calls)
     busy = statistics.fmean(simulated.busy) * simulated.makespan_s * num_replicas
     return {

@@ -60,16 +60,18 @@ class AsyncMPClient:
 
     info: WorkerInfo
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, hold_calls: bool = True) -> None:
+    def __init__(
+        self, config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray, *, hold_calls: bool = True
+    ) -> None:
         self._hold_calls = hold_calls
         """Keep open calls while the core or its worker is replaced; False: fail them, for somebody else to run."""
-        self._arguments = (config, spec, stem)
+        self._arguments = (config, spec, constant_prefix)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, _OpenCall] = {}
         self._restarts = RestartBudget(config.device.max_worker_restarts)
         self._lost = asyncio.Event()
         self._core_ready = False
-        """What the core said last."""
+        """Whether the core last said that it can run steps."""
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
         self._suspects: deque[str] = deque()
@@ -83,9 +85,11 @@ class AsyncMPClient:
         self.idle.set()
 
     @classmethod
-    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, hold_calls: bool = True) -> Self:
+    async def start(
+        cls, config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray, *, hold_calls: bool = True
+    ) -> Self:
         """Start the core and wait until its model is loaded; raises ``StartupError``."""
-        self = cls(config, spec, stem, hold_calls=hold_calls)
+        self = cls(config, spec, constant_prefix, hold_calls=hold_calls)
         try:
             await self._start_core()
         except BaseException:
@@ -198,10 +202,10 @@ class AsyncMPClient:
             self._fail_all(error)
         self._blame(client)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
-        config, spec, stem = self._arguments
+        config, spec, constant_prefix = self._arguments
         if config.device.executor == "uni":
             logger.warning("from now on the worker runs in a process of its own, so that its end is not the core's")
-            self._arguments = (replace(config, device=replace(config.device, executor="mp")), spec, stem)
+            self._arguments = (replace(config, device=replace(config.device, executor="mp")), spec, constant_prefix)
         self._restart = self._loop.create_task(self._restart_core())
 
     def _give_up(self, error: EngineError) -> None:

@@ -61,10 +61,10 @@ class EngineClient(Protocol):
 class InprocClient:
     """The core in this process."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> None:
+    def __init__(self, config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray) -> None:
         executor = create_executor(config, spec, automatic="uni")
         try:
-            self._core = EngineCore(config, spec, stem, executor)
+            self._core = EngineCore(config, spec, constant_prefix, executor)
         except BaseException:
             executor.close()
             raise
@@ -98,10 +98,10 @@ class InprocClient:
 class MPClient:
     """The core as a child process, which starts its workers itself."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> None:
+    def __init__(self, config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray) -> None:
         self.channel: Channel[FromCore] = Channel.listen(FromCore)
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
-        setup = CoreSetup(config, spec, stem, self.channel.folder, level, current_format())
+        setup = CoreSetup(config, spec, constant_prefix, self.channel.folder, level, current_format())
         self.child = Child("engine.core.process", setup)
         self._stats = SchedulerStats()
 
@@ -162,12 +162,12 @@ class MPClient:
 
 
 def create_client(
-    config: EngineConfig, spec: ModelSpec, stem: np.ndarray, *, own_process: bool = False
+    config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray, *, own_process: bool = False
 ) -> EngineClient:
     """``own_process``: scheduler and workers outside of this process."""
     if not own_process:
-        return InprocClient(config, spec, stem)
-    client = MPClient(config, spec, stem)
+        return InprocClient(config, spec, constant_prefix)
+    client = MPClient(config, spec, constant_prefix)
     try:
         client.wait_ready()
     except EngineError:

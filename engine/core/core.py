@@ -45,7 +45,7 @@ class EngineCore:
         self,
         config: EngineConfig,
         spec: ModelSpec,
-        stem: np.ndarray,
+        constant_prefix: np.ndarray,
         executor: Executor,
         clock: Callable[[], float] = time.monotonic,
         on_health: Callable[[bool, str], None] | None = None,
@@ -54,7 +54,9 @@ class EngineCore:
         self._executor = executor
         self._clock = clock
         self._on_health = on_health or (lambda ready, reason: None)
-        self.scheduler = Scheduler(config.scheduler, executor.info, stem, spec.causal, spec.max_model_len, clock)
+        self.scheduler = Scheduler(
+            config.scheduler, executor.info, constant_prefix, spec.causal, spec.max_model_len, clock
+        )
         self._running: deque[_RunningStep] = deque()
         self._num_restarts = 0
         self._last_done_s = clock()

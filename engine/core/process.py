@@ -38,14 +38,14 @@ from engine.messages import (
 from engine.model_spec import ModelSpec
 
 logger = logging.getLogger(__name__)
-HEARTBEAT_S = 0.5
+HEARTBEAT_INTERVAL_S = 0.5
 """Longest silence towards the front end, which takes it as a sign of life."""
 
 
 class CoreSetup(msgspec.Struct):
     config: EngineConfig
     spec: ModelSpec
-    stem: np.ndarray
+    constant_prefix: np.ndarray
     folder: str
     log_level: str
     log_format: str
@@ -73,7 +73,7 @@ class CoreProcess:
 
     def _drive(self) -> None:
         while not (self._stopping and not self._core.has_work):
-            self._wake.wait(HEARTBEAT_S)
+            self._wake.wait(HEARTBEAT_INTERVAL_S)
             self._wake.clear()
             while self._inbox:
                 self._handle(self._inbox.popleft())
@@ -84,7 +84,7 @@ class CoreProcess:
 
     def _read_inbox(self) -> None:
         while not self._closed:
-            message = self._channel.recv(HEARTBEAT_S)
+            message = self._channel.recv(HEARTBEAT_INTERVAL_S)
             if message is not None:
                 self._inbox.append(message)
                 self._wake.set()
@@ -131,7 +131,7 @@ def _run(setup: CoreSetup, channel: Channel[ToCore]) -> None:
         channel.send(CoreHealth(ready, reason))
 
     executor = create_executor(setup.config, setup.spec, automatic="mp")
-    core = EngineCore(setup.config, setup.spec, setup.stem, executor, on_health=report)
+    core = EngineCore(setup.config, setup.spec, setup.constant_prefix, executor, on_health=report)
     channel.send(CoreReady(executor.info))
     # What exists now lives as long as the process: the collector need not look at it again.
     gc.collect()

@@ -72,27 +72,29 @@ class ReplicaClient:
     """The same interface as ``AsyncMPClient``; use ``start``."""
 
     def __init__(
-        self, config: EngineConfig, replicas: list[Replica], *, shares: bool = True, stem_tokens: int = 0
+        self, config: EngineConfig, replicas: list[Replica], *, shares: bool = True, constant_prefix_tokens: int = 0
     ) -> None:
-        """``shares``: the model computes once what a call's pairs have in common; ``stem_tokens``: of the constant
-        beginning of all prompts, which every replica keeps."""
+        """``shares``: the model computes once what a call's pairs have in common; ``constant_prefix_tokens``:
+        tokens of the constant beginning of all prompts, which every replica keeps."""
         self._replicas = replicas
         self._reserved: Reservation | None = None
         self._turns = count(secrets.randbelow(len(replicas)))
         self._shares = shares
-        self._stem_tokens = stem_tokens
+        self._constant_prefix_tokens = constant_prefix_tokens
         self._by_query = config.scheduler.prefix_cache == "query"
         self.info: WorkerInfo = replicas[0].client.info
 
     @classmethod
-    async def start(cls, config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> Self:
+    async def start(cls, config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray) -> Self:
         """Start all replicas at once; raises what stopped the first one that failed."""
         size = config.device.data_parallel_size
         reserved = await asyncio.to_thread(_reserve, config) if config.device.executor == "ray" else None
         if reserved is not None:
             _take_back_sigterm()
         configs = [reserved.config(config, i) if reserved else replica_config(config, i) for i in range(size)]
-        starts = [asyncio.ensure_future(AsyncMPClient.start(one, spec, stem, hold_calls=False)) for one in configs]
+        starts = [
+            asyncio.ensure_future(AsyncMPClient.start(one, spec, constant_prefix, hold_calls=False)) for one in configs
+        ]
         done = await asyncio.gather(*starts, return_exceptions=True)
         clients = [client for client in done if isinstance(client, AsyncMPClient)]
         failures = [error for error in done if isinstance(error, BaseException)]
@@ -101,7 +103,12 @@ class ReplicaClient:
             if reserved is not None:
                 await asyncio.to_thread(reserved.release)
             raise failures[0]
-        self = cls(config, [Replica(client) for client in clients], shares=spec.causal, stem_tokens=len(stem))
+        self = cls(
+            config,
+            [Replica(client) for client in clients],
+            shares=spec.causal,
+            constant_prefix_tokens=len(constant_prefix),
+        )
         self._reserved = reserved
         return self
 
@@ -130,7 +137,7 @@ class ReplicaClient:
             [replica.outstanding_tokens for replica in self._replicas],
             [replica.client.healthy for replica in self._replicas],
             _query_hash(request) if self._by_query else None,
-            affinity_slack(_query_end(request) - self._stem_tokens, self.info.max_num_batched_tokens),
+            affinity_slack(_query_end(request) - self._constant_prefix_tokens, self.info.max_num_batched_tokens),
             next(self._turns),
         )
         return self._replicas[position]
@@ -224,8 +231,10 @@ def _query_end(request: EngineCoreRequest) -> int:
     return int(request.pair_lens[0] if request.query_lens is None else request.query_lens[0])
 
 
-async def start_client(config: EngineConfig, spec: ModelSpec, stem: np.ndarray) -> AsyncMPClient | ReplicaClient:
+async def start_client(
+    config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray
+) -> AsyncMPClient | ReplicaClient:
     """One replica or several, as ``data_parallel_size`` says."""
     if config.device.data_parallel_size == 1:
-        return await AsyncMPClient.start(config, spec, stem)
-    return await ReplicaClient.start(config, spec, stem)
+        return await AsyncMPClient.start(config, spec, constant_prefix)
+    return await ReplicaClient.start(config, spec, constant_prefix)

@@ -63,7 +63,7 @@ class InputProcessor:
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
-        self.stem = self._find_stem() if spec.causal and self._bi_encoder is None else EMPTY
+        self.constant_prefix = self._find_constant_prefix() if spec.causal and self._bi_encoder is None else EMPTY
         """(n,) int32: the leading ids of every prompt with the default instruction."""
 
     def _check_room(self) -> int:
@@ -114,13 +114,13 @@ class InputProcessor:
         other = self._prompt.template.with_instruction if self._prompt and instruction else None
         return self._compiled[other] if other else self._prompt
 
-    def _find_stem(self) -> np.ndarray:
+    def _find_constant_prefix(self) -> np.ndarray:
         """Over queries that begin differently: a letter, another script, a digit, a bracket."""
         samples = self.encode(["a", "中", "7", "(", "\u0301x"], ["b", "文", "8", ")", "-"])
-        stem = samples[0].token_ids
+        constant_prefix = samples[0].token_ids
         for sample in samples[1:]:
-            stem = stem[: common_prefix(stem, sample.token_ids)]
-        return stem.copy()
+            constant_prefix = constant_prefix[: common_prefix(constant_prefix, sample.token_ids)]
+        return constant_prefix.copy()
 
     def encode(
         self,

@@ -21,16 +21,21 @@ class KVMemory:
     """``capacity`` 0: a model without shared context, for which nothing is ever kept."""
 
     def __init__(
-        self, config: SchedulerConfig, capacity: int, stem: np.ndarray | None, token_budget: int, max_model_len: int
+        self,
+        config: SchedulerConfig,
+        capacity: int,
+        constant_prefix: np.ndarray | None,
+        token_budget: int,
+        max_model_len: int,
     ) -> None:
         self._pool = SlotPool(capacity)
-        stem_len = 0 if stem is None else len(stem)
+        constant_prefix_len = 0 if constant_prefix is None else len(constant_prefix)
         # What stays for good must leave room for the longest pair beside it.
-        spare = capacity - stem_len - max_model_len
-        keeps_stem = spare >= 0 and config.prefix_cache != "off" and 0 < stem_len <= token_budget
+        spare = capacity - constant_prefix_len - max_model_len
+        keeps_constant_prefix = spare >= 0 and config.prefix_cache != "off" and 0 < constant_prefix_len <= token_budget
         spare = max(0, spare) if config.prefix_cache == "query" else 0
         wanted = capacity // 4 if config.prefix_store_tokens is None else config.prefix_store_tokens
-        self.store = PrefixStore(self._pool, stem if keeps_stem else None, min(spare, wanted))
+        self.store = PrefixStore(self._pool, constant_prefix if keeps_constant_prefix else None, min(spare, wanted))
 
     @property
     def capacity(self) -> int:
@@ -41,8 +46,8 @@ class KVMemory:
         return self._pool.used
 
     @property
-    def stem(self) -> Segment | None:
-        return self.store.stem
+    def constant_prefix(self) -> Segment | None:
+        return self.store.constant_prefix
 
     def graft(self, roots: list[Node], call: Call) -> list[Node]:
         """Replace query segments by their kept twins; then what is below them are roots."""
@@ -89,7 +94,7 @@ class KVMemory:
         """Leaves are done; so is every ancestor that has no other unfinished child."""
         run.leaves.num_finished += run.num_leaves
         segment = run.parent
-        if segment is None or segment is self.store.stem:
+        if segment is None or segment is self.store.constant_prefix:
             return
         segment.num_unfinished_children -= run.num_leaves
         while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
@@ -118,8 +123,8 @@ class KVMemory:
         self.store.reset()
 
     def _leave(self, parent: Segment | None, num_children: int = 1) -> None:
-        """Children of ``parent`` need it no more. The stem does not count: it is never released."""
-        if parent is not None and parent is not self.store.stem:
+        """Children of ``parent`` need it no more. The constant prefix does not count: it is never released."""
+        if parent is not None and parent is not self.store.constant_prefix:
             parent.num_unfinished_children -= num_children
 
     def _release(self, segment: Segment, call: Call) -> None:

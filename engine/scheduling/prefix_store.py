@@ -1,7 +1,7 @@
 """Segments that outlive their call.
 
-The **stem** is the constant beginning of every prompt (template and default instruction). It holds nobody's text, is
-the same for every caller, and is kept for good. **Queries** are kept only where the operator said so
+The **constant prefix** is how every prompt begins (template and default instruction). It holds nobody's text, is the
+same for every caller, and is kept for good. **Queries** are kept only where the operator said so
 (``prefix_cache="query"``), within a budget, least recently used first, and only within one ``cache_scope``: whether a
 query was seen before can be told from its timing, so by default nothing of one call is ever visible to another.
 """
@@ -20,24 +20,24 @@ from engine.scheduling.token_tree import Segment, SegmentState
 class PrefixStore:
     """Its slots are a part of the pool of their own, so it never competes with work that has started."""
 
-    def __init__(self, pool: SlotPool, stem: np.ndarray | None, query_budget_tokens: int = 0) -> None:
+    def __init__(self, pool: SlotPool, constant_prefix: np.ndarray | None, query_budget_tokens: int = 0) -> None:
         self._pool = pool
         self._budget = query_budget_tokens
         self._queries: OrderedDict[bytes, Segment] = OrderedDict()
         self.hits = 0
         self.lookups = 0
-        self._settle(stem)
+        self._settle(constant_prefix)
 
-    def _settle(self, stem: np.ndarray | None) -> None:
-        self.stem: Segment | None = None
+    def _settle(self, constant_prefix: np.ndarray | None) -> None:
+        self.constant_prefix: Segment | None = None
         committed = self._pool.commit(self._budget)
         assert committed, "the prefix store is larger than the pool"
-        if stem is not None and len(stem):
-            committed = self._pool.commit(len(stem))
+        if constant_prefix is not None and len(constant_prefix):
+            committed = self._pool.commit(len(constant_prefix))
             assert committed, "the pool is smaller than the template"
-            self.stem = Segment(stem.astype(np.int32), None)
-            self.stem.pinned = True
-            self.stem.slots = self._pool.allocate(len(stem))
+            self.constant_prefix = Segment(constant_prefix.astype(np.int32), None)
+            self.constant_prefix.pinned = True
+            self.constant_prefix.slots = self._pool.allocate(len(constant_prefix))
 
     @property
     def keeps_queries(self) -> bool:
@@ -49,7 +49,7 @@ class PrefixStore:
 
     @property
     def num_tokens(self) -> int:
-        return self._query_tokens + (0 if self.stem is None else len(self.stem))
+        return self._query_tokens + (0 if self.constant_prefix is None else len(self.constant_prefix))
 
     def lookup(self, query: Segment, scope: str) -> Segment | None:
         """A kept segment with the same tokens and context as ``query``, or None."""
@@ -64,9 +64,9 @@ class PrefixStore:
     def offer(self, query: Segment, scope: str) -> bool:
         """Take over a finished query segment and its slots; False if there is no room for it.
 
-        Only one that stands directly on the stem (or at the start): its context must be there as long as it is.
+        Only one that stands directly on the constant prefix (or at the start), so that its context lives as long.
         """
-        if query.parent is not self.stem and query.parent is not None:
+        if query.parent is not self.constant_prefix and query.parent is not None:
             return False
         key = _key(query, scope)
         if key in self._queries or not self._make_room(len(query)):
@@ -98,9 +98,9 @@ class PrefixStore:
                 self._drop(key)
 
     def reset(self) -> None:
-        """The pool's contents are lost: the stem has to be computed again, the queries are gone."""
+        """The pool's contents are lost: the constant prefix has to be computed again, the queries are gone."""
         self._queries.clear()
-        self._settle(None if self.stem is None else self.stem.token_ids)
+        self._settle(None if self.constant_prefix is None else self.constant_prefix.token_ids)
 
 
 def _key(segment: Segment, scope: str) -> bytes:

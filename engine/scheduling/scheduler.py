@@ -54,7 +54,7 @@ class Scheduler:
         self,
         config: SchedulerConfig,
         info: WorkerInfo,
-        stem: np.ndarray | None,
+        constant_prefix: np.ndarray | None,
         causal: bool,
         max_model_len: int,
         clock: Callable[[], float],
@@ -63,7 +63,9 @@ class Scheduler:
         self._clock = clock
         self._token_budget = info.max_num_batched_tokens
         self._max_segments = config.max_num_seqs
-        self._memory = KVMemory(config, info.kv_capacity if causal else 0, stem, self._token_budget, max_model_len)
+        self._memory = KVMemory(
+            config, info.kv_capacity if causal else 0, constant_prefix, self._token_budget, max_model_len
+        )
         self._builder = TreeBuilder(
             max_segment_tokens=min(config.max_segment_tokens or self._token_budget, self._token_budget),
             min_shared_tokens=config.min_shared_tokens,
@@ -117,7 +119,7 @@ class Scheduler:
         roots = self._builder.build(
             request.token_ids,
             request.pair_lens,
-            self._memory.stem if request.adapter is None else None,
+            self._memory.constant_prefix if request.adapter is None else None,
             token_types=request.token_type_ids,
             query_lens=request.query_lens,
             members=call.unanswered() if call.num_answered else None,
@@ -195,11 +197,15 @@ class Scheduler:
         Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
         """
         skipped: list[Entry] = []
-        frontier, stem, before = call.frontier, self._memory.store.stem, plan.num_tokens
+        frontier, constant_prefix, before = call.frontier, self._memory.store.constant_prefix, plan.num_tokens
         while frontier and not plan.full and len(skipped) < LOOK_PAST:
             entry = frontier.pop()
-            if stem is not None and entry.parent is stem and stem.state is SegmentState.WAITING:
-                self._take_stem(stem, call, plan)
+            if (
+                constant_prefix is not None
+                and entry.parent is constant_prefix
+                and constant_prefix.state is SegmentState.WAITING
+            ):
+                self._take_constant_prefix(constant_prefix, call, plan)
             if entry.parent is not None and entry.parent.state is SegmentState.WAITING:
                 skipped.append(entry)
             elif isinstance(entry, LeafRun):
@@ -257,12 +263,12 @@ class Scheduler:
         plan.add_leaves(run, call, num_tokens)
         call.took(num_tokens)
 
-    def _take_stem(self, stem: Segment, call: Call, plan: StepPlan) -> None:
-        """The first step that needs the stem computes it, for everybody."""
-        if plan.fits(stem):
-            stem.state = SegmentState.SCHEDULED
-            plan.add(stem, None)
-            call.computed_tokens += len(stem)
+    def _take_constant_prefix(self, constant_prefix: Segment, call: Call, plan: StepPlan) -> None:
+        """The first step that needs the constant prefix computes it, for everybody."""
+        if plan.fits(constant_prefix):
+            constant_prefix.state = SegmentState.SCHEDULED
+            plan.add(constant_prefix, None)
+            call.computed_tokens += len(constant_prefix)
 
     # -- results --------------------------------------------------------------------------------------------------
 

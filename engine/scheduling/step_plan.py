@@ -23,7 +23,7 @@ class StepPlan:
         self.max_segments = max_segments
         self.entries: list[Entry] = []
         self.calls: list[Call | None] = []
-        """The call of each entry; None for the stem, which belongs to everybody."""
+        """The call of each entry; None for the constant prefix, which belongs to everybody."""
         self.num_tokens = 0
         self.num_segments = 0
         self.adapter: str | None = None

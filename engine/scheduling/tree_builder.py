@@ -63,21 +63,21 @@ class TreeBuilder:
         self,
         token_ids: np.ndarray,
         pair_lens: np.ndarray,
-        stem: Segment | None = None,
+        constant_prefix: Segment | None = None,
         *,
         token_types: np.ndarray | None = None,
         query_lens: np.ndarray | None = None,
         members: np.ndarray | None = None,
     ) -> list[Node]:
-        """Roots of the tree; their parent is ``stem`` for pairs that begin with its ids, else None.
+        """Roots of the tree; their parent is ``constant_prefix`` for pairs that begin with its ids, else None.
 
         ``token_ids`` (and ``token_types``) hold the call's pairs one after the other. The roots are *not* entered in
-        ``stem.children``: a stem is shared by many calls. ``members`` limits the tree to these pairs (those still
+        ``constant_prefix.children``, since many calls share it. ``members`` limits the tree to these pairs (those still
         unanswered after a failure).
         """
         hints = query_lens if self._cut_at_query else None
         if len(pair_lens) == 1 and hints is None:
-            alone = self._single(token_ids, stem if self._share else None, token_types)
+            alone = self._single(token_ids, constant_prefix if self._share else None, token_types)
             if alone is not None:
                 return [alone]
         lens = pair_lens.astype(np.int64)
@@ -85,9 +85,13 @@ class TreeBuilder:
         members = np.arange(len(lens)) if members is None else members
         if not self._share:
             return [_flat(token_ids, starts, lens, members, token_types)]
-        on_stem = np.zeros(len(members), bool) if stem is None else _begin_with(token_ids, starts, lens, members, stem)
+        on_constant_prefix = (
+            np.zeros(len(members), bool)
+            if constant_prefix is None
+            else _begin_with(token_ids, starts, lens, members, constant_prefix)
+        )
         roots: list[Node] = []
-        for parent, chosen in ((stem, members[on_stem]), (None, members[~on_stem])):
+        for parent, chosen in ((constant_prefix, members[on_constant_prefix]), (None, members[~on_constant_prefix])):
             if len(chosen):
                 roots += _Branch(self, token_ids, _sort(token_ids, starts, lens, chosen, hints), parent).grow()
         for root in roots:
@@ -95,14 +99,19 @@ class TreeBuilder:
                 _measure_paths(root)
         return roots
 
-    def _single(self, token_ids: np.ndarray, stem: Segment | None, token_types: np.ndarray | None) -> Leaves | None:
+    def _single(
+        self, token_ids: np.ndarray, constant_prefix: Segment | None, token_types: np.ndarray | None
+    ) -> Leaves | None:
         """The tree of a call of one pair, unless it is too long for one segment."""
         start, length = 0, len(token_ids)
         parent = None
-        if stem is not None:
-            stem_len = len(stem.token_ids)
-            if length > stem_len and token_ids[:stem_len].tobytes() == stem.token_ids.tobytes():
-                parent, start = stem, stem_len
+        if constant_prefix is not None:
+            constant_prefix_len = len(constant_prefix.token_ids)
+            if (
+                length > constant_prefix_len
+                and token_ids[:constant_prefix_len].tobytes() == constant_prefix.token_ids.tobytes()
+            ):
+                parent, start = constant_prefix, constant_prefix_len
         if self._share and length - start > self._max_segment_tokens:
             return None
         return Leaves(
@@ -122,7 +131,7 @@ _FIRST = np.zeros(1, np.int32)
 
 
 class _Branch:
-    """Everything under one parent: the stem, or none."""
+    """Everything under one parent: the constant prefix, or none."""
 
     def __init__(self, builder: TreeBuilder, token_ids: np.ndarray, items: _Sorted, parent: Segment | None) -> None:
         self._longest, self._least = builder.max_segment_tokens, builder.min_shared_tokens
@@ -224,12 +233,12 @@ class _Branch:
 
 
 def _begin_with(
-    token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray, stem: Segment
+    token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray, constant_prefix: Segment
 ) -> np.ndarray:
-    """(len(members),) whether each pair begins with the stem and goes on behind it."""
-    long_enough = lens[members] > len(stem)
+    """(len(members),) whether each pair begins with the constant prefix and goes on behind it."""
+    long_enough = lens[members] > len(constant_prefix)
     chosen = starts[members[long_enough]]
-    equal = (token_ids[chosen[:, None] + np.arange(len(stem))] == stem.token_ids).all(axis=1)
+    equal = (token_ids[chosen[:, None] + np.arange(len(constant_prefix))] == constant_prefix.token_ids).all(axis=1)
     found: np.ndarray = long_enough.copy()
     found[long_enough] = equal
     return found

@@ -75,7 +75,7 @@ class LLM:
         self.spec: ModelSpec = resolve_model(config.model)
         self._processor = InputProcessor(self.spec, config.model)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._client: EngineClient = create_client(config, self.spec, self._processor.stem)
+        self._client: EngineClient = create_client(config, self.spec, self._processor.constant_prefix)
         try:
             trained = config.model.load_format != "dummy"
             test = SelfTest(self._processor, self.spec, self._client.info.dtype, trained=trained)

@@ -24,7 +24,7 @@ async def load_engine(
     """
     spec = await asyncio.to_thread(resolve_model, config.model)
     processor = await asyncio.to_thread(InputProcessor, spec, config.model)
-    client = await start_client(config, spec, processor.stem)
+    client = await start_client(config, spec, processor.constant_prefix)
     if on_started is not None:
         on_started(client)
     try:

@@ -13,8 +13,8 @@ from tests.support.tokenizer_files import QWEN_ADDED
 
 def test_the_core_answers_every_pair_and_every_stage_is_timed() -> None:
     kind = Calls("small", 3, 5)
-    stem, calls = token_calls(kind)
-    timed = TimedCore(stem)
+    constant_prefix, calls = token_calls(kind)
+    timed = TimedCore(constant_prefix)
     assert timed.score(requests_of(calls, 1)) == 15
     assert all(seconds > 0 for seconds in timed.seconds.values())
     found = measure(kind, 0.0)

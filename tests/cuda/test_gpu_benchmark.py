@@ -62,12 +62,16 @@ def test_pieces_run_straight_from_a_checkout(tmp_path: Path) -> None:
 @needs_interpreter
 def test_the_engine_on_cuda_ops_scores_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Core, executor threads, uploads and kernels together."""
-    stem, calls = build_calls(Workload("w", "", 2, 3, 4, 5), SHAPES["tiny"].vocab_size, stem_len=9)
+    constant_prefix, calls = build_calls(
+        Workload("w", "", 2, 3, 4, 5), SHAPES["tiny"].vocab_size, constant_prefix_len=9
+    )
     monkeypatch.setenv("ENGINE_CPU_KERNELS", "torch")
     scores = []
     for backend in (CpuBackend(), StandIn()):
         monkeypatch.setattr("engine.backends.worker.choose_backend", lambda name, backend=backend: (backend, "test"))
-        engine = Engine.start(Settings("cpu", "tiny", "float32"), SHAPES["tiny"].spec(64), stem, sharing=True)
+        engine = Engine.start(
+            Settings("cpu", "tiny", "float32"), SHAPES["tiny"].spec(64), constant_prefix, sharing=True
+        )
         try:
             scores.append(np.concatenate(engine.score(calls)[0]))
         finally:

@@ -42,7 +42,7 @@ def score(client: InprocClient, setup: Setup, call_id: str, query: str) -> dict[
 def test_scores_are_the_same_and_a_killed_worker_is_replaced(cluster: Any, setup: Setup) -> None:
     """Two threads are to be had on the second node only: the steps go over TCP."""
     expected = reference(setup, ["pandas?", "bamboo?"])
-    client = InprocClient(on_ray(setup, cpu_threads=2), setup.spec, setup.inputs.stem)
+    client = InprocClient(on_ray(setup, cpu_threads=2), setup.spec, setup.inputs.constant_prefix)
     executor = client._core._executor
     assert isinstance(executor, RayExecutor)
     try:
@@ -60,7 +60,7 @@ def test_scores_are_the_same_and_a_killed_worker_is_replaced(cluster: Any, setup
 
 def test_two_workers_share_a_model_on_one_node(cluster: Any, setup: Setup) -> None:
     expected = reference(setup, ["pandas?"])
-    client = InprocClient(on_ray(setup, tensor_parallel_size=2), setup.spec, setup.inputs.stem)
+    client = InprocClient(on_ray(setup, tensor_parallel_size=2), setup.spec, setup.inputs.constant_prefix)
     executor = client._core._executor
     assert isinstance(executor, RayExecutor)
     try:
@@ -75,7 +75,7 @@ async def test_replicas_are_spread_and_survive_one_another(cluster: Any, setup: 
 
     queries = [f"what does panda {i} eat?" for i in range(6)]
     expected = reference(setup, queries)
-    client = await ReplicaClient.start(on_ray(setup, data_parallel_size=2), setup.spec, setup.inputs.stem)
+    client = await ReplicaClient.start(on_ray(setup, data_parallel_size=2), setup.spec, setup.inputs.constant_prefix)
     try:
         assert client._reserved is not None
         table = ray.util.placement_group_table(client._reserved.group)

@@ -24,7 +24,7 @@ SPEC = ModelSpec(
     vocab_size=1000,
 )
 CONFIG = EngineConfig(scheduler=SchedulerConfig(min_shared_tokens=2))
-NO_STEM = np.zeros(0, np.int32)
+NO_CONSTANT_PREFIX = np.zeros(0, np.int32)
 
 
 def call(call_id: str, pairs: list[list[int]]) -> EngineCoreRequest:
@@ -46,7 +46,7 @@ def scores(outputs: list[EngineCoreOutput]) -> dict[int, float]:
 
 def test_the_next_step_is_planned_while_one_runs() -> None:
     executor = FakeExecutor(fake_info(budget=16), hold=True)
-    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor)
     core.add(call("c", [[i, i + 1, *range(10)] for i in range(6)]))
     core.poll()
     assert len(executor.queue) == 2, "one runs, one waits behind it"
@@ -58,7 +58,7 @@ def test_the_next_step_is_planned_while_one_runs() -> None:
 def test_while_a_culprit_is_looked_for_one_step_runs_at_a_time() -> None:
     """A worker that dies takes with it an answer that it has just sent; its pairs must not be blamed for that."""
     executor = FakeExecutor(fake_info(budget=16), hold=True, poison=666)
-    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor)
     core.add(call("c", [[666, 1, 2, 3], *([i, i + 1, *range(10)] for i in range(6))]))
     core.poll()
     assert len(executor.queue) == 2
@@ -76,7 +76,7 @@ def test_while_a_culprit_is_looked_for_one_step_runs_at_a_time() -> None:
 
 def test_a_chunk_of_a_long_document_is_queued_before_the_last_one_came_back() -> None:
     executor = FakeExecutor(fake_info(kv_capacity=256, budget=16), hold=True)
-    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor)
     core.add(call("c", [list(range(60))]))
     core.poll()
     assert [plan.num_tokens for plan, _ in executor.queue] == [16, 16]
@@ -88,7 +88,7 @@ def test_a_chunk_of_a_long_document_is_queued_before_the_last_one_came_back() ->
 def test_a_lost_worker_costs_a_replay_and_no_answer() -> None:
     executor = FakeExecutor(fake_info(budget=64), poison=666)
     health: list[bool] = []
-    core = EngineCore(CONFIG, SPEC, NO_STEM, executor, on_health=lambda ready, reason: health.append(ready))
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor, on_health=lambda ready, reason: health.append(ready))
     pairs = [[*range(20), i] for i in range(5)] + [[*range(20), 666, 1]]
     core.add(call("c", pairs))
     outputs = collect(core)
@@ -100,7 +100,7 @@ def test_a_lost_worker_costs_a_replay_and_no_answer() -> None:
 
 def test_an_aborted_call_answers_nothing_and_leaves_the_rest_alone() -> None:
     executor = FakeExecutor(fake_info(budget=16), hold=True)
-    core = EngineCore(CONFIG, SPEC, NO_STEM, executor)
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor)
     core.add(call("gone", [[i, *range(10)] for i in range(6)]))
     core.poll()
     core.add(call("stays", [[5, 5, 5]]))
@@ -114,7 +114,7 @@ def test_an_aborted_call_answers_nothing_and_leaves_the_rest_alone() -> None:
 
 @pytest.mark.parametrize("num_pairs", [1, 300])
 def test_answers_carry_the_totals_of_their_call(num_pairs: int) -> None:
-    core = EngineCore(CONFIG, SPEC, NO_STEM, FakeExecutor(fake_info(kv_capacity=512, budget=64)))
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, FakeExecutor(fake_info(kv_capacity=512, budget=64)))
     core.add(call("c", [[*range(20), i, i] for i in range(num_pairs)]))
     outputs = collect(core)
     stats = outputs[-1].stats
@@ -135,7 +135,7 @@ def answered(outputs: list[EngineCoreOutput]) -> dict[tuple[str, int], str | flo
 
 
 def test_a_call_that_cannot_be_planned_costs_only_itself() -> None:
-    core = EngineCore(CONFIG, SPEC, NO_STEM, FakeExecutor(fake_info(budget=16)))
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, FakeExecutor(fake_info(budget=16)))
     core.add(
         call("bad", [[], [1, 2]])
     )  # no input processor lets an empty sequence through; the planner has no place for it
@@ -151,7 +151,7 @@ def test_a_call_that_cannot_be_planned_costs_only_itself() -> None:
 @pytest.mark.parametrize("place", ["_take_from", "keep"])
 def test_an_error_while_planning_a_step_finds_its_call(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever raises while a step is planned: the call that it is about gets an error, the others their scores."""
-    core = EngineCore(CONFIG, SPEC, NO_STEM, FakeExecutor(fake_info(budget=16)))
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, FakeExecutor(fake_info(budget=16)))
     scheduler = core.scheduler
     owner = scheduler if place == "_take_from" else scheduler._memory
     original = getattr(owner, place)

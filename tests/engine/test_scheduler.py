@@ -15,7 +15,7 @@ from engine.scheduling.scheduler import Scheduler
 from engine.step import Blame, SchedulerOutput
 from tests.support.fake_worker import FakeRunner, fake_info, fake_logit
 
-STEM = np.arange(1, 7, dtype=np.int32)
+CONSTANT_PREFIX = np.arange(1, 7, dtype=np.int32)
 MAX_LEN = 120
 
 
@@ -40,7 +40,9 @@ def scheduler(
     kv: int = 256, budget: int = 32, clock: Clock | None = None, causal: bool = True, **config: object
 ) -> Scheduler:
     settings_ = SchedulerConfig(**{"min_shared_tokens": 2, "max_num_seqs": 8, **config})  # type: ignore[arg-type]
-    return Scheduler(settings_, fake_info(kv, budget), STEM, causal, MAX_LEN if causal else budget, clock or Clock())
+    return Scheduler(
+        settings_, fake_info(kv, budget), CONSTANT_PREFIX, causal, MAX_LEN if causal else budget, clock or Clock()
+    )
 
 
 def run_all(subject: Scheduler, runner: FakeRunner) -> list[EngineCoreOutput]:
@@ -64,7 +66,7 @@ def expected(calls: dict[str, list[list[int]]]) -> dict[tuple[str, int], float]:
 
 
 PAIR = st.builds(
-    lambda stem, body: [*STEM.tolist(), *body] if stem else body,
+    lambda constant_prefix, body: [*CONSTANT_PREFIX.tolist(), *body] if constant_prefix else body,
     st.booleans(),
     st.lists(st.integers(0, 4), min_size=1, max_size=100),
 )
@@ -191,7 +193,7 @@ TestSchedulerMachine = SchedulerMachine.TestCase
 
 
 def test_a_query_is_computed_once_for_all_its_documents() -> None:
-    query = [*STEM.tolist(), *range(100, 120)]
+    query = [*CONSTANT_PREFIX.tolist(), *range(100, 120)]
     pairs = [[*query, 200 + i, 300 + i, 301] for i in range(30)]
     subject, runner = scheduler(), FakeRunner(256)
     subject.add(request("c", pairs))
@@ -202,13 +204,13 @@ def test_a_query_is_computed_once_for_all_its_documents() -> None:
 def test_the_template_is_computed_once_for_all_calls() -> None:
     subject, runner = scheduler(), FakeRunner(256)
     for i in range(5):
-        subject.add(request(f"c{i}", [[*STEM.tolist(), 50 + i, 51]]))
+        subject.add(request(f"c{i}", [[*CONSTANT_PREFIX.tolist(), 50 + i, 51]]))
         run_all(subject, runner)
-    assert sum(plan.num_tokens for plan in runner.plans) == len(STEM) + 5 * 2
+    assert sum(plan.num_tokens for plan in runner.plans) == len(CONSTANT_PREFIX) + 5 * 2
 
 
 def test_queries_are_kept_only_where_asked_for_and_only_in_their_scope() -> None:
-    pair = [*STEM.tolist(), *range(100, 110)]
+    pair = [*CONSTANT_PREFIX.tolist(), *range(100, 110)]
     hints = np.array([len(pair)], np.int32)
     for cache, scopes, tokens in [
         ("template", ["", ""], 6 + 12 + 12),
@@ -223,12 +225,12 @@ def test_queries_are_kept_only_where_asked_for_and_only_in_their_scope() -> None
 
 
 def test_a_long_document_runs_in_chunks_beside_others() -> None:
-    long = [*STEM.tolist(), *range(100, 214)]
+    long = [*CONSTANT_PREFIX.tolist(), *range(100, 214)]
     subject, runner = scheduler(budget=32), FakeRunner(256)
     subject.add(request("long", [long]))
-    subject.add(request("short", [[*STEM.tolist(), 9, 9]]))
+    subject.add(request("short", [[*CONSTANT_PREFIX.tolist(), 9, 9]]))
     outputs = run_all(subject, runner)
-    assert scores(outputs) == expected({"long": [long], "short": [[*STEM.tolist(), 9, 9]]})
+    assert scores(outputs) == expected({"long": [long], "short": [[*CONSTANT_PREFIX.tolist(), 9, 9]]})
     assert outputs[0].call_id == "short", "the short call does not wait for the long one"
 
 
@@ -236,10 +238,10 @@ def test_nobody_starves() -> None:
     """A large call under an endless stream of small ones ends within the time that its size buys."""
     clock = Clock()
     subject, runner = scheduler(clock=clock, ageing_tokens_per_s=100.0), FakeRunner(256)
-    large = [[*STEM.tolist(), *range(i, i + 20)] for i in range(0, 400, 25)]
+    large = [[*CONSTANT_PREFIX.tolist(), *range(i, i + 20)] for i in range(0, 400, 25)]
     subject.add(request("large", large, clock.now))
     for i in range(1000):
-        subject.add(request(f"s{i}", [[*STEM.tolist(), 1000 + i, *range(20)]], clock.now))
+        subject.add(request(f"s{i}", [[*CONSTANT_PREFIX.tolist(), 1000 + i, *range(20)]], clock.now))
         plan = subject.schedule()
         assert plan is not None
         if any(output.call_id == "large" and output.stats for output in subject.update(runner.execute(plan))):
@@ -259,7 +261,7 @@ def test_priority_goes_first() -> None:
 
 
 def test_one_poisonous_pair_fails_alone() -> None:
-    pairs = [[*STEM.tolist(), 100 + i, 1] for i in range(7)]
+    pairs = [[*CONSTANT_PREFIX.tolist(), 100 + i, 1] for i in range(7)]
     pairs[3].append(666)
     subject, runner = scheduler(), FakeRunner(256, poison=666)
     subject.add(request("c", pairs))
@@ -304,8 +306,11 @@ def test_encoders_pack_whole_pairs() -> None:
 
 
 def test_the_template_is_kept_only_where_the_longest_pair_fits_beside_it() -> None:
-    pair = [*STEM.tolist(), *range(MAX_LEN - len(STEM))]
-    for kv, num_computed in ((MAX_LEN, 2 * MAX_LEN), (MAX_LEN + len(STEM), 2 * MAX_LEN - len(STEM))):
+    pair = [*CONSTANT_PREFIX.tolist(), *range(MAX_LEN - len(CONSTANT_PREFIX))]
+    for kv, num_computed in (
+        (MAX_LEN, 2 * MAX_LEN),
+        (MAX_LEN + len(CONSTANT_PREFIX), 2 * MAX_LEN - len(CONSTANT_PREFIX)),
+    ):
         subject, runner = scheduler(kv=kv), FakeRunner(kv)
         for name in ("a", "b"):
             subject.add(request(name, [pair]))

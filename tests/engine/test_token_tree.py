@@ -18,7 +18,7 @@ TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=24)
 def build(
     builder: TreeBuilder,
     pairs: list[list[int]],
-    stem: Segment | None = None,
+    constant_prefix: Segment | None = None,
     *,
     types: list[list[int]] | None = None,
     query_lens: list[int] | None = None,
@@ -27,7 +27,7 @@ def build(
     return builder.build(
         flat(pairs),
         np.array([len(pair) for pair in pairs], np.int32),
-        stem,
+        constant_prefix,
         token_types=None if types is None else flat(types),
         query_lens=None if query_lens is None else np.array(query_lens),
         members=None if members is None else np.array(members),
@@ -79,10 +79,10 @@ def below(segment: Segment) -> int:
     st.integers(1, 5),
 )
 def test_every_pair_is_spelled_exactly_once(
-    pairs: list[list[int]], stem: list[int], chunk: int, min_shared: int
+    pairs: list[list[int]], constant_prefix: list[int], chunk: int, min_shared: int
 ) -> None:
-    stem_segment = Segment(np.array(stem, np.int32), None) if stem else None
-    roots = build(TreeBuilder(chunk, min_shared, share=True), pairs, stem_segment)
+    constant_prefix_segment = Segment(np.array(constant_prefix, np.int32), None) if constant_prefix else None
+    roots = build(TreeBuilder(chunk, min_shared, share=True), pairs, constant_prefix_segment)
     assert spelled(roots) == dict(enumerate(pairs))
     lengths = [len(segment) for segment in segments_of(roots)]
     for segment in segments_of(roots):
@@ -142,22 +142,24 @@ def test_equal_documents_are_one_segment() -> None:
     assert [leaves.num_leaves for leaves in leaves_of(roots)] == [2]
 
 
-def test_the_stem_is_the_parent_of_what_begins_with_it() -> None:
-    stem = Segment(np.arange(10, dtype=np.int32), None)
-    roots = build(TreeBuilder(4096, 2, share=True), [[*range(10), 50, 51], [*range(9), 77], [*range(10)]], stem)
-    assert [(root.parent is stem, below(root)) for root in segments_of(roots)] == [(False, 2)]
-    assert [(leaves.parent is stem, own_tokens(leaves)) for leaves in leaves_of(roots)] == [
+def test_the_constant_prefix_is_the_parent_of_what_begins_with_it() -> None:
+    constant_prefix = Segment(np.arange(10, dtype=np.int32), None)
+    roots = build(
+        TreeBuilder(4096, 2, share=True), [[*range(10), 50, 51], [*range(9), 77], [*range(10)]], constant_prefix
+    )
+    assert [(root.parent is constant_prefix, below(root)) for root in segments_of(roots)] == [(False, 2)]
+    assert [(leaves.parent is constant_prefix, own_tokens(leaves)) for leaves in leaves_of(roots)] == [
         (True, [[50, 51]]),
         (False, [[9], [77]]),
     ]
-    assert below(stem) == 0
+    assert below(constant_prefix) == 0
 
 
 @pytest.mark.parametrize("length", [9, 10, 11, 40])
 def test_a_pair_alone_has_the_tree_that_it_has_among_others(length: int) -> None:
-    stem = Segment(np.arange(10, dtype=np.int32), None)
+    constant_prefix = Segment(np.arange(10, dtype=np.int32), None)
     builder, pair = TreeBuilder(16, 2, share=True), list(range(length))
-    alone, among = build(builder, [pair], stem), build(builder, [pair, [77]], stem, members=[0])
+    alone, among = build(builder, [pair], constant_prefix), build(builder, [pair, [77]], constant_prefix, members=[0])
     assert spelled(alone) == spelled(among) == {0: pair}
     assert [leaves.lens.tolist() for leaves in leaves_of(alone)] == [
         leaves.lens.tolist() for leaves in leaves_of(among)

@@ -47,7 +47,7 @@ def outputs_under(setup: Setup, monkeypatch: pytest.MonkeyPatch, faults: str, **
     """One call with the fault: all its answers as one."""
     monkeypatch.setenv("ENGINE_FAULTS", faults)
     chosen = replace(setup.config.device, enable_fault_injection=True, **device)  # type: ignore[arg-type]
-    client = InprocClient(replace(setup.config, device=chosen), setup.spec, setup.inputs.stem)
+    client = InprocClient(replace(setup.config, device=chosen), setup.spec, setup.inputs.constant_prefix)
     try:
         client.submit(setup.request("call", "what does a panda eat?", DOCUMENTS))
         total = EngineCoreOutput("call", np.zeros(0, np.int32), np.zeros((0, 1), np.float32))

@@ -124,4 +124,4 @@ def test_default_instruction_of_the_server(qwen3: Path, inputs: InputProcessor) 
     own = build(qwen3, instruction="Find code")
     expected = inputs.encode(["q"], ["d"], PairOptions(instruction="Find code"))[0].token_ids.tolist()
     assert own.encode(["q"], ["d"])[0].token_ids.tolist() == expected
-    assert own.detokenize(own.stem).endswith("<Instruct>: Find code\n<Query>:")
+    assert own.detokenize(own.constant_prefix).endswith("<Instruct>: Find code\n<Query>:")

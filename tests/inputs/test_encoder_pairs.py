@@ -28,7 +28,7 @@ def test_ids_and_types_of_transformers(request: pytest.FixtureRequest, name: str
         else:
             assert all(pair.token_type_ids is None for pair in found)
         assert all(pair.query_len == 0 for pair in found)
-    assert len(inputs.stem) == 0
+    assert len(inputs.constant_prefix) == 0
 
 
 @pytest.mark.parametrize("name", ["bert", "xlm_roberta"])

@@ -74,13 +74,13 @@ def test_types_and_hints(inputs: InputProcessor) -> None:
     assert inputs.detokenize(pairs[0].token_ids[:shared]).endswith("<Query>: capital\n<Document>:")
 
 
-def test_the_stem_leads_every_prompt(inputs: InputProcessor) -> None:
-    stem = inputs.stem
-    assert stem.dtype == np.int32
-    assert inputs.detokenize(stem).endswith(f"<Instruct>: {INSTRUCTION}\n<Query>:")
+def test_the_constant_prefix_leads_every_prompt(inputs: InputProcessor) -> None:
+    constant_prefix = inputs.constant_prefix
+    assert constant_prefix.dtype == np.int32
+    assert inputs.detokenize(constant_prefix).endswith(f"<Instruct>: {INSTRUCTION}\n<Query>:")
     for pair in inputs.encode(QUERIES, ["d"] * len(QUERIES)):
-        assert (pair.token_ids[: len(stem)] == stem).all()
-        assert pair.query_len >= len(stem)
+        assert (pair.token_ids[: len(constant_prefix)] == constant_prefix).all()
+        assert pair.query_len >= len(constant_prefix)
 
 
 def test_threads_get_the_same_ids(inputs: InputProcessor) -> None:

@@ -50,7 +50,9 @@ def wait_until(condition: object, timeout_s: float) -> bool:
 def reference(setup: Setup) -> dict[int, float]:
     """The logits of the same call in one process."""
     client = InprocClient(
-        replace(setup.config, device=replace(setup.config.device, executor="uni")), setup.spec, setup.inputs.stem
+        replace(setup.config, device=replace(setup.config.device, executor="uni")),
+        setup.spec,
+        setup.inputs.constant_prefix,
     )
     client.submit(setup.request("reference", QUERY, DOCUMENTS))
     found: dict[int, float] = {}
@@ -71,7 +73,7 @@ async def score(client: AsyncMPClient, request: EngineCoreRequest) -> dict[int, 
 
 
 async def test_a_killed_worker_and_a_killed_core_lose_nothing(setup: Setup, reference: dict[int, float]) -> None:
-    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.stem)
+    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.constant_prefix)
     try:
         first = await score(client, setup.request("first", QUERY, DOCUMENTS))
         assert first == pytest.approx(reference, abs=1e-6)
@@ -93,7 +95,7 @@ async def test_a_killed_worker_and_a_killed_core_lose_nothing(setup: Setup, refe
 async def test_leaving_a_call_aborts_it(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_FAULTS", "slow=0.05")  # so that a call is under way whenever it shall be
     config = replace(setup.config, device=replace(setup.config.device, enable_fault_injection=True))
-    client = await AsyncMPClient.start(config, setup.spec, setup.inputs.stem)
+    client = await AsyncMPClient.start(config, setup.spec, setup.inputs.constant_prefix)
     try:
         answers = client.run(setup.request("left", QUERY, DOCUMENTS * 5))
         await anext(answers)
@@ -156,7 +158,7 @@ async def test_a_call_that_ends_core_after_core_is_not_tried_for_ever(
     setup: Setup, reference: dict[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets an error while the engine still may restart; the others that the cores had get their scores."""
-    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.stem)
+    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.constant_prefix)
     submitted: list[str] = []
     submit = MPClient.submit
 

@@ -63,7 +63,7 @@ async def collect(client: ReplicaClient, request: EngineCoreRequest) -> dict[int
 
 def reference(setup: Setup, queries: list[str]) -> list[dict[int, float]]:
     config = replace(setup.config, device=replace(setup.config.device, executor="uni"))
-    client = InprocClient(config, setup.spec, setup.inputs.stem)
+    client = InprocClient(config, setup.spec, setup.inputs.constant_prefix)
     answers: dict[str, dict[int, float]] = {str(i): {} for i in range(len(queries))}
     for i, query in enumerate(queries):
         client.submit(setup.request(str(i), query, DOCUMENTS))
@@ -78,7 +78,7 @@ async def test_a_dead_replica_loses_nothing(setup: Setup) -> None:
     queries = [f"what does panda {i} eat?" for i in range(12)]
     expected = reference(setup, queries)
     config = replace(setup.config, device=replace(setup.config.device, data_parallel_size=2))
-    client = await ReplicaClient.start(config, setup.spec, setup.inputs.stem)
+    client = await ReplicaClient.start(config, setup.spec, setup.inputs.constant_prefix)
     try:
         tasks = [
             asyncio.create_task(collect(client, setup.request(str(i), query, DOCUMENTS)))

@@ -16,7 +16,7 @@ from benchmarks.scale_sim.traffic import Call, Shape, poisson
 from engine.backends.cuda.planner import StepTime
 
 LAW = Law(StepTime(0.001, 1e-5, 0.0))
-SETTINGS = ReplicaSettings(law=LAW, token_budget=1000, stem=10, store_tokens=2000)
+SETTINGS = ReplicaSettings(law=LAW, token_budget=1000, constant_prefix=10, store_tokens=2000)
 SHAPE = Shape(query_tokens=100, document_tokens=50, documents=8, num_queries=40)
 
 

@@ -65,7 +65,7 @@ class FakeProcessor:
 
     def __init__(self) -> None:
         self.num_encoded = 0
-        self.stem = np.array([1], np.int32)
+        self.constant_prefix = np.array([1], np.int32)
 
     def encode(
         self,

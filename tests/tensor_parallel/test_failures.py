@@ -59,7 +59,7 @@ def listening_addresses(pid: int) -> list[str]:
 async def test_a_dead_and_a_hanging_worker_lose_nothing(setup: Setup) -> None:
     """Either worker may be the one, and both are replaced; a stopped one is found by the deadline of a step."""
     expected = dict(enumerate(official_qwen3_scores(setup.spec.path, QUERY, DOCUMENTS)))
-    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.stem)
+    client = await AsyncMPClient.start(setup.config, setup.spec, setup.inputs.constant_prefix)
     try:
         assert client.info.device == "cpu + cpu"
         for index, number in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
@@ -89,7 +89,7 @@ async def test_a_step_without_memory_is_done_in_smaller_ones(setup: Setup, monke
     """One worker cannot go on where the other did: the group starts again, and that is not held against it."""
     monkeypatch.setenv("ENGINE_FAULTS", "oom@over:200")
     device = replace(setup.config.device, enable_fault_injection=True, max_worker_restarts=0)
-    client = await AsyncMPClient.start(replace(setup.config, device=device), setup.spec, setup.inputs.stem)
+    client = await AsyncMPClient.start(replace(setup.config, device=device), setup.spec, setup.inputs.constant_prefix)
     try:
         answer = await asyncio.wait_for(score(client, setup.request("c", QUERY, DOCUMENTS[:10])), 60)
         expected = dict(enumerate(official_qwen3_scores(setup.spec.path, QUERY, DOCUMENTS[:10])))
