@@ -100,7 +100,10 @@ class InputProcessor:
 
     def _default_instruction(self, config: ModelConfig) -> str:
         if config.instruction and not self._takes_instruction:
-            raise ConfigError("This model's prompt has no place for an instruction.", param="instruction")
+            raise ConfigError(
+                "This model's prompt has no place for an instruction. Leave it out, or serve a model that takes one.",
+                param="instruction",
+            )
         own = self._prompt.template.default_instruction if self._prompt else self._pair_prompt
         return config.instruction or own or ""
 
@@ -328,7 +331,10 @@ class InputProcessor:
         if not given.strip():
             return self.default_instruction
         if not self._takes_instruction:
-            raise InvalidRequestError("This model's prompt has no place for an instruction.", param=where)
+            raise InvalidRequestError(
+                "This model's prompt has no place for an instruction. Leave it out, or serve a model that takes one.",
+                param=where,
+            )
         return given
 
     def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: FieldPath) -> EncodedPair:

@@ -19,6 +19,16 @@ HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE = 128, 4, 4, 2, 32, 256
 ADDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 THINKING = ADDED[3:]
 """Ordinary tokens in the published tokenizer."""
+README = """---
+library_name: transformers
+pipeline_tag: text-ranking
+---
+
+# Qwen3-Reranker-0.6B
+
+No such model: random weights in its layout, which `make demo` wrote.
+"""
+"""The heading is how the published files say what they are: the engine takes head and prompt from it."""
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -42,6 +52,7 @@ def write_random_reranker(folder: Path, texts: Sequence[str], *, seed: int = 0) 
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(README, encoding="utf-8")
     _write_safetensors(folder / "model.safetensors", _tensors(config["vocab_size"], np.random.default_rng(seed)))
     return folder
 
