@@ -61,7 +61,7 @@ class Engine:
             outputs = self.core.poll().outputs
             for output in outputs:
                 if output.errors:
-                    raise RuntimeError(f"call {output.call_id} failed: {next(iter(output.errors.values())).message}")
+                    raise RuntimeError(f"call {output.call_id} failed: {next(iter(output.errors.values())).rebuilt()}")
                 index = int(output.call_id)
                 values[index][output.indices] = output.values[:, 0]
                 missing[index] -= len(output.indices)
