@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ FORMATS: dict[str, Callable[[Stored], Format]] = {
     "modelopt_fp4": modelopt.read,
 }
 """By ``quant_method`` of the config."""
+NOT_AS_EXPECTED = (
+    TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, re.error,
+)  # fmt: skip
+"""How settings of other types than expected show."""
 FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 """Where older versions of these tools put their settings, beside config.json."""
 
@@ -65,7 +70,13 @@ def open_model(folder: str, config: Mapping[str, Any], prefix: str) -> Checkpoin
     if read is None:
         raise refusal(folder, f"quantised with {method!r}, format {settings.get('format')!r}")
     stored = Stored(folder, settings, tensors, prefix)
-    found = read(stored)
+    try:
+        found = read(stored)
+    except NOT_AS_EXPECTED as error:
+        raise stored.broken(
+            f"its quantization_config or the shapes of its tensors are not what {method} writes "
+            f"({type(error).__name__}: {error})"
+        ) from error
     return Checkpoint(stored.finish(), found)
 
 

@@ -118,6 +118,7 @@ def _take_four(stored: Stored, module: str) -> None:
         nested, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
         if not _is_count(nested) or not isinstance(offset, int | float):
             raise stored.broken(f"{module}.{name} gives no nested_blocksize and nested_offset")
+        nested = min(nested, num_blocks)
         parts["nested_absmax"] = stored.need(module, "weight.nested_absmax", (-(-num_blocks // nested),), torch.float32)
         parts["nested_quant_map"] = stored.need(module, "weight.nested_quant_map", (256,), torch.float32)
     stored.put(

@@ -88,6 +88,7 @@ def take(
         block = block[0], num_columns if block[1] == -1 else block[1]
         if min(block) <= 0:
             raise stored.broken(f"blocks of {block[0]} x {block[1]} are impossible for {module}")
+        block = min(block[0], num_rows), min(block[1], num_columns)
         expected = (-(-num_rows // block[0]), -(-num_columns // block[1]))
         if scale.shape != expected:
             raise stored.broken(f"{module}.{scale_name} has the shape {scale.shape}; expected {expected}")

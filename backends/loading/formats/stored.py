@@ -112,7 +112,7 @@ class Stored:
 
     def groups(self, module: str, num_columns: int, group: int) -> tuple[int, int]:
         """(size of a group, number of groups) for a stated size, -1 being the whole row."""
-        size = num_columns if group == -1 else group
+        size = num_columns if group == -1 else min(group, num_columns)
         if size <= 0:
             raise self.broken(f"a group size of {group} is impossible for {module}")
         return size, -(-num_columns // size)

@@ -29,7 +29,10 @@ def config_of(file: GgufFile) -> dict[str, Any]:
             f"its architecture {file.architecture!r} is not supported as GGUF; supported are "
             f"{', '.join(_ARCHITECTURES)}. Use the original checkpoint",
         )
-    return make(file)
+    try:
+        return make(file)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, struct.error) as error:
+        raise bad_file(file.path, f"its metadata are not valid ({type(error).__name__}: {error})") from error
 
 
 def labels(file: GgufFile) -> list[str]:
