@@ -35,6 +35,8 @@ ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
 HASTY_SLICE = 32
 """``ENCODE_SLICE`` for a call with a deadline."""
+INLINE_PAIRS, INLINE_LETTERS = 4, 2048
+"""A call of at most so many is tokenised on the event loop, in well under a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +206,14 @@ class RerankService:
     async def _encode(self, encoding: CallEncoding, deadline: float | None) -> None:
         """Tokenises in threads, a slice at a time; after the call's deadline, no other slice is begun.
 
-        The first one always is: a wrong call is told so, however little time it gave itself.
+        The first one always is: a wrong call is told so, however little time it gave itself. A call of few letters is
+        tokenised where it stands: a thread would cost more, and nobody waits long for it.
         """
         slices = encoding.slices(ENCODE_SLICE if deadline is None else HASTY_SLICE)
+        if _is_small(encoding.call):
+            while next(slices, None) is not None:
+                pass
+            return
         while await self.in_thread(next, slices, None) is not None:
             if encoding.pairs and passed(deadline):
                 return
@@ -233,3 +240,11 @@ class RerankService:
         self.state = "stopped"
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(engine.client.shutdown(timeout_s=2.0) for engine in self.models))
+
+
+def _is_small(call: RerankCall) -> bool:
+    """Whether tokenising the call costs less than handing it to a thread."""
+    if call.num_pairs > INLINE_PAIRS or call.prompts is not None or call.chunks is not None:
+        return False
+    texts = (*call.queries, *call.documents, call.options.instruction or "", *filter(None, call.instructions or ()))
+    return sum(map(len, texts)) <= INLINE_LETTERS

@@ -3,13 +3,17 @@
 The launchers run as always, but a launch is replaced by an ahead-of-time compilation for the compute capability given
 on the command line, with the argument types and specialisations that the launch would have had. Prints one line a
 kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape and activation,
-``attention`` leaves the other kernels out.
+``attention`` leaves the other kernels out, and ``resources`` adds registers, stack and local memory to each line.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +46,8 @@ POINTERS = {
 }
 TOKENS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 3, 2560, 32, 8, 128
 OPTIONS = ("num_warps", "num_stages")
+FORMS = ("BLOCK_M", "BLOCK_N", "CAUSAL", "QUANTIZE", "GATE")
+"""What tells two variants of a kernel apart, where resources are asked for."""
 ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -63,7 +69,19 @@ def compile_launch(target: GPUTarget, kernel: Any, *args: Any, grid: Any, warmup
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {name: kwargs[name] for name in OPTIONS if name in kwargs}
     compiled = triton.compile(source, target=target, options=options)
-    print(kernel.__name__, compiled.metadata.shared, flush=True)
+    more = resources(compiled.asm["cubin"]) if "resources" in sys.argv else []
+    forms = [f"{name}={value}" for name, value in constants.items() if name in FORMS] if more else []
+    print(kernel.__name__, compiled.metadata.shared, *more, *forms, *([str(options)] if more else []), flush=True)
+
+
+def resources(cubin: bytes) -> list[str]:
+    """Registers a thread, bytes of stack (spills are kept there) and of local memory, as the assembler decided."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        said = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"(?:REG|STACK|LOCAL):\d+", said)
 
 
 def launch_row_kernels(dtype: torch.dtype, *, fp8: bool, all_forms: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from engine.entrypoints.serve.page.files import PAGE_PATHS
 from engine.errors import ConfigError
 from engine.messages import SchedulerStats
 from tests.serve.conftest import running_server
-from tests.serve.fakes import FakeCore
+from tests.serve.fakes import FakeCore, FakeProcessor
 from tests.serve.raw_client import RawClient
 
 BODY = {"query": "q", "documents": ["a", "b"]}
@@ -62,6 +64,33 @@ async def test_metrics_count() -> None:
         "engine_running_calls 0.0",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("documents", "more", "in_thread"),
+    [
+        (["a", "b"], {}, False),
+        (["a"] * 5, {}, True),
+        (["a" * 2100], {}, True),
+        (["a"], {"instruction": "i" * 2100}, True),
+        (["a"], {"chunk_tokens": 16}, True),
+    ],
+)
+async def test_only_calls_of_few_letters_are_tokenised_on_the_event_loop(
+    documents: list[str], more: dict[str, object], in_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    encode = FakeProcessor.encode
+
+    def watched(self: FakeProcessor, *args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(FakeProcessor, "encode", watched)
+    async with running_server() as server:
+        answer = await server.client.post("/v1/rerank", json={"query": "q", "documents": documents, **more})
+        assert len(answer.json()["results"]) == len(documents)
+    assert set(threads) == {in_thread}
 
 
 async def test_admission_is_atomic_and_limits_are_on() -> None:
