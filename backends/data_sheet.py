@@ -27,7 +27,7 @@ class DataSheet:
 
     name: str
     kind: str
-    """What ``--device`` of the other commands calls it."""
+    """The name of its device: what ``--device`` of the other commands takes."""
     memory_bytes: float
     bandwidth: float
     """Bytes a second that memory gives."""
@@ -41,11 +41,11 @@ class DataSheet:
     step_share: float
     """Share of ``rates`` that a whole step reaches."""
     source: str
-    """How it is known."""
+    """How these numbers are known: measured, or by which data sheet and assumptions."""
     spellings: tuple[str, ...] = ()
     """How drivers write the name, in small letters, where ``name`` is not a word of it."""
     keeps_narrow_weights: bool = False
-    """As ``Capabilities`` has it."""
+    """Whether matrices stay as narrow as the file has them (``Capabilities.keeps_narrow_weights``)."""
 
     @property
     def default_dtype(self) -> str:

@@ -15,7 +15,7 @@ from engine.backends.packed_batch import PackedBatch
 
 @dataclass(frozen=True)
 class KVShape:
-    """What one token costs."""
+    """The keys and values of one token: so many layers, heads and numbers a head."""
 
     num_layers: int
     num_kv_heads: int

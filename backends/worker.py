@@ -124,7 +124,7 @@ class Worker:
         return self.profiler.step(plan, result) if self.profiler is not None else result
 
     def is_lost(self, error: BaseException) -> bool:
-        """Whether no later step can succeed in this process."""
+        """Whether ``error`` means that no later step can succeed in this process."""
         return self._backend is not None and self._backend.is_lost(error)
 
     def close(self) -> None:

@@ -88,14 +88,14 @@ class AdaptableHead(ABC):
     """A head that adapters may change: fp32 tensors by name, and what is computed from them once."""
 
     tensors: dict[str, torch.Tensor]
-    """By the names that adapters use; fp32 on the CPU."""
+    """The head's tensors by the names that adapters use, in fp32 on the CPU."""
     rows: tuple[int, ...] | None = None
-    """Which rows of the checkpoint's tensor are kept of each; None: all."""
+    """The rows of the checkpoint's tensor that each of them keeps; None: all."""
     state: Any
 
     @abstractmethod
     def derive(self, tensors: Mapping[str, torch.Tensor]) -> Any:
-        """What ``state`` is with these tensors."""
+        """The value of ``state`` that these tensors make."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,9 @@ class DistanceShape:
     span: int
     """Distances beyond it count as it."""
     num_buckets: int
-    """Of distances on either side; 0: every distance is exact."""
+    """Buckets of distances on either side; 0: every distance is exact."""
     max_distance: int
-    """Where the logarithmic buckets end."""
+    """The distance at which the logarithmic buckets end."""
     kinds: tuple[str, ...]
     """Of ``c2p`` (content with distance) and ``p2c`` (distance with content)."""
     shared: bool

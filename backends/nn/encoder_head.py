@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class HeadNames:
-    """Where a classification head's tensors are."""
+    """The names of a classification head's tensors."""
 
     out: str
     dense: str

@@ -35,7 +35,7 @@ class LayerNames:
     out: str
     attention_norm: str
     up: str
-    """Also the gate, if there is one: then a fused tensor of both."""
+    """The projection up to the MLP's features; with a gate, one fused tensor of both."""
     down: str
     mlp_norm: str
 

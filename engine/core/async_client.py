@@ -79,7 +79,7 @@ class AsyncMPClient:
         self.stats = SchedulerStats()
         self.step_tokens = 0
         self.alive = False
-        """Whether the core is up at all."""
+        """Whether there is a core process whose model is loaded."""
         self.last_sign_of_life_s = time.monotonic()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -100,7 +100,7 @@ class AsyncMPClient:
 
     @property
     def healthy(self) -> bool:
-        """Whether steps can run right now."""
+        """Whether steps can run right now: the core is up, says that it is ready, and is not silent."""
         return self.alive and self._core_ready and self._silent_s < SILENCE_S
 
     @property

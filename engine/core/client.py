@@ -39,23 +39,34 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class EngineClient(Protocol):
+    """A core that one thread drives."""
+
     info: WorkerInfo
+    """The workers behind the core, described as one."""
 
     def submit(self, request: EngineCoreRequest) -> None:
-        """Hand over a call; its answers come out of ``recv``."""
+        """Hand over a call; its answers come out of ``recv``. Raises ``ChannelClosedError`` where the core is gone."""
         ...
 
-    def abort(self, call_id: str) -> None: ...
+    def abort(self, call_id: str) -> None:
+        """Answer no more pairs of this call; unknown calls are ignored."""
+        ...
 
     def recv(self, timeout_s: float | None = None) -> EngineCoreOutputs:
         """Answers that became ready; waits for some, at most ``timeout_s``. Raises ``EngineDeadError``."""
         ...
 
-    def reset_prefix_cache(self) -> None: ...
+    def reset_prefix_cache(self) -> None:
+        """Forget the queries that are kept between calls; the constant prefix stays."""
+        ...
 
-    def stats(self) -> SchedulerStats: ...
+    def stats(self) -> SchedulerStats:
+        """Totals since the start, and the present state."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let the running step end, then end the core and its workers."""
+        ...
 
 
 class InprocClient:

@@ -69,7 +69,7 @@ def affinity_slack(query_tokens: int, token_budget: int, gain: int = AFFINITY_GA
 
 
 class ReplicaClient:
-    """The same interface as ``AsyncMPClient``; use ``start``."""
+    """Has the same interface as ``AsyncMPClient``, for several of them. Make one with ``start``."""
 
     def __init__(
         self, config: EngineConfig, replicas: list[Replica], *, shares: bool = True, constant_prefix_tokens: int = 0

@@ -37,7 +37,10 @@ class StepError(Exception):
 
 
 class Executor(Protocol):
+    """Runs steps on the workers of one replica."""
+
     info: WorkerInfo
+    """The workers, described as one."""
 
     def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
         """Queue a step. The future fails with ``StepError``."""
@@ -55,4 +58,6 @@ class Executor(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the workers."""
+        ...

@@ -187,7 +187,7 @@ class MultiprocExecutor:
 
 
 def _together(infos: list[WorkerInfo]) -> WorkerInfo:
-    """What the workers of a group are as one."""
+    """The workers of a group described as one: memory is summed up, and the slowest load counts."""
     return msgspec.structs.replace(
         infos[0],
         device=" + ".join(info.device for info in infos),

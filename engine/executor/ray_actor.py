@@ -36,7 +36,7 @@ class NodeFacts(msgspec.Struct):
     folder: str
     """A new folder of this actor's, which only this user can enter; empty if it was not asked for one."""
     devices: str
-    """What Ray shows the actor of the node's devices."""
+    """The devices of the node that Ray lets the actor see, by their environment variables."""
 
 
 class WorkerActor:

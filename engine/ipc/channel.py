@@ -23,7 +23,7 @@ from engine.ipc.private_folder import PrivateFolder
 Incoming = TypeVar("Incoming")
 SEND_TIMEOUT_MS = 1000
 LAST_WORDS_MS = 200
-HEARTBEAT_MS = 2000
+HEARTBEAT_INTERVAL_MS = 2000
 """Over TCP a peer that vanished says nothing: after three of these the connection is given up."""
 
 
@@ -176,8 +176,8 @@ class _Keys:
 
     def open(self, socket: zmq.Socket[bytes], name: str, *, bind: bool) -> None:
         socket.setsockopt(zmq.IPV6, "[" in self.address.up)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_INTERVAL_MS)
         if not bind:
             socket.curve_serverkey = self.address.server_key
             socket.curve_publickey, socket.curve_secretkey = self.address.client_key, self.address.client_secret

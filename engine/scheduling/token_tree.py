@@ -72,7 +72,7 @@ class Segment:
         self.reserved = 0
         """Slots that starting this segment committed in the pool."""
         self.slack_used = False
-        """Whether a child lives within this segment's own commitment."""
+        """Whether a child uses the slots that were committed for this segment's longest path."""
         self.pinned = False
         """Owned by the prefix store, which decides when its slots are released."""
 
@@ -90,7 +90,7 @@ class Segment:
         self.num_unfinished_children += leaves.num_leaves
 
     def below(self) -> list[Node]:
-        """What hangs under this segment."""
+        """The children of this segment, leaves included."""
         return [*self.children, *self.leaves]
 
     def descend(self) -> Iterator[Segment]:
@@ -131,7 +131,7 @@ class Leaves:
         token_type_ids: np.ndarray | None = None,
     ) -> None:
         self.token_ids = token_ids
-        """Of the whole call."""
+        """(tokens of the call,) int32, of the whole call: a leaf is a range of them."""
         self.token_type_ids = token_type_ids
         self.starts = starts
         """(L,) where each leaf begins in ``token_ids``."""
@@ -207,6 +207,6 @@ class LeafRun(NamedTuple):
 
 
 Node = Segment | Leaves
-"""What hangs in a tree."""
+"""A node of a tree: a segment with children, or leaves side by side."""
 Entry = Segment | LeafRun
-"""What is scheduled."""
+"""An entry of a step's plan."""

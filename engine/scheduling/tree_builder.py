@@ -56,7 +56,7 @@ class TreeBuilder:
         self._cut_at_query = cut_at_query
 
     def limit(self, max_segment_tokens: int) -> None:
-        """From now on cut at this length at the latest."""
+        """Cut runs into chunks of at most so many tokens from now on."""
         self._max_segment_tokens = min(self._max_segment_tokens, max_segment_tokens)
 
     def build(

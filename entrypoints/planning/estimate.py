@@ -53,7 +53,7 @@ class Option:
     data_parallel_size: int
     """0: it does not fit on the devices that are there."""
     weight_bytes: int
-    """On one device, like the next two."""
+    """Bytes of the weights on one device; the next two are of one device as well."""
     kv_bytes: int
     step_bytes: int
     limit_bytes: int
@@ -66,7 +66,7 @@ class Option:
     call_s: float
     """One call alone on one replica."""
     bound: str
-    """What a full step waits for: compute, memory or links."""
+    """The resource that a full step waits for: compute, memory or links."""
 
 
 def options(shape: ModelShape, device: DataSheet, num_devices: int, workload: Workload, max_len: int) -> list[Option]:
@@ -145,7 +145,7 @@ def _step_seconds(
     quantization: str | None,
     weights: int,
 ) -> tuple[float, str]:
-    """Of a step of ``tokens`` on a group, and what it waits for."""
+    """How long a step of ``tokens`` takes on a group of devices, and which resource it waits for."""
     linear_rate = device.rates[quantization or dtype] * device.step_share * group
     attention_rate = device.rates[dtype] * device.step_share * ATTENTION_SHARE * group
     keys = workload.mean_keys if shape.causal else workload.query_tokens + workload.document_tokens

@@ -62,26 +62,29 @@ class ModelShape:
 
     @property
     def token_flop(self) -> float:
-        """Of the products, for one computed token. The last layer makes keys and values only, except at read tokens."""
+        """Operations of the matrix products for one computed token.
+
+        The last layer makes keys and values only, except at read tokens.
+        """
         sizes = self.sizes
         last = 2 * sizes.hidden * sizes.num_kv_heads * sizes.head_dim
         return 2.0 * (self.linear_params * (sizes.num_layers - 1) / sizes.num_layers + last)
 
     def attention_flop(self, keys: float) -> float:
-        """Of one token that sees ``keys`` keys."""
+        """Floating-point operations of attention for one token that sees ``keys`` keys, in all layers."""
         return 4.0 * self.sizes.num_layers * self.sizes.num_heads * self.sizes.head_dim * keys
 
     def weight_bytes(self, dtype: str, quantization: str | None, *, keeps_narrow: bool = False) -> int:
-        """On the device. ``keeps_narrow``: matrices stay as narrow as the file has them."""
+        """Bytes of the weights on the device. ``keeps_narrow``: matrices stay as narrow as the file has them."""
         stored = BYTES_PER_NUMBER[self.stored_dtype]
         table = min(BYTES_PER_NUMBER[dtype], stored) if keeps_narrow else BYTES_PER_NUMBER[dtype]
         linear = BYTES_PER_NUMBER[quantization] if quantization else table
         return round(self.linear_params * linear) + self.other_params * round(table)
 
     def kv_bytes(self, dtype: str) -> int:
-        """Of one token in all layers; 0 for a model that keeps nothing."""
+        """Bytes of the keys and values of one token in all layers; 0 for a model that keeps none."""
         return self.kv_numbers * round(BYTES_PER_NUMBER[dtype])
 
     def activation_bytes(self, dtype: str) -> int:
-        """Of one token at the widest place of a layer: the stream and its copies, gate, up and their product."""
+        """Bytes of one token at the widest place of a layer: the stream and its copies, gate, up and their product."""
         return 3 * (self.sizes.hidden + self.sizes.intermediate) * round(BYTES_PER_NUMBER[dtype])
