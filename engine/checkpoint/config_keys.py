@@ -1,0 +1,137 @@
+"""The keys of config.json: those that are computed with, those that mean nothing to a forward pass, and no others.
+
+Any other key whose value is not the default of the architecture's own config class changes the computation in a way
+that is not written here, so it is refused by name. The defaults are data (``config_defaults.json``), so that nothing
+of transformers is needed to serve; a test compares them with the installed version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+
+DEFAULTS = Path(__file__).with_name("config_defaults.json")
+
+_HEAD = (
+    *("architectures", "model_type", "num_labels", "id2label", "label2id", "problem_type", "classifier_from_token"),
+    *("method", "is_original_qwen3_reranker", "use_sep_token", "use_pad_token", "head_dtype", "logit_mean"),
+    *("logit_sigma", "sentence_transformers", "sbert_ce_default_activation_function", "classifier_pooling"),
+)
+_BODY = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("max_position_embeddings", "tie_word_embeddings", "dtype", "torch_dtype", "quantization_config"),
+    *("compression_config", "pad_token_id"),
+)
+_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
+_DECODER = (*_ROPE, "num_key_value_heads", "head_dim", "rms_norm_eps")
+_WINDOWS = ("use_sliding_window", "sliding_window", "layer_types")
+_BERT = ("layer_norm_eps", "type_vocab_size", "position_embedding_type")
+_GTE = (*_ROPE, *_BERT, "pack_qkv", "layer_norm_type", "logn_attention_scale")
+COMPUTED: dict[str, tuple[str, ...]] = {
+    "qwen3": (*_DECODER, *_WINDOWS, "attention_bias"),
+    "qwen2": (*_DECODER, *_WINDOWS),
+    "llama": (*_DECODER, "attention_bias", "mlp_bias"),
+    "mistral": (*_DECODER, "sliding_window"),
+    "gemma": (*_DECODER, "attention_bias"),
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "modernbert": (
+        *("hidden_activation", "norm_eps", "norm_bias", "attention_bias", "mlp_bias", "layer_types"),
+        *("rope_parameters", "local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
+        *("classifier_bias", "classifier_activation"),
+    ),
+    "deberta-v2": (
+        *("layer_norm_eps", "type_vocab_size", "relative_attention", "max_relative_positions", "position_buckets"),
+        *("position_biased_input", "pos_att_type", "share_att_key", "norm_rel_ebd", "conv_kernel_size"),
+        *("embedding_size", "pooler_hidden_act"),
+    ),
+    "new": _GTE,
+    "gte": _GTE,
+}
+"""By ``model_type``: what its network reads beside ``_BODY`` and ``_HEAD``."""
+HARMLESS = frozenset(
+    (
+        *("transformers_version", "use_cache", "torchscript", "return_dict", "output_attentions", "output_past"),
+        *("output_hidden_states", "gradient_checkpointing", "finetuning_task", "tokenizer_class", "name_or_path"),
+        *("initializer_range", "initializer_factor", "initializer_cutoff_factor", "task_specific_params"),
+        *("pretraining_tp", "chunk_size_feed_forward", "classifier_dropout", "directionality", "pooler_fc_size"),
+        *("pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "padding_idx"),
+        *("pooler_dropout", "legacy", "z_steps", "conv_act", "conv_groups", "max_window_layers", "unpad_inputs"),
+        *("use_memory_efficient_attention", "use_flash_attn", "attn_implementation", "deterministic_flash_attn"),
+        *("reference_compile", "repad_logits_with_grad", "decoder_bias", "sparse_prediction", "auto_map"),
+        *("sparse_pred_ignore_index", "unsloth_version", "unsloth_fixed", "model_max_length", "custom_pipelines"),
+    )
+)
+"""What means nothing to a forward pass of any of these networks."""
+_ENDINGS = ("dropout", "dropout_prob", "_pdrop", "_token_id")
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "modernbert": ("position_embedding_type", "layer_norm_eps", "hidden_act"),
+    "gemma": ("hidden_activation",),
+    "qwen2": ("attention_bias",),
+}
+"""Keys that published files of the family hold and its network never reads."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "is_causal": (None, True),
+    "use_bidirectional_attention": (None, False),
+    "temperature": (None, 1.0),
+    "attention_bias": (None, False),
+    "mlp_bias": (None, False),
+    "logn_attention_clip1": (None, False),
+}
+"""Values at which a key that is not computed with changes nothing."""
+
+
+@cache
+def class_defaults(model_type: str) -> Mapping[str, Any]:
+    """The defaults of the architecture's own config class; empty for one that transformers does not have."""
+    found: dict[str, Mapping[str, Any]] = json.loads(DEFAULTS.read_text(encoding="utf-8"))
+    return found.get(model_type, {})
+
+
+def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> None:
+    """Raises ``ConfigError`` for the first key that changes the computation and is not computed with.
+
+    ``config``: config.json after overrides, of a family that is supported. ``ignored``: ``--ignore-config-key``.
+    """
+    model_type = config["model_type"]
+    known = {*_HEAD, *_BODY, *COMPUTED[model_type], *HARMLESS, *_UNREAD.get(model_type, ())}
+    for key, value in config.items():
+        if key in ignored or key in known or key.startswith("_") or key.endswith(_ENDINGS):
+            continue
+        if not _is_neutral(key, value, config, class_defaults(model_type)):
+            raise ConfigError(
+                f"config.json of {label} has {key} = {value!r}, which changes what a {model_type} network computes and "
+                "is not supported here, or is not known: scores without it may be wrong. If it means nothing, pass "
+                f"--ignore-config-key {key}.",
+                param="ignore_config_key",
+            )
+    _check_layers(label, config, ignored)
+
+
+def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    if key in NEUTRAL:
+        return value in NEUTRAL[key]
+    if key == "pooler_hidden_size":
+        return bool(value == config.get("hidden_size"))
+    if key == "attention_head_size":
+        return bool(value * config["num_attention_heads"] == config["hidden_size"])
+    return value is None or (key in defaults and bool(value == defaults[key]))
+
+
+def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
+    """Every layer of a decoder sees all tokens before it, but for windows that are switched on for all layers."""
+    kinds = set(config.get("layer_types") or ())
+    has_windows = config["model_type"] == "modernbert" or config.get("use_sliding_window")
+    allowed = {"full_attention", *(["sliding_attention"] if has_windows else [])}
+    if "layer_types" not in ignored and (other := sorted(kinds - allowed)):
+        raise ConfigError(
+            f"config.json of {label} has layers of the kind {other[0]} in layer_types, which are not supported here; "
+            f"supported are {', '.join(sorted(allowed))}.",
+            param="ignore_config_key",
+        )
