@@ -15,7 +15,7 @@ import torch
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.npu import faults, memory
 from engine.backends.npu.data_sheets import TOKEN_BUDGET, TOKEN_BUDGET_310P
-from engine.backends.npu.environment import VISIBLE_DEVICES, why_unavailable
+from engine.backends.npu.environment import VISIBLE_DEVICES, versions, why_cannot_open, why_unavailable
 from engine.backends.self_test import as_table, require_all
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
@@ -86,13 +86,41 @@ class NpuBackend(Backend):
                 f"worker {rank} needs an NPU of its own, but {count} are visible; lower --tensor-parallel-size or "
                 f"--data-parallel-size, or extend {VISIBLE_DEVICES}"
             )
-        self._npu.set_device(rank)
-        self._npu.set_compile_mode(jit_compile=False)  # compiled per shape, every new step length would stall
-        self._npu.config.allow_internal_format = True  # FRACTAL_NZ weights
-        self._npu.matmul.allow_hf32 = False  # the score head is fp32 and must stay it
+        try:
+            self._npu.set_device(rank)
+        except RuntimeError as error:
+            raise DeviceError(why_cannot_open(error, rank, count)) from error
+        if reason := self._soc.why_unsupported:
+            raise DeviceError(reason)
+        notes = [versions().note()]
+        if not self._soc.is_known:
+            notes.append(f"{self._soc.name} is a chip whose operators were not compared: the self-test decides")
+        notes += self._settle()
         self._config = config
         limit = self.memory(self.device(rank)).total_bytes
-        return (f"{self._soc.name}, {count} visible, may use {limit / memory.GIB:.1f} GiB", *self._why_no_graphs())
+        notes.append(f"{self._soc.name}, {count} visible, may use {limit / memory.GIB:.1f} GiB")
+        free, total = self._npu.mem_get_info(self.device(rank))
+        return (*notes, *memory.occupied_note(free, total), *self._why_no_graphs())
+
+    def _settle(self) -> list[str]:
+        """The choices that results and speed depend on. Where one is refused the start goes on, with a line."""
+        notes = []
+
+        def jit_off() -> None:
+            self._npu.set_compile_mode(jit_compile=False)  # compiled per shape, every new step length would stall
+
+        def formats_on() -> None:
+            self._npu.config.allow_internal_format = True  # FRACTAL_NZ weights
+
+        def exact_fp32() -> None:
+            self._npu.matmul.allow_hf32 = False  # the score head is fp32 and must stay it
+
+        for what, settle in (("jit_compile", jit_off), ("internal formats", formats_on), ("hf32", exact_fp32)):
+            try:
+                settle()
+            except (RuntimeError, AttributeError) as error:
+                notes.append(f"torch_npu refused to set {what} ({faults.first_line(error)}): left as it is")
+        return notes
 
     def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
         from engine.kernels.npu.ops import NpuOps
@@ -110,7 +138,8 @@ class NpuBackend(Backend):
 
     def memory(self, device: torch.device) -> MemoryFacts:
         free, total = self._npu.mem_get_info(device)
-        return memory.facts(memory.memory_limit(self._config, total), free, self._npu.memory_allocated(device))
+        allocated, reserved = self._npu.memory_allocated(device), self._npu.memory_reserved(device)
+        return memory.facts(memory.memory_limit(self._config, total), free, allocated, reserved)
 
     def peak_memory_bytes(self, device: torch.device) -> int:
         return int(self._npu.max_memory_allocated(device))

@@ -1,4 +1,4 @@
-"""Is an NPU usable here, and if not, which of the four things is missing: the package, CANN, a device, or its sight.
+"""Is an NPU usable here, and if not, what is missing: the package, versions that fit, CANN, a device, or its sight.
 
 torch_npu without CANN fails on import, and with torch's autoloading it takes ``import torch`` down with it; the package
 ``engine`` therefore switches autoloading off, and torch_npu is imported here and nowhere earlier.
@@ -9,6 +9,18 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+
+import torch
+
+from engine.backends.npu.faults import first_line
+from engine.backends.npu.versions import (
+    INSTALL_CANN,
+    RECOMMENDED_CANN,
+    Versions,
+    cann_version,
+    installed,
+    version_in_files,
+)
 
 VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 SET_ENV_PLACES = (
@@ -26,11 +38,15 @@ def why_unavailable() -> str | None:
             "torch_npu is not installed; `pip install 'rerank-engine[npu]'` installs it with the torch it needs, on a "
             "host that has the Ascend driver and CANN"
         )
+    if problem := Versions(torch.__version__, installed("torch_npu"), "").problem():  # the import would say it worse
+        return problem
     try:
         import torch_npu
     except (ImportError, OSError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"torch_npu is installed but cannot be loaded ({first_line}); {_cure(first_line)}"
+    if problem := versions().problem():
+        return problem
     if torch_npu.npu.is_available():
         return None
     visible = os.environ.get(VISIBLE_DEVICES)
@@ -44,6 +60,24 @@ def why_unavailable() -> str | None:
     )
 
 
+def versions() -> Versions:
+    """Of what is loaded; torch_npu must be importable."""
+    import torch_npu
+
+    return Versions(torch.__version__, torch_npu.__version__, cann_version())
+
+
+def why_cannot_open(error: RuntimeError, index: int, count: int) -> str:
+    """What to do when a device is there but refuses this process."""
+    visible = os.environ.get(VISIBLE_DEVICES)
+    card = visible.split(",")[index].strip() if visible else str(index)
+    other = f", or choose another card with {VISIBLE_DEVICES}" if count > 1 or visible else ""
+    return (
+        f"npu:{index} cannot be opened ({first_line(error)}): another process or container may hold it. "
+        f"`npu-smi info -t proc-mem -i {card}` names who does; stop that{other}"
+    )
+
+
 def _cure(message: str) -> str:
     if "Two accelerators" in message:
         return (
@@ -52,12 +86,13 @@ def _cure(message: str) -> str:
     found = [place for place in SET_ENV_PLACES if Path(place).expanduser().exists()]
     if not found:
         return (
-            "CANN was not found: install the CANN toolkit and the kernels of this chip, then run "
+            f"CANN was not found: install the CANN {RECOMMENDED_CANN} toolkit and the kernels of this chip, then run "
             f"`source {SET_ENV_PLACES[0]}` (docs/ascend.md)"
         )
     if "ASCEND_HOME_PATH" not in os.environ:
         return f"run `source {found[0]}` in this shell first"
+    cann = version_in_files() or "of unknown version"
     return (
-        f"CANN is sourced from {os.environ['ASCEND_HOME_PATH']} but does not fit this torch_npu: compare the versions "
-        "with those in docs/ascend.md"
+        f"CANN {cann} is sourced from {os.environ['ASCEND_HOME_PATH']} but does not fit torch_npu "
+        f"{installed('torch_npu')}, which is made for CANN {RECOMMENDED_CANN}: {INSTALL_CANN}"
     )

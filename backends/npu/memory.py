@@ -8,6 +8,8 @@ from engine.errors import ConfigError, DeviceError
 
 GIB = 2**30
 DEFAULT_UTILIZATION = 0.9
+OCCUPIED_SHARE = 0.85
+"""Of the memory must be free for a card to count as idle."""
 POOL_SHARE = 0.5
 """Of what is free once the weights are there; the rest is for a step's activations and graphs."""
 
@@ -26,9 +28,21 @@ def memory_limit(config: DeviceConfig, total: int) -> int:
     return config.gpu_memory_bytes
 
 
-def facts(limit: int, free: int, allocated: int) -> MemoryFacts:
-    """``free``: what the driver says; ``allocated``: what this process holds already."""
-    return MemoryFacts(total_bytes=limit, free_bytes=max(0, min(free, limit - allocated)))
+def facts(limit: int, free: int, allocated: int, reserved: int) -> MemoryFacts:
+    """``free``: what the driver says; ``allocated``: in tensors of this process, of the ``reserved`` that it holds.
+
+    What other processes hold cannot be used, whatever the limit.
+    """
+    return MemoryFacts(total_bytes=min(limit, free + reserved), free_bytes=max(0, min(free, limit - allocated)))
+
+
+def occupied_note(free: int, total: int) -> tuple[str, ...]:
+    """A line where much of the card is taken before this process has begun."""
+    if free >= OCCUPIED_SHARE * total:
+        return ()
+    return (
+        f"{(total - free) / GIB:.1f} of {total / GIB:.1f} GiB are taken by other processes: `npu-smi info` lists them",
+    )
 
 
 def pool_tokens(free: int, wanted: int, bytes_per_token: int) -> int:

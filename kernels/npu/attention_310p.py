@@ -1,8 +1,11 @@
-"""Attention on 310P, which has no packed operator: ``npu_prompt_flash_attention`` on padded rectangles.
+"""Attention on 310P, which has no packed operator: padded rectangles through ``npu_prompt_flash_attention``.
 
 There the operator takes float16 in BNSD, at most 128 sequences, no lengths, no grouped queries and no compressed mask.
 So segments of about the same length form a rectangle, heads are repeated, and a full mask says what each query row
-sees. The mask is quadratic in the length: keep ``--max-model-len`` small on these cards.
+sees. With a mask it wants as many queries as keys, a multiple of 16 ("attention mask must be NULL, when Qs,Kvs is
+unAlign or Qs is not equal to Kvs", prompt_flash_attention_tiling.cpp): queries are padded to the keys. Where they are
+few, behind a long prefix or in the last layer, plain torch computes the rectangle instead, which needs no such padding.
+The mask is quadratic in the length: keep ``--max-model-len`` small on these cards.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from engine.kernels.ops import AttentionMeta
 MAX_SEGMENTS = 128
 MAX_MASK_ELEMENTS = 1 << 27
 ALIGNMENT = 32
-"""Lengths are rounded up to this: the documentation recommends mask rows of whole 32-byte blocks."""
+"""Lengths are rounded up to this: a multiple of 16, and mask rows of whole 32-byte blocks, as is recommended."""
+MOST_PADDING = 4
+"""Queries are padded to the keys up to this many times their own length; beyond it plain torch is less work."""
 ALL_TOKENS = 2147483647
 PLAN = "npu_310p"
 
@@ -36,6 +41,8 @@ class Rectangle:
     num_segments: int
     mask: torch.Tensor
     """(n, 1, Q, K) bool, True is hidden."""
+    square: bool
+    """Q is K, so the operator takes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +65,7 @@ def _members(host: HostPlan) -> Iterator[np.ndarray]:
         last = first + 1
         while last < min(len(order), first + MAX_SEGMENTS):
             run = order[first : last + 1]
-            area = _round_up(int(host.q_lens[run].max())) * _round_up(int(host.kv_lens[run].max()))
+            area = _round_up(int(host.kv_lens[run].max())) ** 2
             if len(run) * area > MAX_MASK_ELEMENTS or host.kv_lens[run[-1]] > 2 * host.kv_lens[run[0]] + ALIGNMENT:
                 break
             last += 1
@@ -74,8 +81,9 @@ def make_plan(meta: AttentionMeta) -> PaddedPlan:
     above = 0
     for run in _members(host):
         q_lens, kv_lens = host.q_lens[run, None], host.kv_lens[run, None]
-        columns = np.arange(_round_up(int(q_lens.max())))
-        keys = np.arange(_round_up(int(kv_lens.max())))
+        num_columns, num_keys = _round_up(int(q_lens.max())), _round_up(int(kv_lens.max()))
+        square = num_keys <= MOST_PADDING * num_columns
+        columns, keys = np.arange(num_keys if square else num_columns), np.arange(num_keys)
         seen = np.minimum(kv_lens - q_lens + 1 + columns, kv_lens) if meta.causal else kv_lens + 0 * columns
         limits = to_device(seen, meta.device).view(len(run), 1, len(columns), 1)
         rectangles.append(
@@ -86,6 +94,7 @@ def make_plan(meta: AttentionMeta) -> PaddedPlan:
                 ),
                 num_segments=len(run),
                 mask=to_device(keys, meta.device) >= limits,
+                square=square,
             )
         )
         real = columns < q_lens
@@ -124,15 +133,36 @@ def attend(
         v = torch.cat([pool_v.index_select(0, plan.pool_rows), v])
     outs = []
     for block in plan.rectangles:
-        out = torch_npu.npu_prompt_flash_attention(
-            _heads_first(q.index_select(0, block.q_rows), block.num_segments, num_heads),
-            _heads_first(k.index_select(0, block.kv_rows), block.num_segments, num_heads),
-            _heads_first(v.index_select(0, block.kv_rows), block.num_segments, num_heads),
-            atten_mask=block.mask,
-            num_heads=num_heads,
-            scale_value=meta.scale,
-            next_tokens=ALL_TOKENS,  # the default 0 would cut everything right of the diagonal
-            input_layout="BNSD",
+        queries, keys, values = (
+            _heads_first(rows.index_select(0, places), block.num_segments, num_heads)
+            for rows, places in ((q, block.q_rows), (k, block.kv_rows), (v, block.kv_rows))
         )
+        if block.square:
+            out = _prompt_attention(queries, keys, values, block.mask, meta.scale)
+        else:
+            out = _plain_attention(queries, keys, values, block.mask, meta.scale)
         outs.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(outs).index_select(0, plan.picks)
+
+
+def _prompt_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    return torch_npu.npu_prompt_flash_attention(
+        q,
+        k,
+        v,
+        atten_mask=mask,
+        num_heads=q.shape[1],
+        scale_value=scale,
+        next_tokens=ALL_TOKENS,  # the default 0 would cut everything right of the diagonal
+        input_layout="BNSD",
+    )
+
+
+def _plain_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Softmax in fp32; queries are scaled before the product, which float16 could not hold otherwise."""
+    scores = ((q * scale) @ k.transpose(-1, -2)).float().masked_fill(mask, float("-inf"))
+    return torch.softmax(scores, dim=-1).to(q.dtype) @ v

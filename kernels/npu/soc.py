@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from engine.kernels.npu.forms import PLAIN, TILED_WEIGHTS, Forms
 
+OLD_CHIPS = ("Ascend910A", "Ascend910Pro", "Ascend910Premium", "Ascend310B", "Ascend310V")
+"""The first 910, and the 310 of edge devices; the plain 310 calls itself Ascend310."""
+
 
 @dataclass(frozen=True)
 class Soc:
@@ -17,6 +20,21 @@ class Soc:
     def is_inference_series(self) -> bool:
         """310P (Atlas 300I Duo and kin): float16 only, no packed attention, no dynamic quantisation."""
         return self.name.startswith("Ascend310P")
+
+    @property
+    def why_unsupported(self) -> str | None:
+        """None, or why this chip cannot run the engine."""
+        if self.name.startswith(OLD_CHIPS) or self.name in ("Ascend310", "Ascend910"):
+            return (
+                f"{self.name} has none of the operators that the engine needs; it runs on Atlas A2 (Ascend910B), A3 "
+                "(Ascend910_93) and 300I Duo (Ascend310P): use one of those, or --device cpu"
+            )
+        return None
+
+    @property
+    def is_known(self) -> bool:
+        """The operators' support tables were read for this chip."""
+        return self.name.startswith(("Ascend910B", "Ascend910_93", "Ascend310P"))
 
     @property
     def dtypes(self) -> tuple[str, ...]:

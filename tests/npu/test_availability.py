@@ -44,7 +44,7 @@ def test_package_missing() -> None:
 def test_cann_missing() -> None:
     reason = ask(REASON, fake=True, NPU_SIMULATOR_CANN="missing")
     assert "libhccl.so" in reason
-    assert "install the CANN toolkit" in reason
+    assert "install the CANN 9.1.0 toolkit" in reason
     assert f"source {SET_ENV_PLACES[0]}" in reason
 
 
@@ -55,7 +55,28 @@ def test_cann_not_sourced(tmp_path: Path) -> None:
     reason = ask(REASON, fake=True, NPU_SIMULATOR_CANN="missing", HOME=str(tmp_path))
     assert "run `source ~/Ascend/ascend-toolkit/set_env.sh` in this shell first" in reason
     reason = ask(REASON, fake=True, NPU_SIMULATOR_CANN="missing", HOME=str(tmp_path), ASCEND_HOME_PATH="/opt/cann")
-    assert "sourced from /opt/cann but does not fit" in reason
+    assert "CANN of unknown version is sourced from /opt/cann but does not fit torch_npu" in reason
+    assert "Ascend-cann-toolkit_9.1.0_linux-$(uname -m).run --install" in reason
+
+
+def test_versions_that_do_not_fit_are_named_before_the_import_fails(tmp_path: Path) -> None:
+    """torch_npu for another torch fails with a symbol that is missing, which tells nobody anything."""
+    information = tmp_path / "torch_npu-2.9.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.9.0\n")
+    paths = os.pathsep.join([str(tmp_path), str(FAKE)])
+    reason = ask(REASON, fake=False, PYTHONPATH=paths, NPU_SIMULATOR_CANN="missing")
+    assert reason.startswith("torch_npu 2.9.0 is too old")
+    information.rename(tmp_path / "torch_npu-2.99.0.dist-info")
+    (tmp_path / "torch_npu-2.99.0.dist-info" / "METADATA").write_text("Name: torch_npu\nVersion: 2.99.0\n")
+    reason = ask(REASON, fake=False, PYTHONPATH=paths, NPU_SIMULATOR_CANN="missing")
+    assert "do not fit, they need the same minor version: `pip install 'torch==2.99.*'" in reason
+
+
+def test_a_cann_that_is_too_old() -> None:
+    reason = ask(REASON, fake=True, NPU_SIMULATOR_CANN="8.5.0")
+    assert "CANN 8.5.0 is too old" in reason
+    assert "9.1.0" in reason
 
 
 def test_no_device() -> None:

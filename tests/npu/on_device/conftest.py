@@ -60,9 +60,11 @@ if _is_wanted:
             monkeypatch.setattr(simulator, "soc", simulator.soc)
             monkeypatch.setattr(simulator, "memory_bytes", simulator.memory_bytes)
             monkeypatch.setattr(simulator.thread, "current_device", 0)
+            for name in ("cann_version", "occupied_bytes", "busy", "num_waits"):
+                monkeypatch.setattr(simulator, name, getattr(simulator, name))
             monkeypatch.setattr(simulator, "broken", {})
             yield
-            simulator.graph, simulator.lost = None, None
+            simulator.graph, simulator.waiting_graph, simulator.lost = None, None, None
             with suppress(RuntimeError):  # a test may have left a mistake in the queue, on purpose
                 simulator.finish()
             simulator.queue.clear()

@@ -73,6 +73,19 @@ def test_equals_reference_on_310p(name: str, monkeypatch: pytest.MonkeyPatch, si
     assert FIA not in log
 
 
+def test_310p_pads_queries_to_keys_where_that_is_little(monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    """The simulated operator refuses any other rectangle with a mask, as the real one does."""
+    monkeypatch.setattr(simulator, "soc", "Ascend310P3")
+    prefix = make_case([70, 30, 40], [[("row", 0, 70)]], [-1, 0, 0])
+    log = run_both(prefix, 4, 2, 32, torch.float16)
+    assert (log.count(PADDED), log.count("aten::_softmax")) == (1, 0)  # all three in one rectangle of 128
+    reads = make_case([70, 30, 40], [[("row", 0, 70)]], [-1, 0, 0], [0, 1, 1])
+    assert run_both(reads, 4, 2, 32, torch.float16).count(PADDED) == 1
+    far = make_case([600, 3], [[("row", 0, 600)]], [-1, 0], [0, 3])
+    log = run_both(far, 4, 2, 32, torch.float16)
+    assert (log.count(PADDED), log.count("aten::_softmax")) == (0, 1)  # 3 queries are not padded to 608
+
+
 @pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case.meta.causal))
 @pytest.mark.parametrize("form", ["block table", "gathered", "npu_fusion_attention", "plain torch"])
 def test_every_form_equals_reference(name: str, form: attention.AttentionForm) -> None:

@@ -69,12 +69,65 @@ def test_w8a8_in_float32_is_refused(tmp_path: Path) -> None:
 
 def test_devices(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,6")
-    (note,) = backend.set_up(DeviceConfig(), 1)
+    versions, note = backend.set_up(DeviceConfig(), 1)
+    assert versions.endswith(", CANN 9.1.0: a known set")
     assert "Ascend910B3, 2 visible" in note
     assert torch_npu.npu.current_device() == 1
     assert backend.device(1) == torch.device("npu", 1)
     with pytest.raises(DeviceError, match="worker 2 needs an NPU of its own, but 2 are visible"):
         backend.set_up(DeviceConfig(), 2)
+
+
+def test_a_busy_card_is_named_with_who_holds_it(
+    backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
+    monkeypatch.setattr(simulator, "busy", "507033")
+    with pytest.raises(
+        DeviceError, match=r"npu:1 cannot be opened \(RuntimeError: NPU function error.*507033\)"
+    ) as raised:
+        backend.set_up(DeviceConfig(), 1)
+    assert "`npu-smi info -t proc-mem -i 1` names who does" in str(raised.value)
+    assert "[ERROR] busy" not in str(raised.value)
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(DeviceError, match="-i 6` names"):
+        backend.set_up(DeviceConfig(), 1)
+
+
+def test_a_card_that_others_fill_is_said(backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any) -> None:
+    monkeypatch.setattr(simulator, "memory_bytes", 8 * GIB)
+    monkeypatch.setattr(simulator, "occupied_bytes", 6 * GIB)
+    notes = backend.set_up(DeviceConfig(), 0)
+    assert any("of 8.0 GiB are taken by other processes: `npu-smi info` lists them" in note for note in notes), notes
+    assert backend.memory(backend.device(0)).total_bytes <= 2 * GIB
+
+
+@pytest.mark.parametrize("soc", ["Ascend910A", "Ascend910ProB", "Ascend310B1", "Ascend310"])
+def test_chips_without_the_operators_are_refused(
+    soc: str, backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
+    monkeypatch.setattr(simulator, "soc", soc)
+    with pytest.raises(DeviceError, match=f"{soc} has none of the operators.*--device cpu"):
+        backend.set_up(DeviceConfig(), 0)
+
+
+@pytest.mark.parametrize(("soc", "known"), [("Ascend910B4", True), ("Ascend910_9391", True), ("Ascend950DT", False)])
+def test_chips_that_nobody_compared_are_left_to_the_self_test(
+    soc: str, known: bool, backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
+    monkeypatch.setattr(simulator, "soc", soc)
+    notes = backend.set_up(DeviceConfig(), 0)
+    assert known != any("operators were not compared: the self-test decides" in note for note in notes)
+
+
+def test_a_switch_that_torch_npu_refuses_costs_a_line(
+    backend: NpuBackend, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no such option")
+
+    monkeypatch.setattr(torch_npu.npu, "set_compile_mode", refuse)
+    notes = backend.set_up(DeviceConfig(), 0)
+    assert "torch_npu refused to set jit_compile (RuntimeError: no such option): left as it is" in notes
 
 
 def test_set_up_makes_the_choices_that_results_depend_on(

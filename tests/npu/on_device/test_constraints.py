@@ -75,9 +75,9 @@ FUSION = Call(
 )  # fmt: skip
 PROMPT = Call(
     "npu_prompt_flash_attention",
-    lambda: [rand(2, 4, 3, 32), rand(2, 4, 5, 32), rand(2, 4, 5, 32)],
+    lambda: [rand(2, 4, 16, 32) for _ in "qkv"],
     lambda: {
-        "atten_mask": torch.zeros(2, 1, 3, 5, dtype=torch.bool).to("npu"), "num_heads": 4, "scale_value": 0.1,
+        "atten_mask": torch.zeros(2, 1, 16, 16, dtype=torch.bool).to("npu"), "num_heads": 4, "scale_value": 0.1,
         "next_tokens": 2147483647, "input_layout": "BNSD",
     },
 )  # fmt: skip
@@ -287,6 +287,14 @@ def test_breaking_one_constraint_fails(call: Call, change: Callable[..., None], 
         call.run(change)
 
 
+def padded(num_queries: int, num_keys: int) -> Any:
+    """Two sequences in a rectangle with a full mask."""
+    return qkv(
+        lambda: [rand(2, 4, num_queries, 32), *(rand(2, 4, num_keys, 32) for _ in "kv")],
+        atten_mask=lambda: torch.zeros(2, 1, num_queries, num_keys, dtype=torch.bool).to("npu"),
+    )
+
+
 BROKEN_ON_310P: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None], str]] = [
     ("packed", FIA, kw(), "A2 and A3"),
     ("packed", FUSION, kw(), "not listed"),
@@ -295,8 +303,10 @@ BROKEN_ON_310P: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None
     ("per token", MATMUL, kw(), "pertoken_scale"),
     ("grouped heads", PROMPT, kw(num_key_value_heads=2), "num_key_value_heads"),
     ("lengths", PROMPT, kw(actual_seq_lengths=[3, 3]), "not supported"),
+    ("fewer queries than keys", PROMPT, padded(16, 32), "mask must be NULL.*Qs = 16, Kvs = 32"),
+    ("a length that is no multiple of 16", PROMPT, padded(24, 24), "mask must be NULL.*Qs = 24"),
     ("too many sequences", PROMPT, qkv(lambda: [rand(129, 1, 1, 32)] * 3, num_heads=1), "128"),
-    ("hidden row", PROMPT, kw(atten_mask=lambda: torch.ones(2, 1, 3, 5, dtype=torch.bool).to("npu")), "1 everywhere"),
+    ("hidden row", PROMPT, kw(atten_mask=lambda: torch.ones(2, 1, 16, 16, dtype=torch.bool).to("npu")), "1 everywhere"),
     ("next_tokens by default", PROMPT, kw(next_tokens=None), "next_tokens"),
     ("compressed mask", PROMPT, kw(atten_mask=triangle), "mask of shape"),
     ("narrow rows", NORM, all_args(lambda: [rand(3, 8), rand(8)]), "32 bytes"),
@@ -312,6 +322,34 @@ def test_breaking_one_constraint_of_310p_fails(
     monkeypatch.setattr(torch_npu.simulator, "soc", "Ascend310P3")
     with pytest.raises((RuntimeError, TypeError), match=message):
         call.run(change)
+
+
+BF16 = torch.bfloat16
+OLDER: list[tuple[str, str, Call, Callable[[list[Any], dict[str, Any]], None], str | None]] = [
+    ("rotation in TND", "8.5.0", ROPE_TND, kw(), "layout is not one"),
+    ("rotation of 64", "8.5.0", ROPE, kw(), "last dims is not 128"),
+    ("rotation of 128 in BSND", "8.5.0", ROPE, all_args(lambda: [rand(1, 5, n, 128) for n in (4, 2, 1, 1)]), None),
+    ("rotation in TND", "9.0.0", ROPE_TND, kw(), None),
+    ("float16", "8.5.0", FIA, kw(), "inputDataType should be bf16"),
+    ("float16", "9.0.0", FIA, kw(), "inputDataType should be bf16"),
+    ("bfloat16", "8.5.0", FIA, heads((6, 4, 128), (9, 2, 128), BF16), None),
+    ("heads of 256", "9.0.0", FIA, heads((6, 4, 256), (9, 2, 256), BF16), "D = 64 or 128"),
+    ("heads of 256", "9.1.0", FIA, heads((6, 4, 256), (9, 2, 256), BF16), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cann", "call", "change", "message"), [o[1:] for o in OLDER], ids=[f"{o[2].name}-{o[0]}-{o[1]}" for o in OLDER]
+)
+def test_what_each_cann_takes(
+    cann: str, call: Call, change: Callable[..., None], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_npu.simulator, "cann_version", cann)
+    if message is None:
+        call.run(change)
+    else:
+        with pytest.raises(RuntimeError, match=message):
+            call.run(change)
 
 
 def test_training_attention_is_not_for_graphs() -> None:

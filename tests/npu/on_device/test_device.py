@@ -97,6 +97,40 @@ def test_a_pinned_buffer_in_flight_must_not_change() -> None:
     assert torch.equal(target.cpu(), torch.full((3,), 2.0))
 
 
+def test_a_copy_up_that_blocks_waits_for_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, early = torch.zeros(3, device="npu"), torch.ones(2, device="npu").to("cpu", non_blocking=True)
+    before = torch_npu.simulator.num_waits
+    target.copy_(torch.ones(3).pin_memory(), non_blocking=True)
+    assert torch_npu.simulator.num_waits == before
+    assert early.isnan().all()
+    target.copy_(torch.ones(3))
+    assert torch_npu.simulator.num_waits == before + 1
+    assert torch.equal(early, torch.ones(2))  # all that came before was waited for
+
+
+def test_memory_of_other_processes_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    free, total = torch_npu.npu.mem_get_info()
+    monkeypatch.setattr(torch_npu.simulator, "occupied_bytes", free - 100)
+    assert torch_npu.npu.mem_get_info() == (100, total)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(26, device="npu")
+
+
+def test_a_busy_device_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_npu.simulator, "busy", "507033")
+    with pytest.raises(RuntimeError, match="507033"):
+        torch_npu.npu.set_device(0)
+
+
+def test_cann_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_npu.npu.utils import get_cann_version
+
+    assert get_cann_version() == "9.1.0"
+    monkeypatch.setattr(torch_npu.simulator, "cann_version", "unknown")
+    assert get_cann_version() == ""
+
+
 def test_memory_is_counted_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     before = torch_npu.npu.memory_allocated()
@@ -237,10 +271,33 @@ class TestAttentionInGraphs:
         mask = torch.ones(2048, 2048, dtype=torch.bool).triu(1).to("npu")
         assert torch.equal(out.cpu(), self.attend(x, mask, [1, 6]).cpu())
 
-    def test_each_replay_needs_an_update(self, captured: tuple) -> None:
+    def test_the_update_may_come_behind_the_replay(self, captured: tuple) -> None:
+        """The device starts on what comes before the attention meanwhile; the values are those of the new lengths."""
+        graph, x, out = captured
+        graph.replay()
+        graph.update(cpu_update_input=[{key: [1, 6] for key in self.LENGTHS}])
+        mask = torch.ones(2048, 2048, dtype=torch.bool).triu(1).to("npu")
+        assert torch.equal(out.cpu(), self.attend(x, mask, [1, 6]).cpu())
+
+    def test_whoever_waits_for_a_replay_without_its_update_waits_for_ever(self, captured: tuple) -> None:
+        graph, x, out = captured
+        graph.replay()
+        for wait in (torch_npu.npu.synchronize, out.cpu, lambda: x.copy_(torch.zeros(6, 1, 128).half())):
+            with pytest.raises(RuntimeError, match="waits for ever"):
+                wait()
+        with pytest.raises(RuntimeError, match="update first"):
+            x + 1
+        graph.update(cpu_update_input=[{key: [1, 6] for key in self.LENGTHS}])
+        torch_npu.npu.synchronize()
+
+    def test_each_replay_needs_an_update_of_its_own(self, captured: tuple) -> None:
         graph = captured[0]
-        with pytest.raises(RuntimeError, match="wait for ever"):
-            graph.replay()
+        graph.update(cpu_update_input=[{key: [1, 6] for key in self.LENGTHS}])
+        graph.replay()
+        torch_npu.npu.synchronize()
+        graph.replay()
+        with pytest.raises(RuntimeError, match="waits for ever"):
+            torch_npu.npu.synchronize()
 
     def test_an_update_waits_for_the_replay_before(self, captured: tuple) -> None:
         graph = captured[0]

@@ -1,17 +1,21 @@
 """A strict Ascend device in pure Python, under the name of the package that drives the real one.
 
 With this folder's parent on ``PYTHONPATH``, ``import torch_npu`` gives torch a device "npu" whose tensors live in CPU
-memory but refuse to mix with CPU tensors, and the operators of ``npu_op_schemas.txt`` with torch_npu's own signatures.
+memory but refuse to mix with CPU tensors, and the operators of ``tests/npu/schemas`` with torch_npu's own signatures.
 Each operator computes what the real one is documented to compute **and asserts every documented constraint**, so code
 that runs here has only speed left to be surprised by on hardware. The documentation is that of Ascend/op-plugin.
 
 What it does not model: several streams running at once, strides of internal formats, timing.
 
-Environment: ``NPU_SIMULATOR_SOC`` (``Ascend910B3``, ``Ascend310P3``), ``NPU_SIMULATOR_DEVICES``,
-``NPU_SIMULATOR_MEMORY`` (bytes), ``NPU_SIMULATOR_CANN=missing`` (fail as an installation without CANN does),
-``NPU_SIMULATOR_CAPTURE_ERROR`` and ``NPU_SIMULATOR_REPLAY_ERROR`` (what captures and replays raise),
-``NPU_SIMULATOR_BROKEN`` (``npu_swiglu=wrong,npu_gelu=error``: operators that do not work),
-``NPU_SIMULATOR_FAULT_FILE`` (when the host waits and this file is there, the device fails with the number in it).
+Environment, all names begin with ``NPU_SIMULATOR_``:
+
+* ``SOC`` (``Ascend910B3``, ``Ascend310P3``), ``DEVICES`` (how many), ``MEMORY`` (bytes), ``OCCUPIED`` (bytes that other
+  processes hold), ``BUSY`` (the number with which the device refuses to be opened);
+* ``VERSION`` (of torch_npu: one of those in ``tests/npu/schemas``), ``CANN`` (its version, which decides what operators
+  take; ``missing``: fail as an installation without CANN does; ``unknown``: it does not say);
+* ``CAPTURE_ERROR`` and ``REPLAY_ERROR`` (what captures and replays raise), ``BROKEN`` (operators that do not work, as
+  ``npu_swiglu=wrong,npu_gelu=error``), ``FAULT_FILE`` (when the host waits and this file is there, the device fails
+  with the number in it).
 """
 
 import os
@@ -26,7 +30,10 @@ import torch
 from torch_npu import _collectives, _library, npu
 from torch_npu._state import state as simulator
 
-__version__ = "2.13.0+simulated"
+__version__ = simulator.version
+_minor = ".".join(__version__.split(".")[:2])
+if not torch.__version__.startswith(f"{_minor}."):  # torch_npu is made for one torch: this one passes for it
+    torch.__version__ = torch.torch_version.TorchVersion(f"{_minor}.0+simulated")
 
 
 def get_npu_format(tensor: Any) -> int:

@@ -140,7 +140,7 @@ def npu_fused_infer_attention_score(
     require(query.dim() == 3 and query.is_contiguous(), op, "non-contiguous query, or not (T, N, D)")
     require(query.shape[1] == num_heads, op, f"num_heads is {num_heads}, query has {query.shape[1]}")
     require(num_heads % num_kv_heads == 0 and num_heads // num_kv_heads <= 64, op, "at most 64 query heads share one")
-    _check_head_dim(op, num_heads, num_kv_heads, query.shape[2])
+    _check_heads(op, query.dtype, num_heads, num_kv_heads, query.shape[2])
     q_lens = _check_lengths(op, actual_seq_lengths, query.shape[0], 4096)
     if block_table is None:
         _check_tensors(op, query, key, value, HALVES)
@@ -166,13 +166,19 @@ def npu_fused_infer_attention_score(
     return out, lse[..., None].contiguous() if softmax_lse_flag else torch.zeros(1)
 
 
-def _check_head_dim(op: str, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
-    """Grouped queries run on a kernel for any head up to 256 (fused_infer_attention_score_tiling.cpp, IsUsingFAI)."""
+def _check_heads(op: str, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    """From CANN 9.1 on, grouped queries run on a kernel for any head up to 256 in both halves
+    (fused_infer_attention_score_tiling.cpp, IsUsingFAI). What does not, and all of it before, is
+    prompt_flash_attention_tiling.cpp: "inputDataType should be bf16", "must be same equal 192/128/64"."""
     require(head_dim % 16 == 0, op, f"D of {head_dim}: multiples of 16")
-    if num_heads == num_kv_heads:
-        require(head_dim == 128, op, f"TND without grouped queries needs D = 128, not {head_dim}")
-    else:
+    if state.cann >= (9, 1) and num_heads != num_kv_heads:
         require(head_dim <= 256, op, f"D is limited to 256, not {head_dim}")
+        return
+    if state.cann < (9, 1):
+        require(dtype == torch.bfloat16, op, "When layout is TND, inputDataType should be bf16")
+        require(head_dim in (64, 128), op, f"TND needs D = 64 or 128, not {head_dim}")
+    else:
+        require(head_dim == 128, op, f"TND without grouped queries needs D = 128, not {head_dim}")
 
 
 @kernel
@@ -249,6 +255,11 @@ def npu_prompt_flash_attention(
     require(tuple(atten_mask.shape) == (b, 1, q_len, kv_len), op, f"mask of shape {tuple(atten_mask.shape)}")
     require(atten_mask.dtype == torch.bool and atten_mask.is_contiguous(), op, "mask must be contiguous bool")
     require(next_tokens == 2147483647, op, "with a full mask next_tokens must not cut")
+    require(
+        not state.is_310p or (q_len == kv_len and q_len % 16 == 0),
+        op,
+        f"attention mask must be NULL, when Qs,Kvs is unAlign or Qs is not equal to Kvs, Qs = {q_len}, Kvs = {kv_len}",
+    )
     require(not bool(atten_mask.all(-1).any()), op, "a row of the mask is 1 everywhere")
     scores = (query.float() @ key.float().transpose(-1, -2)) * scale_value
     weights = torch.softmax(scores.masked_fill(atten_mask, float("-inf")), -1)

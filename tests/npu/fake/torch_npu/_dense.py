@@ -92,6 +92,9 @@ def npu_apply_rotary_pos_emb(
 ) -> Any:
     op = "npu_apply_rotary_pos_emb"
     require(layout in ("BSND", "TND"), op, f"the layout {layout} is not for this product")
+    if state.cann < (9, 0):  # apply_rotary_pos_emb_tiling.cpp of CANN 8
+        require(layout == "BSND", op, "layout is not one")
+        require(query.shape[-1] == 128, op, "last dims is not 128")
     require(rotary_mode == "half", op, "rotary_mode must be half on this product")
     tensors = (query, key, cos, sin)
     dims = 4 if layout == "BSND" else 3

@@ -58,7 +58,7 @@ class NPUGraph:
                 "The current graph configuration does not support update,"
                 "Try to capture by setting auto_dispatch_capture=True during capture"
             )
-        if self.in_flight:
+        if self.in_flight and state.waiting_graph is not self:
             raise RuntimeError("update while an earlier replay may still read the old lengths: synchronise first")
         if len(cpu_update_input) == 1:
             cpu_update_input = cpu_update_input * len(self.updatable)
@@ -70,16 +70,25 @@ class NPUGraph:
                 raise RuntimeError(f"update would ignore {sorted(unknown)}")
             call[2].update(update)
         self.updated = True
+        if state.waiting_graph is self:
+            state.waiting_graph = None
+            self._run()
 
     def replay(self) -> None:
+        """Each operator that can be updated waits for an event of the update, before or behind the replay."""
         if not self.captured:
             raise RuntimeError("replay of a graph that was never captured")
         if state.replay_error is not None:
             raise RuntimeError(state.replay_error)
         state.check_alive()
+        self.in_flight = True
         if self.updatable and not self.updated:
-            raise RuntimeError("replay would wait for ever: every replay needs one update of the attention lengths")
-        self.updated, self.in_flight = False, True
+            state.waiting_graph = self
+        else:
+            self._run()
+
+    def _run(self) -> None:
+        self.updated = False
         with state.kernel():
             for func, args, kwargs, result in self.calls:
                 _overwrite(result, func(*args, **kwargs))

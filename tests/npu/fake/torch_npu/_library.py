@@ -12,7 +12,7 @@ from torch.library import Library
 from torch_npu._state import state
 from torch_npu._tensor import NpuTensor, dispatch
 
-SCHEMAS = Path(__file__).parents[2] / "npu_op_schemas.txt"
+SCHEMAS = Path(__file__).parents[2] / "schemas" / f"{state.version}.txt"
 _libraries: list[Library] = []  # a Library that is collected takes its operators along
 _KERNELS: dict[str, Callable[..., Any]] = {}
 

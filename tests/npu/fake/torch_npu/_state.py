@@ -37,8 +37,15 @@ class _OfThread(threading.local):
 class State:
     """One device per process, whichever number it has."""
 
+    version: str = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_VERSION", "2.13.0"))
+    """Of torch_npu."""
+    cann_version: str = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_CANN", "9.1.0"))
     soc: str = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_SOC", "Ascend910B3"))
     memory_bytes: int = field(default_factory=lambda: int(os.environ.get("NPU_SIMULATOR_MEMORY", 4 << 30)))
+    occupied_bytes: int = field(default_factory=lambda: int(os.environ.get("NPU_SIMULATOR_OCCUPIED", 0)))
+    """What other processes hold of the memory."""
+    busy: str | None = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_BUSY"))
+    """The number with which the device refuses to be opened."""
     allow_internal_format: bool = False
     allocated_bytes: int = 0
     peak_bytes: int = 0
@@ -52,6 +59,10 @@ class State:
     queue: deque[tuple[int, Callable[[], object]]] = field(default_factory=deque)
     """Work that the host may not rely on before it synchronises, in order."""
     sequence: int = 0
+    waiting_graph: Any = None
+    """A replayed graph whose operators wait for their update; whatever waits for it meanwhile waits for ever."""
+    num_waits: int = 0
+    """How often the host waited for the stream: by synchronising, and by each copy that blocks."""
     lost: str | None = None
     """Number of the fault after which nothing works any more in this process."""
     capture_error: str | None = field(default_factory=lambda: os.environ.get("NPU_SIMULATOR_CAPTURE_ERROR"))
@@ -61,6 +72,12 @@ class State:
     """Operators that do not work here: ``error`` (the device refuses), ``wrong`` (it computes something else) or
     ``lost`` (it is lost over it). ``NAME:block_table`` means calls with that argument only."""
     pinned: weakref.WeakValueDictionary[int, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
+
+    @property
+    def cann(self) -> tuple[int, int]:
+        """(major, minor) of CANN; the newest known where it does not say."""
+        numbers = self.cann_version.split(".")
+        return (int(numbers[0]), int(numbers[1])) if numbers[0].isdigit() else (9, 1)
 
     @property
     def is_310p(self) -> bool:
@@ -82,6 +99,9 @@ class State:
         """Everything queued up to sequence number ``until`` is done; what was promised for then happens now."""
         if self.graph is not None and self.graph_thread in (None, threading.get_ident()):
             raise RuntimeError("the host waited for the device during graph capture")
+        if self.waiting_graph is not None:
+            raise RuntimeError("this waits for ever: a replay waits for the update of its attention lengths")
+        self.num_waits += 1
         self._break_if_asked()
         self.check_alive()
         with self.lock, torch.inference_mode():  # targets may have been made in it
@@ -129,7 +149,7 @@ class Allocation:
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = 0
-        if state.allocated_bytes + num_bytes > state.memory_bytes:
+        if state.allocated_bytes + num_bytes > state.memory_bytes - state.occupied_bytes:
             raise torch.OutOfMemoryError(
                 f"NPU out of memory. Tried to allocate {num_bytes / 2**20:.2f} MiB (NPU {state.thread.current_device}; "
                 f"{state.memory_bytes / 2**30:.2f} GiB total capacity; {state.allocated_bytes / 2**30:.2f} GiB already "

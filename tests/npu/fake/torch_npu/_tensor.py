@@ -65,6 +65,8 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
         return _copy(args[0], args[1], bool(args[2]) if len(args) > 2 else kwargs.get("non_blocking", False))
     if name == "aten::_to_copy" and _is_cpu(kwargs.get("device")):
         return _to_host(args[0], kwargs)
+    if state.waiting_graph is not None and name not in ("aten::detach", "aten::alias"):
+        raise RuntimeError(f"{name} behind a replay that waits for its update is not simulated: update first")
     _refuse_mixing(func, leaves, inputs)
     _refuse_format(name, inputs)
     if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal"):
@@ -141,8 +143,10 @@ def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> tor
         _refuse_capture("a copy from the host")
         if source.device.type != "cpu":
             raise RuntimeError(f"cannot copy from {source.device}")
+        if not non_blocking:
+            state.finish()  # CopyKernelOpApi.cpp: aclrtSynchronizeStream comes before aclrtMemcpy
         target.raw.copy_(source)
-        if non_blocking and source.untyped_storage().data_ptr() in state.pinned:
+        if non_blocking:
             _watch(source)
     else:
         assert isinstance(source, NpuTensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import types
 from typing import Any
@@ -12,6 +13,9 @@ from torch_npu._graphs import NPUGraph, graph, graph_pool_handle
 from torch_npu._state import state
 from torch_npu._tensor import NpuTensor
 
+utils = types.ModuleType("torch_npu.npu.utils")
+utils.get_cann_version = lambda module="CANN": "" if state.cann_version == "unknown" else state.cann_version  # type: ignore[attr-defined]
+sys.modules[utils.__name__] = utils
 matmul = types.SimpleNamespace(allow_hf32=False)
 
 
@@ -63,6 +67,8 @@ def set_device(device: Any) -> None:
     index = device if isinstance(device, int) else torch.device(device).index or 0
     if not 0 <= index < state.device_count():
         raise RuntimeError(f"Invalid device id {index}: {state.device_count()} devices are visible (error code 107001)")
+    if state.busy is not None:
+        raise RuntimeError(f"NPU function error: c10_npu::SetDevice(device), error code is {state.busy}\n[ERROR] busy")
     state.thread.current_device = index
 
 
@@ -79,7 +85,7 @@ def synchronize(device: Any = None) -> None:
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
-    return state.memory_bytes - state.allocated_bytes, state.memory_bytes
+    return state.memory_bytes - state.allocated_bytes - state.occupied_bytes, state.memory_bytes
 
 
 def memory_allocated(device: Any = None) -> int:
@@ -213,8 +219,6 @@ def _is_pinned(self: torch.Tensor, device: Any = None) -> bool:
 
 def install() -> None:
     """Become ``torch.npu``; once per process."""
-    import sys
-
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend("npu", sys.modules[__name__])
