@@ -54,7 +54,10 @@ def measure_servers(model: Path, folder: Path, seconds: float, rounds: int, *, w
     finally:
         for server in servers:
             server.stop()
-    found["where"] = where(model, folder, seconds)
+    try:
+        found["where"] = where(model, folder, seconds)
+    except RuntimeError as error:  # what was measured before stays
+        found["where_failed"] = str(error)
     if with_peer and python is None:
         found["peer"] = "missing: pip could not install it"
     return found
