@@ -27,8 +27,11 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError
 from engine.kernels.ops import Ops
 from engine.model_spec import ModelSpec
-from engine.step import ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
+from engine.step import QUANTIZED_NOTE, ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
 from engine.step_limits import check_kv_cache, resolve_limits
+
+NUM_NAMED = 5
+"""Matrices named in a note."""
 
 
 class Worker:
@@ -219,7 +222,10 @@ def _quantization_notes(
     elif could_run and not chosen:
         how += ", since this device does not compute in it"
     words = f"{checkpoint.format.words} ({checkpoint.bits_per_weight:.2f} bits a weight)"
-    return (f"the checkpoint's weights are quantised: {words}: {how}",)
+    plain = checkpoint.left_plain
+    more = ", ..." if len(plain) > NUM_NAMED else ""
+    left = f"; not quantised are {', '.join(plain[:NUM_NAMED])}{more}" if plain else ""
+    return (f"{QUANTIZED_NOTE}: {words}: {how}{left}",)
 
 
 def _choose_dtype(config: EngineConfig, spec: ModelSpec, backend: Backend) -> str:

@@ -21,6 +21,10 @@ Blame = Literal["unknown", "narrowed", "found"]
 was found. A loss that a pair explains says nothing bad about the worker."""
 
 
+QUANTIZED_NOTE = "the checkpoint's weights are quantised"
+"""How the note of a worker on the format of its checkpoint begins."""
+
+
 class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """The plan of one step. All arrays are int32."""
 

@@ -53,6 +53,15 @@ class Checkpoint:
         num_weights = sum(tensor.shape[0] * tensor.shape[1] for tensor in quantized)
         return 8 * sum(tensor.num_bytes for tensor in quantized) / max(1, num_weights)
 
+    @property
+    def left_plain(self) -> list[str]:
+        """Matrices that are not quantised."""
+        return [
+            name.removesuffix(".weight")
+            for name, tensor in self.tensors.items()
+            if len(tensor.shape) == 2 and not isinstance(tensor, QuantizedTensor)
+        ]
+
 
 def open_model(folder: str, config: Mapping[str, Any], prefix: str) -> Checkpoint:
     """``prefix``: what ``*ForCausalLM`` files put before the names of the body.

@@ -10,6 +10,7 @@ from rich.text import Text
 from engine.entrypoints.inspection.check import CheckedPair, CheckReport
 from engine.entrypoints.inspection.prompt_view import Piece
 from engine.entrypoints.terminal import plain, wrapped
+from engine.step import QUANTIZED_NOTE
 
 MOST_IDS = 400
 MOST_CUT_CHARACTERS = 200
@@ -21,6 +22,9 @@ def print_check(report: CheckReport, out: Console, *, tokens: bool = False) -> N
     out.print(wrapped(str(report.facts["decision"])))
     how = report.facts["quantization"] or report.facts["dtype"]
     out.print(wrapped(f"Runs on {report.facts['device']} in {how}. Reference: {report.reference}."))
+    for note in report.facts.get("notes", ()):
+        if note.startswith(QUANTIZED_NOTE):
+            out.print(wrapped(f"{note[0].upper()}{note[1:]}."))
     for number, pair in enumerate(report.pairs, 1):
         out.print()
         if len(report.pairs) > 1:

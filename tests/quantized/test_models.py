@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import LLM
+from engine.entrypoints.cli import main
 from tests.quantized.packers import quantize_folder
 from tests.quantized.reference_packages import COMPRESSED
 from tests.quantized.test_formats import LAYOUTS, PACKAGES
@@ -54,3 +55,13 @@ def test_weights_of_4_bits_stay_so(tmp_path: Path, name: str, quantization: str 
     bound = {None: 1e-5, "int16": 3e-3, "int8": 6e-2}[quantization]
     assert scores[0] == pytest.approx(official_qwen3_scores(twin, QUERY, DOCUMENTS), abs=bound)
     assert sizes[0] < 0.97 * sizes[1]
+
+
+def test_check_says_what_the_weights_are_stored_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "m", "awq")
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(tmp_path / "m"), "--device", "cpu", "--query", QUERY, "--document", DOCUMENTS[0]])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "weights are quantised: AWQ, 4 bits in groups of 32 (4.62 bits a weight)" in shown
+    assert "not quantised are embed_tokens" in shown
