@@ -7,6 +7,8 @@ a file owns it. ``VOCABULARY`` are the files directly in ``engine/``: the words 
 
 from __future__ import annotations
 
+from engine.devices import DEVICES, DeviceRow
+
 VOCABULARY = "engine"
 PACKAGE = "engine/__init__.py"
 """``from engine import LLM`` and its version: the offline API, for the ways in that score as a caller would."""
@@ -19,6 +21,14 @@ NETWORKS = {CONTRACT, FAMILIES, "backends/loading", "backends/nn", "kernels"}
 SHEETS = "backends/data_sheet.py"
 """What each device's products can do, for `engine plan`."""
 DEVICE = {CONTRACT, SHEETS, "kernels"}
+KERNELS = {"cuda": "kernels/triton"}
+"""Devices whose kernels lie in a folder of another name."""
+
+
+def kernels_of(row: DeviceRow) -> str:
+    """The folder of a device's kernels."""
+    return KERNELS.get(row.name, f"kernels/{row.name}")
+
 
 ALLOWED: dict[str, set[str]] = {
     # The vocabulary: requests, plans of steps, messages, settings, errors.
@@ -76,13 +86,10 @@ ALLOWED: dict[str, set[str]] = {
         "backends/measure",
         "backends/model_runner.py",
     },
-    "backends/cpu": DEVICE | {"kernels/cpu"},
-    "backends/cuda": DEVICE | {"kernels/triton"},
-    "backends/npu": DEVICE | {"kernels/npu"},
     "kernels": set(),
-    "kernels/cpu": {"kernels"},
-    "kernels/triton": {"kernels"},
-    "kernels/npu": {"kernels"},
+    # Each device: its folder of backends, and its kernels.
+    **{f"backends/{row.name}": DEVICE | {kernels_of(row)} for row in DEVICES},
+    **{kernels_of(row): {"kernels"} for row in DEVICES},
     # The ways in, from those that others build on to the command line, which knows them all.
     "entrypoints/terminal.py": set(),
     "entrypoints/files": set(),
