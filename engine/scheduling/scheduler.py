@@ -1,13 +1,9 @@
 """Which segments run in the next step: arithmetic on queues and counters, no torch, no I/O.
 
-**The idea of ``schedule``.** Calls stand in a heap. Its key is the work a call has left, plus what its arrival time
-and priority weigh in tokens: *least remaining work first, with ageing*. Since every call ages at the same rate, the
-order of two calls does not change while they wait, so the key is a constant until the call itself makes progress, and
-a call that came ``remaining / ageing_tokens_per_s`` seconds before all others is at the front whatever its size.
-What its caller already had inside counts as well: who sends much waits behind himself, not in front of others.
-From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not fit is
-looked past, so a short call shares the step with a long one. A parent and its children go into the same step where
-they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
+**The idea of ``schedule``.** Calls stand in a heap, in the order of ``policy.py``: least remaining work first, with
+ageing. From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not
+fit is looked past, so a short call shares the step with a long one. A parent and its children go into the same step
+where they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
 steps; slots are committed before a path starts, so that no two paths can wait for each other.
 
 **Results.** ``update`` turns a step's values into answers. Steps come back in the order in which they were planned, so
@@ -34,6 +30,7 @@ from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreReque
 from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects
 from engine.scheduling.kv_memory import KVMemory
+from engine.scheduling.policy import queue_key
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.token_tree import Entry, LeafRun, Segment, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
@@ -128,14 +125,7 @@ class Scheduler:
         self._push(call)
 
     def _push(self, call: Call) -> None:
-        config, request = self._config, call.request
-        key = (
-            call.remaining_tokens
-            + request.backlog_tokens
-            + request.arrival_s * config.ageing_tokens_per_s
-            + request.priority * config.priority_tokens
-        )
-        heapq.heappush(self._waiting, (key, next(self._order), call))
+        heapq.heappush(self._waiting, (queue_key(call, self._config), next(self._order), call))
 
     def abort(self, call_id: str) -> None:
         """Forget a call: what has not entered a step never will, what is in one comes back to nobody."""
