@@ -80,6 +80,8 @@ class RerankCall:
     min_score: float | None = None
     raw_scores: bool = False
     """Logits instead of activated scores."""
+    probabilities: bool = False
+    """Scores are probabilities, the sigmoid of the logit, also where the model's own score is the logit itself."""
     return_documents: bool = True
     stream: bool = False
     caller: str = ""

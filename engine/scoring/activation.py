@@ -6,6 +6,8 @@ score: a sigmoid in low precision makes ties where the model made none.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from engine.errors import InvalidRequestError
@@ -40,6 +42,12 @@ def logits_of(values: np.ndarray, head: HeadSpec) -> np.ndarray:
     if head.logit_mean != 0.0 or head.logit_sigma != 1.0:
         logits = (logits - np.float32(head.logit_mean)) / np.float32(head.logit_sigma)
     return logits
+
+
+def probabilities(logits: np.ndarray, head: HeadSpec) -> np.ndarray:
+    """(P,) logits -> (P,) probabilities in float64 whatever the model's own range; similarities stay as they are."""
+    is_similarity = head.activation in ("cosine", "dot")
+    return activate(logits, head if is_similarity else replace(head, activation="sigmoid"))
 
 
 def activate(logits: np.ndarray, head: HeadSpec) -> np.ndarray:

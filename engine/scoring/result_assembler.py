@@ -13,7 +13,7 @@ from engine.messages import CallStats, EngineCoreOutput
 from engine.model_spec import HeadSpec
 from engine.outputs import ScoredSpan
 from engine.request import EncodedPair
-from engine.scoring.activation import activate, ranking
+from engine.scoring.activation import activate, probabilities, ranking
 from engine.scoring.expansion import PairTexts
 from engine.scoring.pair_collector import PairCollector
 
@@ -70,7 +70,9 @@ class ResultAssembler:
         """The results that this output settles. Raises ``InvalidRequestError`` for a model with several labels."""
         scored = self._collector.add(output)
         logits = self._collector.logits[scored]
-        self._scores[scored] = logits if self._texts.call.raw_scores else activate(logits, self._head)
+        call = self._texts.call
+        activation = probabilities if call.probabilities else activate
+        self._scores[scored] = logits if call.raw_scores else activation(logits, self._head)
         return [result for pair in scored if (result := self._settled_by(pair)) is not None]
 
     def _settled_by(self, pair: int) -> PairScore | None:

@@ -53,7 +53,8 @@ def tei_call(body: TeiFields, view: RequestView, **more: Any) -> RerankCall:
     """The call of a body with TEI's common fields."""
     if body.truncation_direction is not None:
         more["truncation_side"] = body.truncation_direction.lower()
-    return call_of(body, view, raw_scores=as_bool(body.raw_scores, "raw_scores", default=False), **more)
+    raw_scores = as_bool(body.raw_scores, "raw_scores", default=False)
+    return replace(call_of(body, view, raw_scores=raw_scores, **more), probabilities=not raw_scores)
 
 
 class TeiDialect(Dialect):
