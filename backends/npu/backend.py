@@ -5,6 +5,7 @@ Nothing here imports torch_npu until it is asked for, so ``--device auto`` costs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,14 @@ import torch
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.npu import faults, memory
 from engine.backends.npu.data_sheets import TOKEN_BUDGET, TOKEN_BUDGET_310P
-from engine.backends.npu.environment import VISIBLE_DEVICES, versions, why_cannot_open, why_unavailable
+from engine.backends.npu.environment import (
+    EXPANSION_MODE,
+    VECTOR_CORES,
+    VISIBLE_DEVICES,
+    versions,
+    why_cannot_open,
+    why_unavailable,
+)
 from engine.backends.self_test import as_table, require_all
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
@@ -92,6 +100,8 @@ class NpuBackend(Backend):
             raise DeviceError(why_cannot_open(error, rank, count)) from error
         if reason := self._soc.why_unsupported:
             raise DeviceError(reason)
+        if not self._soc.is_inference_series:
+            os.environ.setdefault(EXPANSION_MODE, VECTOR_CORES)  # read when the workers meet
         notes = [versions().note()]
         if not self._soc.is_known:
             notes.append(f"{self._soc.name} is a chip whose operators were not compared: the self-test decides")

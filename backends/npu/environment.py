@@ -23,6 +23,14 @@ from engine.backends.npu.versions import (
 )
 
 VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
+SETTINGS = {
+    "TASK_QUEUE_ENABLE": "1",  # launching overlaps with execution
+    "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",  # one growing memory pool
+    "CPU_AFFINITY_CONF": "1",  # threads stay near their card
+}
+"""Variables that torch_npu reads when it is imported; set unless they are."""
+EXPANSION_MODE, VECTOR_CORES = "HCCL_OP_EXPANSION_MODE", "AIV"
+"""Collectives on the vector cores of A2 and A3, which is also what captures of them are stable with."""
 SET_ENV_PLACES = (
     "/usr/local/Ascend/ascend-toolkit/set_env.sh",
     "/usr/local/Ascend/cann/set_env.sh",
@@ -40,6 +48,8 @@ def why_unavailable() -> str | None:
         )
     if problem := Versions(torch.__version__, installed("torch_npu"), "").problem():  # the import would say it worse
         return problem
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         import torch_npu
     except (ImportError, OSError, RuntimeError) as error:

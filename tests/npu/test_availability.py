@@ -97,6 +97,12 @@ def test_auto_takes_the_npu_and_explains_itself_without_one() -> None:
     assert "not npu: torch_npu is installed but cannot be loaded" in ask(code, fake=True, NPU_SIMULATOR_CANN="missing")
 
 
+def test_the_settings_that_torch_npu_reads_are_made_unless_they_are() -> None:
+    code = f"import os; {REASON}; print(os.environ['TASK_QUEUE_ENABLE'], os.environ['PYTORCH_NPU_ALLOC_CONF'])"
+    assert ask(code, fake=True).splitlines()[-1] == "1 expandable_segments:True"
+    assert ask(code, fake=True, TASK_QUEUE_ENABLE="2").splitlines()[-1] == "2 expandable_segments:True"
+
+
 def test_asking_for_it_in_vain_is_an_error_for_people() -> None:
     code = (
         "from engine.backends.registry import choose_backend\n"
