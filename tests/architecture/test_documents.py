@@ -9,7 +9,8 @@ import pytest
 
 from tests.architecture.source_tree import ROOT, committed_files
 
-DOCUMENTS = [name for name in committed_files() if name.endswith(".md") and name.split("/")[0] in ("README.md", "docs")]
+PLACES = ("README.md", "CONTRIBUTING.md", "docs")
+DOCUMENTS = [name for name in committed_files() if name.endswith(".md") and name.split("/")[0] in PLACES]
 OURS = ("engine/", "backends/", "kernels/", "entrypoints/", "tests/", "benchmarks/", "docs/", "deploy/", ".ci/")
 CODE = re.compile(r"`([^`\s]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
