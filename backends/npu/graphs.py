@@ -5,9 +5,10 @@ unused slots become dummy segments of at least one token each: lists keep their 
 cumulative lengths end exactly at the tensors' sizes, as the attention operator wants. Dummies see only padding rows, so
 real rows cannot notice them.
 
-The attention's **host lengths are baked in** at capture; ``NPUGraph.update`` replaces them before each replay. It works
-on a stream of its own, so it must not run while an earlier replay still has to read the old ones. Steps that keep keys
-run as they are (their writes have no fixed shape), and so does a shape when it is met for the first time.
+The attention's **host lengths are baked in** at capture; ``NPUGraph.update`` replaces them behind each replay, while
+the device computes what comes before the first attention. It works on a stream of its own, so it must not run while an
+earlier replay still has to read the old ones. Steps that keep keys run as they are (their writes have no fixed shape),
+and so does a shape when it is met for the first time.
 
 Graphs are an addition: whatever goes wrong while one is captured or replayed is logged, the step runs as it is, and so
 do all later ones. The first replay of each graph is compared with the same step run without.
@@ -107,6 +108,7 @@ class CapturedStep:
         self._tokens, self._positions, self._reads, self._read_positions, self._rows = self._buffer.split(
             [shape.tokens, shape.tokens, shape.segments, shape.segments, len(self._buffer) - longs]
         )
+        self._host_rows = torch.empty(len(self._rows), dtype=torch.int64).pin_memory()
         pool_rows, *kv_rows = self._rows.split([shape.pool_rows, shape.keys, shape.keys])
         self._order: list[AttentionPlan] = []
         self._plans = [
@@ -145,8 +147,8 @@ class CapturedStep:
             id(plan): {"actual_seq_lengths": plan.calls[0].q_ends, "actual_seq_lengths_kv": plan.calls[0].kv_ends}
             for plan in self._plans
         }
+        self._graph.replay()  # the device begins while the host updates; each layer's attention waits for its lengths
         self._graph.update(cpu_update_input=[lengths[id(plan)] for plan in self._order])
-        self._graph.replay()
         self._done.record()
         return self._output[: batch.num_reads].clone()  # the next replay overwrites it
 
@@ -184,7 +186,8 @@ class CapturedStep:
                     kv_lens=[],
                 )
             ]
-        self._rows.copy_(torch.from_numpy(rows))
+        self._host_rows.numpy()[:] = rows  # its last copy is done: the replay behind it was waited for
+        self._rows.copy_(self._host_rows, non_blocking=True)  # a copy that blocks would wait for the whole stream
 
     def _static(self, batch: PackedBatch) -> PackedBatch:
         """A batch on the buffers. Its tensors are new objects, by which the ops know a new step."""
