@@ -23,8 +23,9 @@ from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
 from engine.backends.nn.adapters import AdapterOps, Adapters
 from engine.backends.registry import choose_backend
+from engine.checkpoint.fingerprint import files_of, fingerprint
 from engine.config import EngineConfig
-from engine.errors import ConfigError, DeviceError
+from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.kernels.ops import Ops
 from engine.model_spec import ModelSpec
 from engine.step import QUANTIZED_NOTE, ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
@@ -145,6 +146,7 @@ class Worker:
         self, backend: Backend, device: torch.device, dtype: torch.dtype
     ) -> tuple[Parameters, Model, Adapters | None, tuple[str, ...]]:
         family = find_family(self.spec.model_type)
+        self._check_files()
         checkpoint = None
         if self.config.model.load_format != "dummy":
             checkpoint = open_model(self.spec.path, self.spec.config, family.CHECKPOINT_PREFIX)
@@ -179,6 +181,16 @@ class Worker:
         adapters = self._load_adapters(adapter_ops, model, params, family.CHECKPOINT_PREFIX) if adapter_ops else None
         notes = () if checkpoint is None else _quantization_notes(self.config, checkpoint, quantization, params)
         return params, model, adapters, (*notes, ops_note)
+
+    def _check_files(self) -> None:
+        """The files are still those that were understood at start; raises ``ModelLoadError`` where they are others."""
+        spec = self.spec
+        found = fingerprint(files_of(spec.path, spec.head)) if spec.fingerprint else ""
+        if found != spec.fingerprint:
+            raise ModelLoadError(
+                f"the files of {spec.name} are no longer those that were served (fingerprint {spec.fingerprint}, now "
+                f"{found}): scores would change without a word. Restart the server to serve what is there now"
+            )
 
     def _load_adapters(self, ops: AdapterOps, model: Model, params: Parameters, prefix: str) -> Adapters:
         folders = self.config.model.lora_modules

@@ -94,5 +94,7 @@ class ModelSpec:
     """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int
     vocab_size: int
+    fingerprint: str = ""
+    """Of the files, when they were understood: a worker that finds others refuses. Empty: weights are made up."""
     decision: str = ""
     """One line for the log: what was recognised and how it is converted."""

@@ -17,6 +17,7 @@ from engine.checkpoint.config_keys import check_config_keys
 from engine.checkpoint.embedding import HEADLESS, text_prompts
 from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
+from engine.checkpoint.fingerprint import files_of, fingerprint
 from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.identity import identify
@@ -61,6 +62,7 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
         use_sep_token=prompt.use_sep_token,
         max_model_len=max_model_len,
         vocab_size=_vocab_size(checkpoint),
+        fingerprint=fingerprint(files_of(checkpoint.files.folder, head.spec)) if checkpoint.has_weights else "",
         decision=_decision(checkpoint, head, prompt, max_model_len),
     )
     logger.info("%s", spec.decision)

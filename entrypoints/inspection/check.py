@@ -111,6 +111,7 @@ def _same_ids(
 def _facts(llm: LLM) -> dict[str, Any]:
     return {
         "decision": llm.spec.decision,
+        "fingerprint": llm.spec.fingerprint,
         "device": llm.info.device,
         "dtype": llm.info.dtype,
         "quantization": llm.config.model.quantization,
