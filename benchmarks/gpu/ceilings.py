@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -125,11 +127,24 @@ def measure_kernels(settings: Settings) -> dict[str, Any]:
     if not settings.is_gpu:
         steps = {"3 of 5": (4, [5] * 2)}
     result["attention_us"] = {}
+
+    def seconds_of(run: Callable[[], object]) -> float:
+        """The median of ``repeats`` calls, the device waited for around each."""
+        run()
+        seconds = []
+        for _ in range(repeats):
+            settings.synchronize()
+            started = time.perf_counter()
+            run()
+            settings.synchronize()
+            seconds.append(time.perf_counter() - started)
+        return float(np.median(seconds))
+
     for name, (prefix, lengths) in steps.items():
         meta = sample_step(prefix, lengths, torch.device(settings.device), shape.head_dim**-0.5)
         measured = measure_forms(
             forms, [meta], (shape.heads, shape.kv_heads, shape.head_dim), dtype=settings.dtype,
-            synchronize=settings.synchronize, repeats=repeats,
+            seconds_of=seconds_of,
         )  # fmt: skip
         result["attention_us"][name] = {
             row.form.name: {"us": row.seconds * 1e6, "difference": row.difference} for row in measured

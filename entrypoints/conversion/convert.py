@@ -122,10 +122,13 @@ def _decide_head(conversion: Conversion, config: ModelConfig, folder: Path) -> N
         return
     for name in family.head_tensors:
         if architecture.endswith("ForSequenceClassification") and stored.get(name, (0,))[0] == 2:
-            _one_label(conversion, name, stored)
+            _one_label(conversion, config, name, stored)
 
 
-def _one_label(conversion: Conversion, name: str, stored: dict[str, tuple[int, ...]]) -> None:
+def _one_label(conversion: Conversion, config: ModelConfig, name: str, stored: dict[str, tuple[int, ...]]) -> None:
+    """The row that says relevant minus the row that does not, as the loader reads them from ``id2label``."""
+    from dataclasses import replace
+
     from engine.backends.conversion.weights import Rows
 
     if conversion.config.get("problem_type") == "multi_label_classification":
@@ -133,11 +136,11 @@ def _one_label(conversion: Conversion, name: str, stored: dict[str, tuple[int, .
             f"{conversion.source} has two labels that do not exclude each other: they are no one score"
         )
     names = [name, name.removesuffix("weight") + "bias"]
-    conversion.head = [Rows(tensor, 1, 0, tensor) for tensor in names if tensor in stored]
+    model = str(conversion.source) if conversion.is_copy else config.model
+    negative, positive = resolve_model(replace(config, model=model)).head.label_rows
+    conversion.head = [Rows(tensor, positive, negative, tensor) for tensor in names if tensor in stored]
     conversion.config |= _one_label_config()
-    conversion.done.append(
-        "Two labels became one: the row of the second minus that of the first, which gives the same score."
-    )
+    conversion.done.append(f"Two labels became one: row {positive} minus row {negative}, which gives the same score.")
 
 
 def _row_of_tokens(conversion: Conversion, config: ModelConfig, stored: dict[str, tuple[int, ...]]) -> None:

@@ -181,7 +181,7 @@ def test_index_that_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
 def test_formats_that_run_code_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(ModelLoadError, match=rf"weights as {name}.*only safetensors.*save_pretrained"):
+    with pytest.raises(ModelLoadError, match=rf"weights as {name}.*only safetensors.*engine convert"):
         find_tensors(tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -253,11 +254,11 @@ class Absent(CpuBackend):
 def test_auto_takes_the_first_that_is_there_and_says_why(monkeypatch) -> None:
     backends = {"npu": Absent(), "cuda": Present(), "cpu": CpuBackend()}
     monkeypatch.setattr(registry, "load_backend", backends.__getitem__)
-    monkeypatch.setattr(registry, "_exists", lambda name: True)
+    monkeypatch.setattr(registry, "DEVICES", [SimpleNamespace(name=name) for name in backends])
     backend, reason = registry.choose_backend("auto")
     assert backend is backends["cuda"]
     assert reason == "device cuda, chosen automatically; not npu: no driver"
-    monkeypatch.setattr(registry, "_exists", lambda name: name == "cpu")
+    monkeypatch.setattr(registry, "DEVICES", [SimpleNamespace(name="cpu")])
     assert registry.choose_backend("auto")[0] is backends["cpu"]
 
 

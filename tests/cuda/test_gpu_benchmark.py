@@ -148,7 +148,7 @@ def test_goals_are_judged_by_what_was_measured() -> None:
 def test_a_later_call_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, asked = tmp_path / "result.json", []
 
-    def run_piece(piece: Any, device: str, seconds: float, timeout: float) -> dict[str, Any]:
+    def run_piece(piece: Any, device: str, seconds: float, timeout: float, **options: Any) -> dict[str, Any]:
         asked.append(piece.name)
         return {"ok": False, "error": "no"} if len(asked) == 2 else {"ok": True, "result": {}}
 

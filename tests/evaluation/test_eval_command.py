@@ -129,6 +129,9 @@ def test_nothing_half_written(beir: Path, checkpoint: Path, tmp_path: Path) -> N
     (beir / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\tnobody\t1\n")
     done = run_apart("eval", checkpoint, "--data", beir, "--output", output, *QUIET)
     assert done.returncode == 2
+    assert b"exists already. --overwrite writes it anew" in done.stderr
+    done = run_apart("eval", checkpoint, "--data", beir, "--output", output, "--overwrite", *QUIET)
+    assert done.returncode == 2
     assert b"test.tsv:2: the document 'nobody' is not in" in done.stderr
     assert b"Traceback" not in done.stderr
     assert done.stdout == b""

@@ -34,7 +34,7 @@ def test_the_description_names_what_was_chosen(isa: str) -> None:
 
 
 def test_unknown_quantization_is_refused() -> None:
-    with pytest.raises(ValueError, match="'fp8' is not known on the CPU; use int16 or int8"):
+    with pytest.raises(ValueError, match="'fp8' is not known on the CPU; use int16, int8 or int4"):
         CpuOps(1, "fp8")
 
 
