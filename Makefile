@@ -2,7 +2,7 @@
 #
 #   make demo    rerank real text over HTTP, then a Qwen3 layout with random weights against transformers
 #   make test    lint, types and tests
-#   make check   lint, types, the rules of the code and the quick tests: in under a minute, before each commit
+#   make check   lint, types, the rules of the code and the quick tests, before each commit
 #   make test-ray       the executor and datasets on a Ray cluster of two simulated nodes (installs the extra `ray`)
 #   make test-clients   other projects' SDKs against this server, in an environment of their own
 #   make bench   a short benchmark of the packaged model on this machine
