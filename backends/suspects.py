@@ -19,6 +19,9 @@ def cache_folder(*names: str) -> Path:
     return Path(root).expanduser().joinpath("rerank-engine", *(re.sub(r"[^\w.+-]+", "-", name) for name in names))
 
 
+_LOST = ".lost"
+
+
 class Suspects:
     """Files named after what is tried and the process that tries it, in ``folder``, which need not exist."""
 
@@ -28,8 +31,7 @@ class Suspects:
     def why_not(self, what: str) -> str | None:
         """A sentence if a process ended while it tried ``what``; None: nothing is known against it."""
         for file in self._folder.glob(f"{_slug(what)}.*"):
-            pid = file.suffix.removeprefix(".")
-            if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
+            if file.suffix == _LOST or _has_ended(file.suffix.removeprefix(".")):
                 return f"the process that tried it last ended; remove {file} to try again"
         return None
 
@@ -46,10 +48,26 @@ class Suspects:
         try:
             yield
         except BaseException as error:
-            if not is_lost(error):
+            if is_lost(error):
+                with suppress(OSError):
+                    file.replace(file.with_suffix(_LOST))  # this process ends soon, and may still be there for the next
+            else:
                 _remove(file)
             raise
         _remove(file)
+
+
+def _has_ended(pid: str) -> bool:
+    """Whether the process of that number is no more, a zombie included; this one's number was another's before."""
+    if not pid.isdigit():
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state in "ZX"
 
 
 def _remove(file: Path) -> None:

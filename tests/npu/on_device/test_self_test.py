@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,20 @@ def test_suspects(tmp_path: Path) -> None:
     (tmp_path / "new" / "a-form.4194399").touch()
     assert "to try again" in (suspects.why_not("a form") or "")
     assert suspects.why_not("another form") is None
+
+
+def test_who_lost_the_device_is_a_suspect_while_its_process_still_ends(tmp_path: Path) -> None:
+    """The worker in its place starts meanwhile; and a process that nobody has waited for yet has ended too."""
+    suspects = Suspects(tmp_path)
+    with pytest.raises(ValueError, match="lost"), suspects.trying("a form", lambda error: True):
+        raise ValueError("lost")
+    assert [path.name for path in tmp_path.iterdir()] == ["a-form.lost"]
+    assert "to try again" in (suspects.why_not("a form") or "")
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / f"b-form.{zombie.pid}").touch()
+    assert "to try again" in (suspects.why_not("b form") or "")
+    zombie.wait()
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(tmp_path: Path) -> None:
