@@ -1,7 +1,8 @@
 """``python -m benchmarks.gpu``: everything, piece by piece, into one JSON file that is written after each piece.
 
-A later call with the same ``--into`` goes on with what is missing or failed, so a machine that is lent for minutes can
-be used in turns: ``--budget`` is how long this call may start new pieces.
+The pieces run in the order of what they tell for their seconds, each for as long as it may; ``--budget`` is what the
+whole call may take. A later call with the same ``--into`` goes on with what is missing or failed, so a machine that is
+lent for minutes can be used in turns. An engine piece that fails runs once more without CUDA graphs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", default="", help="0.6B,4B,8B (default: all; tiny on cpu)")
     parser.add_argument("--pieces", default="", help="only pieces whose name contains one of these, comma-separated")
     parser.add_argument("--into", type=Path, help="result file to continue (default: a new one in benchmarks/results)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="time box of one measurement")
-    parser.add_argument("--budget", type=float, default=1e9, help="start no piece that may run beyond these seconds")
-    parser.add_argument("--timeout", type=float, default=420.0, help="longest a piece may take")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time box of one measurement")
+    parser.add_argument("--budget", type=float, default=470.0, help="seconds that this call may take")
+    parser.add_argument("--patience", type=float, default=1.0, help="multiplies what each piece may take")
     parser.add_argument("--enforce-eager", action="store_true", help="record no CUDA graphs")
     parser.add_argument("--list", action="store_true", help="name the pieces and stop")
     return parser.parse_args(arguments)
@@ -41,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run_piece(
     piece: Piece, device: str, seconds: float, timeout: float, *, enforce_eager: bool = False
 ) -> dict[str, Any]:
-    """The piece's result, or why there is none: the last lines of its process."""
+    """The piece's result, or why there is none: the last lines of its process, and what it had saved before."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.gpu.pieces", piece.name]
@@ -55,11 +56,43 @@ def run_piece(
             done = subprocess.run(
                 command, env=environment, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
+            error = "\n".join(done.stdout.splitlines()[-25:]) or f"exit code {done.returncode}"
         except subprocess.TimeoutExpired:
-            return {"ok": False, "error": f"took longer than {timeout:.0f} s"}
-        if done.returncode == 0 and out.exists():
-            return {"ok": True, "result": json.loads(out.read_text())}
-        return {"ok": False, "error": "\n".join(done.stdout.splitlines()[-25:]) or f"exit code {done.returncode}"}
+            done, error = None, f"took longer than {timeout:.0f} s"
+        result = json.loads(out.read_text()) if out.exists() else None
+        if done is not None and done.returncode == 0 and result is not None:
+            return {"ok": True, "result": result}
+        return {"ok": False, "error": error} | ({} if result is None else {"result": result})
+
+
+def run_all(pieces: list[Piece], arguments: argparse.Namespace, report: dict[str, Any], path: Path) -> None:
+    """Run what ``report`` does not hold yet, while there is time; the file is written after each piece."""
+    started = time.perf_counter()
+
+    def left() -> float:
+        return float(arguments.budget) - (time.perf_counter() - started)
+
+    def run(piece: Piece, *, enforce_eager: bool) -> bool:
+        began, timeout = time.perf_counter(), min(piece.limit_s * arguments.patience, left())
+        outcome = run_piece(piece, arguments.device, arguments.seconds, timeout, enforce_eager=enforce_eager)
+        outcome |= {"took_s": round(time.perf_counter() - began, 1), "eager": enforce_eager}
+        report["pieces"][piece.name] = outcome
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1))
+        print(f"{piece.name}, {outcome['took_s']:.0f} s: {'done' if outcome['ok'] else outcome['error']}", flush=True)
+        return bool(outcome["ok"])
+
+    for piece in pieces:
+        if report["pieces"].get(piece.name, {}).get("ok"):
+            continue
+        if left() < piece.needs_s:
+            print(f"no time left for {piece.name}: call again with --into {path}", flush=True)
+            continue
+        eager = arguments.enforce_eager
+        if run(piece, enforce_eager=eager) or piece.kind != "engine" or eager or left() < piece.needs_s:
+            continue
+        report["pieces"][f"{piece.name} with graphs"] = report["pieces"][piece.name]
+        run(piece, enforce_eager=True)
 
 
 def main() -> int:
@@ -76,20 +109,7 @@ def main() -> int:
     if path.exists():
         report = json.loads(path.read_text())
     report["machines"].append(facts)
-    started = time.perf_counter()
-    for piece in pieces:
-        if report["pieces"].get(piece.name, {}).get("ok"):
-            continue
-        left = arguments.budget - (time.perf_counter() - started)
-        if left < min(60.0, arguments.timeout):
-            print(f"no time left for {piece.name} and what follows: call again with --into {path}", flush=True)
-            break
-        timeout, eager = min(arguments.timeout, left), arguments.enforce_eager
-        outcome = run_piece(piece, arguments.device, arguments.seconds, timeout, enforce_eager=eager)
-        report["pieces"][piece.name] = outcome
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1))
-        print(f"{piece.name}: {'done' if outcome['ok'] else outcome['error']}", flush=True)
+    run_all(pieces, arguments, report, path)
     print(f"\n{render(report['pieces'])}\n\nwritten to {path}", flush=True)
     return 0 if all(piece["ok"] for piece in report["pieces"].values()) else 1
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.engine_run import MAX_LEN, percentiles
+from benchmarks.gpu.engine_run import MAX_LEN, Save, percentiles
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.shapes import NO_YES, SHAPES, Shape
 from benchmarks.gpu.workloads import WORKLOADS, build_calls, logical_tokens, num_pairs
@@ -50,7 +50,8 @@ def score(model: Any, prompts: list[np.ndarray], batch_size: int, device: str) -
     return scores
 
 
-def measure_baseline(settings: Settings, scale: int = 1) -> dict[str, Any]:
+def measure_baseline(settings: Settings, scale: int = 1, save: Save = lambda result: None) -> dict[str, Any]:
+    """Pairs a second of each workload at its better batch size; ``save`` is given what there is after each."""
     shape = SHAPES[settings.model]
     model = build_model(shape, settings)
     result: dict[str, Any] = {"model": shape.name, "workloads": {}}
@@ -74,6 +75,7 @@ def measure_baseline(settings: Settings, scale: int = 1) -> dict[str, Any]:
             row["pairs_per_s"] = max(entry["pairs_per_s"] for entry in row["by_batch_size"].values())
         row["logical_tokens_per_s"] = row["pairs_per_s"] * logical_tokens(calls) / num_pairs(calls)
         result["workloads"][workload.name] = row
+        save(result)
     return result
 
 

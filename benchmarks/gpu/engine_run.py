@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from engine.messages import EngineCoreRequest
 from engine.model_spec import ModelSpec
 
 NEVER = 1 << 30
+PROFILED = ("shared", "seed", "single")
+Save = Callable[[dict[str, Any]], None]
 MAX_LEN = 4096
 
 
@@ -74,8 +77,15 @@ class Engine:
         self.core.close()
 
 
-def measure_engine(settings: Settings, sharing: bool, scale: int = 1) -> dict[str, Any]:
-    """All workloads on one loaded model; ``scale`` divides their sizes, to try the command."""
+def measure_engine(
+    settings: Settings, sharing: bool, scale: int = 1, save: Save = lambda result: None
+) -> dict[str, Any]:
+    """All workloads on one loaded model, then where the GPU's time goes in three of them.
+
+    ``scale`` divides their sizes, to try the command. ``save`` is given what there is after each workload.
+    """
+    from benchmarks.gpu.profile import profile_workload
+
     shape = SHAPES[settings.model]
     workloads = [w if scale == 1 else w.scaled(3, scale) for w in WORKLOADS.values()]
     constant_prefix, _ = build_calls(workloads[0], shape.vocab_size)
@@ -92,10 +102,17 @@ def measure_engine(settings: Settings, sharing: bool, scale: int = 1) -> dict[st
             "kv_capacity": info.kv_capacity,
             "weight_gb": info.weight_bytes / 1e9,
             "notes": list(info.notes),
+            "eager": settings.enforce_eager,
             "workloads": {},
+            "profile": {},
         }
         for workload in workloads:
             result["workloads"][workload.name] = _measure_workload(settings, engine, shape, workload)
+            save(result)
+        for workload in workloads:
+            if workload.name in PROFILED:
+                result["profile"][workload.name] = profile_workload(settings, engine, workload, shape.vocab_size)
+                save(result)
         return result
     finally:
         engine.close()

@@ -11,7 +11,7 @@ MFU_GOALS = {"8B": 0.75, "4B": 0.72, "0.6B": 0.60}
 
 def _results(pieces: Pieces, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, piece in pieces.items():
-        if name.startswith(kind) and piece.get("ok"):
+        if name.startswith(kind) and piece.get("ok") and not name.endswith("with graphs"):
             yield name, piece["result"]
 
 
@@ -39,7 +39,8 @@ def engine_table(pieces: Pieces) -> list[str]:
         "MFU",
         "p50 ms",
         "p99 ms",
-        "busy",
+        "in flight",
+        "GPU busy",
     )
     rows = [head]
     for name, result in _results(pieces, "engine"):
@@ -56,6 +57,7 @@ def engine_table(pieces: Pieces) -> list[str]:
                     f"{latency['p50']:.2f}",
                     f"{latency['p99']:.2f}",
                     f"{row['device_busy']:.0%}",
+                    _gpu_busy(result, workload),
                 )
             )
     for name, result in _results(pieces, "baseline"):
@@ -63,8 +65,24 @@ def engine_table(pieces: Pieces) -> list[str]:
             latency = row.get("call_latency_ms")
             p50, p99 = ("-", "-") if latency is None else (f"{latency['p50']:.2f}", f"{latency['p99']:.2f}")
             rate, logical = f"{row['pairs_per_s']:.1f}", f"{row['logical_tokens_per_s']:.0f}"
-            rows.append((name, workload, rate, logical, logical, "-", p50, p99, "-"))
+            rows.append((name, workload, rate, logical, logical, "-", p50, p99, "-", "-"))
     return align(rows)
+
+
+def _gpu_busy(result: Mapping[str, Any], workload: str) -> str:
+    """By the GPU's own clock; the time in flight, from a launch to its values, also counts waiting for the host."""
+    profile = result.get("profile", {}).get(workload)
+    return "-" if profile is None else f"{profile['gpu_busy']:.0%}"
+
+
+def kernel_lines(pieces: Pieces) -> list[str]:
+    """The largest kernels of each profiled workload."""
+    lines = []
+    for name, result in _results(pieces, "engine"):
+        for workload, profile in result.get("profile", {}).items():
+            largest = ", ".join(f"{row['name'][:40]} {row['share']:.0%}" for row in profile["kernels"][:6])
+            lines.append(f"{name} {workload}, GPU time by kernel: {largest}")
+    return lines
 
 
 def goal_table(pieces: Pieces) -> list[str]:
@@ -104,10 +122,16 @@ def goal_table(pieces: Pieces) -> list[str]:
 def piece_lines(pieces: Pieces) -> list[str]:
     """Ceilings, parity, kernels and failures."""
     lines = []
+    for _, result in _results(pieces, "prepare"):
+        compiled, tests = result["compiled"], result["tests"]
+        failed = f", failed: {', '.join(compiled['failed'])}" if compiled["failed"] else ""
+        lines.append(f"prepared: {compiled['groups']} groups of kernels in {compiled['seconds']:.0f} s{failed}")
+        lines.append(f"tests on the GPU: {tests['summary']}" + ("" if tests["ok"] else f"\n{tests.get('tail', '')}"))
     for _, result in _results(pieces, "ceilings"):
         fp8 = "" if result["fp8_tflops"] is None else f", fp8 {result['fp8_tflops']:.1f}"
         lines.append(
-            f"ceilings: {result['tflops']:.1f} TFLOP/s{fp8}, copy {result['copy_gb_per_s']:.0f} GB/s read and written"
+            f"ceilings: {result['tflops']:.1f} TFLOP/s{fp8}, sustained {result['sustained_tflops']:.1f}, "
+            f"copy {result['copy_gb_per_s']:.0f} GB/s read and written"
         )
     for name, result in _results(pieces, "parity"):
         for width, row in result.items():
@@ -122,6 +146,7 @@ def piece_lines(pieces: Pieces) -> list[str]:
         rates = ", ".join(f"{kernel} {rate:.0f}" for kernel, rate in result["gb_per_s"].items())
         lines.append(f"{name}: GB/s {rates}")
     lines += [f"{name} FAILED: {piece['error']}" for name, piece in pieces.items() if not piece.get("ok")]
+    lines += [f"{name} ran without CUDA graphs" for name, piece in pieces.items() if piece.get("eager")]
     return lines
 
 
@@ -131,5 +156,5 @@ def align(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def render(pieces: Pieces) -> str:
-    parts = [piece_lines(pieces), engine_table(pieces), goal_table(pieces)]
+    parts = [piece_lines(pieces), kernel_lines(pieces), engine_table(pieces), goal_table(pieces)]
     return "\n\n".join("\n".join(part) for part in parts if part)

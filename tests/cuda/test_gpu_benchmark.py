@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 import benchmarks.gpu.__main__ as command
+import benchmarks.gpu.compile as compiling
 from benchmarks.gpu.baseline import measure_baseline
 from benchmarks.gpu.ceilings import measure_ceilings, measure_kernels
 from benchmarks.gpu.engine_run import Engine
-from benchmarks.gpu.pieces import all_pieces
+from benchmarks.gpu.pieces import WORTH, all_pieces
+from benchmarks.gpu.prepare import run_tests
+from benchmarks.gpu.profile import summary
 from benchmarks.gpu.report import goal_table, mfu, render
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.shapes import SHAPES
@@ -128,7 +131,10 @@ def engine_piece(quantization: str | None, tflops: float, rate: float) -> dict[s
 
 def test_goals_are_judged_by_what_was_measured() -> None:
     pieces = {
-        "ceilings": {"ok": True, "result": {"tflops": 800.0, "fp8_tflops": 1200.0, "copy_gb_per_s": 4000.0}},
+        "ceilings": {
+            "ok": True,
+            "result": {"tflops": 800.0, "sustained_tflops": 700.0, "fp8_tflops": 1200.0, "copy_gb_per_s": 4000.0},
+        },
         "engine-0.6B-bf16-shared": engine_piece(None, 400.0, 100.0),
         "engine-0.6B-bf16-apart": engine_piece(None, 400.0, 65.0),
         "engine-0.6B-fp8-shared": engine_piece("fp8", 600.0, 150.0),
@@ -150,7 +156,8 @@ def test_a_later_call_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: 
 
     def run_piece(piece: Any, device: str, seconds: float, timeout: float, **options: Any) -> dict[str, Any]:
         asked.append(piece.name)
-        return {"ok": False, "error": "no"} if len(asked) == 2 else {"ok": True, "result": {}}
+        failed = len(asked) == 2 and piece.kind != "engine"
+        return {"ok": False, "error": "no"} if failed else {"ok": True, "result": {}}
 
     monkeypatch.setattr(command, "run_piece", run_piece)
     monkeypatch.setattr(command, "render", lambda pieces: "")
@@ -166,3 +173,74 @@ def test_a_later_call_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: 
     assert asked == names
     assert call() == 0
     assert asked == [*names, names[1]]
+
+
+def test_an_engine_piece_that_fails_runs_again_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had measured before it failed is kept beside."""
+    out, asked = tmp_path / "result.json", []
+
+    def run_piece(piece: Any, device: str, seconds: float, timeout: float, *, enforce_eager: bool) -> dict[str, Any]:
+        asked.append((piece.name, enforce_eager))
+        if enforce_eager:
+            return {"ok": True, "result": {"quantization": None, "workloads": {}}}
+        return {"ok": False, "error": "capture failed", "result": {"workloads": {"seed": {}}}}
+
+    monkeypatch.setattr(command, "run_piece", run_piece)
+    pieces = [piece for piece in all_pieces(["tiny"], "cpu") if piece.name == "engine-tiny-bf16-shared"]
+    report: dict[str, Any] = {"pieces": {}}
+    command.run_all(pieces, command.parse(["--device", "cpu"]), report, out)
+    assert asked == [("engine-tiny-bf16-shared", False), ("engine-tiny-bf16-shared", True)]
+    saved = json.loads(out.read_text())["pieces"]
+    assert saved["engine-tiny-bf16-shared"]["ok"]
+    assert saved["engine-tiny-bf16-shared"]["eager"]
+    assert saved["engine-tiny-bf16-shared with graphs"]["result"] == {"workloads": {"seed": {}}}
+    assert "engine-tiny-bf16-shared ran without CUDA graphs" in render(saved)
+
+
+def test_a_piece_that_is_cut_off_keeps_what_it_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import json, pathlib, sys, time\n"
+        "if '--out' in sys.orig_argv:\n"
+        "    pathlib.Path(sys.orig_argv[sys.orig_argv.index('--out') + 1]).write_text(json.dumps({'seed': 1}))\n"
+        "    time.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (piece,) = [piece for piece in all_pieces(["tiny"], "cpu") if piece.name == "baseline-tiny"]
+    outcome = command.run_piece(piece, "cpu", 0.1, 3.0)
+    assert outcome == {"ok": False, "error": "took longer than 3 s", "result": {"seed": 1}}
+
+
+def test_every_piece_knows_its_time_and_the_first_ones_fit_the_budget() -> None:
+    pieces = all_pieces(["0.6B", "4B", "8B"], "cuda")
+    assert [piece.name for piece in pieces][:3] == ["prepare", "kernels-0.6B", "ceilings"]
+    assert all(0 < piece.needs_s < piece.limit_s for piece in pieces)
+    assert sum(piece.needs_s for piece in pieces[:12]) <= 470
+    names = {piece.name for piece in pieces}
+    assert set(WORTH) <= names
+
+
+def test_gpu_time_is_the_union_of_what_ran() -> None:
+    events = [("a", 0.0, 10.0), ("b", 5.0, 15.0), ("a", 30.0, 35.0)]
+    result = summary(events, wall_s=40e-6)
+    assert result["gpu_busy"] == pytest.approx(20 / 40)
+    assert result["launches"] == 3
+    assert result["kernels"][0] == {"name": "a", "share": 0.6, "launches": 2, "us_each": 7.5}
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_beforehand_with_nothing_to_launch_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(compiling, "groups", lambda models: ["rows:tiny:bfloat16", "rows:nothing:bfloat16"])
+    result = compiling.compile_all(["tiny"], 90, width=2, timeout=120)
+    assert list(result["failed"]) == ["rows:nothing:bfloat16"]
+    kernels = {path.stem for path in tmp_path.rglob("*.cubin")}
+    assert {"_add_rms_norm_kernel", "_gated_activation_kernel", "_qk_norm_rope_kernel", "_score_kernel"} <= kernels
+
+
+def test_the_gpu_tests_run_with_nothing_but_pytest() -> None:
+    outcome = run_tests(120.0, ("test_planner",))
+    assert outcome["ok"], outcome
+    assert outcome["counts"]["passed"] > 0
