@@ -244,3 +244,20 @@ def test_the_gpu_tests_run_with_nothing_but_pytest() -> None:
     outcome = run_tests(120.0, ("test_planner",))
     assert outcome["ok"], outcome
     assert outcome["counts"]["passed"] > 0
+
+
+def test_what_is_packed_runs_on_a_machine_without_the_project(tmp_path: Path) -> None:
+    """Sources without links and the one wheel; its command lists the pieces from the packed folder alone."""
+    folder = tmp_path / "packed"
+    script = ROOT / "benchmarks" / "gpu" / "pack.sh"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    subprocess.run([str(script), str(folder), version], check=True, env=environment, timeout=120)
+    assert [wheel.name.partition("-")[0] for wheel in (folder / "wheels").iterdir()] == ["msgspec"]
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    environment["PYTHONPATH"] = str(folder / "main")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--list"], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split()[0] == "prepare"
