@@ -18,6 +18,7 @@ from engine.entrypoints.serve.dialects.score import ScoreDialect
 from engine.entrypoints.serve.errors import error_response
 from engine.entrypoints.serve.limits import Limits, RequestIds
 from engine.entrypoints.serve.openapi import describe
+from engine.entrypoints.serve.paths import OnePath
 from engine.entrypoints.serve.routes import add_routes
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
@@ -38,10 +39,11 @@ def create_app(service: RerankService, status: StatusRoutes | None = None) -> Fa
     app.add_exception_handler(EngineError, _engine_error)
     if config.otlp_traces_endpoint:
         app.add_middleware(Tracing, tracer=tracer_for(config.otlp_traces_endpoint))
-    # Outermost last: an id for everything, then the key, then the limits.
+    # Outermost last: an id for everything, then one spelling of its path, then the key, then the limits.
     app.add_middleware(Limits, max_body_bytes=config.max_body_bytes)
     app.add_middleware(BrowserGuard, config=config)
     app.add_middleware(Authentication, keys=config.api_key)
+    app.add_middleware(OnePath, routes=app.routes)
     app.add_middleware(RequestIds, stopping=lambda: service.stopping)
     describe(app, service)
     return app

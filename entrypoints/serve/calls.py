@@ -95,7 +95,8 @@ class CallHandler:
     def _preferences(self, request: Request) -> DialectPreferences:
         said = [request.query_params.get("dialect"), *map(request.headers.get, DIALECT_HEADERS)]
         names = [by_name(name).name for name in said if name is not None]  # a wrong one is an error wherever it stands
-        return DialectPreferences(names[0] if names else None, self._default, request.headers)
+        of_path: str | None = getattr(request.state, "dialect", None)  # what stood before the route
+        return DialectPreferences(names[0] if names else of_path, self._default, request.headers)
 
     async def _off_loop(self, body: bytes, function: Callable[..., Any], *args: Any) -> Any:
         if len(body) <= INLINE_BYTES:

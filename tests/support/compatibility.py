@@ -34,9 +34,12 @@ DIALECTS_TEXT = """
 ## Dialects
 
 A body is read by its keys and its path, and answered in the dialect that it was written in. Where several dialects send
-the same body, the answer is the common object, a superset that all their clients read; `?dialect=NAME`, the header
-`X-Dialect: NAME` or `engine serve --dialect NAME` asks for one exactly. The last column is what the tests call:
-requests with their answers, to the last field.
+the same body, the answer is the common object, a superset that most of their clients read; the base URL
+`http://HOST:PORT/NAME`, `?dialect=NAME`, the header `X-Dialect: NAME` or `engine serve --dialect NAME` asks for one
+exactly. The last column is what the tests call: requests with their answers, to the last field.
+
+Doubled and trailing slashes do not matter, nor does a version that a base URL and a client both have (`/v1/v1/rerank`,
+`/v1/v2/rerank`), nor the words that other servers have in front (`/api`, `/openai`, `/inference`, `/providers`).
 """
 CLIENTS_TEXT = """
 ## Clients

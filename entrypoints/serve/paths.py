@@ -1,0 +1,74 @@
+"""One spelling of every path, made before keys, limits and routes look at it: all of them see the same one.
+
+Clients build an address from a base and a suffix of their own, so slashes are doubled, versions stand twice, and a base
+that was meant for another server is still in front. A path that is no route is therefore read as known words before a
+route: ``/v1/v1/rerank``, ``/openai/v1/models``, ``/api/rerank``. The name of a dialect is such a word as well, and
+chooses it: ``/voyage/v1/rerank``, for clients that take a base and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.entrypoints.serve.detect import COMMON
+from engine.entrypoints.serve.dialect_registry import CHOOSABLE
+
+PREFIXES = frozenset(
+    ("v1", "v2", "api", "openai", "v1-openai", "inference", "providers", "compatible-api", "compatible-mode", "rerank")
+)
+"""Words of other servers' bases. ``rerank``: a whole address was given where a base was asked for."""
+MOST_PREFIXES = 6
+
+PathRule = Callable[[str], bool]
+
+
+class OnePath:
+    """ASGI middleware: ``scope["path"]`` becomes the route that is meant. A dialect that it names is left in
+    ``scope["state"]["dialect"]``.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._is_route = _rule_of(routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            root = str(scope.get("root_path", "")).rstrip("/")
+            path = without_root(without_root(str(scope["path"]), root), root)
+            plain, dialect = route_of(path, self._is_route)
+            scope["path"], scope["root_path"] = root + plain, root
+            if dialect is not None:
+                scope.setdefault("state", {})["dialect"] = dialect
+        await self._app(scope, receive, send)
+
+
+def without_root(path: str, root: str) -> str:
+    """``path`` without the prefix that a proxy put before it. The server adds the prefix to what it receives, so where
+    the proxy leaves it on, it is there twice.
+    """
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
+
+
+def route_of(path: str, is_route: PathRule) -> tuple[str, str | None]:
+    """The route that a path means, and the dialect that it names; the path with plain slashes where it means none."""
+    parts = [part for part in path.split("/") if part]
+    dialect: str | None = None
+    for start, part in enumerate(parts[: MOST_PREFIXES + 1]):
+        rest = "/" + "/".join(parts[start:])
+        if is_route(rest):
+            return rest, dialect
+        if part in CHOOSABLE and (start == 0 or CHOOSABLE[part] is not COMMON):
+            dialect = part
+        elif part not in PREFIXES:
+            break
+    return "/" + "/".join(parts), None
+
+
+def _rule_of(routes: Sequence[BaseRoute]) -> PathRule:
+    ours = [route for route in routes if isinstance(route, Route)]
+    fixed = frozenset(route.path for route in ours if "{" not in route.path)
+    patterns = [route.path_regex for route in ours if "{" in route.path]
+    return lambda path: path in fixed or any(pattern.match(path) for pattern in patterns)
