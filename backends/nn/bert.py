@@ -1,4 +1,4 @@
-"""What BERT, RoBERTa and XLM-RoBERTa have in common: absolute positions, norms behind each half of a layer."""
+"""What BERT and those that descend from it have in common: absolute positions, norms behind each half of a layer."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def build_bert(
     names: LayerNames = BERT_NAMES,
     layer: str = "encoder.layer.{}",
     embedding_norm: str = "embeddings.LayerNorm",
+    embedding_size: int | None = None,
     unused: tuple[str, ...] = (),
 ) -> Encoder:
+    """``embedding_size``: of the embeddings' vectors, where it is not the hidden size."""
     config = spec.config
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
@@ -45,5 +47,6 @@ def build_bert(
         norm=embedding_norm,
         num_positions=config["max_position_embeddings"],
         position_offset=first_position,
+        size=embedding_size,
     )
     return Encoder(spec, shape, embedding, head, params, unused=unused)

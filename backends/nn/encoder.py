@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from engine.backends.kv_pool import KVPool, KVShape
-from engine.backends.loading.parameters import Parameters
+from engine.backends.loading.parameters import Parameters, Rows
 from engine.backends.nn.encoder_head import EncoderHead, HeadNames, mean_of_segments
-from engine.backends.nn.encoder_layers import ACTIVATIONS, EncoderLayer, EncoderShape, Norm, SelfAttention
+from engine.backends.nn.encoder_layers import EncoderLayer, EncoderShape, Norm, SelfAttention
 from engine.backends.nn.parallel import WordTable
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
@@ -35,6 +35,9 @@ class EmbeddingShape:
     num_positions: int = 0
     position_offset: int = 0
     """Row of the first token's position."""
+    size: int | None = None
+    """Of the vectors of the tables, which ``projection`` brings to the hidden size; None: they have it."""
+    projection: str = "embeddings_project"
 
 
 class Encoder:
@@ -60,7 +63,7 @@ class Encoder:
         that checkpoints of this family may hold beside what is needed."""
         _check(spec, shape)
         self.adaptable = adaptable
-        self.shape, self.embedding, self.dtype = shape, embedding, params.dtype
+        self.ops, self.shape, self.embedding, self.dtype = params.ops, shape, embedding, params.dtype
         self.scale = (shape.head_dim * shape.score_terms) ** -0.5
         num_heads = len(params.group.part(shape.num_heads))
         self.layer_shape = LayerShape(
@@ -71,7 +74,7 @@ class Encoder:
             head_dim=shape.head_dim,
             scale=self.scale,
             causal=False,
-            gated=shape.gate is not None,
+            gated=shape.is_gated,
             activation=shape.activation,
             rms_norm=False,
             eps=shape.eps,
@@ -94,15 +97,19 @@ class Encoder:
 
     def _make_tables(self, params: Parameters) -> None:
         shape, embedding = self.shape, self.embedding
-        self.words = WordTable(params, f"{embedding.words}.weight", shape.vocab_size, shape.hidden)
+        size = embedding.size or shape.hidden
+        self.words = WordTable(params, f"{embedding.words}.weight", shape.vocab_size, size)
         self.positions = self.token_types = None
         if embedding.num_positions:
             name = "embeddings.position_embeddings.weight"
-            self.positions = params.table(name, embedding.num_positions, shape.hidden)
+            self.positions = params.table(name, embedding.num_positions, size)
         if shape.num_token_types:
             name = "embeddings.token_type_embeddings.weight"
-            self.token_types = params.table(name, shape.num_token_types, shape.hidden)
-        self.embedding_norm = Norm(params, embedding.norm, shape.hidden, shape.eps, bias=shape.norm_bias)
+            self.token_types = params.table(name, shape.num_token_types, size)
+        self.embedding_norm = Norm(params, embedding.norm, size, shape.eps, bias=shape.norm_bias)
+        self.projection = None
+        if size != shape.hidden:
+            self.projection = params.linear([Rows(embedding.projection, shape.hidden)], size, bias=True)
 
     def finish(self) -> None:
         for layer in self.layers:
@@ -127,13 +134,15 @@ class Encoder:
         if self.positions is not None:
             rows = batch.positions + self.embedding.position_offset
             x = x + F.embedding(rows, self.positions).to(self.dtype)
-        return self.embedding_norm(x)
+        x = self.embedding_norm(x)
+        return x if self.projection is None else self.ops.linear(x, self.projection)
 
 
 def _check(spec: ModelSpec, shape: EncoderShape) -> None:
-    if shape.activation not in ACTIVATIONS:
+    if shape.activation not in shape.activations:
         raise ModelLoadError(
-            f"{spec.path}: activation {shape.activation!r} is not supported; supported are {', '.join(ACTIVATIONS)}"
+            f"{spec.path}: activation {shape.activation!r} is not supported; supported are "
+            f"{', '.join(shape.activations)}"
         )
     if shape.hidden % shape.num_heads:
         raise ModelLoadError(

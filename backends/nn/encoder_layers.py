@@ -35,9 +35,10 @@ class LayerNames:
     out: str
     attention_norm: str
     up: str
-    """The projection up to the MLP's features; with a gate, one fused tensor of both."""
+    """The projection up to the MLP's features; with a gate, one fused tensor of both, unless ``gate`` names its own."""
     down: str
     mlp_norm: str
+    gate: str | None = None
 
     def with_qkv(self, *names: str) -> LayerNames:
         return replace(self, qkv=names)
@@ -85,6 +86,15 @@ class EncoderShape:
     @property
     def head_dim(self) -> int:
         return self.hidden // self.num_heads
+
+    @property
+    def is_gated(self) -> bool:
+        return self.gate is not None or self.names.gate is not None
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Those that the MLP can have."""
+        return (*ACTIVATIONS, "silu") if self.is_gated else ACTIVATIONS
 
 
 class Norm:
@@ -177,15 +187,18 @@ class EncoderLayer:
         self.attention_norm = self._norm(params, prefix + names.attention_norm) if has_norm else None
         self.out = SummedLinear(params, prefix + names.out, shape.hidden, shape.hidden, bias=shape.attention_bias)
         self.mlp_norm = self._norm(params, prefix + names.mlp_norm)
-        up_rows = [rows.part(params.group, shape.intermediate) for rows in self._up_rows(prefix + names.up)]
+        up_rows = [rows.part(params.group, shape.intermediate) for rows in self._up_rows(prefix)]
         self.up = params.linear(up_rows, shape.hidden, bias=shape.up_bias)
         self.down = SummedLinear(params, prefix + names.down, shape.hidden, shape.intermediate, bias=shape.down_bias)
 
     def _norm(self, params: Parameters, name: str) -> Norm:
         return Norm(params, name, self.shape.hidden, self.shape.eps, bias=self.shape.norm_bias)
 
-    def _up_rows(self, name: str) -> list[Rows]:
-        size, gate = self.shape.intermediate, self.shape.gate
+    def _up_rows(self, prefix: str) -> list[Rows]:
+        size, gate, names = self.shape.intermediate, self.shape.gate, self.shape.names
+        name = prefix + names.up
+        if names.gate is not None:
+            return [Rows(prefix + names.gate, size), Rows(name, size)]
         if gate is None:
             return [Rows(name, size)]
         return [Rows(name, size, half * size, 2 * size) for half in (gate, 1 - gate)]
@@ -203,8 +216,10 @@ class EncoderLayer:
 
     def _mlp(self, x: torch.Tensor) -> Activation:
         tanh = self.shape.activation in GELU_TANH
-        if self.shape.gate is None:
+        if not self.shape.is_gated:
             return self.ops.linear_gelu(x, self.up, tanh=tanh)
+        if self.shape.activation == "silu":
+            return self.ops.linear_swiglu(x, self.up)
         return self.ops.linear_geglu(x, self.up, tanh=tanh)
 
 

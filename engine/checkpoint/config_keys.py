@@ -32,6 +32,10 @@ _DECODER = (*_ROPE, "num_key_value_heads", "head_dim", "rms_norm_eps")
 _WINDOWS = ("use_sliding_window", "sliding_window", "layer_types")
 _BERT = ("layer_norm_eps", "type_vocab_size", "position_embedding_type")
 _GTE = (*_ROPE, *_BERT, "pack_qkv", "layer_norm_type", "logn_attention_scale")
+_NOMIC = (
+    *("prenorm", "rotary_emb_fraction", "rotary_emb_interleaved", "rotary_scaling_factor", "use_rms_norm"),
+    *("parallel_block", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "num_experts", "moe_every_n_layers"),
+)
 COMPUTED: dict[str, tuple[str, ...]] = {
     "qwen3": (*_DECODER, *_WINDOWS, "attention_bias"),
     "qwen2": (*_DECODER, *_WINDOWS),
@@ -41,6 +45,12 @@ COMPUTED: dict[str, tuple[str, ...]] = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": (*_BERT, "embedding_size"),
+    "distilbert": ("layer_norm_eps",),
+    "mpnet": ("layer_norm_eps", "relative_attention_num_buckets"),
+    "nomic_bert": (*_ROPE, *_NOMIC, "layer_norm_eps", "type_vocab_size"),
+    "jina_bert": (*_BERT, "feed_forward_type"),
     "modernbert": (
         *("hidden_activation", "norm_eps", "norm_bias", "attention_bias", "mlp_bias", "layer_types"),
         *("rope_parameters", "local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
@@ -74,11 +84,24 @@ _UNREAD: dict[str, tuple[str, ...]] = {
     "modernbert": ("position_embedding_type", "layer_norm_eps", "hidden_act"),
     "gemma": ("hidden_activation",),
     "qwen2": ("attention_bias",),
+    "jina_bert": ("emb_pooler", "attn_implementation"),
+    "xlm-roberta": ("emb_pooler",),
+    "distilbert": ("sinusoidal_pos_embds", "tie_weights_"),
+    "electra": ("summary_type", "summary_use_proj", "summary_activation", "embedding_dropout"),
+    "nomic_bert": (
+        *("use_xentropy", "fused_bias_fc", "fused_dropout_add_ln", "max_trained_positions", "moe_top_k"),
+        *("scale_attn_by_inverse_layer_idx", "scale_attn_weights", "reorder_and_upcast_attn", "dense_seq_output"),
+        *("pad_vocab_size_multiple", "last_layer_subset", "summary_type", "summary_use_proj"),
+        *("summary_activation", "summary_proj_to_labels", "mlp_residual_dropout", "expert_choice_router"),
+        *("ffn_div", "moe_normalize_expert_weights", "moe_resid_pdrop", "moe_impl", "router_aux_loss_coef"),
+        "use_flash_attn",
+    ),
 }
 """Keys that published files of the family hold and its network never reads."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_causal": (None, True),
     "use_bidirectional_attention": (None, False),
+    "causal": (None, False),
     "temperature": (None, 1.0),
     "attention_bias": (None, False),
     "mlp_bias": (None, False),
@@ -119,8 +142,8 @@ def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mappi
         return value in NEUTRAL[key]
     if key == "pooler_hidden_size":
         return bool(value == config.get("hidden_size"))
-    if key == "attention_head_size":
-        return bool(value * config["num_attention_heads"] == config["hidden_size"])
+    if key in ("attention_head_size", "head_dim"):
+        return value is None or bool(value * config["num_attention_heads"] == config["hidden_size"])
     return value is None or (key in defaults and bool(value == defaults[key]))
 
 

@@ -6,7 +6,7 @@ Published models, which are rows too, stand in ``published.toml``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.errors import ConfigError
@@ -29,6 +29,8 @@ class Family:
     """Size of an attention head where config.json states none; None: the hidden size divided among the heads."""
     num_token_types: int = 0
     """Rows of the table of token types where config.json states no ``type_vocab_size``."""
+    own_keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that this family calls otherwise: its own name, the usual one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +53,28 @@ def _decoder(body: str, *, head_dim: int | None = None) -> Family:
     return Family(body=body, causal=True, pooling="last", head_tensors=("score.weight",), head_dim=head_dim)
 
 
-def _encoder(body: str, *head_tensors: str, position_offset: int = 0, num_token_types: int = 0) -> Family:
-    return Family(
-        body=body,
-        causal=False,
-        pooling="cls",
-        head_tensors=head_tensors,
-        position_offset=position_offset,
-        num_token_types=num_token_types,
-    )
+def _encoder(body: str, *head_tensors: str, **differences: Any) -> Family:
+    return Family(body=body, causal=False, pooling="cls", head_tensors=head_tensors, **differences)
 
+
+_DISTILBERT_KEYS = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "activation": "hidden_act",
+}
+_NOMIC_KEYS = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_positions": "max_position_embeddings",
+    "activation_function": "hidden_act",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "rotary_emb_base": "rope_theta",
+}
+"""As GPT-2 calls them, in the files that Nomic's own code wrote."""
 
 FAMILIES: dict[str, Family] = {
     "qwen3": _decoder("Qwen3"),
@@ -71,6 +85,12 @@ FAMILIES: dict[str, Family] = {
     "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
     "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
     "xlm-roberta": _encoder("XLMRoberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
+    "camembert": _encoder("Camembert", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
+    "electra": _encoder("Electra", "classifier.out_proj.weight", num_token_types=2),
+    "distilbert": _encoder("DistilBert", "classifier.weight", own_keys=_DISTILBERT_KEYS),
+    "mpnet": _encoder("MPNet", "classifier.out_proj.weight", position_offset=2),
+    "nomic_bert": _encoder("NomicBert", "classifier.weight", num_token_types=2, own_keys=_NOMIC_KEYS),
+    "jina_bert": _encoder("JinaBert", "classifier.weight", num_token_types=2),
     "modernbert": _encoder("ModernBert", "classifier.weight"),
     "deberta-v2": _encoder("DebertaV2", "classifier.weight"),
     "new": _encoder("New", "classifier.weight", num_token_types=1),

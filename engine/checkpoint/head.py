@@ -120,6 +120,8 @@ def _from_architecture(checkpoint: Checkpoint) -> Statement[Source] | None:
     if checkpoint.chain is not None:
         return None
     if checkpoint.task in HEADLESS:
+        if _is_classifier_by_its_code(checkpoint):
+            return Statement("classifier", Authority.FILES, "auto_map and the tensors of its head")
         if checkpoint.metadata.get("model_type") == "CrossEncoder":
             raise ModelLoadError(
                 f"{checkpoint.label} is a {checkpoint.architecture}, which has no head, and "
@@ -130,6 +132,13 @@ def _from_architecture(checkpoint: Checkpoint) -> Statement[Source] | None:
     if checkpoint.task == "ForSequenceClassification" and not checkpoint.is_language_model:
         return Statement("classifier", Authority.FILES, "config.json")
     return None
+
+
+def _is_classifier_by_its_code(checkpoint: Checkpoint) -> bool:
+    """Its class is the bare network, but its authors' code reads a classifier, which the files hold."""
+    tensors = checkpoint.files.tensors if checkpoint.has_weights else {}
+    stores_head = not checkpoint.has_weights or any(name in tensors for name in checkpoint.family.head_tensors)
+    return "AutoModelForSequenceClassification" in checkpoint.files.remote_code and stores_head
 
 
 def _from_saved_prompt(checkpoint: Checkpoint) -> Statement[Source] | None:

@@ -13,12 +13,23 @@ from engine.errors import ConfigError
 
 KEY = "auto_map"
 _NEW = ("Config", "Model", *(f"For{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")))
+_JINA_BERT = ("ForSequenceClassification", "Model", "ForMaskedLM")
+_NOMIC = ("ForPreTraining", "ForSequenceClassification", "Model")
 _JINA = ("XLMRobertaForSequenceClassification", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 NETWORKS: dict[str, frozenset[str]] = {
     "New": frozenset(
         {
             "configuration.NewConfig",
             *(f"modeling.New{name}" for name in (*_NEW, "ForMultipleChoice", "ForQuestionAnswering")),
+        }
+    ),
+    "JinaBert": frozenset(
+        {"configuration_bert.JinaBertConfig", *(f"modeling_bert.JinaBert{name}" for name in _JINA_BERT)}
+    ),
+    "NomicBert": frozenset(
+        {
+            "configuration_hf_nomic_bert.NomicBertConfig",
+            *(f"modeling_hf_nomic_bert.NomicBert{name}" for name in _NOMIC),
         }
     ),
     "XLMRoberta": frozenset(

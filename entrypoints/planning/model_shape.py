@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.checkpoint.config_names import usual_config
 from engine.checkpoint.families import BodySizes, body_sizes, family_of, position_limit
 from engine.config import BYTES_PER_NUMBER
 from engine.errors import ConfigError
@@ -35,6 +36,7 @@ class ModelShape:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
         """Raises ``ConfigError`` or ``ModelLoadError`` for a model that this engine could not load either."""
+        config = usual_config("the model", config)
         model_type = str(config.get("model_type"))
         sizes, max_len = body_sizes(model_type, config), position_limit(model_type, config)
         if max_len is None:

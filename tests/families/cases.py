@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.families.own_code import jina_bert_logits, own_ids, save_jina_bert, save_nomic
 from tests.support.random_models import save_random
 
 Oracle = Callable[[Path, str, Sequence[str]], list[float]]
@@ -165,16 +166,24 @@ class Family:
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of LLM that such a checkpoint needs."""
     write: Callable[..., Path] = save_random
+    oracle: Oracle | None = None
+    """The written formula, for a network that transformers does not have."""
 
     @property
     def body(self) -> str:
         """As architectures begin."""
-        return self.architecture.removesuffix("ForSequenceClassification").removesuffix("ForCausalLM")
+        return (
+            self.architecture.removesuffix("ForSequenceClassification")
+            .removesuffix("ForCausalLM")
+            .removesuffix("Model")
+        )
 
     def make(self, folder: Path, shape: str) -> Path:
         return self.write(folder, self.architecture, self.tokenizer, name=self.name, **self.shapes[shape])
 
     def expected(self, folder: Path, query: str, documents: Sequence[str]) -> list[float]:
+        if self.oracle is not None:
+            return self.oracle(folder, query, documents)
         if not self.tokens:
             return pair_logits(folder, query, documents)
         return logits_of_ids(folder, self.ids(folder, query, documents), self.tokens)
@@ -235,6 +244,79 @@ FAMILIES: dict[str, Family] = {
         shapes={
             name: shape | _ROBERTA_POSITIONS | {"max_position_embeddings": 1026} for name, shape in _BERT_SHAPES.items()
         },
+    ),
+    "camembert": Family(
+        model_type="camembert",
+        architecture="CamembertForSequenceClassification",
+        tokenizer="xlm-roberta",
+        models="crossencoder-camembert-base-mmarcoFR",
+        scoring="the tokenizer's pair form; dense layer and classifier",
+        ids=pair_ids,
+        shapes={"three layers": _encoder(**_ROBERTA_POSITIONS)},
+    ),
+    "electra": Family(
+        model_type="electra",
+        architecture="ElectraForSequenceClassification",
+        tokenizer="bert",
+        models="ms-marco-electra-base",
+        scoring="the tokenizer's pair form with token types; dense layer, gelu and classifier",
+        ids=pair_ids,
+        shapes={
+            "embeddings as wide as the layers": _encoder(embedding_size=48, max_position_embeddings=512),
+            "narrow embeddings, fp16 on disk": _encoder(
+                embedding_size=16, num_hidden_layers=2, max_position_embeddings=512, dtype="float16"
+            ),
+        },
+    ),
+    "distilbert": Family(
+        model_type="distilbert",
+        architecture="DistilBertForSequenceClassification",
+        tokenizer="distilbert",
+        models="ruri-reranker-small, cross-encoder-mmarco-german-distilbert-base",
+        scoring="the tokenizer's pair form; dense layer, relu and classifier",
+        ids=pair_ids,
+        shapes={"three layers": {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 80}},
+    ),
+    "mpnet": Family(
+        model_type="mpnet",
+        architecture="MPNetForSequenceClassification",
+        tokenizer="roberta",
+        models="cross-encoders trained on mpnet-base",
+        scoring="the tokenizer's pair form; dense layer and classifier",
+        ids=pair_ids,
+        shapes={
+            "three layers": _encoder(max_position_embeddings=514),
+            "six heads": _encoder(num_attention_heads=6, num_hidden_layers=2, max_position_embeddings=514),
+        },
+    ),
+    "nomic_bert": Family(
+        model_type="nomic_bert",
+        architecture="NomicBertForSequenceClassification",
+        tokenizer="bert",
+        models="cross-encoders trained on nomic-bert-2048",
+        scoring="the tokenizer's pair form with token types; pooler and classifier",
+        ids=pair_ids,
+        shapes={
+            "three layers": _encoder(max_position_embeddings=512),
+            "keys and tensors as Nomic's own code calls them": _encoder(
+                max_position_embeddings=512, num_hidden_layers=2, own_names=True
+            ),
+        },
+        write=save_nomic,
+    ),
+    "jina_bert": Family(
+        model_type="jina_bert",
+        architecture="JinaBertModel",
+        tokenizer="bert",
+        models="jina-reranker-v1-turbo-en, jina-reranker-v1-tiny-en, as published (model_type bert)",
+        scoring="the tokenizer's pair form with token types; pooler and classifier",
+        ids=own_ids,
+        shapes={
+            "four heads": _encoder(max_position_embeddings=512),
+            "six heads": _encoder(num_attention_heads=6, num_hidden_layers=2, max_position_embeddings=512),
+        },
+        write=save_jina_bert,
+        oracle=jina_bert_logits,
     ),
     "qwen3": Family(
         model_type="qwen3",

@@ -21,6 +21,8 @@ CASES = {
     "modernbert": "as published",
     "deberta-v2": "as published",
     "gte": "three layers",
+    "mpnet": "three layers",
+    "jina_bert": "six heads",
     "gemma": "one key head",
     "qwen2": "tied",
 }

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import LLM
-from engine.errors import ModelLoadError
+from engine.errors import ConfigError, ModelLoadError
 from tests.families.cases import FAMILIES, pair_logits
 from tests.support.checkpoints import make_bert, make_xlm_roberta
 from tests.support.texts import TEXTS
@@ -54,7 +54,22 @@ def test_jina_reranker_v2(tmp_path: Path) -> None:
             name = name.replace(old, new)
         renamed[name] = tensor
     resave(folder, renamed)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_type"]  # as published
+    config["auto_map"] = {
+        "AutoConfig": "configuration_xlm_roberta.XLMRobertaFlashConfig",
+        "AutoModelForSequenceClassification": "modeling_xlm_roberta.XLMRobertaForSequenceClassification",
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"use_flash_attn": True}))
     assert logits(folder) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_two_names_of_one_number(tmp_path: Path) -> None:
+    folder = FAMILIES["distilbert"].make(tmp_path, "three layers")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(ConfigError, match="dim = 48 and hidden_size = 64"):
+        logits(folder)
 
 
 def test_what_pretraining_left_behind_is_not_in_the_way(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ _MADE_UP = ("transformers_version", "architectures", "dtype", "id2label", "label
 
 def test_the_defaults_are_those_of_the_installed_transformers() -> None:
     assert set(COMPUTED) == set(FAMILIES)
-    for model_type in set(FAMILIES) - {"new"}:
+    for model_type in set(FAMILIES) - {"new", "jina_bert"}:
         theirs = transformers.AutoConfig.for_model(model_type).to_dict()
         for key, value in class_defaults(model_type).items():
             assert theirs.get(key) == value, f"{model_type}: {key}"

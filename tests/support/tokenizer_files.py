@@ -238,6 +238,10 @@ TOKENIZERS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
         bert_tokenizer_json(),
         {**_BERT_TOKENS, "tokenizer_class": "BertTokenizer", "model_max_length": 512},
     ),
+    "distilbert": lambda: (
+        bert_tokenizer_json(),
+        _plain_config(512, **_BERT_TOKENS) | {"model_input_names": ["input_ids", "attention_mask"]},
+    ),
     "roberta": lambda: (roberta_tokenizer_json(), _plain_config(512, **_ROBERTA_TOKENS)),
     "xlm-roberta": lambda: (xlm_roberta_tokenizer_json(), _plain_config(8192, **_ROBERTA_TOKENS)),
     "deberta": lambda: (
