@@ -182,6 +182,8 @@ class ServerConfig:
     """Largest body of a call, in bytes."""
     max_documents: int = 10_000
     """Most documents of a call."""
+    max_queue_seconds: float = 5.0
+    """Longest wait, by the measured speed; calls that would wait longer are refused at once. 0: no limit."""
     max_queued_pairs: int = 100_000
     """Pairs in flight; calls beyond it are refused at once."""
     max_queued_tokens: int = 50_000_000

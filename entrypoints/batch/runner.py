@@ -45,7 +45,13 @@ class BatchReport:
 @asynccontextmanager
 async def loaded_app(engine_config: EngineConfig, server_config: ServerConfig) -> AsyncGenerator[ASGIApp, None]:
     """The server's application around a loaded model; the window limits what is inside, not the server's own limits."""
-    config = replace(server_config, max_queued_pairs=NO_LIMIT, max_queued_tokens=NO_LIMIT, max_body_bytes=NO_LIMIT)
+    config = replace(
+        server_config,
+        max_queue_seconds=0,
+        max_queued_pairs=NO_LIMIT,
+        max_queued_tokens=NO_LIMIT,
+        max_body_bytes=NO_LIMIT,
+    )
     service = RerankService(replace(config, api_key=()), ServerMetrics())
     service.attach(await load_engine(engine_config))
     try:

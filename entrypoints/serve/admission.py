@@ -1,74 +1,84 @@
-"""Which calls are admitted: one atomic decision a call, in pairs and in tokens, with limits that are on by default.
+"""Which calls are admitted: one decision a call, in seconds, pairs and tokens, with limits that are on by default.
 
 The decision is made when the body has been read, before anything is tokenised; tokens are estimated from the texts
 then, and counted exactly once they are known. A call that was admitted is never refused later.
 
-**Fair shares.** The last eighth of the queue is for callers (API key or address) that have nothing in flight, so one
-caller cannot fill it. What a caller already has in flight is passed on with each call (``backlog_tokens``), and the
-scheduler puts the call behind others by that much.
+**Seconds.** A call that would wait longer than ``max_queue_seconds``, or than its caller does, is refused at once: the
+wait is what is queued over the measured speed (``waiting.py``). Its own size does not matter: large calls are refused
+no more often than small ones.
+
+**Fair shares.** The last eighth of each limit is for callers (API key or address) that have nothing in flight, so one
+caller cannot fill the queue. What a caller already has in flight is passed on with each call (``backlog_tokens``), and
+the scheduler puts the call behind others by that much.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from engine.config import ServerConfig
+from engine.core.replicas import work_tokens
+from engine.entrypoints.serve.waiting import ModelQueue
 from engine.errors import OverloadedError, TooLargeError
+from engine.messages import EngineCoreRequest
 from engine.request import RerankCall
 
 NEWCOMERS_SHARE = 8
 """One part in so many of each limit is for callers with nothing in flight."""
-SPEED_MEMORY_S = 10.0
-"""Half of the weight of what was measured is lost in this time."""
-MAX_RETRY_AFTER_S = 60.0
+MAX_RETRY_AFTER_S = 600.0
 
 
-def estimated_tokens(call: RerankCall, min_pair_tokens: int) -> int:
-    """A cheap estimate of the tokens of a call, before it is tokenised.
+@dataclass(frozen=True, slots=True)
+class CallSize:
+    """How much a call asks for."""
 
-    About four characters a token, one where a text is not ASCII, and ``min_pair_tokens`` for the template of each pair.
+    num_pairs: int
+    num_tokens: int
+    """Of all pairs, each as a whole: what is kept in memory."""
+    work: int
+    """Tokens to be computed: what the pairs share counts once."""
+
+
+def estimated_size(call: RerankCall, min_pair_tokens: int, max_pair_tokens: int, *, shares: bool) -> CallSize:
+    """A cheap estimate of the size of a call, before it is tokenised.
+
+    About four characters a token, one where a text is not ASCII, and ``min_pair_tokens`` for the template of each pair;
+    no text counts more than the ``max_pair_tokens`` to which it will be cut. ``shares``: the model computes once what
+    the pairs of a call have in common.
     """
-    template = call.num_pairs * min_pair_tokens
+    num_pairs = call.num_pairs
+    longest = max_pair_tokens if call.chunks is None else None
+    template = num_pairs * min_pair_tokens
     if call.prompts is not None:
-        return template + sum(_text_tokens(p) if isinstance(p, str) else len(p) for p in call.prompts)
-    queries, documents = sum(map(_text_tokens, call.queries)), sum(map(_text_tokens, call.documents))
+        num_tokens = template + sum(
+            _text_tokens(p, longest) if isinstance(p, str) else min(len(p), max_pair_tokens) for p in call.prompts
+        )
+        return CallSize(num_pairs, num_tokens, num_tokens)
+    queries = sum(_text_tokens(text, longest) for text in call.queries)
+    documents = sum(_text_tokens(text, longest) for text in call.documents)
     if call.every_query:
-        return template + queries * len(call.documents) + documents * len(call.queries)
-    return template + documents + (queries if len(call.queries) > 1 else queries * len(call.documents))
+        queries_in_pairs, documents = queries * len(call.documents), documents * len(call.queries)
+    else:
+        queries_in_pairs = queries if len(call.queries) > 1 else queries * len(call.documents)
+    num_tokens = template + queries_in_pairs + documents
+    work = len(call.queries) * min_pair_tokens + queries + documents if shares else num_tokens
+    return CallSize(num_pairs, num_tokens, min(work, num_tokens))
 
 
-def _text_tokens(text: str) -> int:
-    return len(text) // 4 if text.isascii() else len(text)
+def known_size(request: EngineCoreRequest, *, shares: bool) -> CallSize:
+    """The size of a call whose texts are tokens; ``shares`` as for ``estimated_size``."""
+    num_tokens = len(request.token_ids)
+    return CallSize(request.num_pairs, num_tokens, work_tokens(request) if shares else num_tokens)
 
 
-class Speed:
-    """Tokens a second while there is work, as an average that forgets. It tells a refused client when to come back."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._tokens = 0.0
-        self._seconds = 0.0
-        self._since_s = clock()
-
-    def start(self) -> None:
-        """Starts the clock again after a pause, which says nothing about speed."""
-        self._since_s = self._clock()
-
-    def done(self, num_tokens: int) -> None:
-        """Counts tokens that were answered since the last call of this method, or since ``start``."""
-        now = self._clock()
-        elapsed, self._since_s = now - self._since_s, now
-        keep = 0.5 ** (elapsed / SPEED_MEMORY_S)
-        self._tokens = self._tokens * keep + num_tokens
-        self._seconds = self._seconds * keep + elapsed
-
-    def seconds_for(self, num_tokens: int) -> float:
-        """How long that many tokens will take; one second while nothing is known."""
-        return num_tokens * self._seconds / self._tokens if self._tokens > 0 else 1.0
+def _text_tokens(text: str, longest: int | None) -> int:
+    num_tokens = len(text) // 4 if text.isascii() else len(text)
+    return num_tokens if longest is None else min(num_tokens, longest)
 
 
 class Permit(Protocol):
@@ -77,7 +87,7 @@ class Permit(Protocol):
     backlog_tokens: int
     """Tokens that its caller had in flight before it."""
 
-    def settle(self, num_pairs: int, num_tokens: int) -> None:
+    def settle(self, size: CallSize) -> None:
         """Says the real numbers, once the texts are cut into pairs and tokens."""
         ...
 
@@ -100,8 +110,16 @@ class AdmissionControl(Protocol):
     idle: asyncio.Event
     """Set while no call is in flight."""
 
-    async def acquire(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> Permit:
-        """A permit for a call. ``call_id`` is what the core will know the call by.
+    @property
+    def wait_s(self) -> float:
+        """Seconds that what is queued will take; 0 where that is not known."""
+        ...
+
+    async def acquire(
+        self, call_id: str, size: CallSize, caller: str, *, model: str, patience_s: float | None
+    ) -> Permit:
+        """A permit for a call. ``call_id`` is what the core will know the call by; ``patience_s``: how long its client
+        waits, as far as it has said so.
 
         Raises ``OverloadedError`` (with the time after which to retry) or ``TooLargeError``.
         """
@@ -111,30 +129,33 @@ class AdmissionControl(Protocol):
 class AdmissionPermit:
     """What one call holds of the queue, released as its pairs are answered."""
 
-    def __init__(self, admission: Admission, caller: str, num_pairs: int, num_tokens: int, backlog_tokens: int) -> None:
+    def __init__(
+        self, admission: Admission, caller: str, queue: ModelQueue, size: CallSize, backlog_tokens: int
+    ) -> None:
         self._admission = admission
+        self._queue = queue
         self.caller = caller
-        self.open_pairs = num_pairs
-        self.open_tokens = num_tokens
         self.backlog_tokens = backlog_tokens
         """Tokens that its caller had in flight before it."""
-        self._tokens_per_pair = num_tokens / max(1, num_pairs)
+        self.open_pairs = self.open_tokens = self.open_work = 0
+        self.settle(size)
 
-    def settle(self, num_pairs: int, num_tokens: int) -> None:
+    def settle(self, size: CallSize) -> None:
         """Takes the real numbers, once the texts are cut into pairs and tokens. They are counted, not judged again."""
-        self._admission.add(self.caller, num_pairs - self.open_pairs, num_tokens - self.open_tokens)
-        self.open_pairs, self.open_tokens = num_pairs, num_tokens
-        self._tokens_per_pair = num_tokens / max(1, num_pairs)
+        self._size = size
+        self._hold(size.num_pairs, size.num_tokens, size.work)
 
     def answered(self, num_pairs: int) -> None:
         """Releases what pairs held that have been answered."""
-        pairs, tokens = self._part(num_pairs)
-        self._admission.speed.done(tokens)
-        self._release(pairs, tokens)
+        before, size = self.open_work, self._size
+        left = max(0, self.open_pairs - num_pairs)
+        share = left / max(1, size.num_pairs)
+        self._hold(left, min(self.open_tokens, round(size.num_tokens * share)), min(before, round(size.work * share)))
+        self._queue.speed.done(before - self.open_work, self._queue.work)
 
     def release(self) -> None:
         """The call is over; whatever is left of it will not be computed."""
-        self._release(self.open_pairs, self.open_tokens)
+        self._hold(0, 0, 0)
         self._admission.call_ended(self.caller)
 
     def __enter__(self) -> Self:
@@ -143,46 +164,44 @@ class AdmissionPermit:
     def __exit__(self, *raised: object) -> None:
         self.release()
 
-    def _part(self, num_pairs: int) -> tuple[int, int]:
-        if num_pairs >= self.open_pairs:
-            return self.open_pairs, self.open_tokens
-        return num_pairs, min(self.open_tokens, round(num_pairs * self._tokens_per_pair))
-
-    def _release(self, num_pairs: int, num_tokens: int) -> None:
-        self.open_pairs -= num_pairs
-        self.open_tokens -= num_tokens
-        self._admission.add(self.caller, -num_pairs, -num_tokens)
+    def _hold(self, num_pairs: int, num_tokens: int, work: int) -> None:
+        self._admission.add(self.caller, num_pairs - self.open_pairs, num_tokens - self.open_tokens)
+        self._queue.change(self.open_work, work)
+        self.open_pairs, self.open_tokens, self.open_work = num_pairs, num_tokens, work
 
 
 class Admission:
     """Counts what is in flight, and decides about each call by it."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` is ``time.monotonic`` outside tests."""
         self._config = config
         self.num_calls = 0
         self.num_pairs = 0
         self.num_tokens = 0
-        self.speed = Speed()
         self.idle = asyncio.Event()
         self.idle.set()
+        self.queues: defaultdict[str, ModelQueue] = defaultdict(lambda: ModelQueue(clock))
+        """By model."""
         self._tokens_of: Counter[str] = Counter()
         self._calls_of: Counter[str] = Counter()
 
-    async def acquire(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> AdmissionPermit:
+    async def acquire(
+        self, call_id: str, size: CallSize, caller: str, *, model: str, patience_s: float | None
+    ) -> AdmissionPermit:
         """``admit``, as ``AdmissionControl`` has it. Nothing is waited for: the decision is made in this process."""
-        return self.admit(num_pairs, num_tokens, caller)
+        return self.admit(size, caller, model=model, patience_s=patience_s)
 
-    def admit(self, num_pairs: int, num_tokens: int, caller: str) -> AdmissionPermit:
+    def admit(
+        self, size: CallSize, caller: str, *, model: str = "", patience_s: float | None = None
+    ) -> AdmissionPermit:
         """A permit for a call, to be released by its ``release``. Raises ``OverloadedError`` or ``TooLargeError``."""
-        self._check(num_pairs, num_tokens, caller)
-        if self.num_calls == 0:
-            self.speed.start()
-        permit = AdmissionPermit(self, caller, num_pairs, num_tokens, self._tokens_of[caller])
+        queue = self.queues[model]
+        self._check(size, caller, queue, patience_s)
         self.num_calls += 1
         self._calls_of[caller] += 1
-        self.add(caller, num_pairs, num_tokens)
         self.idle.clear()
-        return permit
+        return AdmissionPermit(self, caller, queue, size, self._tokens_of[caller])
 
     def call_ended(self, caller: str) -> None:
         """Counts a call that is over."""
@@ -199,29 +218,60 @@ class Admission:
         self.num_tokens += num_tokens
         self._tokens_of[caller] += num_tokens
 
-    def _check(self, num_pairs: int, num_tokens: int, caller: str) -> None:
+    @property
+    def wait_s(self) -> float:
+        """Seconds that what is queued for the busiest model will take; 0 while no speed is known."""
+        waits = (queue.work / speed for queue in self.queues.values() if (speed := queue.speed.tokens_per_s))
+        return max(waits, default=0.0)
+
+    def _check(self, size: CallSize, caller: str, queue: ModelQueue, patience_s: float | None) -> None:
         config = self._config
-        if num_pairs > config.max_documents:
+        if size.num_pairs > config.max_documents:
             raise TooLargeError(
-                f"{num_pairs} documents are more than the {config.max_documents} that one call may have "
+                f"{size.num_pairs} documents are more than the {config.max_documents} that one call may have "
                 "(--max-documents).",
                 param="documents",
             )
         if not self.num_calls:
             return  # what fits nowhere else fits into an empty server
-        newcomer = not self._calls_of[caller]
+        kept = 0 if not self._calls_of[caller] else NEWCOMERS_SHARE
+        self._check_wait(size, queue, kept, patience_s)
         limits: Sequence[tuple[str, int, int, int, str]] = (
-            ("pairs", self.num_pairs, num_pairs, config.max_queued_pairs, "--max-queued-pairs"),
-            ("tokens", self.num_tokens, num_tokens, config.max_queued_tokens, "--max-queued-tokens"),
+            ("pairs", self.num_pairs, size.num_pairs, config.max_queued_pairs, "--max-queued-pairs"),
+            ("tokens", self.num_tokens, size.num_tokens, config.max_queued_tokens, "--max-queued-tokens"),
         )
         for what, in_flight, more, limit, flag in limits:
-            share = limit if newcomer else limit - limit // NEWCOMERS_SHARE
+            share = limit - limit // kept if kept else limit
             if in_flight + more > share:
                 whose = f"; {limit - share} are kept for other callers" if in_flight + more <= limit else ""
-                raise self._overloaded(f"{in_flight} {what} are waiting, {more} more are asked for ({flag}{whose})")
+                why = f"{in_flight} {what} are waiting, {more} more are asked for ({flag}{whose})"
+                raise _overloaded(why, queue.speed.seconds_for(queue.work))
 
-    def _overloaded(self, why: str) -> OverloadedError:
-        wait_s = self.speed.seconds_for(self.num_tokens)
-        return OverloadedError(
-            f"The server is overloaded: {why}. Try again later.", retry_after_s=min(MAX_RETRY_AFTER_S, max(1.0, wait_s))
-        )
+    def _check_wait(self, size: CallSize, queue: ModelQueue, kept: int, patience_s: float | None) -> None:
+        """Refuses a call that would wait too long, by the server's limit or its own."""
+        limits = list(_wait_limits(self._config.max_queue_seconds, kept, patience_s))
+        if not limits:
+            return
+        limit_s, what = min(limits)
+        wait_s = queue.wait_s(size.work, limit_s)
+        if wait_s > limit_s:
+            # When half of the limit is left: who comes back at the very moment finds others there.
+            raise _overloaded(f"this call would wait {wait_s:.1f} s, {what}", wait_s - limit_s / 2)
+
+
+def _wait_limits(limit_s: float, kept: int, patience_s: float | None) -> Iterable[tuple[float, str]]:
+    """Seconds that a call may wait, and the words for each limit."""
+    if limit_s and kept:
+        whose = f"; an eighth of {limit_s:g} s is kept for other callers"
+        yield limit_s - limit_s / kept, f"longer than --max-queue-seconds allows{whose}"
+    elif limit_s:
+        yield limit_s, f"longer than the {limit_s:g} s of --max-queue-seconds"
+    if patience_s is not None:
+        yield patience_s, f"longer than the {patience_s:g} s that its caller waits"
+
+
+def _overloaded(why: str, retry_after_s: float) -> OverloadedError:
+    return OverloadedError(
+        f"The server is overloaded: {why}. Try again later.",
+        retry_after_s=min(MAX_RETRY_AFTER_S, max(1.0, retry_after_s)),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,12 @@ from engine.request import RerankCall
 logger = logging.getLogger(__name__)
 
 DIALECT_HEADERS = ("x-dialect", "x-rerank-dialect")
+PATIENCE_HEADERS = {
+    "x-envoy-expected-rq-timeout-ms": 0.001,
+    "x-stainless-read-timeout": 1.0,
+    "x-stainless-timeout": 1.0,
+}
+"""In which proxies (Envoy) and SDKs (those that Stainless makes) say how long they wait, and their unit in seconds."""
 INLINE_BYTES = 32 * 1024
 """Bodies up to this size are decoded on the event loop; larger ones in a thread."""
 
@@ -70,7 +77,7 @@ class CallHandler:
             lines = _wanted_lines(request, parsed.call)
             if lines is not None:
                 return await self._stream(request, parsed, dialect, lines)
-            work = self._service.score(parsed.call, request.state.request_id)
+            work = self._service.score(parsed.call, request.state.request_id, _patience_s(request))
             result = await while_connected(work, request.receive, self._service.cut_off)
             return self._answer(request, result, dialect, paths)
         except (ClientGoneError, ClientDisconnect):
@@ -147,7 +154,7 @@ class CallHandler:
         return error_response(error, request.state.request_id, content, status)
 
     async def _stream(self, request: Request, parsed: ParsedCall, dialect: Dialect, lines: Lines) -> Response:
-        progress = self._service.run(parsed.call, request.state.request_id)
+        progress = self._service.run(parsed.call, request.state.request_id, _patience_s(request))
         # Texts are checked before the status line goes out: a wrong call still gets its 400.
         try:
             await while_connected(anext(progress), request.receive, self._service.cut_off)
@@ -174,6 +181,12 @@ class CallHandler:
 
     def _count(self, request: Request, dialect: Dialect, status: int) -> None:
         self._service.metrics.calls.labels(request.scope["route"].path, dialect.name, str(status)).inc()
+
+
+def _patience_s(request: Request) -> float | None:
+    """How long the client waits, as far as its headers say so; what is no number says nothing."""
+    said = ((request.headers.get(name, ""), unit) for name, unit in PATIENCE_HEADERS.items())
+    return min((float(text) * unit for text, unit in said if re.fullmatch(r"\d{1,9}(\.\d*)?", text)), default=None)
 
 
 def _wanted_lines(request: Request, call: RerankCall) -> Lines | None:

@@ -97,6 +97,9 @@ class ServerMetrics:
         )
         self.running_calls = Gauge("engine_running_calls", "Calls in flight.", registry=registry)
         self.queued_pairs = Gauge("engine_queued_pairs", "Pairs in flight, without a score yet.", registry=registry)
+        self.queue_wait_s = Gauge(
+            "engine_queue_wait_seconds", "How long what is queued will take, by the measured speed.", registry=registry
+        )
         self.call_s = Histogram(
             "engine_call_seconds", "From the body to the last score.", buckets=_LATENCY_BUCKETS, registry=registry
         )

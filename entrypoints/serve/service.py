@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.admission import Admission, AdmissionControl, estimated_tokens
+from engine.entrypoints.serve.admission import Admission, AdmissionControl, estimated_size, known_size
 from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
@@ -66,6 +66,7 @@ class RerankService:
         self._threads = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenizer")
         metrics.running_calls.set_function(lambda: self.admission.num_calls)
         metrics.queued_pairs.set_function(lambda: self.admission.num_pairs)
+        metrics.queue_wait_s.set_function(lambda: self.admission.wait_s)
 
     def attach(self, *engines: LoadedEngine) -> None:
         """Adds loaded models: calls are taken from now on. Raises ``ConfigError`` for a name that two have."""
@@ -122,17 +123,20 @@ class RerankService:
         """``function(*args)`` in a tokenizer thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def score(self, call: RerankCall, request_id: str) -> CallResult:
+    async def score(self, call: RerankCall, request_id: str, patience_s: float | None = None) -> CallResult:
         """The whole result of a call. Raises what ``run`` raises."""
-        async with aclosing(self.run(call, request_id)) as progress:
+        async with aclosing(self.run(call, request_id, patience_s)) as progress:
             async for item in progress:
                 if isinstance(item, CallResult):
                     return item
         raise EngineDeadError("The engine ended before the call did.")
 
-    async def run(self, call: RerankCall, request_id: str) -> AsyncGenerator[Progress, None]:
+    async def run(
+        self, call: RerankCall, request_id: str, patience_s: float | None = None
+    ) -> AsyncGenerator[Progress, None]:
         """What happens to a call, in order: ``Accepted``, the results that each step settles, the ``CallResult``.
 
+        ``patience_s``: how long the client waits, where it is known; a call that would wait longer is refused.
         Closing the generator aborts what has not run. Raises ``RequestError`` about a field of the call,
         ``OverloadedError``, ``NotReadyError``, ``ShuttingDownError`` or ``EngineDeadError``; failures of single pairs
         are in the ``CallResult``.
@@ -143,17 +147,20 @@ class RerankService:
         chosen = self.models.choose(call.model)
         engine = chosen.engine
         self._check_cut(engine, call.options.truncate_prompt_tokens)
-        num_tokens = estimated_tokens(call, engine.processor.min_pair_tokens)
+        shares = engine.spec.causal
+        size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=shares)
+        patience_s = min((s for s in (patience_s, call.timeout_s) if s is not None), default=None)
         # Two clients may choose the same request id; the core's ids are ours alone.
         call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
-        with await self.admission.acquire(call_id, call.num_pairs, num_tokens, call.caller) as permit:
+        with await self.admission.acquire(
+            call_id, size, call.caller, model=engine.names[0], patience_s=patience_s
+        ) as permit:
             encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
             await self._encode(encoding, deadline)
             pairs = encoding.pairs
             pair_tokens = [len(pair.token_ids) for pair in pairs]
             num_tokens = sum(pair_tokens)
             self.metrics.pair_tokens.observe(pair_tokens)
-            permit.settle(len(pairs), num_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
             results = ResultAssembler(engine.spec.head, encoding.texts, pairs)
@@ -168,6 +175,7 @@ class RerankService:
                     backlog_tokens=permit.backlog_tokens,
                     cache_scope=f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller,
                 )
+                permit.settle(known_size(request, shares=shares))
                 async with aclosing(engine.client.run(request)) as outputs:
                     async for output in until(deadline, outputs):
                         permit.answered(len(output.indices) + len(output.errors))

@@ -291,8 +291,8 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     for name in _POSITIVE:
         if (value := values.get(name)) is not None and value <= 0:
             raise ConfigError(f"{name}={value}: a positive number expected.", param=name)
-    for name in ("shutdown_timeout_s", "drain_delay_s"):
-        if values.get(name, 0) < 0:
+    for name in ("shutdown_timeout_s", "drain_delay_s", "max_queue_seconds"):
+        if not values.get(name, 0) >= 0:
             raise ConfigError(f"{name}={values[name]}: zero or more seconds expected.", param=name)
     if values.get("api_server_count", 1) > MAX_API_SERVERS:
         raise ConfigError(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.config import SchedulerConfig, ServerConfig
-from engine.entrypoints.serve.admission import Admission, Speed, estimated_tokens
+from engine.entrypoints.serve.admission import Admission, CallSize, estimated_size
 from engine.errors import OverloadedError
 from engine.messages import EngineCoreRequest
 from engine.request import RerankCall
@@ -16,70 +16,68 @@ from engine.scheduling.scheduler import Scheduler
 from tests.support.fake_worker import FakeRunner, fake_info
 
 
+def size(num_pairs: int, num_tokens: int) -> CallSize:
+    return CallSize(num_pairs, num_tokens, num_tokens)
+
+
 def test_a_call_is_let_in_or_refused_as_a_whole() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=1600))
-    with admission.admit(10, 100, "a"):
-        with pytest.raises(OverloadedError, match="--max-queued-pairs"), admission.admit(7, 1, "b"):
+    with admission.admit(size(10, 100), "a"):
+        with pytest.raises(OverloadedError, match="--max-queued-pairs"), admission.admit(size(7, 1), "b"):
             pass
-        with pytest.raises(OverloadedError, match="--max-queued-tokens"), admission.admit(1, 1501, "b"):
+        with pytest.raises(OverloadedError, match="--max-queued-tokens"), admission.admit(size(1, 1501), "b"):
             pass
         assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (1, 10, 100)
     assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (0, 0, 0)
+    assert admission.queues[""].work == 0
     assert not admission._tokens_of
     assert admission.idle.is_set()
 
 
 def test_an_empty_server_takes_any_call_that_is_allowed_at_all() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=100))
-    with admission.admit(500, 10_000, "a"):
+    with admission.admit(size(500, 10_000), "a", patience_s=0.001):
         assert admission.num_pairs == 500
 
 
 def test_real_tokens_replace_the_estimate_and_are_not_judged_again() -> None:
     admission = Admission(ServerConfig(max_queued_tokens=1000))
-    with admission.admit(4, 100, "a") as permit:
-        permit.settle(8, 5000)
-        assert (admission.num_pairs, admission.num_tokens) == (8, 5000)
+    with admission.admit(size(4, 100), "a") as permit:
+        permit.settle(CallSize(8, 5000, 3000))
+        assert (admission.num_pairs, admission.num_tokens, admission.queues[""].work) == (8, 5000, 3000)
         permit.answered(2)
-        assert (admission.num_pairs, admission.num_tokens) == (6, 3750)
+        assert (admission.num_pairs, admission.num_tokens, admission.queues[""].work) == (6, 3750, 2250)
         permit.answered(6)
-        assert (admission.num_pairs, admission.num_tokens) == (0, 0)
+        assert (admission.num_pairs, admission.num_tokens, admission.queues[""].work) == (0, 0, 0)
 
 
 def test_one_caller_cannot_fill_the_queue() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=80))
     with ExitStack() as inside:
         for _ in range(7):
-            inside.enter_context(admission.admit(10, 10, "hog"))
-        with pytest.raises(OverloadedError, match="kept for other callers"), admission.admit(10, 10, "hog"):
+            inside.enter_context(admission.admit(size(10, 10), "hog"))
+        with pytest.raises(OverloadedError, match="kept for other callers"), admission.admit(size(10, 10), "hog"):
             pass
-        inside.enter_context(admission.admit(10, 10, "newcomer"))
-        with pytest.raises(OverloadedError), admission.admit(10, 10, "another"):
+        inside.enter_context(admission.admit(size(10, 10), "newcomer"))
+        with pytest.raises(OverloadedError), admission.admit(size(10, 10), "another"):
             pass
-
-
-def test_retry_after_is_the_queue_over_the_measured_speed() -> None:
-    now = [0.0]
-    speed = Speed(lambda: now[0])
-    assert speed.seconds_for(10**9) == 1.0, "nothing is known yet"
-    for _ in range(100):
-        now[0] += 0.1
-        speed.done(50)
-    assert speed.seconds_for(5000) == pytest.approx(10.0, rel=0.01)
-    now[0] += 3600  # a quiet hour says nothing about speed
-    speed.start()
-    now[0] += 0.1
-    speed.done(50)
-    assert speed.seconds_for(5000) == pytest.approx(10.0, rel=0.01)
 
 
 def test_estimates_lie_near_the_truth() -> None:
+    def estimate(call: RerankCall, template: int) -> tuple[int, int]:
+        found = estimated_size(call, template, 8192, shares=True)
+        assert estimated_size(call, template, 8192, shares=False).work == found.num_tokens
+        return found.num_tokens, found.work
+
     english = "The giant panda is a bear species endemic to China. " * 20
-    assert estimated_tokens(RerankCall(queries=["what"], documents=[english]), 40) == 40 + 1 + len(english) // 4
-    assert estimated_tokens(RerankCall(queries=["q"], documents=["熊猫" * 100]), 40) == 240
-    assert estimated_tokens(RerankCall(queries=[], documents=[], prompts=[[1, 2, 3], "abcdefgh"]), 0) == 5
+    one = 40 + 1 + len(english) // 4
+    assert estimate(RerankCall(queries=["what"], documents=[english]), 40) == (one, one)
+    assert estimate(RerankCall(queries=["q"], documents=["熊猫" * 100]), 40) == (240, 240)
+    assert estimate(RerankCall(queries=[], documents=[], prompts=[[1, 2, 3], "abcdefgh"]), 0) == (5, 5)
     both = RerankCall(queries=["a" * 40, "b" * 40], documents=["c" * 400] * 3, every_query=True)
-    assert estimated_tokens(both, 10) == 6 * 10 + 20 * 3 + 300 * 2
+    assert estimate(both, 10) == (6 * 10 + 20 * 3 + 300 * 2, 2 * 10 + 20 + 300 * 2)
+    huge = RerankCall(queries=["q"], documents=["panda " * 10**6])
+    assert estimate(huge, 40) == (40 + 8192, 40 + 8192), "it will be cut"
 
 
 def test_a_backlog_stands_behind_the_first_call_of_another_caller() -> None:

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.admission import Admission, CallSize
 from engine.entrypoints.serve.api_servers import coordinator_client as client_module
 from engine.entrypoints.serve.api_servers.broker import CallBroker
 from engine.entrypoints.serve.api_servers.coordinator_client import (
@@ -184,7 +184,7 @@ async def test_what_a_call_says_about_itself_arrives_at_the_core() -> None:
 
 
 async def refusal(client: httpx.AsyncClient, admission: Any) -> tuple[int, str, str]:
-    with admission.admit(15, 300, "somebody"):
+    with admission.admit(CallSize(15, 300, 300), "somebody"):
         answer = await client.post("/v1/rerank", json=CALL)
     return answer.status_code, answer.headers["retry-after"], answer.json()["error"]["message"]
 
@@ -192,7 +192,7 @@ async def refusal(client: httpx.AsyncClient, admission: Any) -> tuple[int, str, 
 async def test_a_refusal_is_the_same_as_in_one_process() -> None:
     async with two_servers(max_queued_pairs=20) as (coordinator, servers):
         refused = [await refusal(one.client, coordinator.admission) for one in servers]
-        coordinator.admission.speed.done(1000)
+        coordinator.admission.queues["fake"].speed.done(1000, 0)
         assert not coordinator.core.requests
         too_many = await servers[0].client.post("/v1/rerank", json={**CALL, "documents": ["d"] * 20_000})
     async with running_server(max_queued_pairs=20) as alone:
@@ -240,7 +240,8 @@ async def test_a_client_that_leaves_takes_its_call_along() -> None:
 async def test_a_client_may_leave_before_it_is_let_in() -> None:
     async with two_servers() as (coordinator, servers):
         admission = servers[0].service.admission
-        acquiring = asyncio.create_task(admission.acquire("call", 5, 100, "somebody"))
+        asking = admission.acquire("call", CallSize(5, 100, 100), "somebody", model="fake", patience_s=None)
+        acquiring = asyncio.create_task(asking)
         await asyncio.sleep(0)  # asked, not yet answered
         acquiring.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.config import DeviceConfig, EngineConfig, ServerConfig
-from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.admission import Admission, CallSize
 from engine.entrypoints.serve.api_servers import coordinator as coordinator_module
 from engine.entrypoints.serve.api_servers.messages import (
     AdmitRequest,
@@ -131,8 +131,8 @@ async def test_a_lost_server_is_followed_by_one_that_waits_for_the_models(handle
     async with running() as it:
         await it.load()
         assert not handles[0].setup.is_late
-        handles[1].say(AdmitRequest("call", 4, 100, "a"))
-        handles[0].say(AdmitRequest("other", 4, 100, "b"))
+        handles[1].say(AdmitRequest("call", CallSize(4, 100, 100), "a"))
+        handles[0].say(AdmitRequest("other", CallSize(4, 100, 100), "b"))
         assert handles[0].last(Admitted).call_id == "other"
         handles[1].counts = [Count("engine_pairs", "engine_pairs_total", {}, 5.0)]
         handles[1].die()
@@ -207,7 +207,7 @@ async def test_servers_hear_what_the_server_is_about(handles: list[FakeHandle]) 
         it.coordinator.tell_state()
         assert handles[0].last(StateChange) == handles[1].last(StateChange) == StateChange("draining", False)
         it.service.state = "refusing"
-        handles[0].say(AdmitRequest("late", 1, 10, "a"))
+        handles[0].say(AdmitRequest("late", CallSize(1, 10, 10), "a"))
         assert handles[0].last(CallFailed).error.type == "shutting_down"
         it.service.stop_now()
         it.coordinator.stop_now()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine.entrypoints.serve.admission import CallSize
 from engine.entrypoints.serve.detect import COMMON, DialectPreferences, choose_anywhere, choose_on_path
 from engine.entrypoints.serve.dialect_registry import BY_BODY, BY_PATH, CHOOSABLE, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect, RequestView, matches
@@ -254,7 +255,7 @@ async def test_cache_salts_share_nothing() -> None:
 
 async def test_overloaded_is_429_for_tei() -> None:
     async with running_server(max_queued_pairs=1) as server:
-        with server.service.admission.admit(1, 9, "other"):
+        with server.service.admission.admit(CallSize(1, 9, 9), "other"):
             tei = await server.client.post("/rerank", json={"query": "q", "texts": ["a", "b"]})
             other = await server.client.post("/rerank", json=DOCUMENTS)
     assert (tei.status_code, tei.json()["error_type"], other.status_code) == (429, "Overloaded", 503)

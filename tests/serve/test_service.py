@@ -108,6 +108,34 @@ async def test_admission_is_atomic_and_limits_are_on() -> None:
         assert (server.service.admission.num_pairs, server.service.admission.num_tokens) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("headers", "more", "whose"),
+    [
+        ({}, {}, "--max-queue-seconds"),
+        ({}, {"timeout_ms": 700}, "0.7 s that its caller waits"),
+        ({"x-envoy-expected-rq-timeout-ms": "900"}, {}, "0.9 s that its caller waits"),
+        ({"x-stainless-read-timeout": "0.5"}, {"timeout_ms": 800}, "0.5 s that its caller waits"),
+    ],
+)
+async def test_a_call_that_would_wait_too_long_is_refused_with_the_time_to_come_back(
+    headers: dict[str, str], more: dict[str, int], whose: str
+) -> None:
+    core = FakeCore(pairs_per_step=1, step_s=0.05)
+    async with running_server(core, max_queue_seconds=3.0) as server:
+        first = asyncio.create_task(server.client.post("/v1/rerank", json={"query": "q", "documents": ["a"] * 4}))
+        while not core.requests:
+            await asyncio.sleep(0.001)
+        queue = server.service.admission.queues["fake"]
+        queue.speed._tokens, queue.speed._seconds = queue.work, 10.0  # what is queued would take ten seconds
+        body = {"query": "q", "documents": ["b"], **more}
+        refused = await server.client.post("/v1/rerank", json=body, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "overloaded")
+        assert whose in refused.json()["message"]
+        assert int(refused.headers["retry-after"]) in range(6, 11)
+        assert server.service.admission.wait_s > 5
+        assert (await first).status_code == 200
+
+
 async def test_token_limit() -> None:
     core = FakeCore(pairs_per_step=1, step_s=0.05)
     async with running_server(core, max_queued_tokens=60) as server:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
-from engine.entrypoints.serve.admission import Admission, AdmissionPermit
+from engine.entrypoints.serve.admission import Admission, AdmissionPermit, known_size
 from engine.entrypoints.serve.api_servers.messages import (
     AbortCall,
     AdmitRequest,
@@ -51,7 +51,9 @@ class CallBroker:
         """Sends ``Admitted`` or ``CallFailed``; returns whether the call was admitted."""
         try:
             self._service.check_accepting()
-            permit = self._admission.admit(message.num_pairs, message.num_tokens, message.caller)
+            permit = self._admission.admit(
+                message.size, message.caller, model=message.model, patience_s=message.patience_s
+            )
         except EngineError as error:
             self._send(CallFailed(message.call_id, WireError.of(error)))
             return False
@@ -65,10 +67,10 @@ class CallBroker:
         call.work = asyncio.create_task(self._relay(message.model, message.request, call.permit))
 
     async def _relay(self, model: int, request: EngineCoreRequest, permit: AdmissionPermit) -> None:
-        permit.settle(request.num_pairs, len(request.token_ids))
-        client = list(self._service.models)[model].client
+        engine = list(self._service.models)[model]
+        permit.settle(known_size(request, shares=engine.spec.causal))
         try:
-            async with aclosing(client.run(request)) as outputs:
+            async with aclosing(engine.client.run(request)) as outputs:
                 async for output in outputs:
                     permit.answered(len(output.indices) + len(output.errors))
                     self._send(CallOutput(output))

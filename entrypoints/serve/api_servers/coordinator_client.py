@@ -15,6 +15,7 @@ from typing import Any, Self
 from fastapi import Request
 from starlette.responses import Response
 
+from engine.entrypoints.serve.admission import CallSize
 from engine.entrypoints.serve.api_servers.messages import (
     AbortCall,
     AdmitRequest,
@@ -163,14 +164,17 @@ class RemoteAdmission:
         self._coordinator = coordinator
         self.num_calls = 0
         self.num_pairs = 0
+        self.wait_s = 0.0
         self.idle = asyncio.Event()
         self.idle.set()
 
-    async def acquire(self, call_id: str, num_pairs: int, num_tokens: int, caller: str) -> RemotePermit:
+    async def acquire(
+        self, call_id: str, size: CallSize, caller: str, *, model: str, patience_s: float | None
+    ) -> RemotePermit:
         """Raises ``OverloadedError`` and whatever else the coordinator refuses the call with."""
         events = self._coordinator.open(call_id)
         try:
-            self._coordinator.send(AdmitRequest(call_id, num_pairs, num_tokens, caller))
+            self._coordinator.send(AdmitRequest(call_id, size, caller, model, patience_s))
             answer = await events.get()
             if isinstance(answer, EngineError):
                 raise answer
@@ -202,7 +206,7 @@ class RemotePermit:
         self._call_id = call_id
         self.backlog_tokens = backlog_tokens
 
-    def settle(self, num_pairs: int, num_tokens: int) -> None:
+    def settle(self, size: CallSize) -> None:
         """Nothing to do: the coordinator settles when the pairs pass (``Run``)."""
 
     def answered(self, num_pairs: int) -> None:

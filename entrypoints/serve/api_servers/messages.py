@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.config import ModelConfig, ServerConfig
+from engine.entrypoints.serve.admission import CallSize
 from engine.entrypoints.serve.service import State
 from engine.logs import LogFormat
 from engine.messages import EngineCoreOutput, EngineCoreRequest, WireError
@@ -131,9 +132,10 @@ class AdmitRequest(msgspec.Struct, array_like=True, gc=False, tag="admit"):
     """Asks for a permit for a call, before it is tokenised. Answered by ``Admitted`` or ``CallFailed``."""
 
     call_id: str
-    num_pairs: int
-    num_tokens: int
+    size: CallSize
     caller: str
+    model: str = ""
+    patience_s: float | None = None
 
 
 class Run(msgspec.Struct, array_like=True, gc=False, tag="run"):
