@@ -48,6 +48,8 @@ class Capabilities:
     """Largest difference of a float32 score from transformers' on a CPU: a device adds in an order of its own."""
     company_tolerance: float = 1e-4
     """Largest difference of a float32 score from that of the same pair alone."""
+    records_steps: bool = False
+    """``capture`` records steps for any use, those that keep nothing included: the pool has a slot more for them."""
     draws_random_numbers: bool = False
     """Made-up weights are drawn on the device, which for billions of them takes seconds instead of minutes."""
 

@@ -29,9 +29,18 @@ class KVPool:
     """``keys[layer]`` and ``values[layer]`` are (capacity, M, H); ``by_head`` lays out each head's slots together."""
 
     def __init__(
-        self, shape: KVShape, capacity: int, *, dtype: torch.dtype, device: torch.device, by_head: bool = False
+        self,
+        shape: KVShape,
+        capacity: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        by_head: bool = False,
+        spare: bool = False,
     ) -> None:
-        self.capacity = capacity
+        """``spare``: one slot more, which nothing reads; recorded steps write there what nobody keeps."""
+        self.capacity = self.spare_slot = capacity
+        capacity += spare
         num_heads, size = shape.num_kv_heads, shape.head_dim
 
         def slots() -> torch.Tensor:

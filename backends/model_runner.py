@@ -36,7 +36,15 @@ class ModelRunner:
         self.model, self.backend, self.device = model, backend, device
         self.max_model_len = spec.max_model_len
         by_head = backend.capabilities.kv_by_head
-        self.pool = KVPool(model.kv_shape or KVShape(0, 0, 0), kv_capacity, dtype=dtype, device=device, by_head=by_head)
+        recorded = model.graphable and graphs and backend.capabilities.records_steps
+        self.pool = KVPool(
+            model.kv_shape or KVShape(0, 0, 0),
+            kv_capacity,
+            dtype=dtype,
+            device=device,
+            by_head=by_head,
+            spare=recorded,
+        )
         self.rules = PackingRules(
             kv_capacity=kv_capacity,
             scale=model.scale,

@@ -58,6 +58,27 @@ class PreparedAttention:
     tables: list[torch.Tensor]
 
 
+def step_tables(
+    form: AttentionForm, metas: Sequence[AttentionMeta], group: int
+) -> tuple[list[np.ndarray], list[list[int]]]:
+    """The tables of all ``metas`` of a step, each array once, and for each meta which of them are its own.
+
+    The metas of one step have the same ranges: what is one array goes up once.
+    """
+    tables: list[np.ndarray] = []
+    numbers = [[_number_of(table, tables) for table in form.tables(meta, group)] for meta in metas]
+    return tables, numbers
+
+
+def _number_of(table: np.ndarray, tables: list[np.ndarray]) -> int:
+    """Where ``table`` stands in ``tables``, at whose end it is put if it is not there."""
+    for number, known in enumerate(tables):
+        if known is table:
+            return number
+    tables.append(table)
+    return len(tables) - 1
+
+
 @dataclass(frozen=True)
 class RangeForm:
     """The Triton kernel."""

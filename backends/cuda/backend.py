@@ -49,6 +49,7 @@ class CudaBackend(Backend):
             quantizations=("fp8",),
             default_token_budget=TOKEN_BUDGET,
             warm_up_tokens=(64, 1024),
+            records_steps=True,
             draws_random_numbers=True,
         )
 
@@ -149,8 +150,9 @@ class CudaBackend(Backend):
     def upload(
         self, arrays: Sequence[np.ndarray], metas: Sequence[AttentionMeta], device: torch.device
     ) -> list[torch.Tensor]:
-        """One copy for the step's rows and for the attention tables of its ``metas``."""
-        from engine.backends.cuda.attention import CACHE, PreparedAttention
+        """One copy for the step's rows and its ``metas``' attention tables, into a graph's buffer where one fits."""
+        from engine.backends.cuda.attention import CACHE, PreparedAttention, step_tables
+        from engine.backends.cuda.graphs import GRAPH
 
         if self._uploader is None:
             self._uploader = Uploader(device)
@@ -158,16 +160,16 @@ class CudaBackend(Backend):
         if self.ops is None or heads is None:  # the very first step: attention makes its own tables
             return self._uploader.upload(arrays, [])
         form = self.ops.form_for(metas[0])
-        tables: list[np.ndarray] = []
-        places: list[list[int]] = []
-        for meta in metas:
-            own = form.tables(meta, heads[0] // heads[1])
-            # Both metas of a step have the same ranges: what is one array goes up once.
-            places.append([_place_of(table, tables) for table in own])
-        tensors = self._uploader.upload(arrays, tables)
+        tables, numbers = step_tables(form, metas, heads[0] // heads[1])
+        static = None if self.graphed is None else self.graphed.static_for(form, arrays, tables)
+        if static is None:
+            tensors = self._uploader.upload(arrays, tables)
+        else:
+            tensors = self._uploader.upload(arrays, tables, static.layout, static.buffer)
+            metas[0].cache[GRAPH] = static
         on_device = tensors[len(arrays) :]
-        for meta, numbers in zip(metas, places, strict=True):
-            meta.cache[CACHE] = PreparedAttention(form, [on_device[number] for number in numbers])
+        for meta, own in zip(metas, numbers, strict=True):
+            meta.cache[CACHE] = PreparedAttention(form, [on_device[number] for number in own])
         return tensors[: len(arrays)]
 
     def fetch(self, values: torch.Tensor) -> Callable[[], np.ndarray]:
@@ -184,15 +186,6 @@ class CudaBackend(Backend):
 
         assert self.ops is not None
         return Tuner(self, self.ops, self.graphed, time_step, eager=self.config.enforce_eager).run(largest)
-
-
-def _place_of(table: np.ndarray, tables: list[np.ndarray]) -> int:
-    """Where ``table`` stands in ``tables``, at whose end it is put if it is not there."""
-    for place, known in enumerate(tables):
-        if known is table:
-            return place
-    tables.append(table)
-    return len(tables) - 1
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -1,9 +1,9 @@
-"""CUDA graphs for small steps, so that one call of few documents is not bound by some three hundred kernel launches.
+"""CUDA graphs: a step's some 250 launches at once, for steps in which launching takes longer than the GPU does.
 
-A graph replays fixed kernels on fixed addresses, so there is one for each *bucket* of tokens, with room for a fixed
-number of segments. A step is copied into the bucket's static tensors; what it does not fill is padding that reaches
-nobody: padded tokens stand in no segment, padded attention tiles end at once, padded reads are cut off. Steps that are
-too large, or that keep keys and values, run eagerly.
+A graph reads static tensors: one buffer for each recorded size, with a place for every array of a step. A step that
+fits goes up straight into the buffer of the smallest graph that holds it, in the one copy that it needs anyway; what it
+does not fill is padding that reaches nobody: padded tokens stand in no segment, padded attention tiles end at once,
+padded reads are cut off, and keys that are kept for nobody go to a slot that nothing reads.
 """
 
 from __future__ import annotations
@@ -11,18 +11,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from engine.backends.cuda.attention import AGREEMENT, CACHE, PreparedAttention, RangeForm
+from engine.backends.cuda.attention import AGREEMENT, CACHE, PreparedAttention, RangeForm, step_tables
+from engine.backends.cuda.transfer import Layout
 from engine.backends.kv_pool import KVPool
 from engine.backends.packed_batch import PackedBatch
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.triton.attention import tokens_per_tile
 
-BUCKETS = (64, 128, 256, 512, 1024, 2048)
-"""Tokens."""
-MAX_SEGMENTS = 64
-MAX_RANGES = 256
+BUCKETS = tuple(
+    size
+    for low, high, stride in (
+        (0, 1024, 64), (1024, 2048, 128), (2048, 4096, 256), (4096, 8192, 512), (8192, 16_384, 1024)
+    )
+    for size in range(low + stride, high + 1, stride)
+)  # fmt: skip
+"""Tokens: eight to a doubling, so that padding is under 5 % on average."""
+LEAST_SEGMENTS, MAX_SEGMENTS = 64, 1024
+TOKENS_A_SEGMENT = 16
+RANGES_A_SEGMENT = 4
+LEAST_KEPT, TOKENS_A_KEPT = 64, 8
+
+GRAPH = "cuda graph"
+"""Key of the ``StaticStep`` that a step went up into, in ``AttentionMeta.cache``."""
+
+NUM_ROWS, NUM_TABLES = 6, 5
+"""Of a step that a graph can run: token ids, positions, read rows and positions, kept rows and slots; then attention's
+tiles, segments and ranges, and the tiles and segments of the reads, whose ranges are the same."""
+KEPT_SLOTS, TILES, READ_TILES = 5, NUM_ROWS, NUM_ROWS + 3
+"""Numbers of arrays that are not filled up with zeros."""
 
 
 class GraphMismatchError(Exception):
@@ -34,128 +53,163 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 """Records what a function does and returns a function that replays it."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class StaticStep:
-    """The tensors that a graph reads, and a batch made of them."""
+    """The tensors that a graph reads: views of ``buffer``, laid out as ``layout`` says, and the batch made of them."""
 
+    form: RangeForm
+    layout: Layout
+    buffer: torch.Tensor
     batch: PackedBatch
 
     @classmethod
-    def like(cls, batch: PackedBatch, num_tokens: int, form: RangeForm, group: int) -> StaticStep:
-        """Room for ``num_tokens`` tokens; everything else about the step is as in ``batch``."""
-        device = batch.token_ids.device
-        tile_tokens = tokens_per_tile(form.config, group)
-
-        def rows(count: int) -> torch.Tensor:
-            return torch.zeros(count, dtype=torch.int64, device=device)
-
-        def meta(like: AttentionMeta, num_tiles: int) -> AttentionMeta:
-            sizes = ((num_tiles, 2), (MAX_SEGMENTS, 6), (MAX_RANGES, 2))
-            tables = [torch.zeros(size, dtype=torch.int32, device=device) for size in sizes]
-            tables[0].fill_(-1)
-            return replace(like, cache={CACHE: PreparedAttention(form, tables)})
-
-        return cls(
-            PackedBatch(
-                token_ids=rows(num_tokens),
-                positions=rows(num_tokens),
-                attention=meta(batch.attention, num_tokens // tile_tokens + MAX_SEGMENTS),
-                read_attention=meta(batch.read_attention, MAX_SEGMENTS),
-                read_rows=rows(MAX_SEGMENTS),
-                read_positions=rows(MAX_SEGMENTS),
-                keep_rows=rows(0),
-                keep_slots=rows(0),
-                token_type_ids=None,
-            )
+    def like(cls, batch: PackedBatch, num_tokens: int, form: RangeForm, group: int, spare_slot: int) -> StaticStep:
+        """Room for ``num_tokens`` tokens and as many segments as such a step may have; the rest is as in ``batch``."""
+        segments = min(MAX_SEGMENTS, max(LEAST_SEGMENTS, num_tokens // TOKENS_A_SEGMENT))
+        kept = max(LEAST_KEPT, num_tokens // TOKENS_A_KEPT)
+        tiles = num_tokens // tokens_per_tile(form.config, group) + segments
+        layout = Layout.fitting(
+            (num_tokens, num_tokens, segments, segments, kept, kept),
+            (2 * tiles, 6 * segments, 2 * RANGES_A_SEGMENT * segments, 2 * segments, 6 * segments),
+            {KEPT_SLOTS: spare_slot, TILES: -1, READ_TILES: -1},
+        )
+        buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8, device=batch.token_ids.device)
+        tokens, positions, reads, read_positions, rows, slots, *tables = layout.split(buffer)
+        tiles_, segments_, ranges, read_tiles, read_segments = (
+            table.view(-1, 6 if number in (1, 4) else 2) for number, table in enumerate(_whole_rows(tables))
         )
 
-    def take(self, batch: PackedBatch) -> None:
-        """Copy a step in. Stale rows of earlier steps stay behind it; only tiles must not."""
-        mine = self.batch
-        targets = [mine.token_ids, mine.positions, mine.read_rows, mine.read_positions]
-        sources = [batch.token_ids, batch.positions, batch.read_rows, batch.read_positions]
-        for static, step in ((mine.attention, batch.attention), (mine.read_attention, batch.read_attention)):
-            static.cache[CACHE].tables[0].fill_(-1)
-            targets += static.cache[CACHE].tables
-            sources += step.cache[CACHE].tables
-        heads = [target[: len(source)] for target, source in zip(targets, sources, strict=True)]
-        torch._foreach_copy_(heads, sources)
+        def meta(like: AttentionMeta, tables: list[torch.Tensor]) -> AttentionMeta:
+            return replace(like, cache={CACHE: PreparedAttention(form, tables)})
+
+        static = PackedBatch(
+            token_ids=tokens,
+            positions=positions,
+            attention=meta(batch.attention, [tiles_, segments_, ranges]),
+            read_attention=meta(batch.read_attention, [read_tiles, read_segments, ranges]),
+            read_rows=reads,
+            read_positions=read_positions,
+            keep_rows=rows,
+            keep_slots=slots,
+            token_type_ids=None,
+        )
+        return cls(form, layout, buffer, static)
+
+    def holds(self, rows: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> bool:
+        sizes = (*self.layout.rows, *self.layout.tables)
+        return all(array.size <= size for array, size in zip((*rows, *tables), sizes, strict=True))
+
+    def take(self, rows: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> None:
+        """Fill the buffer from the host. Serving steps are uploaded into it instead."""
+        host = np.empty(self.layout.num_bytes, np.uint8)
+        self.layout.write(host, rows, tables)
+        self.buffer.copy_(torch.from_numpy(host))
+
+
+def _whole_rows(tables: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Without the few numbers at the end that only round a table of six columns up to the alignment."""
+    return [table[: len(table) // 6 * 6] if number in (1, 4) else table for number, table in enumerate(tables)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """An eager step, which every graph is compared with at its first replay."""
+
+    batch: PackedBatch
+    pool: KVPool
+    expected: torch.Tensor
 
 
 class GraphedForward:
-    """Calls ``forward`` or replays its graph. Before ``capture`` was called it always calls."""
+    """Calls ``forward``, or replays a graph of it for a step that went up into a graph's buffer."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
         self.num_replays = 0
-        self._sample: tuple[PackedBatch, KVPool] | None = None
-        self._form: RangeForm | None = None
+        self._last: tuple[PackedBatch, KVPool] | None = None
+        self._sample: _Sample | None = None
         self._graphs: dict[int, tuple[StaticStep, list[torch.Tensor], Callable[[], None]]] = {}
 
     def __call__(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
-        bucket = self.bucket_of(batch)
-        if bucket is None:
-            if not self._graphs:
-                self._sample = (batch, pool)
+        static: StaticStep | None = batch.attention.cache.get(GRAPH)
+        if static is None:
+            if not self._graphs and not self._sample:
+                self._last = (batch, pool)
             return self.forward(batch, pool)
-        static, outputs, replay = self._graphs[bucket]
-        static.take(batch)
+        _, outputs, replay = self._graphs[static.batch.num_tokens]
         replay()
         self.num_replays += 1
         return outputs[0][: batch.num_reads].clone()
 
-    def bucket_of(self, batch: PackedBatch) -> int | None:
-        """The smallest recorded bucket that holds the step; None if no graph can run it."""
-        meta = batch.attention
-        prepared = meta.cache.get(CACHE)
-        if (
-            prepared is None
-            or prepared.form is not self._form
-            or not 0 < batch.num_reads <= MAX_SEGMENTS
-            or len(batch.keep_rows)
-            or batch.token_type_ids is not None
-            or len(meta.q_lens) > MAX_SEGMENTS
-            or len(meta.context_ranges) > MAX_RANGES
-        ):
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of the recorded steps."""
+        return sorted(self._graphs)
+
+    def static_for(self, form: object, rows: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> StaticStep | None:
+        """Where a step goes up: the smallest recorded one that holds it and runs the same form of attention."""
+        if len(rows) != NUM_ROWS or len(tables) != NUM_TABLES or not rows[2].size:
             return None
-        return next((bucket for bucket in sorted(self._graphs) if batch.num_tokens <= bucket), None)
+        num_tokens = rows[0].size
+        for size in self.sizes:
+            if size >= num_tokens:
+                static = self._graphs[size][0]
+                if static.form is form and static.holds(rows, tables):
+                    return static
+        return None
 
     @torch.inference_mode()
-    def capture(self, buckets: Sequence[int], form: RangeForm, group: int, record: Recorder) -> None:
-        """Record ``buckets`` as they would run with ``form``, largest first so that they share memory.
+    def capture(self, num_tokens: int, form: RangeForm, group: int, record: Recorder) -> None:
+        """Record a step of ``num_tokens`` tokens as it would run with ``form``. Call it for the largest first.
 
-        The first replay of each, of the last eager step where it fits, is compared with what that step gave; raises
-        ``GraphMismatchError`` if they differ.
+        The first replay, of the last eager step before the first capture where it fits, is compared with what that step
+        gave; raises ``GraphMismatchError`` if they differ.
         """
-        assert self._sample is not None, "capture needs an eager step first"
-        batch, pool = self._sample
-        self._sample, self._form = None, form
-        expected = self.forward(batch, pool).float().clone()
-        for bucket in sorted(buckets, reverse=True):
-            static = StaticStep.like(batch, bucket, form, group)
-            outputs: list[torch.Tensor] = []
+        sample = self._sample or self._take_sample()
+        static = StaticStep.like(sample.batch, num_tokens, form, group, sample.pool.spare_slot)
+        outputs: list[torch.Tensor] = []
 
-            def run(static: StaticStep = static, outputs: list[torch.Tensor] = outputs) -> None:
-                outputs[:] = [self.forward(static.batch, pool)]
+        def run() -> None:
+            outputs[:] = [self.forward(static.batch, sample.pool)]
 
-            replay = record(run)
-            if batch.num_tokens <= bucket:
-                static.take(batch)
-                replay()
-                self._check(bucket, outputs[0][: batch.num_reads].float(), expected)
-            self._graphs[bucket] = (static, outputs, replay)
+        replay = record(run)
+        rows, tables = _on_host(sample.batch, form, group)
+        if static.holds(rows, tables):
+            static.take(rows, tables)
+            replay()
+            self._check(num_tokens, outputs[0][: sample.batch.num_reads].float(), sample.expected)
+        self._graphs[static.batch.num_tokens] = (static, outputs, replay)
+
+    def _take_sample(self) -> _Sample:
+        assert self._last is not None, "capture needs an eager step first"
+        batch, pool = self._last
+        self._last = None
+        self._sample = _Sample(batch, pool, self.forward(batch, pool).float().clone())
+        return self._sample
 
     @staticmethod
-    def _check(bucket: int, replayed: torch.Tensor, expected: torch.Tensor) -> None:
+    def _check(num_tokens: int, replayed: torch.Tensor, expected: torch.Tensor) -> None:
         relative = ((replayed - expected).abs() / (1.0 + expected.abs())).nan_to_num(nan=float("inf"))
         difference = relative.max().item() if relative.numel() else 0.0
         if difference > AGREEMENT:
-            raise GraphMismatchError(f"the graph of {bucket} tokens is off by {difference:.2g} from the step itself")
+            raise GraphMismatchError(
+                f"the graph of {num_tokens} tokens is off by {difference:.2g} from the step itself"
+            )
+
+    def drop(self, num_tokens: int) -> None:
+        """Steps of that size run eagerly, or in a larger graph."""
+        self._graphs.pop(num_tokens, None)
 
     def forget(self) -> None:
         """Run eagerly from now on."""
         self._graphs.clear()
-        self._form = None
+        self._sample = None
+
+
+def _on_host(batch: PackedBatch, form: RangeForm, group: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rows = [batch.token_ids, batch.positions, batch.read_rows, batch.read_positions, batch.keep_rows, batch.keep_slots]
+    tables, _ = step_tables(form, (batch.attention, batch.read_attention), group)
+    return [row.cpu().numpy() for row in rows], tables
 
 
 class GraphRecorder:

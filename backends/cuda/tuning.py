@@ -16,14 +16,14 @@ from engine.backends.cuda.attention import (
     measure_forms,
     sample_step,
 )
-from engine.backends.cuda.graphs import BUCKETS, GraphedForward, GraphRecorder
+from engine.backends.cuda.graphs import BUCKETS, GraphedForward, GraphRecorder, Recorder
 from engine.backends.cuda.memory import GIB
 from engine.backends.cuda.ops import CudaOps
 from engine.backends.cuda.planner import StepSample, choose_token_budget, fit_step_time
 from engine.errors import OutOfMemoryError
 from engine.kernels.triton.attention import candidate_configs
 
-SMALL_STEP = BUCKETS[-1]
+SMALL_STEP = 2048
 SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 SHORT, LONG = 128, 2048
 """Tokens of the segments that steps are measured with."""
@@ -52,7 +52,7 @@ class Tuner:
 
     def run(self, largest: int) -> tuple[int, tuple[str, ...]]:
         notes = list(self._choose_attention(largest))
-        notes.append(self._capture(largest))
+        notes += self._capture(largest)
         budget, more = self._choose_budget(largest)
         return budget, (*notes, *more)
 
@@ -107,27 +107,70 @@ class Tuner:
         end.synchronize()
         return begin.elapsed_time(end) / 1e3 / ATTENTION_REPEATS
 
-    def _capture(self, largest: int) -> str:
+    def _capture(self, largest: int) -> list[str]:
+        """Graphs of every size below the largest that gains by one; lines for the log."""
         if self.graphed is None or self.eager:
-            return "no CUDA graphs, as asked"
-        form, heads = self.ops.small_form, self.ops.head_shape
-        if not isinstance(form, RangeForm) or heads is None:
-            return "no CUDA graphs: the attention form of small steps reads lengths on the host"
+            return ["no CUDA graphs, as asked"]
+        if not isinstance(self.ops.small_form, RangeForm):
+            return ["no CUDA graphs: the attention form of small steps reads lengths on the host"]
         before = torch.cuda.memory_allocated(self.ops.device)
-        buckets = [size for size in BUCKETS if size <= largest] or [largest]
-        least = min(buckets)  # a sample that every graph has room for, prepared with the chosen form
+        sizes = [size for size in BUCKETS if size <= largest] or [largest]
+        least = min(sizes)  # a sample that every graph has room for
         self.time_step([least - least // 2, least // 4, least // 4] if least >= 4 else [least])
         try:
-            self.graphed.capture(buckets, form, heads[0] // heads[1], GraphRecorder())
+            notes = self._capture_sizes(sizes)
         except Exception as error:
             if self.backend.is_lost(error):
                 raise
             self.graphed.forget()
-            if self.backend.is_out_of_memory(error):
-                return "no CUDA graphs: they do not fit into the memory"
-            return f"no CUDA graphs: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        used = torch.cuda.memory_allocated(self.ops.device) - before
-        return f"CUDA graphs for steps up to {buckets[-1]} tokens ({len(buckets)} sizes, {used / GIB:.2f} GiB)"
+            return [f"no CUDA graphs: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
+        if not self.graphed.sizes:
+            return [*notes, "no CUDA graphs: no step is faster with one"]
+        used, count = torch.cuda.memory_allocated(self.ops.device) - before, len(self.graphed.sizes)
+        top = self.graphed.sizes[-1]
+        return [*notes, f"CUDA graphs for steps up to {top} tokens ({count} sizes, {used / GIB:.2f} GiB)"]
+
+    def _capture_sizes(self, sizes: Sequence[int]) -> list[str]:
+        """The largest first, so that all share its memory; of those, every doubling is tried until one gains."""
+        assert self.graphed is not None
+        record, notes = GraphRecorder(), []
+        doublings = {size for size in sizes if size & (size - 1) == 0} | {min(sizes)}
+        for size in sorted(sizes, reverse=True):
+            if not self.graphed.sizes and size not in doublings:
+                continue
+            try:
+                eager_s = None if self.graphed.sizes else self._fastest(size)
+                if not self._record(size, record):
+                    continue
+                if eager_s is not None and (replayed_s := self._fastest(size)) > eager_s:
+                    self.graphed.drop(size)
+                    notes.append(
+                        f"a graph of {size} tokens takes {replayed_s * 1e3:.2f} ms, launches {eager_s * 1e3:.2f}"
+                    )
+            except Exception as error:
+                if self.backend.is_lost(error) or not self._is_out_of_memory(error):
+                    raise
+                self.graphed.drop(size)
+                notes.append(f"a graph of {size} tokens does not fit into the memory")
+        return notes
+
+    def _record(self, size: int, record: Recorder) -> bool:
+        """Whether there is a form of attention for that size that a graph can hold."""
+        form = self.ops.small_form if size <= self.ops.small_tokens else self.ops.large_form
+        if not isinstance(form, RangeForm) or self.ops.head_shape is None or self.graphed is None:
+            return False
+        heads, kv_heads, _ = self.ops.head_shape
+        self.graphed.capture(size, form, heads // kv_heads, record)
+        return True
+
+    def _is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, OutOfMemoryError) or self.backend.is_out_of_memory(error)
+
+    def _fastest(self, size: int) -> float:
+        """Seconds of a step of so many tokens, in segments of usual length."""
+        lengths = [SHORT] * (size // SHORT) or [size]
+        self.time_step(lengths)
+        return min(self.time_step(lengths) for _ in range(REPEATS))
 
     def _choose_budget(self, largest: int) -> tuple[int, list[str]]:
         """Measure steps of growing size until one is too large; then the smallest that is nearly as good as any."""

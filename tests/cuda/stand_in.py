@@ -42,6 +42,7 @@ class StandIn(CudaBackend):
             quantizations=("fp8",),
             default_token_budget=256,
             warm_up_tokens=(8,),
+            records_steps=True,
         )
 
     def why_unavailable(self) -> str | None:
@@ -77,5 +78,6 @@ class StandIn(CudaBackend):
         self.ops.small_tokens = largest
         time_step([8, 4])
         heads, kv_heads, _ = self.ops.head_shape
-        self.graphed.capture(self.buckets, FORM, heads // kv_heads, replay_by_running)
+        for size in sorted(self.buckets, reverse=True):
+            self.graphed.capture(size, FORM, heads // kv_heads, replay_by_running)
         return largest, ()

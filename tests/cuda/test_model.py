@@ -91,14 +91,53 @@ def test_a_recorded_step_equals_an_eager_one(checkpoint: Path, monkeypatch: pyte
     assert graphed.num_replays == 2
 
 
+def test_a_recorded_step_keeps_what_a_later_one_reads(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in graphs of other sizes; the slots around the kept ones stay as they were."""
+    backend = StandIn(buckets=[64, 24])
+    worker = load(checkpoint, monkeypatch, backend, dtype="float32")
+    assert worker.runner is not None
+    pool = worker.runner.pool
+    for tensor in (*pool.keys, *pool.values):
+        tensor.fill_(5.0)
+    first, second = PlanBuilder(80), PlanBuilder(80)
+    first.add(PREFIX, keep_at=11, read=True)
+    worker.execute(first.build(0))
+    others = [slot for slot in range(80) if not 11 <= slot < 11 + len(PREFIX)]
+    assert all(bool((tensor[others] == 5.0).all()) for tensor in (*pool.keys, *pool.values))
+    for document in DOCUMENTS:
+        second.add(document, [("slot", 11, len(PREFIX))], read=True)
+    values = worker.execute(second.build(1)).values
+    np.testing.assert_allclose(values[:, 0], expected_logits(checkpoint), rtol=1e-4, atol=1e-5)
+    assert backend.graphed is not None
+    assert backend.graphed.num_replays == 2
+
+
+def test_a_step_goes_up_into_the_smallest_graph_that_holds_it(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = StandIn(buckets=[64, 18])
+    worker = load(checkpoint, monkeypatch, backend, dtype="float32")
+    worker.execute(shared_plan(80))
+    assert backend.graphed is not None
+    assert backend.graphed.sizes == [18, 64]
+    (small, outputs, _), (large, _, _) = (backend.graphed._graphs[size] for size in (18, 64))
+    assert int(small.batch.token_ids.abs().sum()) > 0
+    assert outputs[0].shape[0] == len(small.batch.read_rows)
+    many = PlanBuilder(80)
+    for token in range(19):
+        many.add([token + 1], read=True)
+    worker.execute(many.build())
+    assert large.batch.token_ids[:20].tolist() == [*range(1, 20), 0]
+
+
 def test_steps_that_no_graph_can_run_are_run_eagerly(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = StandIn(buckets=[8])
     worker = load(checkpoint, monkeypatch, backend, dtype="float32")
     assert backend.graphed is not None
     worker.execute(shared_plan(80))  # more tokens than the largest bucket
-    keeping = PlanBuilder(80)
-    keeping.add(PREFIX, keep_at=0, read=True)
-    worker.execute(keeping.build())
+    unread = PlanBuilder(80)
+    unread.add(PREFIX[:4], keep_at=0)
+    worker.execute(unread.build())
     assert backend.graphed.num_replays == 0
 
 

@@ -11,6 +11,7 @@ import torch
 from engine.backends.cuda import tuning
 from engine.backends.cuda.attention import GatherForm, RangeForm
 from engine.backends.cuda.backend import CudaBackend
+from engine.backends.cuda.graphs import BUCKETS
 from engine.backends.cuda.planner import StepTime
 from engine.backends.cuda.tuning import SIZES, Tuner
 from engine.backends.worker import Worker
@@ -65,7 +66,7 @@ def test_a_worker_is_tuned_at_load(tmp_path: Path, driver: None, monkeypatch: py
     assert "small steps: attention triton-16x32" in text
     assert "large steps: attention " in text
     assert "flash-gather" in text
-    assert "CUDA graphs for steps up to 16 tokens (2 sizes, 0.00 GiB)" in text
+    assert "CUDA graphs for steps up to " in text or "no CUDA graphs: no step is faster with one" in text
     assert "memory: 2.00 GiB for weights, pool and graphs, 1.00 GiB measured for a step of 16 tokens" in text
     assert "step time " in text
 
@@ -96,6 +97,61 @@ def test_a_graph_that_fails_or_is_wrong_costs_a_line(
     assert worker.runner is not None
     worker.runner.warm_up(8)
     assert backend.graphed.num_replays == 0
+
+
+class Recorded:
+    """Stands for ``GraphedForward``: sizes are recorded, and one of them may not fit."""
+
+    def __init__(self, too_large: int = 1 << 30) -> None:
+        self.sizes: list[int] = []
+        self.captured: list[int] = []
+        self.too_large = too_large
+
+    def capture(self, num_tokens: int, *how: object) -> None:
+        self.captured.append(num_tokens)
+        if num_tokens >= self.too_large:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.sizes = sorted([*self.sizes, num_tokens])
+
+    def drop(self, num_tokens: int) -> None:
+        self.sizes = [size for size in self.sizes if size != num_tokens]
+
+    def forget(self) -> None:
+        self.sizes = []
+
+
+@pytest.mark.parametrize(("too_large", "gains_to"), [(1 << 30, 2048), (1024, 2048), (1 << 30, 16)])
+def test_graphs_reach_as_far_as_they_gain_and_fit(
+    too_large: int, gains_to: int, real_sizes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphed = Recorded(too_large)
+
+    def time_step(lengths: Sequence[int]) -> float:
+        tokens = sum(lengths)
+        launches = 1e-3 * min(1.0, gains_to / tokens) if tokens <= gains_to else -1e-6
+        return 5e-3 + (0.0 if any(size >= tokens for size in graphed.sizes) else launches)
+
+    tuned = tuner(time_step)
+    tuned.graphed, tuned.ops.small_form, tuned.ops.large_form = graphed, RangeForm(TILE), RangeForm(TILE)  # type: ignore[assignment]
+    tuned.eager = False
+    monkeypatch.setattr(tuning, "BUCKETS", BUCKETS)
+    notes = tuned._capture(16_384)
+    top = min(gains_to, too_large // 2)  # the next doubling below
+    assert graphed.sizes == [size for size in BUCKETS if size <= top]
+    assert graphed.captured == sorted(graphed.captured, reverse=True)
+    tried = [size for size in graphed.captured if size > top]
+    assert tried == [size for size in (16_384, 8192, 4096, 2048, 1024, 512, 256, 128, 64) if size > top]
+    if gains_to == 16:
+        assert notes[-1] == "no CUDA graphs: no step is faster with one"
+    else:
+        assert notes[-1].startswith(f"CUDA graphs for steps up to {graphed.sizes[-1]} tokens")
+    assert ("does not fit into the memory" in "\n".join(notes)) == (too_large == 1024)
+
+
+def test_padding_to_a_recorded_size_is_under_five_per_cent_on_average() -> None:
+    for low, high in ((512, 1024), (1024, 2048), (8192, 16_384)):
+        padded = [min(size for size in BUCKETS if size >= tokens) for tokens in range(low + 1, high + 1)]
+        assert sum(padded) / sum(range(low + 1, high + 1)) < 1.05
 
 
 def tuner(time_step: Callable[[Sequence[int]], float]) -> Tuner:
