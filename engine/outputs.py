@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import EngineError
+
 
 @dataclass(frozen=True, slots=True)
 class ScoringOutput:
@@ -47,6 +49,8 @@ class ScoringRequestOutput:
     finished: bool = True
     error: str | None = None
     """Why there is no score: then ``outputs`` holds NaN."""
+    cause: EngineError | None = field(default=None, repr=False, compare=False)
+    """``error`` as the exception that it is: ``cause.path`` says which field it is about."""
     num_cached_tokens: int = 0
     spans: tuple[ScoredSpan, ...] = ()
     """Of a document that was read in chunks: all of them, best first. ``token_ids`` are the best chunk's."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+
+from engine.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,3 +124,17 @@ class EncodedPair:
     def truncated(self) -> bool:
         """Whether query or document was cut."""
         return self.truncated_document or self.truncated_query
+
+
+Encoded = EncodedPair | RequestError
+"""What became of one pair: token ids, or why it cannot be read. The error is about that pair alone."""
+
+
+def all_encoded(pairs: Sequence[Encoded]) -> list[EncodedPair]:
+    """The pairs, for callers who want all of them or none. Raises the first ``RequestError`` among them."""
+    found: list[EncodedPair] = []
+    for pair in pairs:
+        if isinstance(pair, RequestError):
+            raise pair
+        found.append(pair)
+    return found

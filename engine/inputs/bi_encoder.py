@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from engine.errors import FieldPath
+from engine.errors import FieldPath, RequestError
 from engine.inputs.checks import query_path
 from engine.inputs.pair_encoder import Pair, TokenizerPairs
 from engine.inputs.truncation import Side
-from engine.request import EncodedPair, PairOptions
+from engine.request import Encoded, EncodedPair, PairOptions
 
 
 class EmbeddingEncoder:
@@ -20,18 +20,28 @@ class EmbeddingEncoder:
         self._texts = texts
         self._query_prompt, self._document_prompt = prompts
 
-    def encode(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
-        """The pairs as two texts each, of at most ``limit`` tokens. Raises ``InvalidRequestError``."""
-        num_queries = len({pair.query for pair in pairs})
+    def encode(self, pairs: Mapping[int, Pair], limit: int, options: PairOptions) -> dict[int, Encoded]:
+        """The pairs, by their numbers, as two texts each, of at most ``limit`` tokens.
+
+        A pair of which one text has no token, or may not be cut and is too long, is an error about that text.
+        """
+        num_queries = len({pair.query for pair in pairs.values()})
         names: dict[str, tuple[Side, FieldPath]] = {}
-        for i, pair in enumerate(pairs):
+        for i, pair in pairs.items():
             names.setdefault(self._query_prompt + pair.query, ("right", query_path(i, num_queries)))
             names.setdefault(self._document_prompt + pair.document, (options.truncation_side, ("documents", i)))
         encoded = self._texts.encode_singles(names, limit, options.truncate)
-        return [
-            together(encoded[self._query_prompt + pair.query], encoded[self._document_prompt + pair.document])
-            for pair in pairs
-        ]
+        found: dict[int, Encoded] = {}
+        for i, pair in pairs.items():
+            query = encoded[self._query_prompt + pair.query]
+            document = encoded[self._document_prompt + pair.document]
+            if isinstance(query, RequestError):
+                found[i] = query.at(query_path(i, num_queries))
+            elif isinstance(document, RequestError):
+                found[i] = document.at(("documents", i))
+            else:
+                found[i] = together(query, document)
+        return found
 
 
 def together(query: EncodedPair, document: EncodedPair) -> EncodedPair:

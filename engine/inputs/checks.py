@@ -39,6 +39,11 @@ def check_query(query: Any, where: FieldPath) -> None:
         raise InvalidRequestError(f"{PARAM} is empty.", param=where)
 
 
+def no_tokens(where: FieldPath) -> InvalidRequestError:
+    """The error about a text, or a pair, of which the tokenizer leaves nothing: no model reads an empty sequence."""
+    return InvalidRequestError(f"{PARAM} has no token: nothing is left of it once it is tokenised.", param=where)
+
+
 def wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:
     """The error about sides that are neither 1:1, 1:N nor N:N."""
     return InvalidRequestError(

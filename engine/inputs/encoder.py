@@ -125,6 +125,16 @@ def first_difference(one: TextEncoder, other: TextEncoder) -> str | None:
     return None
 
 
+def keeps_all_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether every byte of a text becomes part of a token, so that no text but the empty one has no token."""
+    normalizer = settings_of(tokenizer.normalizer).get("type", "NFC")
+    return (
+        isinstance(tokenizer.model, models.BPE)
+        and normalizer == "NFC"
+        and _is_byte_level(settings_of(tokenizer.pre_tokenizer))
+    )
+
+
 def _obstacle(tokenizer: Tokenizer) -> str | None:
     """Why kitoken is not even tried; None where it is."""
     model = tokenizer.model

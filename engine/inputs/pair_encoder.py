@@ -15,12 +15,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from engine.errors import PARAM, FieldPath, InvalidRequestError
+from engine.inputs.checks import no_tokens
 from engine.inputs.encoder import TEXTS_PER_BATCH, TextEncoder
 from engine.inputs.truncation import Role, Side, fit
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
-from engine.request import EncodedPair
+from engine.request import Encoded, EncodedPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +179,16 @@ class TokenizerPairs:
         assert draft.roles is not None
         return draft.roles
 
-    def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: FieldPath) -> EncodedPair:
-        """One text by itself, with the tokens that the tokenizer puts around one. Raises ``InvalidRequestError``."""
+    def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: FieldPath) -> Encoded:
+        """One text by itself, with the tokens that the tokenizer puts around one, or why it cannot be read."""
         return self.encode_singles({text: (side, where)}, limit, truncate)[text]
 
     def encode_singles(
         self, texts: Mapping[str, tuple[Side, FieldPath]], limit: int, truncate: bool
-    ) -> dict[str, EncodedPair]:
+    ) -> dict[str, Encoded]:
         """Texts by themselves; each comes with the end that may be cut and its path for errors.
 
-        Raises ``InvalidRequestError`` for one that is too long, where it may not be cut.
+        One that has no token, or is too long and may not be cut, is an error.
         """
         encodings = encode_all(self._tokenizer, list(texts), special=True)
         return {
@@ -195,16 +196,18 @@ class TokenizerPairs:
             for (text, (side, where)), encoding in zip(texts.items(), encodings, strict=True)
         }
 
-    def _single(self, draft: Draft, limit: int, truncate: bool, side: Side, where: FieldPath) -> EncodedPair:
+    def _single(self, draft: Draft, limit: int, truncate: bool, side: Side, where: FieldPath) -> Encoded:
+        if not len(draft.ids):
+            return no_tokens(where)
         if len(draft.ids) <= limit:
             return EncodedPair(draft.ids, draft.type_ids)
         if not truncate:
             message = f"{PARAM} has {len(draft.ids)} tokens, and the limit is {limit}."
-            raise InvalidRequestError(message, param=where)
+            return InvalidRequestError(message, param=where)
         own = draft.roles if draft.roles is not None else np.zeros(len(draft.ids), np.int8)
         cut = fit(np.where(own == Role.TEMPLATE, Role.TEMPLATE, Role.DOCUMENT), limit, side)
         if cut is None:
-            raise InvalidRequestError(f"{PARAM}: a limit of {limit} leaves no room for the text.", param=where)
+            return InvalidRequestError(f"{PARAM}: a limit of {limit} leaves no room for the text.", param=where)
         type_ids = None if draft.type_ids is None else draft.type_ids[cut.keep]
         return EncodedPair(draft.ids[cut.keep], type_ids, truncated_document=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,22 @@ from engine.checkpoint.families import num_token_types
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.template import load_template
 from engine.config import ModelConfig
-from engine.errors import PARAM, ConfigError, FieldPath, InvalidRequestError
-from engine.inputs.bi_encoder import EmbeddingEncoder, together
-from engine.inputs.checks import TokenIds, check_query, check_text, checked_ids, query_path, wrong_lengths
-from engine.inputs.encoder import HuggingFaceEncoder, choose_encoder
-from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs
-from engine.inputs.spans import Chunking, Span, TextToken, chunk_spans, text_tokens
+from engine.errors import PARAM, ConfigError, FieldPath, InvalidRequestError, RequestError
+from engine.inputs.bi_encoder import EmbeddingEncoder
+from engine.inputs.checks import (
+    TokenIds,
+    check_query,
+    check_text,
+    checked_ids,
+    no_tokens,
+    query_path,
+    wrong_lengths,
+)
+from engine.inputs.encoder import HuggingFaceEncoder, choose_encoder, keeps_all_bytes
+from engine.inputs.id_pairs import IdPairs
+from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, encode_all
+from engine.inputs.spans import Chunking, Span, chunk_spans
+from engine.inputs.token_access import TokenAccess
 from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
 from engine.model_spec import ModelSpec
 from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
@@ -33,7 +43,7 @@ from engine.prompts.preformatted import Preformatted
 from engine.prompts.published import QWEN3_RERANKER
 from engine.prompts.template import Template
 from engine.ranges import common_prefix
-from engine.request import ChunkOptions, EncodedPair, PairOptions
+from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, all_encoded
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = PairOptions()
@@ -41,18 +51,18 @@ LEAST_ROOM = 8
 """Tokens that must be left for query and document beside the template."""
 
 
-class InputProcessor:
+class InputProcessor(TokenAccess):
     """Builds the prompts of one model. Any number of threads may use one."""
 
     def __init__(self, spec: ModelSpec, config: ModelConfig) -> None:
         # Stated, because the library otherwise switches its threads off, with a warning, when a process is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         self.max_model_len = spec.max_model_len
-        self._vocab_size = spec.vocab_size
-        self._tokenizer = load_tokenizer(Path(spec.tokenizer_path), lower_case=spec.lower_case)
+        super().__init__(load_tokenizer(Path(spec.tokenizer_path), lower_case=spec.lower_case), spec.vocab_size)
         self._pair_prompt = spec.pair_prompt
         self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
         make_plain(self._tokenizer, list(self._compiled.values()))
+        self._keeps_all_bytes = keeps_all_bytes(self._tokenizer)
         guard = SpecialIdGuard(self._tokenizer)
         self._has_types = _takes_types(spec)
         encoder = choose_encoder(self._tokenizer) if self._compiled else HuggingFaceEncoder(self._tokenizer)
@@ -60,6 +70,9 @@ class InputProcessor:
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard, encoder)
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
         self._bi_encoder = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
+        self._id_pairs = IdPairs(
+            spec.vocab_size, spec.max_model_len, bi_encoder=self._bi_encoder is not None, type_ids=self._has_types
+        )
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
@@ -70,7 +83,8 @@ class InputProcessor:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
         if self._bi_encoder is not None:  # limits hold for each text
-            return len(self._bi_encoder.encode([shortest], self.max_model_len, _DEFAULTS)[0].token_ids)
+            found = self._bi_encoder.encode({0: shortest}, self.max_model_len, _DEFAULTS)
+            return len(all_encoded([found[0]])[0].token_ids)
         length = len(self._drafts([shortest])[0].ids)
         if length + LEAST_ROOM > self.max_model_len:
             raise ConfigError(
@@ -136,27 +150,59 @@ class InputProcessor:
 
         Raises ``InvalidRequestError`` about the field that is wrong, e.g. ``("documents", 3)``.
         """
-        limit = self._limit(options)
-        pairs = self._checked_pairs(queries, documents, options, instructions)
-        pairs, cut_queries, cut_documents = self._cut_parts(pairs, options)
-        done = (
-            self._within(pairs, limit, options)
-            if self._bi_encoder is None
-            else self._bi_encoder.encode(pairs, limit, options)
-        )
-        for i in cut_queries:
-            done[i] = replace(done[i], truncated_query=True)
-        for i in cut_documents:
-            done[i] = replace(done[i], truncated_document=True)
-        return done
+        return all_encoded(self.encode_each(queries, documents, options, instructions))
 
-    def _within(self, pairs: Sequence[Pair], limit: int, options: PairOptions) -> list[EncodedPair]:
-        return [
-            EncodedPair(draft.ids, draft.type_ids, draft.query_len)
-            if len(draft.ids) <= limit
-            else self._fitted(pair, draft, limit, options, ("documents", i))
-            for i, (pair, draft) in enumerate(zip(pairs, self._drafts(pairs), strict=True))
-        ]
+    def encode_each(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        options: PairOptions = _DEFAULTS,
+        instructions: Sequence[str | None] | None = None,
+    ) -> list[Encoded]:
+        """``encode`` for callers who want the other pairs where one cannot be read: its error stands in its place.
+
+        Raises ``InvalidRequestError`` about what is wrong with the call as a whole.
+        """
+        limit = self._limit(options)
+        pairs, refused = self._checked_pairs(queries, documents, options, instructions)
+        self._check_queries(pairs, refused, len(queries))
+        cut_queries, cut_documents = self._cut_parts(pairs, refused, options, len(queries))
+        found: dict[int, Encoded] = dict(refused)
+        if self._bi_encoder is None:
+            found |= self._within(pairs, limit, options)
+        else:
+            found |= self._bi_encoder.encode(pairs, limit, options)
+        for i in cut_queries | cut_documents:
+            pair = found[i]
+            if not isinstance(pair, RequestError):
+                query, document = (
+                    pair.truncated_query or i in cut_queries,
+                    pair.truncated_document or i in cut_documents,
+                )
+                found[i] = replace(pair, truncated_query=query, truncated_document=document)
+        return [found[i] for i in range(len(documents))]
+
+    def _within(self, pairs: Mapping[int, Pair], limit: int, options: PairOptions) -> dict[int, Encoded]:
+        found: dict[int, Encoded] = {}
+        for (i, pair), draft in zip(pairs.items(), self._drafts(list(pairs.values())), strict=True):
+            if not len(draft.ids):
+                found[i] = no_tokens(("documents", i))
+            elif len(draft.ids) <= limit:
+                found[i] = EncodedPair(draft.ids, draft.type_ids, draft.query_len)
+            else:
+                found[i] = self._fitted(pair, draft, limit, options, ("documents", i))
+        return found
+
+    def _check_queries(self, pairs: dict[int, Pair], refused: dict[int, InvalidRequestError], num_queries: int) -> None:
+        """Takes out the pairs whose query the tokenizer empties: it is as good as blank."""
+        if self._keeps_all_bytes:
+            return
+        texts = list({pair.query for pair in pairs.values()})
+        encodings = zip(texts, encode_all(self._tokenizer, texts, special=False), strict=True)
+        empty = {text for text, encoding in encodings if not encoding.ids}
+        for i in [i for i, pair in pairs.items() if pair.query in empty]:
+            del pairs[i]
+            refused[i] = no_tokens(query_path(i if num_queries > 1 else 0, num_queries))
 
     def _drafts(self, pairs: Sequence[Pair]) -> list[Draft]:
         """Uncut, in order; a call may mix pairs with and without a prompt, since some bring their own."""
@@ -174,44 +220,41 @@ class InputProcessor:
 
         Raises ``InvalidRequestError`` about the field that is wrong.
         """
-        if len(query_ids) not in (1, len(document_ids)):
-            raise wrong_lengths(len(query_ids), len(document_ids))
-        heads = [checked_ids(ids, query_path(i, len(query_ids)), self._vocab_size) for i, ids in enumerate(query_ids)]
-        encoded = []
-        for i, ids in enumerate(document_ids):
-            head, tail = heads[i if len(heads) > 1 else 0], checked_ids(ids, ("documents", i), self._vocab_size)
-            if self._bi_encoder is not None:
-                for one in (head, tail):
-                    self._check_length(len(one), ("documents", i), "a text")
-                encoded.append(together(EncodedPair(head), EncodedPair(tail)))
-                continue
-            whole = np.concatenate([head, tail])
-            self._check_length(len(whole), ("documents", i), "the pair")
-            types = np.zeros_like(whole) if self._has_types else None
-            encoded.append(EncodedPair(whole, types, query_len=min(len(head), len(whole) - 1)))
-        return encoded
+        return all_encoded(self.encode_ids_each(query_ids, document_ids))
 
-    def _check_length(self, num_ids: int, where: FieldPath, what: str) -> None:
-        if not 1 <= num_ids <= self.max_model_len:
-            raise InvalidRequestError(
-                f"{PARAM}: {what} has {num_ids} token ids, and 1 to {self.max_model_len} are possible. "
-                "Pairs of ids are never cut, since only their sender knows what may go.",
-                param=where,
-            )
+    def encode_ids_each(self, query_ids: Sequence[TokenIds], document_ids: Sequence[TokenIds]) -> list[Encoded]:
+        """``encode_ids`` with the error of each pair that cannot be read in its place.
+
+        Raises ``InvalidRequestError`` about lengths that do not fit, and about the only query.
+        """
+        return self._id_pairs.encode(query_ids, document_ids)
 
     def encode_prompts(self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS) -> list[EncodedPair]:
         """Whole prompts, scored as they are; only where a text is the model's own prompt do its marks count.
 
         Raises ``InvalidRequestError`` about the prompt that is wrong, e.g. ``("prompts", 3)``.
         """
+        return all_encoded(self.encode_prompts_each(prompts, options))
+
+    def encode_prompts_each(self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS) -> list[Encoded]:
+        """``encode_prompts`` with the error of each prompt that cannot be read in its place.
+
+        Raises ``InvalidRequestError`` about what is wrong with the call as a whole.
+        """
         limit = self._limit(options)
         if self._bi_encoder is not None:
             raise InvalidRequestError(
                 "This model embeds texts: it has scores for pairs, not for a text.", param="prompts"
             )
-        return [self._prompt_pair(prompt, ("prompts", i), limit, options) for i, prompt in enumerate(prompts)]
+        found: list[Encoded] = []
+        for i, prompt in enumerate(prompts):
+            try:
+                found.append(self._prompt_pair(prompt, ("prompts", i), limit, options))
+            except InvalidRequestError as error:
+                found.append(error)
+        return found
 
-    def _prompt_pair(self, prompt: str | TokenIds, where: FieldPath, limit: int, options: PairOptions) -> EncodedPair:
+    def _prompt_pair(self, prompt: str | TokenIds, where: FieldPath, limit: int, options: PairOptions) -> Encoded:
         if not isinstance(prompt, str):
             ids = checked_ids(prompt, where, self._vocab_size)
             if not 1 <= len(ids) <= limit:
@@ -245,30 +288,20 @@ class InputProcessor:
             check_text(document, ("documents", i))
             key = queries[i if len(queries) > 1 else 0], instructions[i] if instructions else None
             if key not in bare:
-                bare[key] = len(self.encode([key[0]], [""], options, [key[1]])[0].token_ids)
+                bare[key] = self._bare_tokens(key[0], key[1], options)
             room = self._limit(options) - bare[key]
             limits = {"most": chunks.most, "limit": options.max_tokens_per_doc}
             how.append(Chunking.of(room, chunks.tokens, chunks.overlap, side=options.truncation_side, **limits))
         return chunk_spans(self._tokenizer, documents, how)
 
-    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
-        """The tokens of a text, each with its characters. Raises ``InvalidRequestError``."""
-        check_text(text, ("inputs",))
-        return text_tokens(self._tokenizer, text, add_special_tokens=add_special_tokens)
-
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text. Raises ``InvalidRequestError``."""
-        check_text(text, ("prompt",))
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
-
-    def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids. Raises ``InvalidRequestError`` for ids that the vocabulary lacks."""
-        checked = checked_ids(ids, ("tokens",), self._vocab_size)
-        return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=skip_special_tokens))
-
-    def token_strings(self, ids: TokenIds) -> list[str]:
-        """Each token as the vocabulary spells it. Raises ``InvalidRequestError`` for ids that it lacks."""
-        return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, ("tokens",), self._vocab_size).tolist()]
+    def _bare_tokens(self, query: str, instruction: str | None, options: PairOptions) -> int:
+        """Tokens of a pair beside its document. Raises ``InvalidRequestError`` about the query."""
+        (found,) = self.encode_each([query], [""], options, [instruction])
+        if isinstance(found, EncodedPair):
+            return len(found.token_ids)
+        if found.path == ("documents", 0) and self._bi_encoder is not None:  # nothing is put around a text
+            return 0
+        raise found
 
     def _limit(self, options: PairOptions) -> int:
         for name in ("max_tokens_per_doc", "max_tokens_per_query"):
@@ -291,7 +324,8 @@ class InputProcessor:
         documents: Sequence[str],
         options: PairOptions,
         instructions: Sequence[str | None] | None,
-    ) -> list[Pair]:
+    ) -> tuple[dict[int, Pair], dict[int, InvalidRequestError]]:
+        """The pairs by their numbers, and those that are wrong by themselves."""
         count = len(documents)
         if not count:
             raise InvalidRequestError("There is no document to score.", param="documents")
@@ -307,16 +341,20 @@ class InputProcessor:
             check_text(document, ("documents", i))
         common = self._instruction(options.instruction, ("instruction",))
         formatted = [self._preformatted is not None and self._preformatted.claims(query) for query in queries]
-        pairs = []
+        pairs: dict[int, Pair] = {}
+        refused: dict[int, InvalidRequestError] = {}
         for i, document in enumerate(documents):
             q = i if len(queries) > 1 else 0
             if formatted[q]:
-                pairs.append(self._unwrapped(queries[q], document, i, query_path(q, len(queries))))
+                try:
+                    pairs[i] = self._unwrapped(queries[q], document, i, query_path(q, len(queries)))
+                except InvalidRequestError as error:
+                    refused[i] = error
                 continue
             own = instructions[i] if instructions is not None else None
             instruction = self._instruction(own, ("instructions", i)) if own else common
-            pairs.append(Pair(queries[q], document, instruction, self._prompt_with(instruction)))
-        return pairs
+            pairs[i] = Pair(queries[q], document, instruction, self._prompt_with(instruction))
+        return pairs, refused
 
     def _unwrapped(self, query: str, document: str, index: int, where: FieldPath) -> Pair:
         assert self._preformatted is not None
@@ -337,8 +375,8 @@ class InputProcessor:
             )
         return given
 
-    def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: FieldPath) -> EncodedPair:
-        """An over-long pair, cut to the limit."""
+    def _fitted(self, pair: Pair, draft: Draft, limit: int, options: PairOptions, where: FieldPath) -> Encoded:
+        """An over-long pair, cut to the limit, or why that is not possible."""
         excess, side = len(draft.ids) - limit, options.truncation_side
         if options.truncate and draft.document_len - excess >= MIN_DOCUMENT_TOKENS:  # the common case, without roles
             first = draft.query_len + (0 if side == "left" else draft.document_len - excess)
@@ -352,11 +390,11 @@ class InputProcessor:
         )
         if not options.truncate:
             message = f"{PARAM}: the pair has {lengths}. Shorten it, or let it be truncated."
-            raise InvalidRequestError(message, param=where)
+            return InvalidRequestError(message, param=where)
         cut = fit(roles, limit, side)
         if cut is None:
             message = f"{PARAM}: the pair has {lengths}, which leaves no room for query and document."
-            raise InvalidRequestError(message, param=where)
+            return InvalidRequestError(message, param=where)
         return EncodedPair(
             draft.ids[cut.keep],
             None if draft.type_ids is None else draft.type_ids[cut.keep],
@@ -365,23 +403,39 @@ class InputProcessor:
             cut.num_query_cut > 0,
         )
 
-    def _cut_parts(self, pairs: list[Pair], options: PairOptions) -> tuple[list[Pair], set[int], set[int]]:
-        """The callers' own limits on query and document, before anything is put around them."""
-        pairs = list(pairs)
+    def _cut_parts(
+        self,
+        pairs: dict[int, Pair],
+        refused: dict[int, InvalidRequestError],
+        options: PairOptions,
+        num_queries: int,
+    ) -> tuple[set[int], set[int]]:
+        """The callers' own limits on query and document, before anything is put around them.
+
+        Gives the pairs whose query and whose document was cut. A pair of which a cut leaves nothing is refused.
+        """
         cut: dict[str, set[int]] = {"query": set(), "document": set()}
-        for name, limit in (("query", options.max_tokens_per_query), ("document", options.max_tokens_per_doc)):
+        for name, option in (("query", "max_tokens_per_query"), ("document", "max_tokens_per_doc")):
+            limit: int = getattr(options, option)
             if not limit:
                 continue
-            long = [i for i, pair in enumerate(pairs) if may_exceed(getattr(pair, name), limit)]
+            long = [i for i, pair in pairs.items() if may_exceed(getattr(pair, name), limit)]
             texts = list(dict.fromkeys(getattr(pairs[i], name) for i in long))
             side = options.truncation_side if name == "document" else "right"
             short = dict(zip(texts, cut_texts(self._tokenizer, texts, limit, side), strict=True)) if texts else {}
             for i in long:
                 before = getattr(pairs[i], name)
-                if short[before] != before:
+                if short[before] == "" != before:
+                    del pairs[i]
+                    where = (
+                        ("documents", i) if name == "document" else query_path(i if num_queries > 1 else 0, num_queries)
+                    )
+                    message = f"{PARAM} has no token left: its first character has more than {option} = {limit} tokens."
+                    refused[i] = InvalidRequestError(message, param=where)
+                elif short[before] != before:
                     pairs[i] = replace(pairs[i], **{name: short[before]})
                     cut[name].add(i)
-        return pairs, cut["query"], cut["document"]
+        return cut["query"], cut["document"]
 
 
 def _takes_types(spec: ModelSpec) -> bool:

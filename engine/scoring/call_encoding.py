@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from engine.errors import RequestError
 from engine.inputs.spans import Span
 from engine.messages import EngineCoreRequest
 from engine.request import EncodedPair, RerankCall
@@ -22,7 +23,9 @@ class CallEncoding:
         self.texts = PairTexts.of(call)
         """Chunked once the documents have been looked at."""
         self.pairs: list[EncodedPair] = []
-        """In the order of ``texts``; fewer while slices are missing."""
+        """In the order of ``texts``, without those that cannot be read; fewer while slices are missing."""
+        self.errors: dict[int, RequestError] = {}
+        """Why pairs cannot be read, by their numbers in ``texts``."""
         self._processor = processor
         self._max_pairs = max_pairs
 
@@ -30,7 +33,7 @@ class CallEncoding:
         """Each step cuts or tokenises ``size`` documents, and says how many pairs there are so far.
 
         So a long call can take turns with others, and can be left where time is up. Steps may run in any thread, one
-        at a time. Raises ``RequestError`` about a field of the call.
+        at a time. Raises ``RequestError`` about a field of the call; what is wrong with one pair costs that pair alone.
         """
         if self.call.chunks is not None and self.call.prompts is None:
             spans: list[list[Span]] = []
@@ -39,8 +42,19 @@ class CallEncoding:
                 yield 0
             self.texts = self.texts.cut(spans, self._max_pairs)
         for start in range(0, self.texts.num_pairs, size):
-            self.pairs += self.texts.encode(self._processor, start, start + size)
+            for number, pair in enumerate(self.texts.encode(self._processor, start, start + size), start):
+                if isinstance(pair, RequestError):
+                    self.errors[number] = pair
+                else:
+                    self.pairs.append(pair)
             yield len(self.pairs)
+
+    def scored_texts(self) -> PairTexts:
+        """The texts of ``pairs``. Raises ``RequestError`` where slices left no pair to score at all."""
+        texts = self.texts.without(self.errors)
+        if texts.refused and not self.pairs:
+            raise texts.refused[min(texts.refused)]
+        return texts
 
 
 def core_request(

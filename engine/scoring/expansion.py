@@ -8,31 +8,32 @@ several pairs and one result; its score is that of its best chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from engine.errors import FieldPath, RequestError, TooLargeError
 from engine.inputs.spans import Span
-from engine.request import ChunkOptions, EncodedPair, PairOptions, RerankCall
+from engine.request import ChunkOptions, Encoded, PairOptions, RerankCall
 
 
 class PairProcessor(Protocol):
     """What scoring needs of ``engine.inputs.processor.InputProcessor``; any thread may call it.
 
-    All three raise ``RequestError`` about a field of what they were given, e.g. ``("documents", 3)``.
+    All three raise ``RequestError`` about a field of what they were given, e.g. ``("queries", 3)``. What is wrong with
+    one pair alone stands in its place.
     """
 
-    def encode(
+    def encode_each(
         self,
         queries: Sequence[str],
         documents: Sequence[str],
         options: PairOptions,
         instructions: Sequence[str | None] | None = None,
-    ) -> list[EncodedPair]: ...
+    ) -> Sequence[Encoded]: ...
 
-    def encode_prompts(self, prompts: Sequence[str | list[int]], options: PairOptions) -> list[EncodedPair]: ...
+    def encode_prompts_each(self, prompts: Sequence[str | list[int]], options: PairOptions) -> Sequence[Encoded]: ...
 
     def chunk_spans(
         self,
@@ -59,6 +60,9 @@ class PairTexts:
     """Part of the document that each pair reads; None: all of it."""
     cut_off: frozenset[int] = frozenset()
     """Results whose document has more chunks than may be read."""
+    prompts: list[str | list[int]] | None = None
+    refused: Mapping[int, RequestError] = field(default_factory=dict)
+    """Why results have no pair here, by their numbers; about fields of the call."""
 
     @classmethod
     def of(cls, call: RerankCall) -> PairTexts:
@@ -69,24 +73,29 @@ class PairTexts:
             queries = [query for query in queries for _ in documents]
             documents = documents * count
             instructions = instructions * count if instructions else None
-        return cls(call, queries, documents, call.options, instructions)
+        return cls(call, queries, documents, call.options, instructions, prompts=call.prompts)
 
     @property
     def num_pairs(self) -> int:
         """Pairs for the core; more than ``call.num_pairs`` where documents are read in chunks."""
-        return len(self.documents if self.call.prompts is None else self.call.prompts)
+        return len(self.documents if self.prompts is None else self.prompts)
 
     def result_of(self, pair: int) -> int:
         """The number of the result that a pair belongs to."""
         return pair if self.result_numbers is None else self.result_numbers[pair]
 
-    def encode(self, processor: PairProcessor, start: int, end: int) -> list[EncodedPair]:
-        """Token ids of the pairs from ``start`` to ``end``; raises ``RequestError`` about a field of the call."""
+    def encode(self, processor: PairProcessor, start: int, end: int) -> list[Encoded]:
+        """The pairs from ``start`` to ``end``: token ids, or why one cannot be read.
+
+        Raises ``RequestError`` about a field of the call that all of them share.
+        """
         with self._about_the_call(start):
-            if self.call.prompts is not None:
-                return processor.encode_prompts(self.call.prompts[start:end], self.options)
-            queries, documents, instructions = self._sides(start, end)
-            return processor.encode(queries, documents, self.options, instructions)
+            if self.prompts is not None:
+                found = processor.encode_prompts_each(self.prompts[start:end], self.options)
+            else:
+                queries, documents, instructions = self._sides(start, end)
+                found = processor.encode_each(queries, documents, self.options, instructions)
+        return [self._located(pair, start) if isinstance(pair, RequestError) else pair for pair in found]
 
     def chunk_spans(self, processor: PairProcessor, chunks: ChunkOptions, start: int, end: int) -> list[list[Span]]:
         """How the documents from ``start`` to ``end`` are cut; raises ``RequestError`` about a field of the call."""
@@ -121,6 +130,28 @@ class PairTexts:
             cut_off,
         )
 
+    def without(self, errors: Mapping[int, RequestError]) -> PairTexts:
+        """The pairs that have none of ``errors``; a result that loses all its pairs is ``refused``."""
+        if not errors:
+            return self
+        kept = [pair for pair in range(self.num_pairs) if pair not in errors]
+        numbers = [self.result_of(pair) for pair in kept]
+        refused: dict[int, RequestError] = {}
+        for pair in sorted(errors):
+            refused.setdefault(self.result_of(pair), errors[pair])
+        for number in numbers:
+            refused.pop(number, None)
+        return replace(
+            self,
+            queries=[self.queries[pair] for pair in kept] if len(self.queries) > 1 else self.queries,
+            documents=[] if self.prompts is not None else [self.documents[pair] for pair in kept],
+            instructions=[self.instructions[pair] for pair in kept] if self.instructions else None,
+            result_numbers=numbers,
+            spans=[self.spans[pair] for pair in kept] if self.spans is not None else None,
+            prompts=[self.prompts[pair] for pair in kept] if self.prompts is not None else None,
+            refused=refused,
+        )
+
     def result_path(self, number: int) -> FieldPath:
         """The field of the call that result ``number`` is about."""
         if self.call.prompts is not None:
@@ -137,28 +168,32 @@ class PairTexts:
         try:
             yield
         except RequestError as error:
-            path = self._callers_path(error.path, start)
-            if path == error.path:
+            located = self._located(error, start)
+            if located is error:
                 raise
-            raise error.at(path) from error
+            raise located from error
+
+    def _located(self, error: RequestError, start: int) -> RequestError:
+        path = self._callers_path(error.path, start)
+        return error if path == error.path else error.at(path)
 
     def _callers_path(self, path: FieldPath, start: int) -> FieldPath:
         """``("documents", 0)`` of a slice -> the document's number in the call. Other fields are the call's already."""
         match path:
             case ("prompts", int(i), *inside):
                 return "prompts", start + i, *inside
-            case ("queries" | "documents" | "instructions" as field, int(i), *inside):
+            case ("queries" | "documents" | "instructions" as side, int(i), *inside):
                 query, document = self.call.position(self.result_of(start + i))
             case ("query", *inside):
-                field = "queries"
+                side = "queries"
                 query, document = self.call.position(self.result_of(start))
             case _:
                 return path
-        if field != "queries":
-            return field, document, *inside
+        if side != "queries":
+            return side, document, *inside
         if len(self.call.queries) == 1:
             return "query", *inside
-        return field, query if self.call.every_query else document, *inside
+        return side, query if self.call.every_query else document, *inside
 
 
 def _covers_less(spans: Sequence[Span], text: str) -> bool:

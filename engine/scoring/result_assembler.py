@@ -50,7 +50,7 @@ class ResultAssembler:
         self._results: list[PairScore | None] = [None] * texts.call.num_pairs
         self._chunks: list[list[int]] | None = None
         """The pairs of each result, where there may be several."""
-        if texts.result_numbers is not None:
+        if texts.spans is not None and texts.result_numbers is not None:
             self._chunks = [[] for _ in self._results]
             for pair, number in enumerate(texts.result_numbers):
                 self._chunks[number].append(pair)
@@ -59,7 +59,7 @@ class ResultAssembler:
     @property
     def complete(self) -> bool:
         """Whether the core has answered every pair that it was given."""
-        return self._collector.complete
+        return self._collector.complete or not self._pairs
 
     @property
     def stats(self) -> CallStats | None:
@@ -110,13 +110,6 @@ class ResultAssembler:
         """The result of that number; None until it is settled."""
         return self._results[number]
 
-    def pair_of(self, number: int) -> int:
-        """The pair that stands for a result: its best chunk, or the first while there is no score."""
-        result = self._results[number]
-        if result is not None:
-            return result.pair
-        return number if self._chunks is None else self._chunks[number][0]
-
     def in_order(self) -> list[PairScore]:
         """The settled results, in the order of their numbers."""
         return [result for result in self._results if result is not None]
@@ -132,7 +125,7 @@ class ResultAssembler:
 
     def failed(self) -> dict[int, EngineError]:
         """The first error of each result that has one, about the field of the call; a passed deadline is none."""
-        found: dict[int, EngineError] = {}
+        found: dict[int, EngineError] = dict(self._texts.refused)
         for pair, error in sorted(self._collector.errors.items()):
             if not isinstance(error, DeadlineExceededError):
                 number = self._texts.result_of(pair)

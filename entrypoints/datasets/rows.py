@@ -33,9 +33,10 @@ class ScoreRow:
     """The row had one ``document``: it gets one ``score`` instead of ``scores``."""
     error: str | None = None
 
-    def finished(self, scores: list[float]) -> dict[str, Any]:
-        """The output row: what came in, then what was found."""
-        found: Any = None if self.error else (scores[0] if self.single else scores)
+    def finished(self, scores: list[float | None]) -> dict[str, Any]:
+        """The output row: what came in, then what was found; null for a document without a score."""
+        has_score = any(score is not None for score in scores)
+        found: Any = None if self.error and not has_score else (scores[0] if self.single else scores)
         return {**self.fields, "score" if self.single else "scores": found, "error": self.error}
 
 

@@ -117,7 +117,7 @@ def _windows(rows: Iterator[ScoreRow], pairs: int) -> Iterator[list[ScoreRow]]:
 
 def score_window(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> Scored:
     good = sorted((row for row in rows if row.error is None), key=lambda row: row.query)
-    scores: dict[int, list[float]] = {}
+    scores: dict[int, list[float | None]] = {}
     try:
         scores = _score_rows(job, scorer, good)
     except RequestError:
@@ -136,14 +136,23 @@ def score_window(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> Scored:
     )
 
 
-def _score_rows(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> dict[int, list[float]]:
+def _score_rows(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> dict[int, list[float | None]]:
     queries = [row.query for row in rows for _ in row.documents]
     documents = [document for row in rows for document in row.documents]
     options = {} if job.instruction is None else {"instruction": job.instruction}
     outputs = iter(scorer.score(queries, documents, use_tqdm=False, **options) if documents else ())
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[float | None]] = {}
     for row in rows:
         own = list(islice(outputs, len(row.documents)))
-        row.error = next((output.error for output in own if output.error), None)
-        found[row.number] = [output.outputs.logit if job.raw_scores else output.outputs.score for output in own]
+        row.error = next((_error_of(output, i) for i, output in enumerate(own) if output.error), None)
+        found[row.number] = [
+            None if output.error else output.outputs.logit if job.raw_scores else output.outputs.score for output in own
+        ]
     return found
+
+
+def _error_of(output: ScoringRequestOutput, number: int) -> str | None:
+    """What is wrong with document ``number`` of a row, counted in the row."""
+    if isinstance(output.cause, RequestError) and len(output.cause.path) > 1:
+        return str(output.cause.at((output.cause.path[0], number)))
+    return output.error

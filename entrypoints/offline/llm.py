@@ -34,6 +34,7 @@ from engine.entrypoints.offline.arguments import (
 )
 from engine.entrypoints.offline.interrupts import interrupt_after
 from engine.entrypoints.offline.slices import PairSlice, RunningSlice, in_slices
+from engine.errors import InvalidRequestError
 from engine.inputs.checks import check_query
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import ModelSpec
@@ -98,8 +99,9 @@ class LLM:
         overlapping chunks, the best of which counts, as the server does. ``lora_request`` names one of
         ``lora_modules``.
 
-        Raises ``ValueError`` (``InvalidRequestError`` is one) or ``TypeError`` for what cannot be scored, by name; a
-        pair that fails on the device has an ``error`` in its output instead.
+        Raises ``ValueError`` (``InvalidRequestError`` is one) or ``TypeError`` for what is wrong with the call. A pair
+        that cannot be read (too long with ``truncate=False``, no token at all), or that fails on the device, has an
+        ``error`` in its output instead.
         """
         return list(self.score_iter(data_1, data_2, use_tqdm=use_tqdm, **options))
 
@@ -208,7 +210,7 @@ class LLM:
         while len(window) < WINDOW and (part := next(slices, None)) is not None:
             call_id = f"offline-{next(self._call_ids)}"
             encoding = self._threads.submit(part.encode, self._processor, settings)
-            self._slices[call_id] = running = RunningSlice(call_id, encoding, adapter)
+            self._slices[call_id] = running = RunningSlice(call_id, part.first, encoding, adapter)
             window.append(running)
 
     def _advance(self, window: deque[RunningSlice]) -> None:
@@ -226,6 +228,8 @@ class LLM:
 
     def _submit(self, part: RunningSlice) -> None:
         pairs = part.start(self.spec.head)
+        if not pairs:  # none of them can be read
+            return
         request = core_request(part.call_id, pairs, arrival_s=time.monotonic(), adapter=part.adapter)
         with self._lock, interrupt_after():
             self._client.submit(request)
@@ -279,6 +283,9 @@ def ranked_results(
 ) -> list[RerankResult]:
     """Best first; raises ``ValueError`` for a pair without a score, because an order without it would be a guess."""
     for position, output in enumerate(outputs):
+        if isinstance(output.cause, InvalidRequestError):
+            path = output.cause.path
+            raise output.cause.at((path[0], position) if len(path) > 1 else path)
         if output.error is not None:
             raise ValueError(f"documents[{position}] has no score: {output.error}")
     results = []

@@ -62,7 +62,7 @@ class PairSlice:
                 pass
         except RequestError as error:
             raise error.at(_counted_from(self.first, error.path)) from error
-        return EncodedSlice(encoding.texts, encoding.pairs)
+        return EncodedSlice(encoding.texts.without(encoding.errors), encoding.pairs)
 
 
 def _encode_ids(
@@ -71,7 +71,10 @@ def _encode_ids(
     if settings.chunks is not None:
         raise InvalidRequestError("Only texts can be read in chunks, and these are token ids.", param="documents")
     call = RerankCall(queries=[], documents=[], prompts=list(documents))
-    return EncodedSlice(PairTexts.of(call), processor.encode_ids(queries, documents))
+    found = processor.encode_ids_each(queries, documents)
+    errors = {i: pair for i, pair in enumerate(found) if isinstance(pair, RequestError)}
+    pairs = [pair for pair in found if not isinstance(pair, RequestError)]
+    return EncodedSlice(PairTexts.of(call).without(errors), pairs)
 
 
 def _counted_from(first: int, path: FieldPath) -> FieldPath:
@@ -92,8 +95,9 @@ def in_slices(pairs: Iterator[PromptPair], size: int) -> Iterator[PairSlice]:
 class RunningSlice:
     """A slice in flight: encoded by a thread, then scored by the core."""
 
-    def __init__(self, call_id: str, encoding: Future[EncodedSlice], adapter: str | None) -> None:
+    def __init__(self, call_id: str, first: int, encoding: Future[EncodedSlice], adapter: str | None) -> None:
         self.call_id = call_id
+        self._first = first
         self.encoding = encoding
         self.adapter = adapter
         self.results: ResultAssembler | None = None
@@ -116,10 +120,18 @@ class RunningSlice:
         pairs, failed = self.encoding.result().pairs, self.results.failed()
         for number in range(self.results.num_results):
             found = self.results.get(number)
-            pair = pairs[self.results.pair_of(number)]
-            if found is None:
-                error, nothing = str(failed.get(number, "no score")), ScoringOutput(np.nan, np.nan)
-                yield ScoringRequestOutput(next_id(), nothing, pair.token_ids, pair.truncated, error=error)
-            else:
+            if found is not None:
                 outputs = ScoringOutput(found.score, found.logit)
-                yield ScoringRequestOutput(next_id(), outputs, pair.token_ids, found.truncated, spans=found.spans)
+                ids = pairs[found.pair].token_ids
+                yield ScoringRequestOutput(next_id(), outputs, ids, found.truncated, spans=found.spans)
+                continue
+            error = failed.get(number)
+            if error is not None:
+                error = error.at(_counted_from(self._first, error.path))
+            yield ScoringRequestOutput(
+                next_id(),
+                ScoringOutput(np.nan, np.nan),
+                np.zeros(0, np.int32),
+                error=str(error or "no score"),
+                cause=error,
+            )

@@ -141,6 +141,8 @@ class CallHandler:
         partial = msgspec.to_builtins(dialect.render(result))
         if isinstance(content, dict) and isinstance(partial, dict):
             content = {**partial, **content, "failed": sorted(result.errors)}
+            located = {number: paths.error_located(one) for number, one in sorted(result.errors.items())}
+            content |= {"errors": [{"index": i, "type": one.type, "message": str(one)} for i, one in located.items()]}
         status = dialect.error_status(error, error.status)
         self._count(request, dialect, status)
         return error_response(error, request.state.request_id, content, status)

@@ -157,13 +157,13 @@ class RerankService:
         ) as permit:
             encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
             await self._encode(encoding, deadline)
-            pairs = encoding.pairs
+            pairs, texts = encoding.pairs, encoding.scored_texts()
             pair_tokens = [len(pair.token_ids) for pair in pairs]
             num_tokens = sum(pair_tokens)
             self.metrics.pair_tokens.observe(pair_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
-            results = ResultAssembler(engine.spec.head, encoding.texts, pairs)
+            results = ResultAssembler(engine.spec.head, texts, pairs)
             if pairs and not passed(deadline):
                 request = core_request(
                     call_id,

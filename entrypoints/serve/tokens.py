@@ -28,7 +28,7 @@ from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.loaded_engine import Processor
 from engine.entrypoints.serve.service import RerankService
-from engine.request import PairOptions
+from engine.request import PairOptions, all_encoded
 
 _IDS = {"type": "array", "items": TOKEN_ID}
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -157,7 +157,7 @@ class TokenRoutes:
 def _prompt_ids(processor: Processor, fields: TokenizeBody | TokenizeMessagesBody, special: bool) -> list[int]:
     if isinstance(fields, TokenizeMessagesBody):
         query, document, instruction = pair_of(fields.messages)
-        (pair,) = processor.encode([query], [document], PairOptions(instruction=instruction))
+        (pair,) = all_encoded(processor.encode_each([query], [document], PairOptions(instruction=instruction)))
         ids: list[int] = pair.token_ids.tolist()
         return ids
     return processor.tokenize(fields.prompt, add_special_tokens=special)

@@ -126,10 +126,11 @@ def test_instruction_and_limits(llm: LLM) -> None:
     assert told.outputs.score != plain.outputs.score
     assert (cut.truncated, plain.truncated) == (True, False)
     assert wrapped.outputs == cut.outputs
-    with pytest.raises(ValueError, match=r"documents\[600\]"):
-        llm.score(
-            "q", ["a"] * 600 + ["b " * 900], tokenization_kwargs={"truncate_prompt_tokens": 300, "truncation": False}
-        )
+    settings = {"truncate_prompt_tokens": 300, "truncation": False}
+    *fine, long = llm.score("q", ["a"] * 600 + ["b " * 900], tokenization_kwargs=settings)
+    assert not any(output.error for output in fine)
+    assert str(long.error).startswith("documents[600]: the pair has ")
+    assert math.isnan(long.outputs.score)
     with pytest.raises(TypeError, match="Did you mean 'instruction'"):
         llm.score("q", "d", instrution="x")
 

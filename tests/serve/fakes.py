@@ -13,7 +13,7 @@ from engine.errors import PARAM, EngineDeadError, InvalidRequestError
 from engine.inputs.spans import Span, TextToken
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
-from engine.request import ChunkOptions, EncodedPair, PairOptions
+from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions
 from engine.step import WorkerInfo
 
 SPEC = ModelSpec(
@@ -67,30 +67,28 @@ class FakeProcessor:
         self.num_encoded = 0
         self.constant_prefix = np.array([1], np.int32)
 
-    def encode(
+    def encode_each(
         self,
         queries: Sequence[str],
         documents: Sequence[str],
         options: PairOptions,
         instructions: Sequence[str | None] | None = None,
-    ) -> list[EncodedPair]:
+    ) -> list[Encoded]:
         self.num_encoded += len(documents)
         return [
             self._pair(queries[i if len(queries) > 1 else 0], document, options, i, instructions and instructions[i])
             for i, document in enumerate(documents)
         ]
 
-    def _pair(
-        self, query: str, document: str, options: PairOptions, index: int, instruction: str | None
-    ) -> EncodedPair:
+    def _pair(self, query: str, document: str, options: PairOptions, index: int, instruction: str | None) -> Encoded:
         limit = options.max_tokens_per_doc or SPEC.max_model_len
         words = document.split()
         if len(words) > limit and not options.truncate:
-            raise InvalidRequestError(f"{PARAM} is too long", param=("documents", index))
+            return InvalidRequestError(f"{PARAM} is too long", param=("documents", index))
         ids = _ids(instruction or options.instruction or "", query, " ".join(words[:limit]))
         return EncodedPair(np.array(ids, np.int32), query_len=2, truncated_document=len(words) > limit)
 
-    def encode_prompts(self, prompts: Sequence[str | list[int]], options: PairOptions) -> list[EncodedPair]:
+    def encode_prompts_each(self, prompts: Sequence[str | list[int]], options: PairOptions) -> list[EncodedPair]:
         self.num_encoded += len(prompts)
         return [
             EncodedPair(np.array(prompt if isinstance(prompt, list) else self.tokenize(prompt), np.int32))

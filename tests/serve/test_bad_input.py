@@ -124,6 +124,45 @@ async def test_error_positions_count_over_slices() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "entries"),
+    [
+        ("/v1/rerank", {"query": "q", "documents": ["a", "b c", "d"]}, "results"),
+        ("/v2/rerank", {"query": "q", "documents": ["a", "b c", "d"]}, "results"),
+        ("/v1/score", {"text_1": "q", "text_2": ["a", "b c", "d"]}, "data"),
+        ("/v1/score", {"text_1": ["q", "r", "s"], "text_2": ["a", "b c", "d"]}, "data"),
+        (
+            "/v1/ranking",
+            {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b c"}, {"text": "d"}]},
+            "rankings",
+        ),
+    ],
+)
+async def test_one_document_too_long_fails_alone(path: str, body: dict[str, Any], entries: str) -> None:
+    """Its error is the answer's, and the scores of the others are there."""
+    async with running_server() as server:
+        expected = await server.client.post(path, json=body)
+        answer = await server.client.post(path, json={**body, "truncate": False, "max_tokens_per_doc": 1})
+        (request,) = server.core.requests[1:]
+    content = answer.json()
+    assert answer.status_code == 400
+    assert [entry["index"] for entry in content["errors"]] == content["failed"] == [1]
+    assert content["errors"][0]["message"].endswith("[1] is too long")
+    assert request.num_pairs == 2
+    others = [entry for entry in expected.json()[entries] if entry["index"] != 1]
+    assert content[entries] == others
+
+
+async def test_one_document_too_long_in_a_stream() -> None:
+    body = {"query": "q", "documents": ["a", "b c", "d"], "truncate": False, "max_tokens_per_doc": 1}
+    async with running_server() as server:
+        answer = await server.client.post("/v1/rerank", json=body, headers={"Accept": "application/x-ndjson"})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert answer.status_code == 200
+    assert [line["index"] for line in lines if "error" in line] == [1]
+    assert sorted(entry["index"] for entry in lines[-1]["results"]) == [0, 2]
+
+
+@pytest.mark.parametrize(
     ("body", "message"),
     [
         ({"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "Input lengths must be either 1:1, 1:N or N:N"),

@@ -20,7 +20,7 @@ from engine.errors import PARAM, InvalidRequestError
 from engine.inputs.checks import check_query, query_path
 from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.messages import EngineCoreOutput
-from engine.request import ChunkOptions, EncodedPair, RerankCall
+from engine.request import ChunkOptions, Encoded, EncodedPair, RerankCall
 from engine.scoring.call_encoding import CallEncoding
 from engine.scoring.expansion import PairTexts
 from engine.scoring.result_assembler import ResultAssembler
@@ -192,13 +192,13 @@ def test_what_was_not_encoded_in_time_has_no_score(prompts: bool) -> None:
 class _Refusing(FakeProcessor):
     """Refuses the queries that are blank, and documents that say so, under the name they have in the slice."""
 
-    def encode(self, queries: Sequence[str], documents: Sequence[str], *args: Any) -> list[EncodedPair]:
+    def encode_each(self, queries: Sequence[str], documents: Sequence[str], *args: Any) -> list[Encoded]:
         for i, query in enumerate(queries):
             check_query(query, query_path(i, len(queries)))
         for i, document in enumerate(documents):
             if "bad" in document:
                 raise InvalidRequestError(f"{PARAM} is bad.", param=("documents", i))
-        return super().encode(queries, documents, *args)
+        return super().encode_each(queries, documents, *args)
 
 
 @pytest.mark.parametrize(

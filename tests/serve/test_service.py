@@ -80,13 +80,13 @@ async def test_only_calls_of_few_letters_are_tokenised_on_the_event_loop(
     documents: list[str], more: dict[str, object], in_thread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[bool] = []
-    encode = FakeProcessor.encode
+    encode = FakeProcessor.encode_each
 
     def watched(self: FakeProcessor, *args: Any, **kwargs: Any) -> Any:
         threads.append(threading.current_thread() is not threading.main_thread())
         return encode(self, *args, **kwargs)
 
-    monkeypatch.setattr(FakeProcessor, "encode", watched)
+    monkeypatch.setattr(FakeProcessor, "encode_each", watched)
     async with running_server() as server:
         answer = await server.client.post("/v1/rerank", json={"query": "q", "documents": documents, **more})
         assert len(answer.json()["results"]) == len(documents)

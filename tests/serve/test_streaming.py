@@ -169,8 +169,8 @@ async def test_deadline_does_not_wait_for_a_slow_step(stream: bool) -> None:
 
 async def test_deadline_during_tokenisation() -> None:
     async with running_server() as server:
-        encode = server.processor.encode
-        server.processor.encode = lambda *args: time.sleep(0.1) or encode(*args)  # type: ignore[method-assign,func-returns-value]
+        encode = server.processor.encode_each
+        server.processor.encode_each = lambda *args: time.sleep(0.1) or encode(*args)  # type: ignore[method-assign,func-returns-value]
         answer = await server.client.post("/v1/rerank", json={**BODY, "timeout_ms": 10})
     assert (answer.status_code, answer.json()["partial"], answer.json()["results"]) == (200, True, [])
     assert server.core.requests == []

@@ -1,0 +1,35 @@
+"""The tokenizer of a model, as callers may ask it: tokens of texts, and texts of tokens."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer
+
+from engine.inputs.checks import TokenIds, check_text, checked_ids
+from engine.inputs.spans import TextToken, text_tokens
+
+
+class TokenAccess:
+    """Texts to tokens and back, with no prompt and no cut. Any number of threads may use one."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+
+    def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
+        """The tokens of a text, each with its characters. Raises ``InvalidRequestError``."""
+        check_text(text, ("inputs",))
+        return text_tokens(self._tokenizer, text, add_special_tokens=add_special_tokens)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. Raises ``InvalidRequestError``."""
+        check_text(text, ("prompt",))
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids. Raises ``InvalidRequestError`` for ids that the vocabulary lacks."""
+        checked = checked_ids(ids, ("tokens",), self._vocab_size)
+        return str(self._tokenizer.decode(checked.tolist(), skip_special_tokens=skip_special_tokens))
+
+    def token_strings(self, ids: TokenIds) -> list[str]:
+        """Each token as the vocabulary spells it. Raises ``InvalidRequestError`` for ids that it lacks."""
+        return [self._tokenizer.id_to_token(i) or "" for i in checked_ids(ids, ("tokens",), self._vocab_size).tolist()]
