@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from engine.checkpoint.families import rope_of
 from engine.errors import ModelLoadError
 
 
 def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (4), as one dictionary."""
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    settings = dict(rope_of(config))
     settings["rope_type"] = settings.get("rope_type") or settings.pop("type", None) or "default"
     settings.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
     settings.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))

@@ -1,21 +1,16 @@
 """The keys of config.json: those that are computed with, those that mean nothing to a forward pass, and no others.
 
 Any other key whose value is not the default of the architecture's own config class changes the computation in a way
-that is not written here, so it is refused by name. The defaults are data (``config_defaults.json``), so that nothing
-of transformers is needed to serve; a test compares them with the installed version.
+that is not written here, so it is refused by name; keys that are left out have that default (``config_defaults.py``).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
+from engine.checkpoint.config_defaults import class_defaults, with_defaults
 from engine.errors import ConfigError
-
-DEFAULTS = Path(__file__).with_name("config_defaults.json")
 
 _HEAD = (
     *("architectures", "model_type", "num_labels", "id2label", "label2id", "problem_type", "classifier_from_token"),
@@ -110,11 +105,25 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Values at which a key that is not computed with changes nothing."""
 
 
-@cache
-def class_defaults(model_type: str) -> Mapping[str, Any]:
-    """The defaults of the architecture's own config class; empty for one that transformers does not have."""
-    found: dict[str, Mapping[str, Any]] = json.loads(DEFAULTS.read_text(encoding="utf-8"))
-    return found.get(model_type, {})
+ROPE_KEYS = frozenset(
+    (
+        *("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor"),
+        *("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "finetuned"),
+        *("low_freq_factor", "high_freq_factor", "mixed_b", "divisors"),
+    )
+)
+"""Keys inside ``rope_scaling`` and ``rope_parameters``; ModernBERT has such an object for each kind of layer."""
+
+
+def computed_keys(model_type: str) -> tuple[str, ...]:
+    """The keys that a network of this type reads."""
+    return (*_BODY, *COMPUTED[model_type])
+
+
+def complete_config(label: str, config: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+    """``config`` with the defaults of what it leaves out; raises as ``check_config_keys`` and ``with_defaults`` do."""
+    check_config_keys(label, config, ignored)
+    return with_defaults(label, config, computed_keys(str(config["model_type"])))
 
 
 def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> None:
@@ -135,6 +144,7 @@ def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str,
                 param="ignore_config_key",
             )
     _check_layers(label, config, ignored)
+    _check_rope(label, config, ignored)
 
 
 def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
@@ -158,3 +168,18 @@ def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...
             f"supported are {', '.join(sorted(allowed))}.",
             param="ignore_config_key",
         )
+
+
+def _check_rope(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
+    """Inside the settings of rotary positions too, every key is known."""
+    for name in ("rope_scaling", "rope_parameters"):
+        stated = config.get(name) or {}
+        nested = config["model_type"] == "modernbert" and name == "rope_parameters" and isinstance(stated, Mapping)
+        for part in stated.values() if nested else [stated]:
+            unknown = sorted(set(part or {}) - ROPE_KEYS) if isinstance(part, Mapping | None) else [repr(part)]
+            if unknown and name not in ignored:
+                raise ConfigError(
+                    f"config.json of {label} has {unknown[0]} in {name}, which is not supported here, or is not known: "
+                    f"positions without it may be wrong. If it means nothing, pass --ignore-config-key {name}.",
+                    param="ignore_config_key",
+                )

@@ -132,12 +132,18 @@ def num_token_types(model_type: str, config: Mapping[str, Any]) -> int:
     return int(config.get("type_vocab_size", family_of(model_type).num_token_types) or 0)
 
 
+def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of rotary positions: ``rope_scaling`` (transformers 4) goes before ``rope_parameters`` (5), as there."""
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return found if isinstance(found, Mapping) else {}
+
+
 def position_limit(model_type: str, config: Mapping[str, Any]) -> int | None:
     """Tokens of the longest input that the body has positions for, scaled rotations included; None: not stated."""
     positions, offset = config.get("max_position_embeddings"), family_of(model_type).position_offset
     if not isinstance(positions, int) or positions <= offset:
         return None
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = rope_of(config)
     if scaling.get("rope_type", scaling.get("type")) not in ("yarn", "linear", "dynamic"):
         return positions - offset
     original = scaling.get("original_max_position_embeddings") or positions

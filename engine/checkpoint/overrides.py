@@ -69,6 +69,9 @@ def apply_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
             merged[key] = {**merged[key], **value}
         else:
             merged[key] = value
+    for key, other in (("rope_parameters", "rope_scaling"), ("rope_scaling", "rope_parameters")):
+        if key in overrides and other not in overrides:  # two names of one thing: what the file has is replaced
+            merged.pop(other, None)
     if "use_pad_token" in overrides:
         logger.warning("hf_overrides: use_pad_token is the old name of use_sep_token.")
         merged.setdefault("use_sep_token", merged["use_pad_token"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.checkpoint.chain import METADATA, read_chain
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.config_keys import check_config_keys
+from engine.checkpoint.config_keys import complete_config
 from engine.checkpoint.config_names import usual_config
 from engine.checkpoint.embedding import HEADLESS, text_prompts
 from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, position_limit, supported
@@ -79,7 +79,7 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
         raise ModelLoadError(f"{files.folder}: its safetensors files hold no tensors.")
     hf_config = usual_config(files.label, apply_overrides(files.config, config.hf_overrides))
     family, task = _family(hf_config, files.folder)
-    check_config_keys(files.label, hf_config, config.ignore_config_key)
+    hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
     check_remote_code(files, family, identity, config.ignore_config_key)

@@ -1,0 +1,78 @@
+"""What config.json leaves out: the defaults of the architecture's own config class, as transformers fills them in.
+
+The defaults are data (``config_defaults.json``), so that nothing of transformers is needed to serve; a test compares
+them with the installed version. What a class works out from other keys after it has read them is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint.families import FAMILIES, rope_of
+from engine.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+DEFAULTS = Path(__file__).with_name("config_defaults.json")
+_ROPE_BASES = {"gte": 160_000.0, "nomic_bert": 1000.0}
+_USUAL_ROPE_BASE = 10_000.0
+_WINDOW = 4096
+"""``sliding_window`` of the Qwen classes, who take it back where ``use_sliding_window`` is off."""
+_NULLABLE = frozenset({"num_key_value_heads", "sliding_window", "pad_token_id"})
+"""Keys of which a null says something: as many as query heads, none."""
+_HEADS_SHARE_HIDDEN = ("llama", "mistral")
+"""Types whose ``head_dim``, left out or null, is the hidden size divided among the heads."""
+
+
+@cache
+def class_defaults(model_type: str) -> Mapping[str, Any]:
+    """The defaults of the architecture's own config class, under the usual names; empty where transformers has none."""
+    found: dict[str, Mapping[str, Any]] = json.loads(DEFAULTS.read_text(encoding="utf-8"))
+    own = FAMILIES[model_type].own_keys
+    return {own.get(key, key): value for key, value in found.get(model_type, {}).items()}
+
+
+def with_defaults(label: str, config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """``config`` and, of ``keys``, those that it leaves out, with a line in the log that names them.
+
+    ``config``: config.json after overrides, of a family that is supported. Raises ``ConfigError`` for a null where the
+    class takes none.
+    """
+    model_type = str(config["model_type"])
+    defaults = class_defaults(model_type)
+    for key in keys:
+        if key in config and config[key] is None and defaults.get(key) is not None and not _takes_null(model_type, key):
+            raise ConfigError(
+                f"config.json of {label} has {key} = null, where a {model_type} network needs a value. State it, or "
+                f"take the key out: then it is {defaults[key]!r}, the default of the architecture's config class.",
+                param="model",
+            )
+    absent = {key: defaults[key] for key in keys if key not in config and defaults.get(key) is not None}
+    absent |= _worked_out(model_type, {**absent, **config}, set(absent))
+    if "rope_theta" in keys and "rope_theta" not in config and "rope_theta" not in rope_of(config):
+        absent["rope_theta"] = _ROPE_BASES.get(model_type, _USUAL_ROPE_BASE)
+    if absent:
+        stated = ", ".join(f"{key} {value!r}" for key, value in absent.items())
+        logger.info("%s: config.json leaves out what its class has a default for: %s.", label, stated)
+    return {**config, **absent}
+
+
+def _takes_null(model_type: str, key: str) -> bool:
+    return key in _NULLABLE or (key == "head_dim" and model_type in _HEADS_SHARE_HIDDEN)
+
+
+def _worked_out(model_type: str, config: Mapping[str, Any], absent: set[str]) -> dict[str, Any]:
+    """What the classes' own code makes of the other keys. ``config``: with the fixed defaults of ``absent`` keys."""
+    found: dict[str, Any] = {}
+    if model_type in _HEADS_SHARE_HIDDEN and "head_dim" in absent:
+        found["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+    if model_type == "llama" and "num_key_value_heads" in absent:
+        found["num_key_value_heads"] = config["num_attention_heads"]
+    if model_type in ("qwen2", "qwen3") and config.get("use_sliding_window") and "sliding_window" not in config:
+        found["sliding_window"] = _WINDOW
+    return found
