@@ -51,6 +51,10 @@ class KVPool:
         self.keys = [slots() for _ in range(shape.num_layers)]
         self.values = [slots() for _ in range(shape.num_layers)]
 
+    def layer(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer; none, like those of the step, for a model that keeps none."""
+        return (self.keys[layer], self.values[layer]) if self.keys else (k[:0], v[:0])
+
     def keep(self, layer: int, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> None:
         """Store the rows that the plan keeps. Call it after the layer's attention: a slot may be read and reused."""
         if len(batch.keep_rows):

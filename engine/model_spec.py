@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 HeadKind = Literal["from_2_way_softmax", "no_post_processing", "expectation", "classifier", "modules", "embedding"]
-Pooling = Literal["last", "cls", "mean"]
+Pooling = Literal["last", "cls", "mean", "late"]
+"""Which tokens a head reads; ``late``: it reads every token, and the logits are averaged."""
 Activation = Literal["sigmoid", "identity", "tanh", "softmax", "cosine", "dot"]
 DenseActivation = Literal["identity", "tanh", "gelu", "relu", "silu", "sigmoid"]
 
@@ -98,3 +99,8 @@ class ModelSpec:
     """Of the files, when they were understood: a worker that finds others refuses. Empty: weights are made up."""
     decision: str = ""
     """One line for the log: what was recognised and how it is converted."""
+
+    @property
+    def takes_prompt(self) -> bool:
+        """Query and document become one text, by a template or joined; else the tokenizer makes a pair of them."""
+        return self.head.kind != "embedding" and (self.template is not None or not self.use_sep_token)

@@ -17,7 +17,7 @@ following ``add_rms_norm`` takes the pair as it comes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -74,6 +74,10 @@ class AttentionMeta:
     scale: float
     causal: bool
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    window: int | None = None
+    """Causal only: a query sees the last so many keys of all that it would see, its own among them; None: all."""
+    score_cap: float | None = None
+    """Scaled scores s become cap * tanh(s / cap); None: they stay."""
     cache: dict[str, Any] = field(default_factory=dict)
     """For backends: device tensors derived from the above, made on first use in a step."""
 
@@ -92,6 +96,14 @@ class AttentionMeta:
         lens[:-1] = self.context_lens
         found: np.ndarray = lens[self.context_ids]
         return found
+
+    def of_layer(self, window: int | None, score_cap: float | None) -> AttentionMeta:
+        """The same step for a layer with a window or a cap. Both share ``cache``: no plan depends on either."""
+        if window is None and score_cap is None:
+            return self
+        layer = replace(self, window=window, score_cap=score_cap)
+        layer.__dict__.update({name: self.__dict__[name] for name in _DERIVED if name in self.__dict__})
+        return layer
 
     def for_reads(self, segments: np.ndarray) -> AttentionMeta:
         """Of the same step, with one query for each of ``segments``: its last token, or all there is of it."""
@@ -114,6 +126,9 @@ class AttentionMeta:
     @property
     def num_queries(self) -> int:
         return int(self.q_lens.sum())
+
+
+_DERIVED = ("context_lens", "seen_before")
 
 
 class LinearWeight(Protocol):

@@ -16,7 +16,7 @@ import torch
 from engine.backends.kv_pool import KVShape
 from engine.backends.loading.parameters import Parameters
 from engine.backends.models import find_family
-from engine.checkpoint.families import body_sizes, family_of
+from engine.checkpoint.families import body_sizes, is_causal
 from engine.kernels.ops import Ops
 from engine.model_spec import HeadSpec, ModelSpec
 
@@ -83,7 +83,7 @@ def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
         model_type=model_type,
         config=dict(config),
         head=HeadSpec(kind="classifier"),
-        causal=family_of(model_type).causal,
+        causal=is_causal(model_type, config),
         max_model_len=1,
         vocab_size=sizes.vocab_size,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.decoder import Decoder
-from engine.backends.nn.decoder_layers import DecoderShape
+from engine.backends.nn.decoder_shape import DecoderShape
 from engine.model_spec import ModelSpec
 
 CHECKPOINT_PREFIX = "model."

@@ -1,18 +1,30 @@
-"""A decoder reranker: embedding, layers, and the score of each read token. Families are values of ``DecoderShape``."""
+"""A decoder reranker: embedding, layers, and the score of each pair. Families are values of ``DecoderShape``.
+
+A causal one reads a pair's last token. Where every token sees all of its pair (``spec.causal`` is false), nothing is
+shared between pairs or kept, and a head may read the first token, or all of them and take the mean.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 
 from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.loading.parameters import Parameters
-from engine.backends.nn.decoder_layers import ACTIVATIONS, DecoderLayer, DecoderShape, LastDecoderLayer, Rotary
+from engine.backends.nn.decoder_layers import DecoderLayer, LastDecoderLayer, Rotary
+from engine.backends.nn.decoder_shape import ACTIVATIONS, DecoderShape
+from engine.backends.nn.encoder_head import EncoderHead, HeadNames, mean_of_segments
+from engine.backends.nn.mlp import Stream
 from engine.backends.nn.parallel import WordTable
 from engine.backends.nn.rotary import rope_tables
 from engine.backends.nn.score_head import ScoreHead
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ModelLoadError
 from engine.kernels.ops import LayerShape
+from engine.kernels.reference import rms_norm_fp32
 from engine.model_spec import ModelSpec
 
 EMBEDDING = "embed_tokens.weight"
@@ -21,16 +33,32 @@ EMBEDDING = "embed_tokens.weight"
 class Decoder:
     """Implements ``models.Model``."""
 
-    graphable = True
     adaptable = True
 
-    def __init__(self, spec: ModelSpec, shape: DecoderShape, params: Parameters) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        shape: DecoderShape,
+        params: Parameters,
+        *,
+        rope: Mapping[str, Mapping[str, Any]] | None = None,
+        head: HeadNames | None = None,
+    ) -> None:
+        """``rope``: what the rotation of each kind of layer is made from, where config.json alone does not say it.
+        ``head``: a classification head as encoders have it, instead of ``score.weight``."""
         _check(spec, shape)
         self.spec, self.shape = spec, shape
         self.ops, self.dtype = params.ops, params.dtype
         num_kv_heads = len(params.group.part(shape.num_kv_heads))
-        self.kv_shape: KVShape | None = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
+        self.kv_shape: KVShape | None = None
+        if spec.causal:
+            self.kv_shape = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
         self.scale = shape.scale
+        self.reads_all = spec.head.pooling in ("mean", "late")
+        windows = [shape.window_of(layer, spec.max_model_len) for layer in range(shape.num_layers)]
+        # Windows, caps and experts have no kernel that every device can record; means need tables of the host.
+        special = any(windows) or shape.score_cap is not None or shape.experts is not None
+        self.graphable = not (special or self.reads_all)
         self.layer_shape = LayerShape(
             hidden=shape.hidden,
             intermediate=len(params.group.part(shape.intermediate)),
@@ -38,21 +66,37 @@ class Decoder:
             num_kv_heads=num_kv_heads,
             head_dim=shape.head_dim,
             scale=shape.scale,
-            causal=True,
+            causal=spec.causal,
             gated=True,
             activation=shape.activation,
             rms_norm=True,
             eps=shape.eps,
         )
-        self.rotary = Rotary(*rope_tables(spec.config, shape.head_dim, spec.max_model_len, params.device))
+        self.rotary = self._rotary(params, rope)
         self.embedding = WordTable(params, EMBEDDING, shape.vocab_size, shape.hidden)
-        self.layers = [DecoderLayer(params, shape, index) for index in range(shape.num_layers - 1)]
-        self.last_layer = LastDecoderLayer(params, shape, shape.num_layers - 1)
+        last = shape.num_layers - (0 if self.reads_all else 1)
+        self.layers = [DecoderLayer(params, shape, index, windows[index]) for index in range(last)]
+        self.last_layer = None if self.reads_all else LastDecoderLayer(params, shape, last, windows[last])
         self.norm = params.scale("norm.weight", shape.hidden, offset=shape.norm_offset)
-        self.head = ScoreHead(
-            params, spec, hidden=shape.hidden, vocab_size=shape.vocab_size, embedding=EMBEDDING, tied=shape.tied
-        )
+        self.head: ScoreHead | EncoderHead
+        if head is not None:
+            self.head = EncoderHead(params, spec, shape.hidden, shape.eps, head)
+        else:
+            self.head = ScoreHead(params, spec, shape, embedding=EMBEDDING)
         self.num_outputs = self.head.num_outputs
+
+    def _rotary(self, params: Parameters, rope: Mapping[str, Mapping[str, Any]] | None) -> list[Rotary]:
+        """Of each layer; layers of one kind share their tables."""
+        shape, size = self.shape, self.shape.rotated or self.shape.head_dim
+        kinds = [shape.kind(layer) for layer in range(shape.num_layers)] if rope else [""] * shape.num_layers
+        found: dict[str, Rotary] = {}
+        for kind in dict.fromkeys(kinds):
+            config = rope[kind] if rope else self.spec.config
+            tables = rope_tables(
+                config, size, self.spec.max_model_len, params.device, partial=shape.rotated is not None
+            )
+            found[kind] = Rotary(*(_widened(table, shape.head_dim, i) for i, table in enumerate(tables)))
+        return [found[kind] for kind in kinds]
 
     def finish(self) -> None:
         self.head.finish(self.spec.path)
@@ -61,20 +105,44 @@ class Decoder:
         hidden = self.embedding(batch.token_ids).to(self.dtype)
         if self.shape.embedding_scale != 1.0:
             hidden = hidden * torch.tensor(self.shape.embedding_scale, dtype=self.dtype)  # rounded as the dtype has it
-        stream: tuple[torch.Tensor | None, torch.Tensor] = (None, hidden)
-        for layer in self.layers:
-            stream = layer(stream, batch, pool, self.rotary)
-        read = self.last_layer(stream, batch, pool, self.rotary)
+        stream: Stream = (None, hidden)
+        for layer, rotary in zip(self.layers, self.rotary, strict=False):
+            stream = layer(stream, batch, pool, rotary)
+        if self.last_layer is None:
+            return self._score_all(stream, batch)
+        read = self.last_layer(stream, batch, pool, self.rotary[-1])
         if read is None:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
+        if isinstance(self.head, EncoderHead):
+            return self.head(self._normed(*read))
         if self.head.pools:
-            return self.head.modules(self._pooled(*read))
-        return self.ops.score(*read, self.norm, self.shape.eps, *self.head.state)
+            return self.head.modules(self._normed(*read))
+        return self.head.finished(self.ops.score(*read, self.norm, self.shape.eps, *self.head.state))
 
-    def _pooled(self, delta: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
-        """The final norm in fp32: a few rows a step, so plain torch will do."""
+    def _score_all(self, stream: Stream, batch: PackedBatch) -> torch.Tensor:
+        """A head that reads all tokens of a pair: of their mean, or the mean of its logits."""
+        if not batch.num_reads:
+            return stream[1].new_empty(0, self.num_outputs, dtype=torch.float32)
+        normed, is_late = self._normed(*stream), self.spec.head.pooling == "late"
+        pooled = normed if is_late else mean_of_segments(normed, batch)
+        if isinstance(self.head, EncoderHead):
+            logits = self.head(pooled)
+        elif self.head.pools:
+            logits = self.head.modules(pooled)
+        else:
+            logits = self.head.finished(F.linear(pooled, *self.head.state))
+        return mean_of_segments(logits, batch) if is_late else logits
+
+    def _normed(self, delta: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+        """The final norm in fp32, in plain torch."""
         x = residual.float() if delta is None else residual.float() + delta.float()
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.shape.eps) * self.norm.float()
+        return rms_norm_fp32(x, self.norm, self.shape.eps)
+
+
+def _widened(table: torch.Tensor, head_dim: int, filler: int) -> torch.Tensor:
+    """(positions, half of a head): what does not rotate has the cosine 1 and the sine 0; ``filler`` is which table."""
+    missing = head_dim // 2 - table.shape[1]
+    return F.pad(table, (0, missing), value=1.0 - filler) if missing else table
 
 
 def _check(spec: ModelSpec, shape: DecoderShape) -> None:
@@ -86,8 +154,13 @@ def _check(spec: ModelSpec, shape: DecoderShape) -> None:
         raise ModelLoadError(
             f"{spec.path}: {shape.num_heads} query heads cannot share {shape.num_kv_heads} key/value heads evenly"
         )
-    if shape.window is not None and spec.max_model_len > shape.window:
+    if spec.causal and shape.window is not None and spec.max_model_len > shape.window:
         raise ModelLoadError(
             f"{spec.path} limits attention to the last {shape.window} tokens (sliding_window), which is not supported "
             f"for pairs of {spec.max_model_len} tokens; --max-model-len {shape.window} makes the limit irrelevant"
+        )
+    if not spec.causal and any(shape.window_of(layer, spec.max_model_len) for layer in range(shape.num_layers)):
+        raise ModelLoadError(
+            f"{spec.path} sees both ways and limits attention to {shape.window} tokens (sliding_window), which is not "
+            f"supported together; --max-model-len {shape.window} makes the limit irrelevant"
         )

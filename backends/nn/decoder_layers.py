@@ -7,69 +7,19 @@ travels as a pair (delta, residual), see ``kernels/ops.py``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 
 from engine.backends.kv_pool import KVPool
 from engine.backends.loading.parameters import Parameters, Rows
+from engine.backends.nn.decoder_shape import DecoderShape
+from engine.backends.nn.mlp import MLP, Experts, GatedMLP, Stream
 from engine.backends.nn.parallel import SummedLinear
 from engine.backends.packed_batch import PackedBatch
-from engine.checkpoint.families import body_sizes
-from engine.kernels.ops import Activation, LinearWeight
-from engine.model_spec import ModelSpec
-
-Stream = tuple[torch.Tensor | None, torch.Tensor]
-ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "gelu_new")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderShape:
-    """A family and a size, in numbers."""
-
-    num_layers: int
-    hidden: int
-    intermediate: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    eps: float
-    activation: str = "silu"
-    qkv_bias: bool = False
-    o_bias: bool = False
-    mlp_bias: bool = False
-    head_norms: bool = False
-    """RMSNorm on each head of q and k before the rotation."""
-    tied: bool = False
-    """The language model head is the embedding."""
-    norm_offset: float = 0.0
-    embedding_scale: float = 1.0
-    window: int | None = None
-    """Tokens that a token looks back at; None: all of them."""
-
-    @classmethod
-    def of(cls, spec: ModelSpec, **differences: Any) -> Self:
-        """As most decoders write it in config.json; ``differences`` are what the family has of its own."""
-        config, sizes = spec.config, body_sizes(spec.model_type, spec.config)
-        usual = {
-            "num_layers": sizes.num_layers,
-            "hidden": sizes.hidden,
-            "intermediate": sizes.intermediate,
-            "num_heads": sizes.num_heads,
-            "num_kv_heads": sizes.num_kv_heads,
-            "head_dim": sizes.head_dim,
-            "vocab_size": sizes.vocab_size,
-            "eps": config.get("rms_norm_eps", 1e-6),
-            "activation": config.get("hidden_act", "silu"),
-            "tied": config.get("tie_word_embeddings", False),
-        }
-        return cls(**(usual | differences))
-
-    @property
-    def scale(self) -> float:
-        return self.head_dim**-0.5
+from engine.kernels.ops import Activation, AttentionMeta, LinearWeight
+from engine.kernels.reference import rms_norm_fp32
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,30 +36,60 @@ class _Layer(ABC):
     In a group of workers, each has a run of the heads and of the MLP's features (``parallel.py``).
     """
 
-    def __init__(self, params: Parameters, shape: DecoderShape, index: int) -> None:
+    def __init__(self, params: Parameters, shape: DecoderShape, index: int, window: int | None) -> None:
+        """``window``: see ``AttentionMeta.window``."""
         self.ops, self.shape, self.index, self.name = params.ops, shape, index, f"layers.{index}"
-        attention, mlp, features = f"{self.name}.self_attn", f"{self.name}.mlp", shape.intermediate
+        self.window = window
+        attention = f"{self.name}.self_attn"
         self.num_heads = len(params.group.part(shape.num_heads))
         self.num_kv_heads = len(params.group.part(shape.num_kv_heads))
-        self.input_norm = params.scale(f"{self.name}.input_layernorm.weight", shape.hidden, offset=shape.norm_offset)
-        self.q_norm = params.scale(f"{attention}.q_norm.weight", shape.head_dim) if shape.head_norms else None
-        self.k_norm = params.scale(f"{attention}.k_norm.weight", shape.head_dim) if shape.head_norms else None
+        self.input_norm = self._norm(params, "input_layernorm")
+        self.q_norm = self._head_norm(params, f"{attention}.q_norm.weight")
+        self.k_norm = self._head_norm(params, f"{attention}.k_norm.weight")
         self.make_qkv(params, attention)
         width = shape.num_heads * shape.head_dim
         self.o_proj = SummedLinear(params, f"{attention}.o_proj", shape.hidden, width, bias=shape.o_bias)
-        self.mlp_norm = params.scale(
-            f"{self.name}.post_attention_layernorm.weight", shape.hidden, offset=shape.norm_offset
-        )
-        gate_up = [Rows(f"{mlp}.{name}", features).part(params.group, features) for name in ("gate_proj", "up_proj")]
-        self.gate_up = params.linear(gate_up, shape.hidden, bias=shape.mlp_bias)
-        self.down_proj = SummedLinear(params, f"{mlp}.down_proj", shape.hidden, features, bias=shape.mlp_bias)
+        after, before = ("post_attention_layernorm", "pre_feedforward_layernorm")
+        self.mlp_norm = self._norm(params, before if shape.branch_norms else after)
+        self.attention_norm = self._norm(params, after) if shape.branch_norms else None
+        self.output_norm = self._norm(params, "post_feedforward_layernorm") if shape.branch_norms else None
+        kind = Experts if shape.has_experts(index) else GatedMLP
+        self.mlp: MLP = kind(params, shape, f"{self.name}.mlp")
+
+    def _norm(self, params: Parameters, name: str) -> torch.Tensor:
+        return params.scale(f"{self.name}.{name}.weight", self.shape.hidden, offset=self.shape.norm_offset)
+
+    def _head_norm(self, params: Parameters, name: str) -> torch.Tensor | None:
+        if not self.shape.head_norms:
+            return None
+        return params.scale(name, self.shape.head_dim, offset=self.shape.norm_offset)
 
     @abstractmethod
     def make_qkv(self, params: Parameters, attention: str) -> None: ...
 
-    def head_rows(self, params: Parameters, name: str, num_heads: int) -> Rows:
-        """The rows of this worker's heads."""
-        return Rows(name, num_heads * self.shape.head_dim).part(params.group, num_heads)
+    def head_rows(self, params: Parameters, attention: str, which: str) -> list[Rows]:
+        """The rows of this worker's heads of ``q``, ``k`` or ``v``."""
+        shape = self.shape
+        counts = {"q": shape.num_heads, "k": shape.num_kv_heads, "v": shape.num_kv_heads}
+        size, heads = shape.head_dim, counts[which]
+        if shape.fused:
+            before = {"q": 0, "k": shape.num_heads, "v": shape.num_heads + shape.num_kv_heads}[which]
+            rows = Rows(f"{attention}.qkv_proj", heads * size, before * size, sum(counts.values()) * size)
+        else:
+            rows = Rows(f"{attention}.{which}_proj", heads * size)
+        rows = rows.part(params.group, heads)
+        if which == "v" or shape.rotated in (None, size):
+            return [rows]
+        return [run for head in range(rows.count // size) for run in self._halves(rows, rows.first + head * size)]
+
+    def _halves(self, rows: Rows, first: int) -> list[Rows]:
+        """A head of which only the first numbers rotate, so ordered that it rotates in halves as a whole: what pairs up
+        stays apart by half a head. Scores are products of q and k, which are both ordered so."""
+        rotated, still = (self.shape.rotated or 0) // 2, (self.shape.head_dim - (self.shape.rotated or 0)) // 2
+        starts = (0, 2 * rotated, rotated, 2 * rotated + still)
+        sizes = (rotated, still, rotated, still)
+        total = rows.total or self.shape.head_dim
+        return [Rows(rows.name, size, first + at, total) for at, size in zip(starts, sizes, strict=True)]
 
     def rotate(
         self, qkv: torch.Tensor, num_heads: int, num_kv_heads: int, rotary: Rotary, positions: torch.Tensor
@@ -127,15 +107,27 @@ class _Layer(ABC):
             self.shape.head_dim,
         )
 
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool: KVPool, meta: AttentionMeta
+    ) -> Activation:
+        keys, values = pool.layer(self.index, k, v)
+        return self.ops.attention(q, k, v, keys, values, meta.of_layer(self.window, self.shape.score_cap))
+
     def finish(self, attended: Activation, residual: torch.Tensor) -> Stream:
         """Output projection and MLP."""
-        delta, residual = self.o_proj(attended, residual)
-        x, residual = self.ops.add_rms_norm(delta, residual, self.mlp_norm, self.shape.eps)
-        if self.shape.activation == "silu":
-            gated = self.ops.linear_swiglu(x, self.gate_up)
+        shape = self.shape
+        plain = not shape.branch_norms and shape.branch_scale == 1.0
+        if plain:
+            delta, residual = self.o_proj(attended, residual)
         else:
-            gated = self.ops.linear_geglu(x, self.gate_up, tanh=self.shape.activation != "gelu")
-        return self.down_proj(gated, residual)
+            delta = self._branch(self.o_proj.product(attended), self.attention_norm)
+        x, residual = self.ops.add_rms_norm(delta, residual, self.mlp_norm, shape.eps)
+        return self.mlp.onto(x, residual) if plain else (self._branch(self.mlp.product(x), self.output_norm), residual)
+
+    def _branch(self, x: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
+        """What is added to the residual stream."""
+        x = x if norm is None else rms_norm_fp32(x, norm, self.shape.eps).to(x.dtype)
+        return x * self.shape.branch_scale if self.shape.branch_scale != 1.0 else x
 
 
 class DecoderLayer(_Layer):
@@ -144,18 +136,14 @@ class DecoderLayer(_Layer):
     qkv: LinearWeight
 
     def make_qkv(self, params: Parameters, attention: str) -> None:
-        heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
-        parts = [
-            self.head_rows(params, f"{attention}.{name}_proj", count)
-            for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
-        ]
+        parts = _all(self.head_rows(params, attention, which) for which in ("q", "k", "v"))
         self.qkv = params.linear(parts, self.shape.hidden, bias=self.shape.qkv_bias)
 
     def __call__(self, stream: Stream, batch: PackedBatch, pool: KVPool, rotary: Rotary) -> Stream:
         x, residual = self.ops.add_rms_norm(*stream, self.input_norm, self.shape.eps)
         qkv = self.ops.linear(x, self.qkv)
         q, k, v = self.rotate(qkv, self.num_heads, self.num_kv_heads, rotary, batch.positions)
-        attended = self.ops.attention(q, k, v, pool.keys[self.index], pool.values[self.index], batch.attention)
+        attended = self.attend(q, k, v, pool, batch.attention)
         pool.keep(self.index, k, v, batch)
         return self.finish(attended, residual)
 
@@ -168,9 +156,9 @@ class LastDecoderLayer(_Layer):
 
     def make_qkv(self, params: Parameters, attention: str) -> None:
         hidden, bias = self.shape.hidden, self.shape.qkv_bias
-        q_rows = self.head_rows(params, f"{attention}.q_proj", self.shape.num_heads)
-        kv_rows = [self.head_rows(params, f"{attention}.{name}_proj", self.shape.num_kv_heads) for name in ("k", "v")]
-        self.q_proj = params.linear([q_rows], hidden, bias=bias)
+        q_rows = self.head_rows(params, attention, "q")
+        kv_rows = _all(self.head_rows(params, attention, which) for which in ("k", "v"))
+        self.q_proj = params.linear(q_rows, hidden, bias=bias)
         self.kv_proj = params.linear(kv_rows, hidden, bias=bias)
 
     def __call__(self, stream: Stream, batch: PackedBatch, pool: KVPool, rotary: Rotary) -> Stream | None:
@@ -189,6 +177,10 @@ class LastDecoderLayer(_Layer):
         x_read, residual_read = self.ops.add_rms_norm(*read, self.input_norm, self.shape.eps)
         q = self.ops.linear(x_read, self.q_proj)
         q, _, _ = self.rotate(q, self.num_heads, 0, rotary, batch.read_positions)
-        attended = self.ops.attention(q, k, v, pool.keys[self.index], pool.values[self.index], batch.read_attention)
+        attended = self.attend(q, k, v, pool, batch.read_attention)
         pool.keep(self.index, k, v, batch)
         return self.finish(attended, residual_read)
+
+
+def _all(groups: Iterable[list[Rows]]) -> list[Rows]:
+    return [rows for group in groups for rows in group]

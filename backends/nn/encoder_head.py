@@ -75,7 +75,7 @@ class EncoderHead(AdaptableHead):
         shapes |= {f"{names.out}.bias": (num_labels,)}
         self.tensors = {name: params.exact(name, shape) for name, shape in shapes.items()}
 
-    def finish(self) -> None:
+    def finish(self, folder: str = "") -> None:
         """Called after the last tensor was read."""
         self.modules.finish()
         self.state = self.derive(self.tensors)

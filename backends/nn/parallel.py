@@ -33,7 +33,12 @@ class SummedLinear:
         """(delta, residual) as ``Ops.linear_residual`` has it."""
         if self.group.size == 1:
             return self.ops.linear_residual(x, self.weight, residual)
-        return self.group.all_reduce_sum(self.ops.linear(x, self.weight)), residual
+        return self.product(x), residual
+
+    def product(self, x: Activation) -> torch.Tensor:
+        """(T, in) -> (T, out), added to nothing."""
+        found = self.ops.linear(x, self.weight)
+        return found if self.group.size == 1 else self.group.all_reduce_sum(found)
 
 
 class WordTable:

@@ -22,15 +22,26 @@ def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(rope_of(config))
     settings["rope_type"] = settings.get("rope_type") or settings.pop("type", None) or "default"
     settings.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    settings.setdefault("max_position_embeddings", config.get("max_position_embeddings"))
+    original = config.get("original_max_position_embeddings")
+    if original is not None:
+        settings.setdefault("original_max_position_embeddings", original)
     settings.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
     return settings
 
 
 def rope_tables(
-    config: Mapping[str, Any], head_dim: int, num_positions: int, device: torch.device
+    config: Mapping[str, Any], head_dim: int, num_positions: int, device: torch.device, *, partial: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """``head_dim``: numbers of a head that rotate, which are fewer than it has where ``partial``.
+
+    Raises ``ModelLoadError`` for a rotation that is not computed.
+    """
     settings = rope_settings(config)
-    if settings.get("partial_rotary_factor", 1.0) != 1.0 or config.get("partial_rotary_factor", 1.0) != 1.0:
+    settings["num_positions"] = num_positions
+    if (not partial and settings.get("partial_rotary_factor", 1.0) != 1.0) or config.get(
+        "partial_rotary_factor", 1.0
+    ) != 1.0:
         raise ModelLoadError(
             "partial_rotary_factor other than 1 is not supported: this model rotates part of each head"
         )
@@ -103,4 +114,28 @@ def _divided(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -
     return 1.0 / powers / torch.tensor(settings["divisors"], dtype=torch.float32), 1.0
 
 
-_SCALINGS = {"default": _default, "divided": _divided, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "ntk": _ntk}
+def _longrope(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    """Ding et al. 2024, arXiv 2402.13753. Other factors hold for texts beyond the original length, in transformers for
+    all that share a batch with one, so only inputs up to it have a score of their own."""
+    longest, original = settings["max_position_embeddings"], settings["original_max_position_embeddings"]
+    if settings["num_positions"] > original:
+        raise ModelLoadError(
+            f"rope scaling 'longrope' is supported for inputs up to the original {original} tokens; pass "
+            f"--max-model-len {original}"
+        )
+    factor = settings.get("factor") or longest / original
+    stretch = settings.get("attention_factor")
+    if stretch is None:
+        stretch = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return 1.0 / (torch.tensor(settings["short_factor"], dtype=torch.float32) * powers), float(stretch)
+
+
+_SCALINGS = {
+    "longrope": _longrope,
+    "default": _default,
+    "divided": _divided,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "ntk": _ntk,
+}

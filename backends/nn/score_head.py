@@ -14,6 +14,7 @@ import torch
 
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.adapters import AdaptableHead
+from engine.backends.nn.decoder_shape import DecoderShape
 from engine.backends.nn.saved_modules import SavedModules, combine_labels
 from engine.errors import ModelLoadError
 from engine.model_spec import ModelSpec
@@ -34,10 +35,10 @@ class ScoreHead(AdaptableHead):
     state: Vectors
     """Once ``finish`` was called."""
 
-    def __init__(
-        self, params: Parameters, spec: ModelSpec, *, hidden: int, vocab_size: int, embedding: str, tied: bool
-    ) -> None:
+    def __init__(self, params: Parameters, spec: ModelSpec, shape: DecoderShape, *, embedding: str) -> None:
+        hidden = shape.hidden
         self.kind = spec.head.kind
+        self.cap, self.divisor = shape.logit_cap, shape.logit_divisor
         self.device = params.device
         self.tensors: dict[str, torch.Tensor] = {}
         self._copy: torch.Tensor | None = None
@@ -53,7 +54,7 @@ class ScoreHead(AdaptableHead):
         else:
             self.rows = spec.head.token_ids
             self.num_outputs = 1 if self.kind == "from_2_way_softmax" else len(self.rows)
-            self._from_token_rows(params, spec, (vocab_size, hidden), embedding, tied)
+            self._from_token_rows(params, spec, (shape.vocab_size, hidden), embedding, shape.tied)
 
     @property
     def pools(self) -> bool:
@@ -109,7 +110,16 @@ class ScoreHead(AdaptableHead):
         vectors = tensors[SCORE] if self.kind == "classifier" else tensors[LM_HEAD]
         vectors = combine_labels(vectors, self.label_rows)
         bias = None if bias is None else combine_labels(bias, self.label_rows)
-        if self.kind == "from_2_way_softmax":
+        if self.kind != "classifier":
+            vectors = vectors / self.divisor
+        if self.kind == "from_2_way_softmax" and self.cap is None:
             no, yes = vectors
             vectors = (yes - no).unsqueeze(0)
         return Vectors(vectors.to(self.device), None if bias is None else bias.to(self.device))
+
+    def finished(self, logits: torch.Tensor) -> torch.Tensor:
+        """(R, rows of ``state``) -> (R, O): logits of tokens are capped before they are subtracted."""
+        if self.cap is None or self.kind == "classifier":
+            return logits
+        capped = self.cap * torch.tanh(logits / self.cap)
+        return capped[:, 1:] - capped[:, :1] if self.kind == "from_2_way_softmax" else capped

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from engine.checkpoint.chain import Chain
-from engine.checkpoint.families import Family, Task
+from engine.checkpoint.families import Family, Task, is_causal
 from engine.checkpoint.files import CheckpointFiles
 from engine.checkpoint.identity import Identity
 
@@ -32,6 +32,11 @@ class Checkpoint:
     has_weights: bool
     asked_prompt: str | None = None
     """The built-in prompt that ``--score-template`` names."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether its tokens see only those before them."""
+        return is_causal(self.config["model_type"], self.config)
 
     @property
     def label(self) -> str:

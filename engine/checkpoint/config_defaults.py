@@ -25,8 +25,11 @@ _WINDOW = 4096
 """``sliding_window`` of the Qwen classes, who take it back where ``use_sliding_window`` is off."""
 _NULLABLE = frozenset({"num_key_value_heads", "sliding_window", "pad_token_id"})
 """Keys of which a null says something: as many as query heads, none."""
-_HEADS_SHARE_HIDDEN = ("llama", "mistral")
+_HEADS_SHARE_HIDDEN = ("llama", "llama_bidirec", "mistral", "eurobert")
 """Types whose ``head_dim``, left out or null, is the hidden size divided among the heads."""
+
+_OWN_KEY_HEADS = ("llama", "llama_bidirec", "eurobert")
+"""Types that have as many key heads as query heads, unless they state fewer."""
 
 
 @cache
@@ -71,7 +74,7 @@ def _worked_out(model_type: str, config: Mapping[str, Any], absent: set[str]) ->
     found: dict[str, Any] = {}
     if model_type in _HEADS_SHARE_HIDDEN and "head_dim" in absent:
         found["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
-    if model_type == "llama" and "num_key_value_heads" in absent:
+    if model_type in _OWN_KEY_HEADS and "num_key_value_heads" in absent:
         found["num_key_value_heads"] = config["num_attention_heads"]
     if model_type in ("qwen2", "qwen3") and config.get("use_sliding_window") and "sliding_window" not in config:
         found["sliding_window"] = _WINDOW

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.checkpoint.config_defaults import class_defaults, with_defaults
+from engine.checkpoint.families import family_of
 from engine.errors import ConfigError
 
 _HEAD = (
@@ -35,6 +36,7 @@ COMPUTED: dict[str, tuple[str, ...]] = {
     "qwen3": (*_DECODER, *_WINDOWS, "attention_bias"),
     "qwen2": (*_DECODER, *_WINDOWS),
     "llama": (*_DECODER, "attention_bias", "mlp_bias"),
+    "llama_bidirec": (*_DECODER, "attention_bias", "mlp_bias"),
     "mistral": (*_DECODER, "sliding_window"),
     "gemma": (*_DECODER, "attention_bias"),
     "bert": _BERT,
@@ -51,6 +53,7 @@ COMPUTED: dict[str, tuple[str, ...]] = {
         *("rope_parameters", "local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
         *("classifier_bias", "classifier_activation"),
     ),
+    "eurobert": (*_DECODER, "attention_bias", "mlp_bias"),
     "deberta-v2": (
         *("layer_norm_eps", "type_vocab_size", "relative_attention", "max_relative_positions", "position_buckets"),
         *("position_biased_input", "pos_att_type", "share_att_key", "norm_rel_ebd", "conv_kernel_size"),
@@ -94,7 +97,6 @@ _UNREAD: dict[str, tuple[str, ...]] = {
 }
 """Keys that published files of the family hold and its network never reads."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "is_causal": (None, True),
     "use_bidirectional_attention": (None, False),
     "causal": (None, False),
     "temperature": (None, 1.0),
@@ -136,7 +138,9 @@ def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str,
     for key, value in config.items():
         if key in ignored or key in known or key.startswith("_") or key.endswith(_ENDINGS):
             continue
-        if not _is_neutral(key, value, config, class_defaults(model_type)):
+        if key == "is_causal":
+            _check_mask(label, value, config)
+        elif not _is_neutral(key, value, config, class_defaults(model_type)):
             raise ConfigError(
                 f"config.json of {label} has {key} = {value!r}, which changes what a {model_type} network computes and "
                 "is not supported here, or is not known: scores without it may be wrong. If it means nothing, pass "
@@ -155,6 +159,22 @@ def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mappi
     if key in ("attention_head_size", "head_dim"):
         return value is None or bool(value * config["num_attention_heads"] == config["hidden_size"])
     return value is None or (key in defaults and bool(value == defaults[key]))
+
+
+def _check_mask(label: str, value: Any, config: Mapping[str, Any]) -> None:
+    """Decoders compute both masks, but a window that looks both ways is written for encoders only."""
+    is_decoder = family_of(config["model_type"]).decoder
+    if value not in (None, True, False) or (value is True and not family_of(config["model_type"]).causal):
+        problem = "is not what this network computes"
+    elif value is False and is_decoder and (config.get("sliding_window") and config.get("use_sliding_window", True)):
+        problem = "is not supported together with a sliding_window"
+    else:
+        return
+    raise ConfigError(
+        f"config.json of {label} has is_causal = {value!r}, which {problem}. If it means nothing, pass "
+        "--ignore-config-key is_causal.",
+        param="ignore_config_key",
+    )
 
 
 def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:

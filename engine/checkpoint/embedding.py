@@ -11,10 +11,20 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.families import Task
 from engine.errors import ConfigError
-from engine.model_spec import Activation, HeadSpec
+from engine.model_spec import Activation, HeadSpec, Pooling
 
 logger = logging.getLogger(__name__)
 
+POOLING_KEY = "classifier_pooling"
+_POOLINGS: dict[str, Pooling] = {
+    "cls": "cls",
+    "bos": "cls",
+    "mean": "mean",
+    "avg": "mean",
+    "last": "last",
+    "late": "late",
+}
+"""As config.json calls them."""
 HEADLESS: tuple[Task, ...] = ("Model", "ForMaskedLM")
 _PROMPT_NAMES = (("query",), ("document", "passage", "corpus"))
 _SIMILARITIES: dict[Any, Activation] = {None: "cosine", "cosine": "cosine", "dot": "dot", "dot_score": "dot"}
@@ -24,15 +34,16 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
     """Pooling and modules as the chain has them, and how two vectors are compared."""
     chain, label = checkpoint.chain, checkpoint.label
     if chain is None or chain.pooling is None:
-        pooling = checkpoint.family.pooling
-        logger.warning("%s: no file says how it pools its tokens; %s is taken, as is usual.", label, pooling)
+        pooling = stated_pooling(checkpoint)
+        if POOLING_KEY not in checkpoint.config:
+            logger.warning("%s: no file says how it pools its tokens; %s is taken, as is usual.", label, pooling)
     else:
         pooling = chain.pooling
         if chain.include_prompt is False and any(text_prompts(checkpoint)) and pooling == "mean":
             raise ConfigError(f"{label} leaves its prompts out of the mean, which is not supported.", param="model")
         if not chain.is_text:
             raise ConfigError(f"{label} embeds texts in a chat template, which is not supported.", param="model")
-    if checkpoint.family.causal and pooling == "mean":
+    if checkpoint.causal and pooling == "mean":
         raise ConfigError(f"{label} takes the mean over a decoder's tokens, which is not supported.", param="model")
     name = checkpoint.metadata.get("similarity_fn_name")
     if name not in _SIMILARITIES:
@@ -43,6 +54,21 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
         )
     modules = chain.modules if chain else ()
     return HeadSpec(kind="embedding", pooling=pooling, modules=modules, activation=_SIMILARITIES[name])
+
+
+def stated_pooling(checkpoint: Checkpoint) -> Pooling:
+    """As config.json says, else as is usual in the family; ``ConfigError`` for a pooling that is not computed."""
+    stated = checkpoint.config.get(POOLING_KEY)
+    if stated is None:
+        return checkpoint.family.pooling
+    if stated not in _POOLINGS or (checkpoint.causal and _POOLINGS[stated] != "last"):
+        known = ("last",) if checkpoint.causal else _POOLINGS
+        raise ConfigError(
+            f"config.json of {checkpoint.label} pools tokens by {stated!r}, which is not supported for this network; "
+            f"supported are {', '.join(known)}.",
+            param="model",
+        )
+    return _POOLINGS[stated]
 
 
 def text_prompts(checkpoint: Checkpoint) -> tuple[str, str]:

@@ -19,7 +19,10 @@ class Family:
 
     body: str
     """Architectures are this word and one of ``TASKS``."""
+    decoder: bool
+    """Pairs are read through a prompt, and a language model head may answer; else the tokenizer makes the pairs."""
     causal: bool
+    """A token sees those before it; config.json may say otherwise (``is_causal``)."""
     pooling: Pooling
     head_tensors: tuple[str, ...]
     """Where a classification checkpoint keeps the last matrix of its head."""
@@ -29,6 +32,8 @@ class Family:
     """Size of an attention head where config.json states none; None: the hidden size divided among the heads."""
     num_token_types: int = 0
     """Rows of the table of token types where config.json states no ``type_vocab_size``."""
+    template: str | None = None
+    """The built-in prompt that all published models of this family have."""
     own_keys: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json that this family calls otherwise: its own name, the usual one."""
 
@@ -49,12 +54,14 @@ class BodySizes:
     num_token_types: int
 
 
-def _decoder(body: str, *, head_dim: int | None = None) -> Family:
-    return Family(body=body, causal=True, pooling="last", head_tensors=("score.weight",), head_dim=head_dim)
+def _decoder(body: str, **differences: Any) -> Family:
+    usual: dict[str, Any] = {"causal": True, "pooling": "last", "head_tensors": ("score.weight",)}
+    return Family(body=body, decoder=True, **(usual | differences))
 
 
 def _encoder(body: str, *head_tensors: str, **differences: Any) -> Family:
-    return Family(body=body, causal=False, pooling="cls", head_tensors=head_tensors, **differences)
+    usual: dict[str, Any] = {"causal": False, "pooling": "cls"}
+    return Family(body=body, decoder=False, head_tensors=head_tensors, **(usual | differences))
 
 
 _DISTILBERT_KEYS = {
@@ -80,6 +87,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _decoder("Qwen3"),
     "qwen2": _decoder("Qwen2"),
     "llama": _decoder("Llama"),
+    "llama_bidirec": _decoder(
+        "LlamaBidirectional",
+        causal=False,
+        pooling="mean",
+        template="nemotron-rerank",
+        own_keys={"pooling": "classifier_pooling", "temperature": "logit_sigma"},
+    ),
     "mistral": _decoder("Mistral"),
     "gemma": _decoder("Gemma", head_dim=256),
     "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
@@ -92,6 +106,7 @@ FAMILIES: dict[str, Family] = {
     "nomic_bert": _encoder("NomicBert", "classifier.weight", num_token_types=2, own_keys=_NOMIC_KEYS),
     "jina_bert": _encoder("JinaBert", "classifier.weight", num_token_types=2),
     "modernbert": _encoder("ModernBert", "classifier.weight"),
+    "eurobert": _encoder("EuroBert", "classifier.weight", pooling="late"),
     "deberta-v2": _encoder("DebertaV2", "classifier.weight"),
     "new": _encoder("New", "classifier.weight", num_token_types=1),
     "gte": _encoder("Gte", "classifier.weight", num_token_types=1),
@@ -103,6 +118,11 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise ConfigError(f"model_type {model_type} is not supported. These are: {supported()}.", param="model")
     return FAMILIES[model_type]
+
+
+def is_causal(model_type: str, config: Mapping[str, Any]) -> bool:
+    """Whether a token sees only those before it: as is usual in the family, unless config.json says ``is_causal``."""
+    return family_of(model_type).causal and config.get("is_causal") is not False
 
 
 def body_sizes(model_type: str, config: Mapping[str, Any]) -> BodySizes:
@@ -157,8 +177,8 @@ TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification", "ForMaske
 
 def supported() -> str:
     """The families, for an error message."""
-    decoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if family.causal)
-    encoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if not family.causal)
+    decoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if family.decoder)
+    encoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if not family.decoder)
     return (
         f"{decoders} as ForCausalLM, ForSequenceClassification or Model; "
         f"{encoders} as ForSequenceClassification or Model"

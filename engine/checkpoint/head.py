@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from engine.checkpoint.authority import Authority, Statement, strongest
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.embedding import HEADLESS, embedding_head
+from engine.checkpoint.embedding import HEADLESS, embedding_head, stated_pooling
 from engine.checkpoint.identity import README
 from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
 from engine.checkpoint.overrides import METHODS
@@ -210,7 +210,7 @@ def _ids_or_none(checkpoint: Checkpoint, tokens: Tokens) -> tuple[int, ...] | No
 
 
 def _token_head(checkpoint: Checkpoint, choice: Tokens, place: str) -> Head:
-    if not checkpoint.family.causal:
+    if not checkpoint.family.decoder:
         raise ConfigError(
             f"{checkpoint.architecture} predicts no next token, so {place} cannot be its head.", param=_WHERE
         )
@@ -286,7 +286,7 @@ def _classifier_head(checkpoint: Checkpoint, place: str) -> Head:
         kind="classifier",
         label_rows=rows,
         stored_labels=stored,
-        pooling=checkpoint.config.get("classifier_pooling") or checkpoint.family.pooling,
+        pooling=stated_pooling(checkpoint),
         activation=stated.value.activation,
         logit_mean=stated.value.mean,
         logit_sigma=stated.value.sigma,
@@ -298,7 +298,7 @@ def _modules_head(checkpoint: Checkpoint, place: str) -> Head:
     chain = checkpoint.chain
     assert chain is not None
     assert chain.pooling is not None
-    if checkpoint.family.causal and chain.pooling != "last":
+    if checkpoint.causal and chain.pooling != "last":
         raise ConfigError(
             f"{checkpoint.label} pools a decoder's tokens by {chain.pooling}, which is not supported; lasttoken is.",
             param="model",

@@ -38,7 +38,7 @@ def asked_built_in(score_template: str) -> str | None:
 def resolve_prompt(checkpoint: Checkpoint, score_template: str, head: HeadSpec) -> Prompt:
     """By the strongest statement; ``ConfigError`` for a flag that names no prompt, or one that cannot be used."""
     asked = _from_flag(checkpoint, score_template)
-    if not checkpoint.family.causal:
+    if not checkpoint.family.decoder:
         if checkpoint.chain is not None and not checkpoint.chain.is_text:
             raise ConfigError(
                 f"{checkpoint.label} is an encoder and reads messages of a chat template, which is not supported.",
@@ -59,7 +59,7 @@ def _from_flag(checkpoint: Checkpoint, score_template: str) -> Statement[str | N
     place = "--score-template"
     if score_template == "none":
         return Statement(None, Authority.FLAG, f"{place} none")
-    if not checkpoint.family.causal:
+    if not checkpoint.family.decoder:
         raise ConfigError(
             f"{checkpoint.architecture} encodes pairs with its tokenizer and takes no template.", param="score_template"
         )
@@ -118,6 +118,8 @@ def _from_table(checkpoint: Checkpoint) -> Statement[str | None] | None:
 
 
 def _usual(checkpoint: Checkpoint) -> Statement[str | None]:
+    if (template := checkpoint.family.template) is not None:
+        return Statement(template, Authority.USUAL, f"all published models of the class {checkpoint.architecture}")
     logger.warning(
         "%s: no template is known for this model, so query and document are joined as they are. "
         "If it was trained with one, give it with --score-template.",

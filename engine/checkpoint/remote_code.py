@@ -23,6 +23,10 @@ NETWORKS: dict[str, frozenset[str]] = {
             *(f"modeling.New{name}" for name in (*_NEW, "ForMultipleChoice", "ForQuestionAnswering")),
         }
     ),
+    "LlamaBidirectional": frozenset(
+        f"llama_bidirectional_model.LlamaBidirectional{name}"
+        for name in ("Config", "ForSequenceClassification", "Model")
+    ),
     "JinaBert": frozenset(
         {"configuration_bert.JinaBertConfig", *(f"modeling_bert.JinaBert{name}" for name in _JINA_BERT)}
     ),

@@ -54,7 +54,7 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
         model_type=checkpoint.config["model_type"],
         config=checkpoint.config,
         head=head.spec,
-        causal=checkpoint.family.causal,
+        causal=checkpoint.causal,
         template=prompt.template,
         known_template=identity.model.template if identity else None,
         text_prompts=text_prompts(checkpoint) if is_embedding and config.score_template != "none" else ("", ""),
@@ -78,6 +78,8 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     if config.load_format != "dummy" and not files.tensors:
         raise ModelLoadError(f"{files.folder}: its safetensors files hold no tensors.")
     hf_config = usual_config(files.label, apply_overrides(files.config, config.hf_overrides))
+    if "is_causal" in config.ignore_config_key:
+        hf_config.pop("is_causal", None)
     family, task = _family(hf_config, files.folder)
     hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
@@ -129,7 +131,7 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
             f"The architecture {architecture} (model_type {model_type}) is not supported. These are: {supported()}.",
             param="model",
         )
-    if not family.causal and task == "ForCausalLM":
+    if not family.decoder and task == "ForCausalLM":
         raise ConfigError(f"{architecture} is not a reranker: it has no classification head.", param="model")
     return family, task
 
@@ -174,7 +176,7 @@ def _position_limit(checkpoint: Checkpoint) -> int:
     if limit is None:
         stated = config.get("max_position_embeddings")
         raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
-    if not family.causal or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
+    if not family.decoder or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:
             limit = min(limit, int(stated))
@@ -211,11 +213,12 @@ def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len:
     if identity is not None:
         known = f", {'made from' if identity.is_base else 'known as'} {identity.id} by {identity.place}"
     scaled = f"(logit - {spec.logit_mean:g}) / {spec.logit_sigma:g}"
+    mask = ", every token sees all of its pair" if checkpoint.family.decoder and not checkpoint.causal else ""
     calibrated = f" of {scaled}" if (spec.logit_mean, spec.logit_sigma) != (0.0, 1.0) else ""
     plain = "pairs by the tokenizer" if prompt.use_sep_token else "query and document joined"
     text = prompt.template or ("the texts alone" if spec.kind == "embedding" else plain)
     by = f" by {prompt.place}" if prompt.place else ""
     return (
-        f"{checkpoint.label}: {checkpoint.architecture}{known}; {how}{ids} by {head.place}; "
+        f"{checkpoint.label}: {checkpoint.architecture}{known}{mask}; {how}{ids} by {head.place}; "
         f"{spec.activation}{calibrated} by {head.range_place}; prompt {text}{by}; up to {max_model_len} tokens."
     )

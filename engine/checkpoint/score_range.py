@@ -53,6 +53,12 @@ def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[S
     mean, sigma = checkpoint.config.get("logit_mean"), checkpoint.config.get("logit_sigma")
     if mean is None and sigma is None:
         return stated
+    if not isinstance(sigma or 1.0, int | float) or (sigma is not None and sigma <= 0):
+        raise ConfigError(
+            f"config.json of {checkpoint.label} divides logits by {sigma!r} (logit_sigma, or temperature): it must "
+            "be a number above 0.",
+            param="hf_overrides.logit_sigma",
+        )
     value = ScoreRange(stated.value.activation, float(mean or 0.0), float(sigma or 1.0))
     return Statement(value, stated.authority, f"{stated.place}, calibrated by logit_mean and logit_sigma")
 

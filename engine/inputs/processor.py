@@ -98,7 +98,7 @@ class InputProcessor(TokenAccess):
         self, spec: ModelSpec
     ) -> tuple[CompiledPrompt | None, Preformatted | None, dict[Template, CompiledPrompt]]:
         """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
-        if not spec.causal or spec.head.kind == "embedding":
+        if spec.head.kind == "embedding" or not (spec.causal or spec.takes_prompt):
             return None, None, {}
         template = load_template(spec.template, official=spec.known_template)
         chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))

@@ -95,6 +95,7 @@ TEMPLATES: dict[str, Template] = {
             with_instruction=(_CTXL_BEFORE + "{query} {instruction} ??",),
             between_specials=True,
         ),
+        Template.of("nemotron-rerank", "question:{query} \n \n passage:{document}", between_specials=True),
         Template.of(
             "lb-reranker",
             "<|im_start|>system\nGiven a query and a piece of text, output a score of 1-7 based on how related the "

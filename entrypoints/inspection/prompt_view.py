@@ -69,7 +69,7 @@ class PromptView:
     def plain_text(self, instruction: str, query: str, document: str) -> str | None:
         """The template filled in, by plain replacement; None for models that take the tokenizer's own pair form."""
         spec = self._spec
-        if not spec.causal or (spec.template is None and spec.use_sep_token):
+        if not (spec.causal or spec.takes_prompt) or (spec.template is None and spec.use_sep_token):
             return None
         values = {Placeholder.INSTRUCTION: instruction, Placeholder.QUERY: query, Placeholder.DOCUMENT: document}
         pieces = [piece for part in load_template(self._spec.template).parts for piece in part]

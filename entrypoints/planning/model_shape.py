@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint.config_names import usual_config
-from engine.checkpoint.families import BodySizes, body_sizes, family_of, position_limit
+from engine.checkpoint.families import BodySizes, body_sizes, is_causal, position_limit
 from engine.config import BYTES_PER_NUMBER
 from engine.errors import ConfigError
 
@@ -50,7 +50,7 @@ class ModelShape:
             sizes=sizes,
             max_len=max_len,
             stored_dtype=stated if stated in BYTES_PER_NUMBER else "float32",
-            causal=family_of(model_type).causal,
+            causal=is_causal(model_type, config),
             linear_params=tensors.linear_numbers,
             other_params=tensors.other_numbers,
             products=tensors.layer_products,

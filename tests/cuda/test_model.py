@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.step import SchedulerOutput
 from tests.backends.plans import PlanBuilder, config_of, spec_of
 from tests.backends.test_compressed_tensors import compress
 from tests.cuda.stand_in import StandIn, needs_interpreter
+from tests.families.cases import FAMILIES
 from tests.support.checkpoints import make_qwen3
 
 pytestmark = [
@@ -64,6 +66,25 @@ def test_a_shared_prefix_gives_the_scores_of_transformers(checkpoint: Path, monk
     worker = load(checkpoint, monkeypatch, StandIn(), dtype="float32")
     values = worker.execute(shared_plan(80)).values
     np.testing.assert_allclose(values[:, 0], expected_logits(checkpoint), rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_that_sees_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``is_causal: false``, each way of pooling, against the same network on the CPU."""
+    folder = FAMILIES["llama_bidirec"].make(tmp_path, "mean, llama3 rope, a temperature")
+    plan = PlanBuilder(0)
+    for document in DOCUMENTS:
+        plan.add(PREFIX + document, read=True)
+    for pooling in ("mean", "cls", "last"):
+        spec = spec_of(folder, head=HeadSpec(kind="classifier", pooling=pooling), max_model_len=64)
+        spec = replace(spec, causal=False)
+        on_cpu = Worker(config_of(budget=64, dtype="float32"), spec)
+        on_cpu.load()
+        expected = on_cpu.execute(plan.build()).values
+        monkeypatch.setattr("engine.backends.worker.choose_backend", lambda name: (StandIn(), "stand-in"))
+        worker = Worker(config_of(budget=64, dtype="float32"), spec)
+        worker.load()
+        np.testing.assert_allclose(worker.execute(plan.build()).values, expected, rtol=1e-4, atol=1e-5)
+        monkeypatch.undo()
 
 
 def test_keys_kept_in_one_step_are_read_in_the_next(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.families.own_code import jina_bert_logits, own_ids, save_jina_bert, save_nomic
+from tests.families.own_code import (
+    bidirectional_logits,
+    jina_bert_logits,
+    nemotron_ids,
+    own_ids,
+    save_bidirectional,
+    save_jina_bert,
+    save_nomic,
+)
 from tests.support.random_models import save_random
 
 Oracle = Callable[[Path, str, Sequence[str]], list[float]]
@@ -386,6 +394,28 @@ FAMILIES: dict[str, Family] = {
             ),
         },
     ),
+    "llama_bidirec": Family(
+        model_type="llama_bidirec",
+        architecture="LlamaBidirectionalForSequenceClassification",
+        tokenizer="llama",
+        models="llama-nemotron-rerank-1b-v2, as published",
+        scoring="the published prompt, every token sees all of its pair; mean, first or last token, score.weight, "
+        "divided by the temperature",
+        ids=nemotron_ids,
+        shapes={
+            "mean, llama3 rope, a temperature": _decoder(
+                pooling="avg", temperature=0.2, max_position_embeddings=2048,
+                rope_parameters={
+                    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+                },
+            ),
+            "first token": _decoder(pooling="cls", temperature=1.0, num_hidden_layers=2),
+            "last token": _decoder(pooling="last", temperature=2.0, num_hidden_layers=1),
+        },
+        write=save_bidirectional,
+        oracle=bidirectional_logits,
+    ),
     "mistral": Family(
         model_type="mistral",
         architecture="MistralForCausalLM",
@@ -398,6 +428,21 @@ FAMILIES: dict[str, Family] = {
         shapes={
             "no window": _decoder(sliding_window=None, head_dim=32),
             "window as long as the model": _decoder(sliding_window=4096, num_hidden_layers=2),
+        },
+    ),
+    "eurobert": Family(
+        model_type="eurobert",
+        architecture="EuroBertForSequenceClassification",
+        tokenizer="modernbert",
+        models="cross-encoders trained on EuroBERT",
+        scoring="the tokenizer's pair form; dense layer, gelu and classifier of the first token, the mean or each",
+        ids=pair_ids,
+        shapes={
+            f"{pooling}": _decoder(
+                num_hidden_layers=layers, classifier_pooling=pooling, pad_token_id=3, bos_token_id=1, eos_token_id=2,
+                mask_token_id=4, max_position_embeddings=512,
+            )
+            for pooling, layers in (("late", 3), ("mean", 1), ("bos", 2))
         },
     ),
     "modernbert": Family(

@@ -159,3 +159,46 @@ def jina_bert_logits(folder: Path, query: str, documents: Sequence[str]) -> list
         return linear(torch.tanh(linear(x[0], "bert.pooler.dense")), "classifier").item()
 
     return [logit(text) for text in documents]
+
+
+def save_bidirectional(
+    folder: Path, architecture: str, tokenizer: str, *, pooling: str, temperature: float, **more: Any
+) -> Path:
+    """NVIDIA's llama_bidirec, and beside it the causal twin that transformers reads (folder ``twin``)."""
+    more.pop("name", None)
+    twin = save_random(folder / "twin", "LlamaForSequenceClassification", tokenizer, pad_token_id=1957, **more)
+    config = json.loads((twin / "config.json").read_text())
+    own = {
+        "architectures": [architecture], "model_type": "llama_bidirec", "pooling": pooling, "temperature": temperature,
+        "auto_map": {"AutoConfig": "llama_bidirectional_model.LlamaBidirectionalConfig"},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config | own))
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (folder / name).write_bytes((twin / name).read_bytes())
+    return folder
+
+
+def nemotron_ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
+    """The published prompt, with what the tokenizer puts around a text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return [tokenizer.encode(f"question:{query} \n \n passage:{text}").ids for text in documents]
+
+
+@torch.inference_mode()
+def bidirectional_logits(folder: Path, query: str, documents: Sequence[str]) -> list[float]:
+    """Llama without its causal mask; pooling, score and temperature by hand."""
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text())
+    model = transformers.LlamaForSequenceClassification.from_pretrained(folder / "twin", dtype=torch.float32).eval()
+    model.config.is_causal = False
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    pools = {"avg": lambda h: h.mean(0), "cls": lambda h: h[0], "last": lambda h: h[-1]}
+    logits = []
+    for ids in nemotron_ids(folder, query, documents):
+        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        logits.append(model.score(pools[config["pooling"]](hidden)).item() / config["temperature"])
+    return logits

@@ -22,6 +22,7 @@ CASES = {
     "deberta-v2": "as published",
     "gte": "three layers",
     "mpnet": "three layers",
+    "eurobert": "late",
     "jina_bert": "six heads",
     "gemma": "one key head",
     "qwen2": "tied",

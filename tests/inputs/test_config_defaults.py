@@ -22,7 +22,7 @@ from tests.families.cases import Family
 from tests.support.random_models import save_random
 
 QUERY, DOCUMENTS = "where do pandas live", ["in the forests of China", "the price of bamboo", "yes", ""]
-TYPES = sorted(set(FAMILIES) - {"new", "jina_bert"})  # transformers has no class of these two
+TYPES = sorted(set(FAMILIES) - {"new", "jina_bert", "llama_bidirec"})  # transformers has no class of these
 SIZES = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 OTHERS = {
     "qwen3": {"num_attention_heads": 32},  # as many as its class has key and value heads
@@ -30,6 +30,7 @@ OTHERS = {
     "mistral": {"num_attention_heads": 8},
     "gemma": {"num_attention_heads": 16},
     "modernbert": {"pad_token_id": 3},
+    "eurobert": {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 4},
     "llama": {"pad_token_id": 1957},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
 }

@@ -89,7 +89,7 @@ def test_encoders(family: str, dtype: str, tmp_path: Path) -> None:
     assert any(note.startswith("no ACL graphs") and "bidirectional" in note for note in notes), notes
 
 
-OTHERS = ("modernbert", "deberta-v2", "new", "gte")
+OTHERS = ("modernbert", "deberta-v2", "new", "gte", "mpnet", "jina_bert", "eurobert", "llama_bidirec")
 """Families whose attention or activations need torch's own operators as well; each in its first shape."""
 
 
