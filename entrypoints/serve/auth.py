@@ -1,4 +1,4 @@
-"""Who may call. Deny by default: with keys set, everything needs one but the three health routes and the files of the
+"""Who may call. Deny by default: with keys set, everything needs one but the health routes and the files of the
 page, which hold no data: what the page shows it asks for with the key that its user types.
 
 The decision is made on the very path that the router matches, by equality with the open routes: a spelling that is not
@@ -20,7 +20,9 @@ from engine.entrypoints.serve.errors import error_response
 from engine.entrypoints.serve.page.files import PAGE_PATHS
 from engine.errors import AuthenticationError, ConfigError
 
-OPEN_ROUTES = frozenset(("/live", "/ready", "/health"))
+OPEN_ROUTES = frozenset(
+    ("/live", "/ready", "/health", "/.well-known/live", "/.well-known/ready", "/v1/cluster/auth"),
+)
 
 
 def check_exposure(config: ServerConfig) -> None:
@@ -91,9 +93,13 @@ def _route_path(scope: Scope) -> str:
 
 
 def _presented_key(headers: Headers) -> str | None:
-    """``Authorization: Bearer KEY``, the bare key there, or Pinecone's ``Api-Key``."""
+    """``Authorization: Bearer KEY``, the bare key there, the ``Api-Key`` of Azure and Pinecone, or the access key id of
+    a request that Amazon's SDKs sign, whose signature plays no part.
+    """
     value = headers.get("authorization") or headers.get("api-key") or headers.get("x-api-key")
     if not value:
         return None
     scheme, _, rest = value.partition(" ")
+    if scheme == "AWS4-HMAC-SHA256":
+        return rest.partition("Credential=")[2].partition("/")[0]
     return rest.strip() if scheme.lower() == "bearer" and rest else value.strip()

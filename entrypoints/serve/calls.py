@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from engine.entrypoints.serve.detect import COMMON, DialectChoice, DialectPreferences, choose_anywhere, choose_on_path
-from engine.entrypoints.serve.dialect_registry import by_name
+from engine.entrypoints.serve.dialect_registry import DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.fields import Keys, read_keys
+from engine.entrypoints.serve.dialects.score import BODIES
 from engine.entrypoints.serve.errors import error_response, json_response
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
@@ -33,6 +35,16 @@ PATIENCE_HEADERS = {
     "x-stainless-timeout": 1.0,
 }
 """In which proxies (Envoy) and SDKs (those that Stainless makes) say how long they wait, and their unit in seconds."""
+TEXT_KEYS = frozenset(
+    (
+        *("docs", "candidates", "chunks", "contexts", "records", "sentences"),
+        *(side for sides in BODIES for side in sides),
+        *(str(path[0]) for one in DIALECTS.values() for path in (one.text_paths.query, one.text_paths.document)),
+    )
+)
+"""Keys of bodies that hold what is to be scored, in one dialect or another."""
+NVIDIA = "nvidia"
+"""Where NVIDIA's hosted path has this instead of a model, the body names it."""
 INLINE_BYTES = 32 * 1024
 """Bodies up to this size are decoded on the event loop; larger ones in a thread."""
 
@@ -46,6 +58,7 @@ class CallHandler:
     def __init__(self, service: RerankService) -> None:
         self._service = service
         self._default = service.config.dialect
+        self._said = False
 
     def on_path_of(self, owner: Dialect) -> Handler:
         """The handler of a path that belongs to ``owner``."""
@@ -71,9 +84,11 @@ class CallHandler:
             choice = detect(keys, self._preferences(request))
             dialect = choice.answerer
             parsed = await self._off_loop(body, choice.reader.parse, body, keys, self._view(request))
+            parsed = replace(parsed, call=_as_answered(parsed.call, request, dialect))
             paths = parsed.text_paths
             self._take_request_id(request, parsed)
-            self._check_unknown(parsed)
+            self._check_unknown(parsed, keys, choice.reader)
+            self._say_how_to_choose(request, choice)
             lines = _wanted_lines(request, parsed.call)
             if lines is not None:
                 return await self._stream(request, parsed, dialect, lines)
@@ -117,13 +132,32 @@ class CallHandler:
         if wanted and "x-request-id" not in request.headers and REQUEST_ID.match(wanted):
             request.state.request_id = wanted
 
-    def _check_unknown(self, parsed: ParsedCall) -> None:
+    def _check_unknown(self, parsed: ParsedCall, keys: Keys, reader: Dialect) -> None:
+        """Raises ``InvalidRequestError`` for texts that would be left out; with ``--strict``, for any other field."""
         if not parsed.unknown_fields:
             return
+        for name in parsed.unknown_fields:
+            if name in TEXT_KEYS and keys[name] != "null":
+                raise InvalidRequestError(
+                    f"The body was read in the dialect {reader.name!r}, which has no {name!r}: its texts would be left "
+                    "out. Send the fields of one API alone, or choose by ?dialect=NAME (docs/compatibility.md).",
+                    param=name,
+                )
         if self._service.config.strict:
             name = parsed.unknown_fields[0]
             raise InvalidRequestError(f"Unknown field {name!r} (the server runs with --strict).", param=name)
         self._service.metrics.unknown_fields.inc(len(parsed.unknown_fields))
+
+    def _say_how_to_choose(self, request: Request, choice: DialectChoice) -> None:
+        """Once: that an answer was chosen where several clients send the same body."""
+        if choice.reader is COMMON and choice.answerer is COMMON and self._default is None and not self._said:
+            self._said = True
+            logger.info(
+                "the body of %s is that of several APIs, and was answered with the common object; a client that reads "
+                "another one (Voyage, Infinity, SGLang) gets it with the base URL /NAME, ?dialect=NAME, the header "
+                "X-Dialect or --dialect NAME (docs/compatibility.md)",
+                request.scope["route"].path,
+            )
 
     def _answer(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         if result.errors:
@@ -189,6 +223,14 @@ def _patience_s(request: Request) -> float | None:
     """How long the client waits, as far as its headers say so; what is no number says nothing."""
     said = ((request.headers.get(name, ""), unit) for name, unit in PATIENCE_HEADERS.items())
     return min((float(text) * unit for text, unit in said if re.fullmatch(r"\d{1,9}(\.\d*)?", text)), default=None)
+
+
+def _as_answered(call: RerankCall, request: Request, answerer: Dialect) -> RerankCall:
+    """The call with the model of the path, where the body names none, and with scores in the range of the answer."""
+    named = request.path_params.get("model")
+    if named and not call.model and named != NVIDIA:
+        call = replace(call, model=named)
+    return replace(call, probabilities=True) if answerer.probabilities and not call.raw_scores else call
 
 
 def _wanted_lines(request: Request, call: RerankCall) -> Lines | None:

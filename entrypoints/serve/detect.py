@@ -10,8 +10,8 @@ What each dialect claims stands in its class; here is only the order of the ques
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from engine.entrypoints.serve.dialect_registry import BY_BODY, DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import Dialect
@@ -43,8 +43,8 @@ class DialectPreferences:
     """The dialect that the caller chose by ``?dialect=`` or a header."""
     default: str | None = None
     """The dialect that the operator chose by ``--dialect``."""
-    headers: Container[str] = ()
-    """Names of the request's headers, in lower case."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The request's headers, by names in lower case."""
 
 
 def choose_on_path(owner: Dialect, keys: Keys, preferences: DialectPreferences) -> DialectChoice:
@@ -80,11 +80,9 @@ def _choose_reranker(keys: Keys, preferences: DialectPreferences, owner: Dialect
     wanted = by_name(preferences.chosen) if preferences.chosen is not None else None
     usual = by_name(preferences.default) if preferences.default else COMMON
     recognised = _recognised(keys, preferences, task="rerank")
-    if recognised is not None and not recognised.choosable:
-        return DialectChoice.only(recognised)
     for dialect in (wanted, owner, recognised):  # the common one says nothing, neither by its path nor by its body
         if dialect is not None and dialect.can_read(keys) and (dialect is wanted or dialect is not COMMON):
-            return DialectChoice(dialect, wanted or dialect)
+            return DialectChoice(dialect, wanted if wanted and dialect.choosable else dialect)
     if not COMMON.can_read(keys):  # nobody can read it: the error is for whoever was most likely meant
         return DialectChoice.only(wanted or (usual if owner is COMMON else owner))
     return DialectChoice(usual if usual.can_read(keys) else COMMON, wanted or usual)

@@ -23,7 +23,7 @@ def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
             "message": message,
             "type": error.type,
             "param": error.param,
-            "code": error.code or error.status,
+            "code": error.code or str(error.status),  # OpenAI's is text or null
             "request_id": request_id,
         },
         "message": message,

@@ -143,7 +143,7 @@ _ERROR = {
                 "message": {"type": "string"},
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"]},
-                "code": {"type": ["integer", "string"]},
+                "code": {"type": "string"},
                 "request_id": {"type": "string"},
             },
         },
@@ -168,7 +168,8 @@ _REASONS = {
 
 def _responses(operation: dict[str, Any]) -> dict[str, Any]:
     """The answers beside 200: the common error, or another dialect's object."""
-    statuses = _REASONS if "requestBody" in operation else {code: _REASONS[code] for code in (401, 431, 503)}
+    codes = (401, 404, 431, 503) if "parameters" in operation else (401, 431, 503)
+    statuses = _REASONS if "requestBody" in operation else {code: _REASONS[code] for code in codes}
     content = {
         "application/json": {"schema": {"anyOf": [{"$ref": REF_TEMPLATE.format(name="Error")}, {"type": "object"}]}}
     }

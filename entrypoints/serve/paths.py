@@ -17,7 +17,10 @@ from engine.entrypoints.serve.detect import COMMON
 from engine.entrypoints.serve.dialect_registry import CHOOSABLE
 
 PREFIXES = frozenset(
-    ("v1", "v2", "api", "openai", "v1-openai", "inference", "providers", "compatible-api", "compatible-mode", "rerank")
+    (
+        *("v1", "v2", "api", "openai", "v1-openai", "inference", "hf-inference", "providers"),
+        *("compatible-api", "compatible-mode", "rerank"),
+    )
 )
 """Words of other servers' bases. ``rerank``: a whole address was given where a base was asked for."""
 MOST_PREFIXES = 6
@@ -32,13 +35,13 @@ class OnePath:
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        self._is_route = _rule_of(routes)
+        self._rules = rules_of(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             root = str(scope.get("root_path", "")).rstrip("/")
             path = without_root(without_root(str(scope["path"]), root), root)
-            plain, dialect = route_of(path, self._is_route)
+            plain, dialect = route_of(path, self._rules)
             scope["path"], scope["root_path"] = root + plain, root
             if dialect is not None:
                 scope.setdefault("state", {})["dialect"] = dialect
@@ -52,9 +55,17 @@ def without_root(path: str, root: str) -> str:
     return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
 
 
-def route_of(path: str, is_route: PathRule) -> tuple[str, str | None]:
-    """The route that a path means, and the dialect that it names; the path with plain slashes where it means none."""
+def route_of(path: str, rules: Sequence[PathRule]) -> tuple[str, str | None]:
+    """The route that a path means, and the dialect that it names; the path with plain slashes where it means none.
+
+    ``rules`` say what is a route; each is asked about the whole path before the next one.
+    """
     parts = [part for part in path.split("/") if part]
+    found = (_without_prefixes(parts, is_route) for is_route in rules)
+    return next((one for one in found if one is not None), ("/" + "/".join(parts), None))
+
+
+def _without_prefixes(parts: list[str], is_route: PathRule) -> tuple[str, str | None] | None:
     dialect: str | None = None
     for start, part in enumerate(parts[: MOST_PREFIXES + 1]):
         rest = "/" + "/".join(parts[start:])
@@ -63,12 +74,13 @@ def route_of(path: str, is_route: PathRule) -> tuple[str, str | None]:
         if part in CHOOSABLE and (start == 0 or CHOOSABLE[part] is not COMMON):
             dialect = part
         elif part not in PREFIXES:
-            break
-    return "/" + "/".join(parts), None
+            return None
+    return None
 
 
-def _rule_of(routes: Sequence[BaseRoute]) -> PathRule:
+def rules_of(routes: Sequence[BaseRoute]) -> tuple[PathRule, PathRule]:
+    """Fixed paths first: ``/inference/v1/rerank`` is Fireworks' address of one, and no model of DeepInfra's."""
     ours = [route for route in routes if isinstance(route, Route)]
     fixed = frozenset(route.path for route in ours if "{" not in route.path)
     patterns = [route.path_regex for route in ours if "{" in route.path]
-    return lambda path: path in fixed or any(pattern.match(path) for pattern in patterns)
+    return fixed.__contains__, lambda path: any(pattern.match(path) for pattern in patterns)

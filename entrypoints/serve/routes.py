@@ -19,6 +19,14 @@ from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
 from engine.entrypoints.serve.tokens import TokenRoutes
 
+MODEL_IN_PATH = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+    "description": "A name of /v1/models; a name in the body wins.",
+}
+
 
 def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
     """Adds every route of the server to the application."""
@@ -29,7 +37,9 @@ def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> No
 
 
 def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[str, Any], method: str = "POST") -> None:
-    name = path.strip("/").translate(str.maketrans("/.-", "___")) or "root"
+    name = path.strip("/").translate(str.maketrans("/.-{}:", "______")) or "root"
+    if "{model" in path:
+        schema = {**schema, "parameters": [*schema.get("parameters", ()), MODEL_IN_PATH]}
     app.add_api_route(
         path,
         handler,
@@ -78,6 +88,11 @@ def _add_status(app: FastAPI, status: StatusRoutes) -> None:
     for path, handler, summary in (
         ("/v1/models", status.models, "What is served here."),
         ("/models", status.models, "The same."),
+        ("/v1/models/{model:path}", status.model, "One of them."),
+        ("/v1/cluster/auth", status.cluster_auth, "Whether a key is needed, where Xinference's client asks."),
+        ("/meta", status.meta, "What Weaviate asks at its start."),
+        ("/.well-known/ready", status.ready, "200 while calls are answered, where Weaviate looks."),
+        ("/.well-known/live", status.live, "200 while the process answers at all, the same."),
         ("/info", status.info, "TEI's description of the model."),
         ("/health", status.ready, "200 while calls are answered, else 503. The same as /ready."),
         ("/ready", status.ready, "200 while calls are answered, else 503."),

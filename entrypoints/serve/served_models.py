@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.errors import ConfigError, NotFoundError, NotReadyError
 
+PROVIDERS = ("fireworks", "mixedbread-ai", "nvidia")
+"""What LiteLLM and Dify write before the name of a model that is meant for one of these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -63,7 +66,7 @@ class ServedModels:
         default = self.default
         if not name:
             return Chosen(default, default.names[0])
-        found = self._by_name.get(name) or self._without_owner(name)
+        found = self._by_name.get(name) or self._without_owner(name) or self._respelled(name)
         if found is None:
             message = f"The model `{_shown(name)}` does not exist. Served here: {', '.join(self.names)}."
             raise NotFoundError(message, param="model", code="model_not_found")
@@ -73,6 +76,18 @@ class ServedModels:
         """``Qwen3-Reranker-8B`` for ``Qwen/Qwen3-Reranker-8B``, as guides have it, where that is one model only."""
         found = [engine for engine in self._engines if engine.spec.name.rstrip("/").rpartition("/")[2] == name]
         return Chosen(found[0], name) if len(found) == 1 else None
+
+    def _respelled(self, name: str) -> Chosen | None:
+        """The model whose name a client rewrote: a provider's before it, or dots for ``_``, as LiteLLM does for NIM."""
+        provider, _, rest = name.partition("/")
+        if provider in PROVIDERS and rest in self._by_name:
+            return self._by_name[rest]
+        found = {id(one.engine): one for key, one in self._by_name.items() if _spelling(key) == _spelling(name)}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _spelling(name: str) -> str:
+    return name.replace("_", ".")
 
 
 def _shown(name: str) -> str:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from engine import __version__
 from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.entrypoints.serve.errors import json_response
+from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import CONTENT_TYPE
 from engine.entrypoints.serve.service import RerankService
 
@@ -40,21 +41,42 @@ class StatusRoutes:
     async def models(self, request: Request) -> Response:
         """The list of models in OpenAI's form."""
         _ = self._service.engine  # or 503
-        cards: list[dict[str, Any]] = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self._service.started_at,
-                "owned_by": "engine",
-                "root": engine.spec.name,
-                "parent": engine.names[0] if name in engine.adapters else None,
-                "max_model_len": engine.spec.max_model_len,
-                "permission": [],
-            }
-            for engine in self._service.models
-            for name in (*engine.names, *engine.adapters)
-        ]
-        return json_response({"object": "list", "data": cards})
+        served = [(engine, name) for engine in self._service.models for name in (*engine.names, *engine.adapters)]
+        return json_response({"object": "list", "data": [self._card(engine, name) for engine, name in served]})
+
+    async def model(self, request: Request) -> Response:
+        """One model, in OpenAI's form and with what Xinference's client looks for. Raises ``NotFoundError``."""
+        chosen = self._service.models.choose(request.path_params["model"])
+        engine, name = chosen.engine, chosen.name
+        xinference = {
+            "model_type": "rerank",
+            "model_name": name,
+            "model_uid": name,
+            "max_tokens": engine.spec.max_model_len,
+            "type": "normal",
+            "language": [],
+        }
+        return json_response(self._card(engine, name) | xinference)
+
+    def _card(self, engine: LoadedEngine, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._service.started_at,
+            "owned_by": "engine",
+            "root": engine.spec.name,
+            "parent": engine.names[0] if name in engine.adapters else None,
+            "max_model_len": engine.spec.max_model_len,
+            "permission": [],
+        }
+
+    async def cluster_auth(self, request: Request) -> Response:
+        """Whether a key is needed: Xinference's client asks before it has sent one."""
+        return json_response({"auth": bool(self._service.config.api_key)})
+
+    async def meta(self, request: Request) -> Response:
+        """What Weaviate asks its reranker when it starts: an object."""
+        return json_response({"model": self._service.engine.names[0], "version": __version__})
 
     async def info(self, request: Request) -> Response:
         """TEI's description: clients read from it that this is a reranker, and how much they may send."""

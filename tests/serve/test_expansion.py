@@ -79,15 +79,17 @@ async def test_a_chunked_document_scores_like_its_best_chunk() -> None:
     best = max(range(4), key=scores.__getitem__)
     (entry,) = [entry for entry in answer["results"] if entry["index"] == 1]
     assert entry["relevance_score"] == pytest.approx(scores[best])
-    assert entry["span"] == {"start": spans[best].start, "end": spans[best].end}
-    assert "truncated" not in entry
-    assert all("span" not in other for other in answer["results"] if other["index"] != 1)
+    span = {"start": spans[best].start, "end": spans[best].end}
+    assert set(entry) == {"index", "relevance_score", "document"}  # strict clients take no other key
+    assert answer["details"] == [{"index": 1, "span": span}]
     (whole,) = [entry for entry in cut["results"] if entry["index"] == 1]
     assert whole["relevance_score"] == pytest.approx(expected_score("q", LONG))
     (partly,) = [entry for entry in few["results"] if entry["index"] == 1]
-    assert (partly["relevance_score"], partly["truncated"]) == (pytest.approx(max(scores[:2])), True)
+    assert partly["relevance_score"] == pytest.approx(max(scores[:2]))
+    assert [(detail["index"], detail["truncated"]) for detail in few["details"]] == [(1, True)]
     events = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: ")]
     assert sorted(event["index"] for event in events[:-1]) == [0, 1, 2]  # one score a document, when it is final
+    assert [event["span"] for event in events[:-1] if event["index"] == 1] == [span]  # alone, it speaks for itself
 
 
 async def test_a_failed_chunk_fails_its_document_alone() -> None:

@@ -27,7 +27,9 @@ async def test_answers(path: Path) -> None:
 
 
 def test_every_dialect_has_its_file() -> None:
-    assert {path.stem for path in FILES} == {*DIALECTS, "tokens"}, "run python -m tests.serve.write_golden NAME"
+    assert {path.stem for path in FILES} == {*DIALECTS, "tokens", "clients"}, (
+        "run python -m tests.serve.write_golden NAME"
+    )
 
 
 @pytest.mark.parametrize("name", DIALECTS)

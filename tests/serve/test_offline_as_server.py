@@ -62,7 +62,9 @@ def test_offline_reads_calls_as_the_server_does(
     monkeypatch.setattr(llm_module, "SLICE_PAIRS", 2)  # documents of a query come in several slices
     body = {"documents": LONG_DOCUMENTS, "top_n": 4, "return_documents": False, **options}
     if isinstance(queries, str):
-        rankings = [server.post("/v1/rerank", {"query": queries, **body}).json()["results"]]
+        answer = server.post("/v1/rerank", {"query": queries, **body}).json()
+        details = {detail["index"]: detail for detail in answer.get("details", [])}
+        rankings = [[{**entry, **details.get(entry["index"], {})} for entry in answer["results"]]]
         ours = [llm.rerank(queries, LONG_DOCUMENTS, top_n=4, **options)]
     else:
         answer = server.post("/v1/rerank", {"queries": queries, **body}).json()

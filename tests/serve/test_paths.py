@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -78,15 +79,15 @@ async def test_what_was_said_more_closely_wins_over_the_prefix() -> None:
 
 
 def test_known_words_before_a_route() -> None:
-    def is_route(path: str) -> bool:
-        return path in ("/", "/v1/rerank", "/rerank", "/live")
-
-    assert route_of("//voyage//v1/rerank/", is_route) == ("/v1/rerank", "voyage")
-    assert route_of("/v1/rerank/rerank", is_route) == ("/rerank", None)
-    assert route_of("", is_route) == route_of("//", is_route) == ("/", None)
-    assert route_of("/v1/", is_route) == ("/v1", None)  # a base alone is no call
-    assert route_of("/live/rerank/x", is_route) == ("/live/rerank/x", None)
-    assert route_of("/v1" * 5000 + "/rerank", is_route)[0].startswith("/v1/v1/")  # nobody's client
+    rules = [("/", "/v1/rerank", "/rerank", "/live").__contains__, re.compile(r"/inference/.+").match]
+    assert route_of("//voyage//v1/rerank/", rules) == ("/v1/rerank", "voyage")
+    assert route_of("/v1/rerank/rerank", rules) == ("/rerank", None)
+    assert route_of("/inference/v1/rerank", rules) == ("/v1/rerank", None)
+    assert route_of("/v1/inference/org/model", rules) == ("/inference/org/model", None)
+    assert route_of("", rules) == route_of("//", rules) == ("/", None)
+    assert route_of("/v1/", rules) == ("/v1", None)  # a base alone is no call
+    assert route_of("/live/rerank/x", rules) == ("/live/rerank/x", None)
+    assert route_of("/v1" * 5000 + "/rerank", rules)[0].startswith("/v1/v1/")  # nobody's client
 
 
 def test_a_proxys_prefix_comes_off_once() -> None:

@@ -46,9 +46,9 @@ def test_the_answer_is_found_at_the_end_of_a_long_document(server: ServerProcess
     documents = [FILLER * 3 + ANSWER, FILLER * 3, "Berlin is the capital of Germany."]
     cut = server.post("/v1/rerank", {"query": QUERY, "documents": documents}).json()["results"]
     body = {"query": QUERY, "documents": documents, "long_document": "chunk", "chunk_tokens": 24}
-    results = server.post("/v1/rerank", body).json()["results"]
-    by_index = {entry["index"]: entry for entry in results}
-    span = by_index[0]["span"]
+    answer = server.post("/v1/rerank", body).json()
+    results = answer["results"]
+    (span,) = [detail["span"] for detail in answer["details"] if detail["index"] == 0]
     assert ANSWER[:20] in documents[0][span["start"] : span["end"]]
     scores = {entry["index"]: entry["relevance_score"] for entry in results}
     of_cut = {entry["index"]: entry["relevance_score"] for entry in cut}
@@ -62,7 +62,7 @@ def test_the_answer_is_found_at_the_end_of_a_long_document(server: ServerProcess
 def test_chunks_fit_the_model_without_being_cut(server: ServerProcess) -> None:
     body = {"query": QUERY, "documents": [FILLER * 10], "long_document": "chunk"}
     answer = server.post("/v1/rerank", body).json()
-    assert "span" in answer["results"][0]
+    assert "span" in answer["details"][0]
     assert answer["usage"]["truncated_documents"] == 0
 
 

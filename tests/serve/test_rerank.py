@@ -61,8 +61,8 @@ async def test_options_reach_the_engine() -> None:
     assert by_index[0] == {
         "index": 0,
         "relevance_score": pytest.approx(expected_logit(QUERY, "a b", "be strict")),
-        "truncated": True,
     }
+    assert [detail for detail in answer["details"] if detail["index"] == 0] == [{"index": 0, "truncated": True}]
     assert by_index[1]["relevance_score"] == pytest.approx(expected_logit(QUERY, "x", "be strict"))
     assert answer["usage"]["truncated_documents"] == 2
     assert answer["model"] == "alias"

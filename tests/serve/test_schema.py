@@ -17,12 +17,23 @@ from schemathesis import Case
 from tests.serve.described import application, check, checkpoint, described
 
 SMALL = described(
-    *("/predict", "/classify", "/pooling", "/tokenize", "/detokenize", "/decode", "/v1/models", "/info", "/version"),
+    *(
+        "/predict",
+        "/classify",
+        "/pooling",
+        "/tokenize",
+        "/detokenize",
+        "/decode",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/info",
+        "/version",
+    ),
     *("/load", "/health", "/ping", "/metrics"),
     coverage=True,
 )
 # Two dozen kinds of bodies: trying every border of every field takes minutes, random ones show the same.
-RERANK = described("/v1/rerank", "/v1/ranking", "/v1/score", "/invocations")
+RERANK = described("/v1/rerank", "/v1/ranking", "/v1/score", "/invocations", "/inference/{model}")
 SHORT = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -49,7 +60,7 @@ def test_rerank_and_score(case: Case) -> None:
 def test_every_route_is_described() -> None:
     document = application().openapi()
     described = set(document["paths"])
-    routes = {route.path for route in application().routes if getattr(route, "include_in_schema", False)}
+    routes = {route.path_format for route in application().routes if getattr(route, "include_in_schema", False)}
     assert described == routes
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

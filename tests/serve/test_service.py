@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.auth import check_exposure
+from engine.entrypoints.serve.auth import OPEN_ROUTES, check_exposure
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.page.files import PAGE_PATHS
 from engine.errors import ConfigError
@@ -266,7 +266,7 @@ async def test_every_registered_route_is_covered() -> None:
         for path in paths:
             for method in ("GET", "POST", "PUT"):
                 status = (await server.client.request(method, path, json=BODY)).status_code
-                is_open = path in ("/live", "/ready", "/health") or (method == "GET" and path in PAGE_PATHS)
+                is_open = path in OPEN_ROUTES or (method == "GET" and path in PAGE_PATHS)
                 assert (status == 401) != is_open, (method, path)
     assert len(paths) > 30
 

@@ -44,6 +44,9 @@ Doubled and trailing slashes do not matter, nor does a version that a base URL a
 CLIENTS_TEXT = """
 ## Clients
 
+[clients.json](../tests/serve/golden/clients.json) has the calls of {calls} clients, gateways and platforms as they send
+them, with their answers to the last field.
+
 `engine clients` prints the settings of each; `make test-clients` installs those with tests and runs them against a
 server, every one with a key, and compares order and scores with the server's own.
 """
@@ -65,7 +68,8 @@ Null is absent, 5.0 is 5, "true" is true. Fields that nobody knows are ignored a
 
 def page() -> str:
     parts = [HEAD, DIALECTS_TEXT, table(("Dialect", "Name", "Found by", "Paths tried", "Shown by"), dialect_rows())]
-    parts += [CLIENTS_TEXT, table(("Client", "Package", "Answer", "Tests"), client_rows())]
+    calls = len(json.loads((GOLDEN / "clients.json").read_text("utf-8")))
+    parts += [CLIENTS_TEXT.format(calls=calls), table(("Client", "Package", "Answer", "Tests"), client_rows())]
     parts += [FIELDS_TEXT, table(("Field", "Meaning"), field_rows())]
     parts.append(SCHEMA_TEXT)
     return "\n".join(part.strip("\n") + "\n" for part in parts)
@@ -89,7 +93,7 @@ def found_by(dialect: Dialect, cases: list[dict[str, Any]]) -> str:
     """How the answered calls of the golden file made themselves understood."""
     ways: dict[str, None] = {}
     for request in (case["request"] for case in cases if case["response"]["status"] == 200):
-        headers = {name.lower() for name in request.get("headers", {})}
+        headers = {name.lower(): value for name, value in request.get("headers", {}).items()}
         keys = read_keys(json.dumps(request["body"]).encode())
         if "dialect=" in request["path"] or "x-dialect" in headers:
             ways["choice"] = None

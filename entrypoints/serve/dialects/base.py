@@ -10,9 +10,9 @@ and one golden file, which ``python -m tests.serve.write_golden NAME`` writes fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import EllipsisType
+from types import EllipsisType, MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -115,10 +115,18 @@ class ParsedCall:
 
 
 class Usage(msgspec.Struct):
-    """Tokens of the call, in OpenAI's form."""
+    """Tokens of the call, in the form of rerank servers."""
 
     prompt_tokens: int
     total_tokens: int
+
+
+class FullUsage(msgspec.Struct):
+    """Tokens of the call, in OpenAI's form, of which some clients want every field."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
 
 
 class PartialAnswer(msgspec.Struct, kw_only=True):
@@ -148,17 +156,21 @@ class Dialect(ABC):
     task: ClassVar[Task] = "rerank"
     paths: ClassVar[Mapping[str, str]] = {}
     """The HTTP paths that belong to it, each with its line in /openapi.json. Not inherited."""
-    body_keys: ClassVar[tuple[str, ...]] = ("documents",)
+    body_keys: ClassVar[tuple[str, ...]] = ("documents", "!queries")
     """What it can read: rules about the keys of the body, all of which must hold (``matches``)."""
     recognised_by: ClassVar[tuple[str, ...]] = ()
     """What makes a body nobody else's, where that is more than ``body_keys``."""
     recognised_by_header: ClassVar[str] = ""
     """A header, in lower case, that such a request carries as well."""
+    user_agents: ClassVar[tuple[str, ...]] = ()
+    """How the ``User-Agent`` of its own SDKs begins, whose bodies are for it whatever else they hold. Not inherited."""
     precedence: ClassVar[int | None] = None
     """Bodies are shown to the dialects in this order, lowest first. None: a body alone never means this dialect, since
     others send the same one; it answers on its paths and where it is chosen. Not inherited."""
     text_paths: ClassVar[TextPaths] = TextPaths()
     """Where its body has the texts. Errors name these fields, and the golden file starts from them."""
+    probabilities: ClassVar[bool] = False
+    """Whether its clients expect scores in 0..1, also of a model whose own score is the logit."""
     request_type: ClassVar[Any]
     """The msgspec struct of the body, or a tuple of those that are possible."""
     answer_type: ClassVar[Any]
@@ -167,7 +179,7 @@ class Dialect(ABC):
     def __init_subclass__(cls) -> None:
         """What makes a request one dialect's is nobody else's: a dialect that builds on another does not inherit it."""
         super().__init_subclass__()
-        for attribute in ("aliases", "paths", "precedence"):
+        for attribute in ("aliases", "paths", "precedence", "user_agents"):
             if attribute not in vars(cls):
                 setattr(cls, attribute, getattr(Dialect, attribute))
 
@@ -175,8 +187,10 @@ class Dialect(ABC):
         """Whether a body with these keys can be one of this dialect's."""
         return matches(keys, self.body_keys)
 
-    def recognises(self, keys: Keys, headers: Container[str] = ()) -> bool:
+    def recognises(self, keys: Keys, headers: Mapping[str, str] = MappingProxyType({})) -> bool:
         """Whether a request with these keys in its body, and these headers, is for this dialect as it stands."""
+        if self.user_agents and headers.get("user-agent", "").startswith(self.user_agents):
+            return self.can_read(keys)
         by_header = not self.recognised_by_header or self.recognised_by_header in headers
         return by_header and matches(keys, self.recognised_by or self.body_keys)
 
@@ -237,6 +251,18 @@ def _is_there(keys: Keys, rule: str) -> bool:
 def usage_of(result: CallResult) -> Usage:
     """The tokens of the call."""
     return Usage(result.prompt_tokens, result.prompt_tokens)
+
+
+def full_usage_of(result: CallResult) -> FullUsage:
+    """The tokens of the call, with none that were written."""
+    return FullUsage(result.prompt_tokens, result.prompt_tokens)
+
+
+def cohere_meta(result: CallResult, version: str) -> dict[str, Any]:
+    """``meta`` of Cohere's answers: the version of the API, and what the call counts in each of its units."""
+    tokens = {"input_tokens": result.prompt_tokens, "output_tokens": 0}
+    billed = {"search_units": search_units(result), "total_tokens": result.prompt_tokens}
+    return {"api_version": {"version": version}, "billed_units": billed, "tokens": tokens}
 
 
 def partial_of(result: CallResult) -> dict[str, Any]:

@@ -6,19 +6,21 @@ v2 takes texts, cuts them to ``max_tokens_per_doc`` (4096), and can say which sp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace as replace_struct
 
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     PartialAnswer,
     RequestView,
+    cohere_meta,
     document_object,
     partial_of,
-    search_units,
 )
 from engine.entrypoints.serve.dialects.extensions import chunk_options
 from engine.entrypoints.serve.dialects.fields import Count, as_count, as_query
@@ -43,13 +45,10 @@ class CohereAnswer(PartialAnswer, kw_only=True):
     meta: dict[str, Any]
 
 
-def _meta(result: CallResult, version: str) -> dict[str, Any]:
-    return {"api_version": {"version": version}, "billed_units": {"search_units": search_units(result)}}
-
-
 class CohereV1Dialect(RerankDialect):
     name = "cohere-v1"
     title = "Cohere v1"
+    probabilities = True
     answer_type: ClassVar[Any] = CohereAnswer
 
     def call(self, body: RerankBody, view: RequestView) -> RerankCall:
@@ -60,7 +59,7 @@ class CohereV1Dialect(RerankDialect):
         return CohereAnswer(
             id=result.request_id,
             results=[self.render_pair(pair, result.call) for pair in result.pairs],
-            meta=_meta(result, "1"),
+            meta=cohere_meta(result, "1"),
             **partial_of(result),
         )
 
@@ -78,6 +77,13 @@ class RelevantSpans(msgspec.Struct):
     mode: Literal["enabled", "disabled"] | None = None
     threshold: float | None = None
     max_spans: Count = None
+
+
+class SpansWanted(NamedTuple):
+    """What a call of ``relevant_spans`` keeps in mind."""
+
+    threshold: float
+    most: int | None
 
 
 class CohereV2Body(RerankBody, kw_only=True):
@@ -106,7 +112,10 @@ class CohereV2Answer(PartialAnswer, kw_only=True):
 class CohereV2Dialect(CohereV1Dialect):
     name = "cohere-v2"
     title = "Cohere v2"
-    aliases = ("cohere",)
+    aliases = ("cohere", "azure", "azure-ai")
+    paths: ClassVar[Mapping[str, str]] = {
+        "/model/{model:path}/invoke": "Amazon Bedrock's InvokeModel, of Cohere's models."
+    }
     request_type: ClassVar[Any] = CohereV2Body
     answer_type: ClassVar[Any] = CohereV2Answer
 
@@ -115,7 +124,7 @@ class CohereV2Dialect(CohereV1Dialect):
         wanted = body.relevant_spans
         if wanted is not None and wanted.mode == "enabled":
             threshold = 0.1 if wanted.threshold is None else wanted.threshold
-            spans = (threshold, as_count(wanted.max_spans, ("relevant_spans", "max_spans")))
+            spans = SpansWanted(threshold, as_count(wanted.max_spans, ("relevant_spans", "max_spans")))
             return replace(call, chunks=chunk_options(body, default=ChunkOptions()), memo=spans)
         if body.max_tokens_per_doc is None and call.chunks is None:
             call = replace(call, options=replace(call.options, max_tokens_per_doc=V2_DOCUMENT_TOKENS))
@@ -125,7 +134,7 @@ class CohereV2Dialect(CohereV1Dialect):
         return CohereV2Answer(
             id=result.request_id,
             results=[self.render_pair(pair, result.call) for pair in result.pairs],
-            meta=_meta(result, "2"),
+            meta=cohere_meta(result, "2"),
             **partial_of(result),
         )
 
@@ -138,9 +147,21 @@ class CohereV2Dialect(CohereV1Dialect):
         )
 
 
+class OpenSearchDialect(CohereV2Dialect):
+    """Its connector casts every score to Java's ``Double``, and the parser before it makes a ``BigDecimal`` of a number
+    with more than 18 characters (json-smart, ``extractFloat``): ten digits stay below that."""
+
+    name = "opensearch"
+    title = "OpenSearch's Cohere connector"
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        entry = super().render_pair(pair, call)
+        return replace_struct(entry, relevance_score=float(f"{pair.score:.10g}"))
+
+
 def relevant_spans(pair: PairScore, call: RerankCall) -> list[CohereSpan] | UnsetType:
     """The chunks that reach the threshold, best first."""
-    if call.memo is None:
+    if not isinstance(call.memo, SpansWanted):
         return UNSET
     threshold, most = call.memo
     whole = CohereSpan(0, len(call.documents[pair.index]), pair.score)

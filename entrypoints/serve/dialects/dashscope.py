@@ -1,4 +1,4 @@
-"""DashScope (Alibaba Cloud): ``input`` and ``parameters`` in, ``output`` out."""
+"""DashScope (Alibaba Cloud): ``input`` and ``parameters`` in, ``output`` out; and its flat form, the compatible one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from engine.entrypoints.serve.dialects.fields import (
     as_documents,
     as_query,
 )
+from engine.entrypoints.serve.dialects.rerank import RerankBody, RerankDialect, rerank_call
 from engine.errors import EngineError
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
@@ -81,6 +82,7 @@ class DashScopeAnswer(PartialAnswer, kw_only=True):
 class DashScopeDialect(Dialect):
     name = "dashscope"
     title = "DashScope"
+    probabilities = True
     paths: ClassVar[Mapping[str, str]] = {"/api/v1/services/rerank/text-rerank/text-rerank": "DashScope's path."}
     body_keys = ("input:object",)
     precedence = 130
@@ -116,3 +118,38 @@ class DashScopeDialect(Dialect):
     def render_error(self, error: EngineError, request_id: str) -> Any:
         code = ERROR_CODES.get(error.status, "InternalError")
         return {"code": code, "message": str(error), "request_id": request_id}
+
+
+class FlatDashScopeAnswer(PartialAnswer, kw_only=True):
+    object: str = "list"
+    results: list[DashScopeEntry]
+    model: str
+    id: str
+    usage: DashScopeUsage
+
+
+class FlatDashScopeDialect(RerankDialect):
+    name = "dashscope-compatible"
+    title = "DashScope, compatible mode"
+    paths: ClassVar[Mapping[str, str]] = {
+        "/v1/reranks": "DashScope's path for OpenAI's clients.",
+        "/reranks": "The same, without a version.",
+    }
+    probabilities = True
+    answer_type: ClassVar[Any] = FlatDashScopeAnswer
+
+    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+        return rerank_call(body, view, [as_query(body.query)], return_documents=False)
+
+    def render(self, result: CallResult) -> Any:
+        return FlatDashScopeAnswer(
+            results=[self.render_pair(pair, result.call) for pair in result.pairs],
+            model=result.model,
+            id=result.request_id,
+            usage=DashScopeUsage(result.prompt_tokens),
+            **partial_of(result),
+        )
+
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        document = document_object(pair.index, call) if call.return_documents else UNSET
+        return DashScopeEntry(document=document, index=pair.index, relevance_score=pair.score)

@@ -41,7 +41,7 @@ _PART = {
 }
 _NO_MEDIA = dict.fromkeys(("image", "image_url", "video", "audio"), False)
 _NO_PARTS = {"not": {"type": "array"}}
-_DOCUMENT_OBJECTS = (
+DOCUMENT_OBJECTS: tuple[dict[str, Any], ...] = (
     {
         "type": "object",
         "required": ["text"],
@@ -63,7 +63,7 @@ _DOCUMENT_OBJECTS = (
         "properties": {"text": {"not": {"type": "string"}}, "content": _NO_PARTS, **_NO_MEDIA},
     },
 )
-_DOCUMENT = ({"type": "string"}, *_DOCUMENT_OBJECTS)
+_DOCUMENT = ({"type": "string"}, *DOCUMENT_OBJECTS)
 _QUERY = (
     NOT_BLANK,
     {"type": "object", "required": ["text"], "properties": {"text": NOT_BLANK, "content": _NO_PARTS}},
@@ -96,6 +96,8 @@ Positive = Annotated[Number, _whole(1)]
 Priority = Annotated[Number, _whole(-(2**31))]
 ChunkSize = Annotated[Number, _whole(MIN_CHUNK_TOKENS)]
 CutTo = Annotated[Number, _exact({"const": -1}, {"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, _NULL)]
+CutLength = Annotated[Number, _exact({"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, _NULL)]
+"""``CutTo`` where nothing stands for the model's limit."""
 FLAGS = {"true": True, "True": True, "false": False, "False": False}
 Bool = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": list(FLAGS)}, _NULL)]
 Cut = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": [*FLAGS, "NONE", "END", "START"]}, _NULL)]

@@ -39,6 +39,9 @@ class InfinityAnswer(PartialAnswer, kw_only=True):
 class InfinityDialect(RerankDialect):
     name = "infinity"
     title = "Infinity"
+    recognised_by = ("query", "documents", "raw_scores", "return_documents")  # its client sends all four, always
+    precedence = 85
+    probabilities = True
     answer_type: ClassVar[Any] = InfinityAnswer
 
     def call(self, body: RerankBody, view: RequestView) -> RerankCall:

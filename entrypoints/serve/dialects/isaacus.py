@@ -62,6 +62,7 @@ class IsaacusAnswer(PartialAnswer, kw_only=True):
 class IsaacusDialect(Dialect):
     name = "isaacus"
     title = "isaacus"
+    probabilities = True
     paths: ClassVar[Mapping[str, str]] = {"/v1/rerankings": "isaacus' path."}
     body_keys = ("texts",)
     text_paths = TextPaths(("query",), ("texts", ...))

@@ -9,11 +9,11 @@ from msgspec import UNSET, UnsetType
 
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
+    FullUsage,
     PartialAnswer,
-    Usage,
     document_object,
+    full_usage_of,
     partial_of,
-    usage_of,
 )
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 from engine.errors import EngineError
@@ -30,19 +30,21 @@ class JinaEntry(msgspec.Struct, kw_only=True):
 class JinaAnswer(PartialAnswer, kw_only=True):
     model: str
     object: str = "list"
-    usage: Usage
+    usage: FullUsage
     results: list[JinaEntry]
 
 
 class JinaDialect(RerankDialect):
     name = "jina"
     title = "Jina"
+    aliases = ("elasticsearch",)
+    probabilities = True
     answer_type: ClassVar[Any] = JinaAnswer
 
     def render(self, result: CallResult) -> Any:
         return JinaAnswer(
             model=result.model,
-            usage=usage_of(result),
+            usage=full_usage_of(result),
             results=[self.render_pair(pair, result.call) for pair in result.pairs],
             **partial_of(result),
         )

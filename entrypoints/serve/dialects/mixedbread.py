@@ -10,12 +10,12 @@ from msgspec import UNSET, UnsetType
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
     Dialect,
+    FullUsage,
     PartialAnswer,
     RequestView,
     TextPaths,
-    Usage,
+    full_usage_of,
     partial_of,
-    usage_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
@@ -51,7 +51,7 @@ class MixedbreadAnswer(PartialAnswer, kw_only=True):
     model: str
     object: str = "list"
     data: list[MixedbreadEntry]
-    usage: Usage
+    usage: FullUsage
     top_k: int
     return_input: bool
 
@@ -59,6 +59,7 @@ class MixedbreadAnswer(PartialAnswer, kw_only=True):
 class MixedbreadDialect(Dialect):
     name = "mixedbread"
     title = "mixedbread"
+    probabilities = True
     body_keys = ("input", "!input:object")  # an object is DashScope's
     precedence = 140
     text_paths = TextPaths(("query",), ("input", ...))
@@ -79,7 +80,7 @@ class MixedbreadDialect(Dialect):
         return MixedbreadAnswer(
             model=result.model,
             data=[self.render_pair(pair, result.call) for pair in result.pairs],
-            usage=usage_of(result),
+            usage=full_usage_of(result),
             top_k=result.call.top_n or len(result.call.documents),
             return_input=result.call.return_documents,
             **partial_of(result),

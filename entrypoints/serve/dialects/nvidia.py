@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from engine.entrypoints.serve.dialects.base import (
     CallResult,
@@ -28,6 +29,7 @@ class NvidiaBody(Extensions, kw_only=True):
     query: Query
     passages: Documents
     top_n: Count = None
+    top_k: Annotated[Count, Meta(description="LiteLLM's name of top_n.")] = None
 
 
 class NvidiaRanking(msgspec.Struct):
@@ -47,6 +49,7 @@ class NvidiaDialect(Dialect):
     paths: ClassVar[Mapping[str, str]] = {
         "/v1/ranking": "NVIDIA NIM's path.",
         "/ranking": "NVIDIA NIM's path, without a version.",
+        "/v1/retrieval/{model:path}/reranking": "The path of NVIDIA's hosted models, which LiteLLM uses for all.",
     }
     body_keys = ("passages",)
     precedence = 110
@@ -60,7 +63,7 @@ class NvidiaDialect(Dialect):
             view,
             queries=[as_query(body.query)],
             documents=as_documents(body.passages, "passages"),
-            top_n=as_count(body.top_n, "top_n"),
+            top_n=as_count(body.top_n, "top_n") or as_count(body.top_k, "top_k"),
         )
 
     def render(self, result: CallResult) -> Any:

@@ -1,4 +1,4 @@
-"""Pinecone's rerank, told by its header ``Api-Key``: objects in, the same objects out."""
+"""Pinecone's rerank, told by the header in which its SDKs name a version: objects in, the same objects out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class PineconeAnswer(PartialAnswer, kw_only=True):
 class PineconeDialect(RerankDialect):
     name = "pinecone"
     title = "Pinecone"
-    recognised_by_header = "api-key"
+    probabilities = True
+    recognised_by_header = "x-pinecone-api-version"  # Api-Key alone is also how Azure's clients come
     precedence = 70
     answer_type: ClassVar[Any] = PineconeAnswer
 

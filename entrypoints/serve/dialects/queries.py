@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 from engine.entrypoints.serve.dialects.base import CallResult, PartialAnswer, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.fields import Queries, as_query, fail
 from engine.entrypoints.serve.dialects.rerank import (
+    DetailedEntry,
     RerankDialect,
-    RerankEntry,
     RerankFields,
     RerankUsage,
     rerank_call,
@@ -29,7 +29,7 @@ class QueryRanking(PartialAnswer, kw_only=True):
     """The documents of one query, best first."""
 
     index: int
-    results: list[RerankEntry]
+    results: list[DetailedEntry]
 
 
 class QueriesAnswer(msgspec.Struct, kw_only=True):

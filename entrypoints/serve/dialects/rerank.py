@@ -1,8 +1,9 @@
 """The common rerank answer: one object that the clients of vLLM, Cohere, Jina, SiliconFlow and Infinity all can read.
 
 Their requests differ in optional fields only, and their clients ignore what they do not know in an answer, so one
-superset serves them all: ids, usage in both spellings, ``meta.billed_units`` for Cohere. A document that is not wanted
-is absent, never null.
+superset serves them all: ids, usage in both spellings, ``meta`` for Cohere. A document that is not wanted is absent,
+never null; what happened to long ones stands beside ``results``, since strict clients refuse what they do not know in
+an entry.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from engine.entrypoints.serve.dialects.base import (
     Dialect,
     PartialAnswer,
     RequestView,
+    cohere_meta,
     document_object,
     partial_of,
-    search_units,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
@@ -69,18 +70,34 @@ class Span(msgspec.Struct):
 
 
 class RerankEntry(msgspec.Struct, kw_only=True):
+    """Nothing else: some clients refuse an entry with a key that they do not know."""
+
     index: int
     relevance_score: float
     document: dict[str, Any] | UnsetType = UNSET
+
+
+class DetailedEntry(RerankEntry, kw_only=True):
+    """An entry that says itself what was done with its document: of a stream, and of a call with several queries."""
+
     truncated: bool | UnsetType = UNSET
     span: Span | UnsetType = UNSET
     query_index: int | UnsetType = UNSET
+
+
+class RerankDetail(msgspec.Struct, kw_only=True):
+    """What was done with a long document."""
+
+    index: int
+    truncated: bool | UnsetType = UNSET
+    span: Span | UnsetType = UNSET
 
 
 class RerankUsage(msgspec.Struct):
     prompt_tokens: int
     total_tokens: int
     truncated_documents: int
+    completion_tokens: int = 0
 
 
 class RerankCost(msgspec.Struct):
@@ -100,6 +117,8 @@ class RerankAnswer(PartialAnswer, kw_only=True):
     created: int
     model: str
     results: list[RerankEntry]
+    details: list[RerankDetail] | UnsetType = UNSET
+    """One for each result whose document was cut or read in chunks, in the order of ``results``."""
     usage: RerankUsage
     cost: RerankCost
     meta: dict[str, Any]
@@ -143,6 +162,7 @@ def cost_of(result: CallResult) -> RerankCost:
 class RerankDialect(Dialect):
     name = "rerank"
     title = "the common object"
+    aliases: ClassVar[tuple[str, ...]] = ("fireworks", "together")
     paths: ClassVar[Mapping[str, str]] = {
         "/v1/rerank": "Rank documents for a query.",
         "/v2/rerank": "The same, where Cohere's second version expects it.",
@@ -160,19 +180,32 @@ class RerankDialect(Dialect):
             id=f"rerank-{result.request_id}",
             created=result.created,
             model=result.model,
-            results=[self.render_pair(pair, result.call) for pair in result.pairs],
+            results=[_plain_entry(pair, result.call) for pair in result.pairs],
+            details=[RerankDetail(index=p.index, **_detail(p)) for p in result.pairs if _detail(p)] or UNSET,
             usage=RerankUsage(result.prompt_tokens, result.prompt_tokens, result.truncated_documents),
             cost=cost_of(result),
-            meta={"api_version": {"version": "2"}, "billed_units": {"search_units": search_units(result)}},
+            meta=cohere_meta(result, "2"),
             **partial_of(result),
         )
 
-    def render_pair(self, pair: PairScore, call: RerankCall) -> RerankEntry:
-        return RerankEntry(
+    def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
+        return DetailedEntry(
             index=pair.index,
             relevance_score=pair.score,
-            document=document_object(pair.index, call, multi_modal=None) if call.return_documents else UNSET,
-            truncated=True if pair.truncated else UNSET,
-            span=Span(pair.spans[0].start, pair.spans[0].end) if pair.spans else UNSET,
+            document=_sent_back(pair, call),
             query_index=pair.query_index if call.every_query else UNSET,
+            **_detail(pair),
         )
+
+
+def _plain_entry(pair: PairScore, call: RerankCall) -> RerankEntry:
+    return RerankEntry(index=pair.index, relevance_score=pair.score, document=_sent_back(pair, call))
+
+
+def _sent_back(pair: PairScore, call: RerankCall) -> dict[str, Any] | UnsetType:
+    return document_object(pair.index, call, multi_modal=None) if call.return_documents else UNSET
+
+
+def _detail(pair: PairScore) -> dict[str, Any]:
+    found: dict[str, Any] = {"truncated": True} if pair.truncated else {}
+    return found | ({"span": Span(pair.spans[0].start, pair.spans[0].end)} if pair.spans else {})

@@ -1,4 +1,4 @@
-"""A SageMaker endpoint of a cross-encoder, as langchain calls one: pairs in, scores in their order out."""
+"""A SageMaker endpoint of a cross-encoder, as langchain and Dify call one: pairs in, scores in their order out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import Text, fail
+from engine.entrypoints.serve.dialects.fields import QuerySide, Text, TextOrDocuments, as_documents, as_queries, fail
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
 
@@ -38,7 +38,7 @@ class SageMakerScore(msgspec.Struct):
 class SageMakerDialect(Dialect):
     name = "sagemaker"
     title = "SageMaker"
-    body_keys = ("text_pairs",)
+    body_keys: ClassVar[tuple[str, ...]] = ("text_pairs",)
     precedence = 120
     text_paths = TextPaths(("text_pairs", ..., 0), ("text_pairs", ..., 1))
     request_type: ClassVar[Any] = SageMakerBody
@@ -52,10 +52,40 @@ class SageMakerDialect(Dialect):
         return call_of(body, view, queries=list(queries), documents=list(documents))
 
     def render(self, result: CallResult) -> Any:
-        scores: list[float | None] = [None] * len(result.call.documents)
-        for pair in result.in_order:
-            scores[pair.index] = pair.score
-        return SageMakerAnswer(scores=scores, **partial_of(result))
+        return SageMakerAnswer(scores=scores_in_order(result), **partial_of(result))
 
     def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
         return SageMakerScore(pair.index, pair.score)
+
+
+class SageMakerDocsBody(Extensions, kw_only=True):
+    """A query for each document, or one for all."""
+
+    inputs: QuerySide
+    docs: TextOrDocuments
+
+
+class SageMakerDocsDialect(SageMakerDialect):
+    name = "sagemaker-docs"
+    title = "SageMaker, as Dify calls it"
+    body_keys = ("inputs", "docs")
+    precedence = 6
+    text_paths = TextPaths(("inputs", ...), ("docs", ...))
+    request_type: ClassVar[Any] = SageMakerDocsBody
+
+    def call(self, body: Any, view: RequestView) -> RerankCall:
+        queries, documents = as_queries(body.inputs, "inputs"), as_documents(body.docs, "docs")
+        if len(queries) not in (1, len(documents.texts)):
+            fail(f"One query, or one for each of the {len(documents.texts)} docs; got {len(queries)}", "inputs")
+        return call_of(body, view, queries=queries, documents=documents)
+
+    def paths_of(self, body: Any) -> TextPaths:
+        return self.text_paths if isinstance(body.inputs, list) else TextPaths(("inputs",), ("docs", ...))
+
+
+def scores_in_order(result: CallResult) -> list[float | None]:
+    """One score for each result, in the order of the body; None where the call's deadline left none."""
+    scores: list[float | None] = [None] * result.call.num_pairs
+    for pair in result.in_order:
+        scores[pair.index] = pair.score
+    return scores

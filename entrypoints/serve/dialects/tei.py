@@ -1,5 +1,6 @@
 """Hugging Face text-embeddings-inference: ``query`` and ``texts`` in, a bare list of ``{index, score}`` out; and its
-``/predict``, a label with a score for a text, a pair, or a batch of them."""
+``/predict``, a label with a score for a text, a pair, or a batch of them, which the pipelines of transformers take as
+objects with ``text`` and ``text_pair``."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ from engine.entrypoints.serve.dialects.fields import (
     EXACT,
     NOT_BLANK,
     Bool,
+    Count,
     Documents,
     Query,
     as_bool,
+    as_count,
     as_documents,
     as_query,
     fail,
@@ -28,6 +31,8 @@ from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
 
 EMPTY = "empty_input"
+FLAT = "flat"
+"""One prediction for each input, without a list around it."""
 LABEL = "LABEL_0"
 Direction = Literal["left", "right", "Left", "Right"] | None
 
@@ -41,6 +46,7 @@ class TeiBody(TeiFields, kw_only=True):
     query: Query
     texts: Documents
     return_text: Bool = None
+    top_n: Annotated[Count, Meta(description="LiteLLM and Elasticsearch send it; TEI itself returns all.")] = None
 
 
 class TeiRank(msgspec.Struct, kw_only=True):
@@ -54,12 +60,13 @@ def tei_call(body: TeiFields, view: RequestView, **more: Any) -> RerankCall:
     if body.truncation_direction is not None:
         more["truncation_side"] = body.truncation_direction.lower()
     raw_scores = as_bool(body.raw_scores, "raw_scores", default=False)
-    return replace(call_of(body, view, raw_scores=raw_scores, **more), probabilities=not raw_scores)
+    return call_of(body, view, raw_scores=raw_scores, **more)
 
 
 class TeiDialect(Dialect):
     name = "tei"
     title = "Hugging Face TEI"
+    probabilities = True
     aliases = ("huggingface", "text-embeddings-inference")
     paths: ClassVar[Mapping[str, str]] = {"/": "TEI's path for the model's own task."}
     body_keys = ("texts",)
@@ -76,6 +83,7 @@ class TeiDialect(Dialect):
             view,
             queries=[as_query(body.query)],
             documents=as_documents(body.texts, "texts"),
+            top_n=as_count(body.top_n, "top_n"),
             return_documents=as_bool(body.return_text, "return_text", default=False),
         )
 
@@ -121,6 +129,11 @@ def _error_type(error: EngineError) -> str:
 
 _SINGLE = {"type": "array", "items": NOT_BLANK, "minItems": 1, "maxItems": 1}
 _PAIR = {"type": "array", "prefixItems": [NOT_BLANK, {"type": "string"}], "minItems": 2, "maxItems": 2}
+_PAIR_OBJECT = {
+    "type": "object",
+    "required": ["text", "text_pair"],
+    "properties": {"text": NOT_BLANK, "text_pair": {"type": "string"}},
+}
 _INPUTS = {
     EXACT: {
         "anyOf": [
@@ -128,6 +141,7 @@ _INPUTS = {
             _PAIR,
             {"type": "array", "minItems": 1, "items": _SINGLE},
             {"type": "array", "minItems": 1, "items": _PAIR},
+            {"type": "array", "minItems": 1, "items": _PAIR_OBJECT},
         ]
     }
 }
@@ -135,8 +149,11 @@ _INPUTS = {
 
 class PredictBody(TeiFields, kw_only=True):
     inputs: Annotated[
-        str | list[str | list[str]],
-        Meta(description="A text, a pair, or a list of [text] or of [query, document].", extra_json_schema=_INPUTS),
+        str | list[str | list[str] | dict[str, Any]],
+        Meta(
+            description="A text, a pair, or a list of [text], of [query, document] or of {text, text_pair}.",
+            extra_json_schema=_INPUTS,
+        ),
     ]
 
 
@@ -165,6 +182,8 @@ class PredictDialect(TeiDialect):
             fail("At least one text is needed", "inputs", EMPTY)
         if isinstance(inputs, str):
             return tei_call(body, view, queries=[], documents=[], prompts=[inputs])
+        if any(isinstance(item, dict) for item in inputs):
+            return _call_of_objects(body, view)
         batch = not any(isinstance(item, str) for item in inputs)
         items: list[Any] = list(inputs) if batch else [inputs]
         lengths = {len(item) if all(isinstance(text, str) for text in item) else 0 for item in items}
@@ -179,11 +198,31 @@ class PredictDialect(TeiDialect):
             fail("Expected a text, a pair of texts, or a list of [text] or of [query, document]", "inputs")
         return replace(call, memo=batch)
 
+    def paths_of(self, body: PredictBody) -> TextPaths:
+        objects = any(isinstance(item, dict) for item in body.inputs)
+        return TextPaths(("inputs", ..., "text"), ("inputs", ..., "text_pair")) if objects else self.text_paths
+
     def render(self, result: CallResult) -> Any:
         predictions: list[list[Prediction]] = [[] for _ in range(result.call.num_pairs)]
         for pair in result.in_order:
             predictions[pair.index] = [Prediction(pair.score, LABEL)]
+        if result.call.memo == FLAT:
+            return [one for found in predictions for one in found]
         return predictions if result.call.memo else predictions[0]
 
     def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
         return {"index": pair.index, "score": pair.score, "label": LABEL}
+
+
+def _call_of_objects(body: PredictBody, view: RequestView) -> RerankCall:
+    """The call of ``{"text": query, "text_pair": document}`` objects, as transformers' pipelines read them."""
+    queries, documents = [], []
+    for i, item in enumerate(body.inputs):
+        text, other = (item.get("text"), item.get("text_pair")) if isinstance(item, dict) else (None, None)
+        if not isinstance(text, str) or not isinstance(other, str):
+            fail("Expected an object with the texts 'text' and 'text_pair'", ("inputs", i))
+        if not text.strip():
+            fail("The query must not be empty", ("inputs", i, "text"), EMPTY)
+        queries.append(text)
+        documents.append(other)
+    return replace(tei_call(body, view, queries=queries, documents=documents), memo=FLAT)

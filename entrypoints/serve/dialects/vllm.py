@@ -19,6 +19,7 @@ from engine.entrypoints.serve.dialects.base import (
     usage_of,
 )
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
+from engine.entrypoints.serve.errors import error_object
 from engine.errors import EngineError
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
@@ -53,6 +54,10 @@ class VllmDialect(RerankDialect):
 
     def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
         return VllmEntry(pair.index, document_object(pair.index, call, multi_modal=None), pair.score)
+
+    def render_error(self, error: EngineError, request_id: str) -> Any:
+        shared = error_object(error, request_id)
+        return {**shared, "error": {**shared["error"], "code": error.code or error.status}}
 
 
 class OldVllmUsage(msgspec.Struct):

@@ -1,4 +1,5 @@
-"""Voyage's rerank: ``top_k`` is always sent, even as null, and tells its bodies; documents come back as strings."""
+"""Voyage's rerank, told by ``top_k``, by ``truncation`` where there is no ``top_n``, or by its SDK's name; documents
+come back as strings."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from engine.entrypoints.serve.dialects.fields import (
     as_documents,
     as_query,
 )
+from engine.entrypoints.serve.errors import error_object
 from engine.errors import EngineError
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
@@ -52,8 +54,10 @@ class VoyageAnswer(PartialAnswer, kw_only=True):
 class VoyageDialect(Dialect):
     name = "voyage"
     title = "Voyage"
-    recognised_by = ("documents", "top_k")
+    recognised_by = ("documents", "!queries", "top_k|truncation", "!top_n")
+    user_agents = ("voyageai/",)
     precedence = 80
+    probabilities = True
     request_type: ClassVar[Any] = VoyageBody
     answer_type: ClassVar[Any] = VoyageAnswer
 
@@ -84,4 +88,4 @@ class VoyageDialect(Dialect):
         return VoyageEntry(relevance_score=pair.score, index=pair.index, document=document)
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
-        return {"detail": str(error)}
+        return {"detail": str(error), "error": error_object(error, request_id)["error"]}

@@ -22,7 +22,7 @@ export class Ranking {
       return;
     }
     if (!this.entries.has(index)) this.numScored += 1;
-    this.entries.set(index, { index, score, truncated });
+    this.entries.set(index, { index, score, truncated: truncated ?? this.entries.get(index)?.truncated });
   }
 
   /** The server's order is the one that counts: it ranks by the logit, not by the rounded score. */
