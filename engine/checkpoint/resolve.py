@@ -15,6 +15,7 @@ from engine.checkpoint.chain import METADATA, read_chain
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config_keys import complete_config
 from engine.checkpoint.config_names import usual_config
+from engine.checkpoint.config_numbers import MOST_POSITIONS, check_config_numbers
 from engine.checkpoint.embedding import HEADLESS, text_prompts
 from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
@@ -36,6 +37,17 @@ _UNLIMITED = 10**9
 
 def resolve_model(config: ModelConfig) -> ModelSpec:
     """Understand the checkpoint, or say in one sentence why not (``ConfigError``, ``ModelLoadError``)."""
+    try:
+        return _resolved(config)
+    except (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        # Its files are anybody's: a list where everybody writes a number is no reason for a traceback.
+        raise ModelLoadError(
+            f"The files of {config.model} hold a value of a kind that none of them should have "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _resolved(config: ModelConfig) -> ModelSpec:
     _check_adapters(config)
     root = resolve_folder(config.model, config.revision)
     checkpoint = open_checkpoint(config, root)
@@ -81,6 +93,7 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     if "is_causal" in config.ignore_config_key:
         hf_config.pop("is_causal", None)
     family, task = _family(hf_config, files.folder)
+    check_config_numbers(files.label, hf_config)
     hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
@@ -176,6 +189,10 @@ def _position_limit(checkpoint: Checkpoint) -> int:
     if limit is None:
         stated = config.get("max_position_embeddings")
         raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
+    if limit > MOST_POSITIONS:
+        raise ModelLoadError(
+            f"config.json of {checkpoint.label} scales its positions to {limit}; at most {MOST_POSITIONS} are possible."
+        )
     if not family.decoder or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:

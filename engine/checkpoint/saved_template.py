@@ -31,7 +31,9 @@ def has_role_template(files: CheckpointFiles) -> bool:
     text = _template_text(files, "default")
     if text is None:
         return False
-    source = JinjaSource(text, "The chat template", _special_tokens(files) | {"add_generation_prompt": False}, False)
+    source = JinjaSource(
+        text, f"The chat template of {files.label}", _special_tokens(files) | {"add_generation_prompt": False}, False
+    )
     for structured in (False, True):
         pair = replace(source, structured=structured)
         if pair.shows_pair() and not replace(pair, roles=("first", "second")).shows_pair():
