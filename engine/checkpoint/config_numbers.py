@@ -130,4 +130,4 @@ def _check_heads(label: str, config: Mapping[str, Any]) -> None:
 def _wrong(label: str, key: str, value: Any, rule: str) -> ModelLoadError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return ModelLoadError(f"config.json of {label} has {key} = {shown}: it {rule}.")
+    return ModelLoadError(f"config.json of {label} has no usable {key}: {shown}. It {rule}.")

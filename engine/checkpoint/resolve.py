@@ -95,6 +95,7 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     family, task = _family(hf_config, files.folder)
     check_config_numbers(files.label, hf_config)
     hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
+    check_config_numbers(files.label, hf_config)  # again, with the defaults of what it leaves out
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
     check_remote_code(files, family, identity, config.ignore_config_key)
