@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.chain import METADATA, read_chain
+from engine.checkpoint.chain import read_chain
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config_keys import complete_config
 from engine.checkpoint.config_names import usual_config
@@ -22,7 +22,8 @@ from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.fingerprint import files_of, fingerprint
 from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
-from engine.checkpoint.identity import identify
+from engine.checkpoint.identity import identify, unless_flags_differ
+from engine.checkpoint.metadata import read_metadata
 from engine.checkpoint.overrides import apply_overrides
 from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
 from engine.checkpoint.remote_code import check_remote_code
@@ -84,7 +85,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
 
 def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     """Everything that the decisions look at, read and checked for itself."""
-    metadata = CheckpointFiles(root, config.model).json(METADATA) or {}
+    metadata = read_metadata(CheckpointFiles(root, config.model), config.ignore_config_key)
     chain = read_chain(root, metadata, is_decided="classifier_from_token" in config.hf_overrides)
     files = CheckpointFiles(chain.transformer.folder if chain else root, config.model, root)
     if config.load_format != "dummy" and not files.tensors:
@@ -99,15 +100,16 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
     check_remote_code(files, family, identity, config.ignore_config_key)
+    tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder))
     checkpoint = Checkpoint(
         files=files,
-        tokenizer=load_tokenizer(_tokenizer_folder(config, files.folder)),
+        tokenizer=tokenizer,
         config=hf_config,
         overrides=dict(config.hf_overrides),
         metadata=metadata,
         family=family,
         task=task,
-        identity=identity,
+        identity=unless_flags_differ(identity, config.hf_overrides, tokenizer),
         chain=chain,
         has_weights=config.load_format != "dummy",
         asked_prompt=asked_built_in(config.score_template),

@@ -20,7 +20,6 @@ from engine.prompts.template import Template
 
 SAVED = "saved:"
 """Begins ``ModelSpec.template`` of such a model; the folder follows."""
-_REFUSED = ("tokenize", "tools")
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OURS = ("chat_template", "restore_suffix", "padding", "truncation", "max_length", "return_tensors")
 """Arguments that never reach the template."""
@@ -55,9 +54,6 @@ def load_saved(folder: Path) -> Template:
     files = CheckpointFiles(folder, folder.name)
     settings = files.json("sentence_bert_config.json") or {}
     given = (settings.get("processing_kwargs") or {}).get("chat_template") or {}
-    for name in _REFUSED:
-        if given.get(name):
-            raise ModelLoadError(f"sentence_bert_config.json of {folder} sets {name}, which a reranker has no use for.")
     template_name = given.get("chat_template") or "default"
     text = _template_text(files, template_name)
     if text is None:
