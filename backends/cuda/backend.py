@@ -15,7 +15,7 @@ import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.cuda.data_sheets import TOKEN_BUDGET
-from engine.backends.cuda.memory import memory_limit, pool_tokens
+from engine.backends.cuda.memory import kv_cache_tokens, memory_limit
 from engine.backends.cuda.transfer import Uploader, fetch
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
@@ -129,7 +129,7 @@ class CudaBackend(Backend):
         return torch.cuda.max_memory_allocated(device)
 
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
-        return pool_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
+        return kv_cache_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
 
     def synchronize(self, device: torch.device) -> None:
         torch.cuda.synchronize(device)

@@ -104,8 +104,8 @@ class CudaOps:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         if self.head_shape is None:
@@ -116,7 +116,7 @@ class CudaOps:
             arrays = form.tables(meta, q.shape[1] // k.shape[1])
             prepared = PreparedAttention(form, [torch.from_numpy(array).to(self.device) for array in arrays])
             meta.cache[CACHE] = prepared
-        return prepared.form.attend(q, k, v, pool_k, pool_v, meta, prepared.tables)
+        return prepared.form.attend(q, k, v, k_cache, v_cache, meta, prepared.tables)
 
     def form_for(self, meta: AttentionMeta) -> AttentionForm:
         form = self.small_form if meta.own_lens.sum() <= self.small_tokens else self.large_form

@@ -177,13 +177,13 @@ class _Trials:
         shape, meta = self.shape, sample_meta(self.shape, self.device)
         num_rows = int(meta.own_lens.sum())
         q = self._heads(shape.num_heads, num_rows)
-        k, v, pool_k, pool_v = (self._heads(shape.num_kv_heads, n) for n in (num_rows, num_rows, KEPT, KEPT))
+        k, v, k_cache, v_cache = (self._heads(shape.num_kv_heads, n) for n in (num_rows, num_rows, KEPT, KEPT))
 
         def run(form: Any) -> torch.Tensor:
-            return self.ops.attend(form, q, k, v, pool_k, pool_v, replace(meta, cache={}))
+            return self.ops.attend(form, q, k, v, k_cache, v_cache, replace(meta, cache={}))
 
         def expected() -> torch.Tensor:
-            wide = [tensor.float() for tensor in (q, k, v, pool_k, pool_v)]
+            wide = [tensor.float() for tensor in (q, k, v, k_cache, v_cache)]
             return plain_attention(wide[0], wide[1], wide[2], wide[3], wide[4], replace(meta, cache={}))
 
         names = self.ops.attention_forms(shape.num_heads, shape.num_kv_heads, shape.head_dim, causal=shape.causal)

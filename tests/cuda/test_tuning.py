@@ -67,7 +67,7 @@ def test_a_worker_is_tuned_at_load(tmp_path: Path, driver: None, monkeypatch: py
     assert "large steps: attention " in text
     assert "flash-gather" in text
     assert "CUDA graphs for steps up to " in text or "no CUDA graphs: no step is faster with one" in text
-    assert "memory: 2.00 GiB for weights, pool and graphs, 1.00 GiB measured for a step of 16 tokens" in text
+    assert "memory: 2.00 GiB for weights, KV cache and graphs, 1.00 GiB measured for a step of 16 tokens" in text
     assert "step time " in text
 
 
