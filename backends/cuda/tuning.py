@@ -53,7 +53,14 @@ class Tuner:
     def run(self, largest: int) -> tuple[int, tuple[str, ...]]:
         notes = list(self._choose_attention(largest))
         notes += self._capture(largest)
-        budget, more = self._choose_budget(largest)
+        try:
+            budget, more = self._choose_budget(largest)
+        except Exception as error:
+            if self.backend.is_lost(error) or isinstance(error, OutOfMemoryError):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            budget = min(largest, SMALL_STEP)
+            more = [f"token budget {budget}, not measured: {type(error).__name__}: {reason}"]
         return budget, (*notes, *more)
 
     def _choose_attention(self, largest: int) -> list[str]:

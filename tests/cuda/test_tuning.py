@@ -190,6 +190,17 @@ def test_memory_limits_the_budget(real_sizes: None) -> None:
     assert "a step of 8192 tokens does not fit: memory limits the token budget" in notes
 
 
+def test_a_measurement_that_fails_costs_a_line(real_sizes: None) -> None:
+    def time_step(lengths: Sequence[int]) -> float:
+        if sum(lengths) > 4096:
+            raise RuntimeError("no kernel image for these shapes")
+        return law(lengths)
+
+    budget, notes = tuner(time_step).run(16_384)
+    assert budget == 2048
+    assert notes[-1] == "token budget 2048, not measured: RuntimeError: no kernel image for these shapes"
+
+
 def test_nothing_fits(real_sizes: None) -> None:
     def never(lengths: Sequence[int]) -> float:
         raise OutOfMemoryError("no")
