@@ -1,4 +1,4 @@
-"""A step as tensors. This is the only place where the scheduler's arrays become tensors.
+"""The plan of a step as tensors. This is the only place where the scheduler's arrays become tensors.
 
 Rows are the step's tokens, segment after segment, without padding. A token's position is the length of its segment's
 context plus its place in the segment, so a shared prefix is computed once and every pair keeps the positions it would
@@ -29,7 +29,8 @@ class PackedBatch:
     attention: AttentionMeta
     """Queries are all tokens."""
     read_attention: AttentionMeta
-    """Queries are the read tokens only, in the order of the step's ``read_segments``."""
+    """Queries are the read tokens only, in the order of the step's ``read_segments``. Without queries in a step with
+    ``read_offsets``: a model whose head reads several tokens of a prompt computes all rows through the last layer."""
     read_rows: torch.Tensor
     """(R,) int64 rows whose hidden states are scored."""
     read_positions: torch.Tensor
@@ -37,7 +38,7 @@ class PackedBatch:
     keep_rows: torch.Tensor
     """(K,) int64 rows whose keys and values outlive the step ..."""
     keep_slots: torch.Tensor
-    """(K,) int64 ... and the slots of the KV cache they go to."""
+    """(K,) int64 ... and the slots of the pool they go to."""
     token_type_ids: torch.Tensor | None
     """(T,) int64."""
 
@@ -63,7 +64,7 @@ def upload_each(
 
 @dataclass(frozen=True, kw_only=True)
 class PackingRules:
-    """What packing must know of the model and the KV cache; the same for every step."""
+    """What packing must know of the model and the pool; the same for every step."""
 
     kv_capacity: int
     scale: float
@@ -75,38 +76,42 @@ class PackingRules:
     """``Backend.upload``."""
 
 
-def pack(scheduler_output: SchedulerOutput, rules: PackingRules) -> PackedBatch:
-    own_lens = scheduler_output.segment_lens.astype(np.int64)
+def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
+    own_lens = plan.segment_lens.astype(np.int64)
     own_starts = own_lens.cumsum() - own_lens
+    key_lens, read_offsets = plan.key_lens, plan.read_offsets
     attention = AttentionMeta(
         q_starts=own_starts,
         q_lens=own_lens,
         own_starts=own_starts,
-        own_lens=own_lens,
-        context_ids=scheduler_output.context_ids,
-        context_indptr=scheduler_output.context_indptr,
-        context_ranges=scheduler_output.context_ranges.reshape(-1, 2),
+        own_lens=own_lens if key_lens is None else key_lens.astype(np.int64),
+        context_ids=plan.context_ids,
+        context_indptr=plan.context_indptr,
+        context_ranges=plan.context_ranges.reshape(-1, 2),
         kv_capacity=rules.kv_capacity,
         scale=rules.scale,
         causal=rules.causal,
         device=rules.device,
     )
-    read = scheduler_output.read_segments
-    read_attention = attention.for_reads(read)
+    read = plan.read_segments
+    read_attention = attention.for_reads(read if read_offsets is None else read[:0])
     positions = expand_ranges(attention.seen_before, own_lens)
-    read_rows = (
-        read_attention.own_starts if rules.read_first else read_attention.own_starts + read_attention.own_lens - 1
-    )
-    keep = scheduler_output.keep_ranges.reshape(-1, 3)
+    if read_offsets is not None:
+        read_rows = own_starts[read] + read_offsets
+    elif rules.read_first:
+        read_rows = own_starts[read]
+    else:
+        read_rows = own_starts[read] + own_lens[read] - 1
+    keep = plan.keep_ranges.reshape(-1, 3)
 
     arrays = [
-        scheduler_output.token_ids,
+        plan.token_ids,
         positions,
         read_rows,
         positions[read_rows],
         expand_ranges(keep[:, 0], keep[:, 2]),
         expand_ranges(keep[:, 1], keep[:, 2]),
-        *([] if scheduler_output.token_type_ids is None else [scheduler_output.token_type_ids]),
+        *([] if plan.token_type_ids is None else [plan.token_type_ids]),
     ]
     tensors = rules.upload(arrays, (attention, read_attention), rules.device)
     token_ids, position_ids, rows, row_positions, keep_rows, keep_slots, *token_types = tensors

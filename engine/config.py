@@ -55,6 +55,8 @@ class ModelConfig:
     """Where the weights come from; dummy: random ones, for measuring without a download."""
     max_model_len: int | None = None
     """Longest pair in tokens, template included. None: what the model was made for."""
+    max_docs_per_block: int | None = None
+    """Most documents in one prompt of a listwise model. None: as many as it was published with."""
     score_template: str = "auto"
     """``auto`` (the model's own), ``none``, the name of a built-in prompt, or the path of a template file."""
     ignore_config_key: tuple[str, ...] = ()

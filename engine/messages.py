@@ -65,6 +65,13 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     """Prefixes kept between calls are shared only within one scope (the constant template excepted)."""
     backlog_tokens: int = 0
     """Tokens that the same caller had in flight when this call came: they weigh like work of this call."""
+    read_offsets: np.ndarray | None = None
+    """(sum of ``read_lens``,) int32: places of the tokens that are read, ascending in a prompt, prompt after prompt.
+    None: every prompt is read once, at its end."""
+    read_lens: np.ndarray | None = None
+    """(P,) int32: reads of each prompt, at least one."""
+    key_lens: np.ndarray | None = None
+    """(P,) int32: leading tokens of each prompt that are seen. None: all."""
 
     @property
     def num_pairs(self) -> int:
@@ -105,11 +112,18 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     indices: np.ndarray
     """(n,) int32 positions of the pairs in the call."""
     values: np.ndarray
-    """(n, O) float32: the outputs of the head."""
+    """(n, O) float32: the outputs of the head; (sum of ``num_rows``, O) for prompts that are read several times."""
     errors: dict[int, WireError] = {}
     """Errors of pairs that failed, by position in the call; they are not in ``indices``."""
     stats: CallStats | None = None
     """Present when the call is complete."""
+    num_rows: np.ndarray | None = None
+    """(n,) int32: rows of ``values`` of each pair, one after the other. None: one each."""
+
+    def rows(self) -> list[np.ndarray]:
+        """(rows, O) values of each pair of ``indices``."""
+        ends = np.arange(1, len(self.indices)) if self.num_rows is None else self.num_rows.cumsum()[:-1]
+        return np.split(self.values, ends)
 
     def without(self, answered: np.ndarray) -> EngineCoreOutput:
         """Only what was not answered before; a replay scores whole calls. ``answered``: (P,) flags of the call's pairs,
@@ -118,7 +132,10 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
         errors = {index: error for index, error in self.errors.items() if not answered[index]}
         fresh = self
         if again.any() or len(errors) < len(self.errors):
-            fresh = EngineCoreOutput(self.call_id, self.indices[~again], self.values[~again], errors, self.stats)
+            rows = self.num_rows
+            values = self.values[~again if rows is None else (~again).repeat(rows)]
+            num_rows = None if rows is None else rows[~again]
+            fresh = EngineCoreOutput(self.call_id, self.indices[~again], values, errors, self.stats, num_rows)
         answered[fresh.indices] = True
         if errors:
             answered[list(errors)] = True
@@ -194,7 +211,7 @@ class WorkerFailed(msgspec.Struct, array_like=True, gc=False, tag="worker_failed
 class StepRequest(msgspec.Struct, array_like=True, gc=False, tag="step"):
     """One step to run."""
 
-    scheduler_output: SchedulerOutput
+    plan: SchedulerOutput
 
 
 class StepResult(msgspec.Struct, array_like=True, gc=False, tag="result"):

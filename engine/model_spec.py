@@ -9,10 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-HeadKind = Literal["from_2_way_softmax", "no_post_processing", "expectation", "classifier", "modules", "embedding"]
-Pooling = Literal["last", "cls", "mean", "late"]
-"""Which tokens a head reads; ``late``: it reads every token, and the logits are averaged."""
-Activation = Literal["sigmoid", "identity", "tanh", "softmax", "cosine", "dot"]
+HeadKind = Literal[
+    "from_2_way_softmax", "no_post_processing", "expectation", "classifier", "modules", "embedding", "listwise",
+    "late_interaction",
+]  # fmt: skip
+Pooling = Literal["last", "cls", "mean", "late", "tokens"]
+"""Which tokens a head reads; ``late``: it reads every token, and the logits are averaged; ``tokens``: those that a call
+names, each for itself."""
+Activation = Literal["sigmoid", "identity", "tanh", "softmax", "cosine", "dot", "max_sim", "mean_max_sim"]
+SIMILARITIES: tuple[Activation, ...] = ("cosine", "dot", "max_sim", "mean_max_sim")
+"""Scores that compare vectors: they stay as they are where a probability is asked for."""
 DenseActivation = Literal["identity", "tanh", "gelu", "relu", "silu", "sigmoid"]
 
 
@@ -22,6 +28,8 @@ class HeadModule:
 
     kind: Literal["dense", "layer_norm", "normalize"]
     folder: str = ""
+    weight: str = ""
+    """Name of a dense module's weight among the network's own tensors, where it has no folder."""
     in_features: int = 0
     out_features: int = 0
     bias: bool = True
@@ -38,7 +46,8 @@ class HeadSpec:
     ``no_post_processing``: w = lm_head[ids]. ``expectation``: the same rows, and their place in the list, counted from
     1, as the softmax over them expects it. ``classifier``: the checkpoint's own head (``score.weight`` or
     ``classifier.*``). ``modules``: a pooled vector through the modules of sentence-transformers. ``embedding``: no
-    head, pooled vectors are compared.
+    head, pooled vectors are compared. ``listwise``: one prompt holds many documents, each is read at a token of its
+    own, and vectors of documents and query are compared. ``late_interaction``: vectors of tokens are compared.
     """
 
     kind: HeadKind
@@ -52,7 +61,7 @@ class HeadSpec:
     stored_labels: int = 0
     """Rows of the stored head, where ``label_rows`` picks among them; 0: ``num_labels``."""
     modules: tuple[HeadModule, ...] = ()
-    """Behind the pooling, in order; of ``modules`` and ``embedding``."""
+    """Behind the pooling, in order; of ``modules``, ``embedding``, ``listwise`` and ``late_interaction``."""
     pooling: Pooling = "last"
     activation: Activation = "sigmoid"
     logit_mean: float = 0.0
@@ -62,6 +71,11 @@ class HeadSpec:
     def stored_rows(self) -> int:
         """Rows of the head in the file."""
         return self.stored_labels or self.num_labels
+
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether the network has no head of one score a pair: its vectors go through ``modules``."""
+        return self.kind in ("embedding", "modules", "listwise", "late_interaction")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,21 @@ class RerankCall:
         return divmod(result, len(self.documents)) if self.every_query else (0, result)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CorePrompt:
+    """What the core computes in one piece where that is not one pair with one score: of a listwise model a block of
+    documents with their query, of a late-interaction model a text."""
+
+    token_ids: np.ndarray
+    """(n,) int32."""
+    read_offsets: np.ndarray
+    """(r,) int32, ascending: the tokens that are read; of a block one for each document, then the query's."""
+    num_keys: int = 0
+    """Leading tokens that are seen by others; 0: all."""
+    list_key: object = None
+    """Blocks with the same one are one list."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
     """A pair as validated token ids. After this no input can be illegal."""
@@ -119,6 +134,16 @@ class EncodedPair:
     truncated_query: bool = False
     bi_encoder: bool = False
     """Two texts that are embedded one by one: the first ``query_len`` tokens, and the others."""
+    prompts: tuple[CorePrompt, ...] = ()
+    """What the core computes for the pair, and for others with it: a listwise model's block, or the two texts of a
+    late-interaction model, query first. Empty: ``token_ids``."""
+    num_own_tokens: int | None = None
+    """Tokens that this pair adds to a prompt that several pairs share."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that count for this pair; those of a shared prompt are counted once."""
+        return len(self.token_ids) if self.num_own_tokens is None else self.num_own_tokens
 
     @property
     def truncated(self) -> bool:

@@ -1,11 +1,11 @@
 """The two objects of one step: what the scheduler asks for, and what the model runner answers; and what workers are.
 
 Both hold flat arrays, so a step costs no Python work per document after planning. Letters: T tokens of the step,
-S segments, C distinct contexts, G context ranges, K keep ranges, R read segments, O outputs of the head.
+S segments, C distinct contexts, G context ranges, K keep ranges, R reads, O outputs of the head.
 
 **Contexts.** A segment attends to the tokens of its ancestors and, causally, to its own. Siblings have the same
 ancestors, so contexts are stored once and segments point at them. A context is a list of ranges ``(start, length)``:
-``start < kv_capacity`` is a slot of the KV cache (computed in an earlier step), otherwise ``start - kv_capacity``
+``start < kv_capacity`` is a slot of the key/value pool (computed in an earlier step), otherwise ``start - kv_capacity``
 is a row of this very step.
 """
 
@@ -42,11 +42,17 @@ class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=Fa
     keep_ranges: np.ndarray
     """(K, 3) first row, first slot, length: keys and values that must outlive the step."""
     read_segments: np.ndarray
-    """(R,) segments whose last token is scored."""
+    """(R,) segments that are read: at their last token (their first, with CLS pooling), where ``read_offsets`` is None.
+    With ``read_offsets`` a segment stands here once for each of its reads."""
     token_type_ids: np.ndarray | None = None
     """(T,) only for models that have them."""
     adapter: str | None = None
     """LoRA adapter of every segment of the step."""
+    read_offsets: np.ndarray | None = None
+    """(R,) place of each read in its segment, for heads that read several tokens of a prompt."""
+    key_lens: np.ndarray | None = None
+    """(S,) leading tokens of each segment that are seen; those behind them see, and nobody sees them. Only of models
+    that attend both ways. None: all tokens are seen."""
 
     @property
     def num_tokens(self) -> int:
@@ -62,7 +68,7 @@ class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=
 
     step_id: int
     values: np.ndarray
-    """(R, O) float32, in the order of ``read_segments``: logits (O = number of labels) or pooled vectors."""
+    """(R, O) float32, in the order of ``read_segments``: logits (O = number of labels) or vectors."""
     device_s: float = 0.0
     """Seconds the device was busy with the step."""
 
@@ -85,7 +91,7 @@ class WorkerInfo(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     device: str
     dtype: str
     kv_capacity: int
-    """Slots of the KV cache, in tokens; 0 for models without shared context."""
+    """Slots of the key/value pool, in tokens; 0 for models without shared context."""
     kv_bytes_per_token: int
     max_num_batched_tokens: int
     num_outputs: int

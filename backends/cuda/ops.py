@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
-from engine.backends.cuda.forms import GATE, NORM, ROTATION, SCORE, Forms
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
 from engine.kernels.groups import GroupLayout
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
+from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.attention import default_config
-from engine.kernels.triton.gated_activation import Gate
+from engine.kernels.triton.gated_activation import Gate, gated_activation
 from engine.kernels.triton.launch import MAX_ROW
+from engine.kernels.triton.qk_norm_rope import qk_norm_rope
+from engine.kernels.triton.score import score
 
 
 def _activation(values: torch.Tensor, scales: torch.Tensor | None) -> Activation:
@@ -27,7 +29,6 @@ class CudaOps:
         self.device = device
         self.dtype = dtype
         self.fp8 = fp8
-        self.forms = Forms()
         self.small_form: AttentionForm | None = None
         self.large_form: AttentionForm | None = None
         """Of steps up to ``small_tokens`` and above; the backend measures which, until then a default runs."""
@@ -67,18 +68,18 @@ class CudaOps:
         return self._gated(x, gate_up, "gelu_tanh" if tanh else "gelu")
 
     def _gated(self, x: Activation, gate_up: LinearWeight, gate: Gate) -> Activation:
-        return _activation(*GATE[self.forms.gate](self.linear(x, gate_up), gate, quantize=self.fp8))
+        return _activation(*gated_activation(self.linear(x, gate_up), gate, quantize=self.fp8))
 
     def linear_gelu(self, x: Activation, weight: LinearWeight, *, tanh: bool = False) -> Activation:
         return F.gelu(self.linear(x, weight), approximate="tanh" if tanh else "none")
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
-        return _activation(*NORM[self.forms.norm](None, x, weight, eps, quantize=self.fp8))
+        return _activation(*add_rms_norm(None, x, weight, eps, quantize=self.fp8))
 
     def add_rms_norm(
         self, delta: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[Activation, torch.Tensor]:
-        return _activation(*NORM[self.forms.norm](delta, residual, weight, eps, quantize=self.fp8)), residual
+        return _activation(*add_rms_norm(delta, residual, weight, eps, quantize=self.fp8)), residual
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
@@ -96,16 +97,15 @@ class CudaOps:
         num_kv_heads: int,
         head_dim: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rotation = ROTATION[self.forms.rotation]
-        return rotation(qkv, q_weight, k_weight, eps, cos, sin, positions, num_heads, num_kv_heads, head_dim)
+        return qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, positions, num_heads, num_kv_heads, head_dim)
 
     def attention(
         self,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
+        pool_k: torch.Tensor,
+        pool_v: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         if self.head_shape is None:
@@ -116,11 +116,7 @@ class CudaOps:
             arrays = form.tables(meta, q.shape[1] // k.shape[1])
             prepared = PreparedAttention(form, [torch.from_numpy(array).to(self.device) for array in arrays])
             meta.cache[CACHE] = prepared
-        return prepared.form.attend(q, k, v, k_cache, v_cache, meta, prepared.tables)
-
-    def attend_by(self, form: AttentionForm) -> None:
-        """All steps by one form, until the backend has measured which is the fastest."""
-        self.small_form = self.large_form = form
+        return prepared.form.attend(q, k, v, pool_k, pool_v, meta, prepared.tables)
 
     def form_for(self, meta: AttentionMeta) -> AttentionForm:
         form = self.small_form if meta.own_lens.sum() <= self.small_tokens else self.large_form
@@ -138,4 +134,4 @@ class CudaOps:
         head: torch.Tensor,
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        return SCORE[self.forms.score](delta, residual, norm_weight, eps, head, bias)
+        return score(delta, residual, norm_weight, eps, head, bias)

@@ -33,6 +33,8 @@ class Reference:
     def __init__(self, spec: ModelSpec) -> None:
         import transformers
 
+        if spec.head.kind in ("listwise", "late_interaction"):
+            raise ValueError("its scores compare vectors of several tokens, which no class of the library does")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         config_class = type(transformers.AutoConfig.for_model(spec.model_type))

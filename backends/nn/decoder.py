@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from engine.backends.kv_cache import KVCache, KVShape
+from engine.backends.kv_pool import KVPool, KVShape
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.decoder_layers import DecoderLayer, LastDecoderLayer, Rotary
 from engine.backends.nn.decoder_shape import ACTIVATIONS, DecoderShape
@@ -54,7 +54,7 @@ class Decoder:
         if spec.causal:
             self.kv_shape = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
         self.scale = shape.scale
-        self.reads_all = spec.head.pooling in ("mean", "late")
+        self.reads_all = spec.head.pooling in ("mean", "late", "tokens")
         windows = [shape.window_of(layer, spec.max_model_len) for layer in range(shape.num_layers)]
         # Windows, caps and experts have no kernel that every device can record; means need tables of the host.
         special = any(windows) or shape.score_cap is not None or shape.experts is not None
@@ -101,16 +101,16 @@ class Decoder:
     def finish(self) -> None:
         self.head.finish(self.spec.path)
 
-    def forward(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
+    def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
         hidden = self.embedding(batch.token_ids).to(self.dtype)
         if self.shape.embedding_scale != 1.0:
             hidden = hidden * torch.tensor(self.shape.embedding_scale, dtype=self.dtype)  # rounded as the dtype has it
         stream: Stream = (None, hidden)
         for layer, rotary in zip(self.layers, self.rotary, strict=False):
-            stream = layer(stream, batch, kv_cache, rotary)
+            stream = layer(stream, batch, pool, rotary)
         if self.last_layer is None:
             return self._score_all(stream, batch)
-        read = self.last_layer(stream, batch, kv_cache, self.rotary[-1])
+        read = self.last_layer(stream, batch, pool, self.rotary[-1])
         if read is None:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
         if isinstance(self.head, EncoderHead):
@@ -123,6 +123,10 @@ class Decoder:
         """A head that reads all tokens of a pair: of their mean, or the mean of its logits."""
         if not batch.num_reads:
             return stream[1].new_empty(0, self.num_outputs, dtype=torch.float32)
+        if self.spec.head.pooling == "tokens":
+            delta, residual = (None if x is None else x.index_select(0, batch.read_rows) for x in stream)
+            assert residual is not None
+            return self.head.modules(self._normed(delta, residual))
         normed, is_late = self._normed(*stream), self.spec.head.pooling == "late"
         pooled = normed if is_late else mean_of_segments(normed, batch)
         if isinstance(self.head, EncoderHead):

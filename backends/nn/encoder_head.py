@@ -55,7 +55,7 @@ class EncoderHead(AdaptableHead):
         self.label_rows = spec.head.label_rows
         self.modules = SavedModules(params, spec.head, hidden, spec.path)
         self.num_outputs = self.modules.num_outputs
-        if spec.head.kind in ("embedding", "modules"):
+        if spec.head.gives_vectors:
             params.skip(f"{names.dense}.", f"{names.out}.", *([f"{names.norm}."] if names.norm else []))
             return
         if names.activation not in ACTIVATIONS:

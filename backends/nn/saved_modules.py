@@ -59,7 +59,7 @@ class SavedModules:
                 )
             for name, shape in _shapes(module).items():
                 full_name = NAME.format(number, name)
-                self._tensors[full_name] = params.exact(full_name, shape)
+                self._tensors[full_name] = params.exact(module.weight or full_name, shape)
             self.num_outputs = module.out_features or self.num_outputs
         if head.kind == "modules":
             self.num_outputs = head.num_labels

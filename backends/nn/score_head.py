@@ -37,7 +37,7 @@ class ScoreHead(AdaptableHead):
 
     def __init__(self, params: Parameters, spec: ModelSpec, shape: DecoderShape, *, embedding: str) -> None:
         hidden = shape.hidden
-        self.kind = spec.head.kind
+        self.kind, self.gives_vectors = spec.head.kind, spec.head.gives_vectors
         self.cap, self.divisor = shape.logit_cap, shape.logit_divisor
         self.device = params.device
         self.tensors: dict[str, torch.Tensor] = {}
@@ -59,7 +59,7 @@ class ScoreHead(AdaptableHead):
     @property
     def pools(self) -> bool:
         """Whether the head takes pooled vectors: they are compared, or go through saved modules."""
-        return self.kind in ("embedding", "modules")
+        return self.gives_vectors
 
     def _from_classifier(self, params: Parameters, spec: ModelSpec, hidden: int) -> None:
         num_labels = spec.head.stored_rows

@@ -170,9 +170,11 @@ def position_limit(model_type: str, config: Mapping[str, Any]) -> int | None:
     return max(positions - offset, int(original * float(scaling.get("factor") or 1)))
 
 
-Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model"]
+Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model", "ForRanking"]
 TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
 """How an architecture's name ends. The last two have no head: they embed."""
+RANKERS: dict[str, tuple[str, Task]] = {"JinaForRanking": ("qwen3", "ForRanking")}
+"""Architectures that are called by another name than their body's: its ``model_type``, and the task."""
 
 
 def supported() -> str:
@@ -181,5 +183,5 @@ def supported() -> str:
     encoders = ", ".join(f"{family.body} ({name})" for name, family in FAMILIES.items() if not family.decoder)
     return (
         f"{decoders} as ForCausalLM, ForSequenceClassification or Model; "
-        f"{encoders} as ForSequenceClassification or Model"
+        f"{encoders} as ForSequenceClassification or Model; {', '.join(RANKERS)}"
     )

@@ -14,6 +14,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.embedding import HEADLESS, embedding_head, stated_pooling
 from engine.checkpoint.identity import README
 from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
+from engine.checkpoint.listwise import listwise_head
 from engine.checkpoint.overrides import METHODS
 from engine.checkpoint.published_models import Published, published_models
 from engine.checkpoint.saved_template import same_as_built_in
@@ -53,6 +54,8 @@ class Head:
 
 def resolve_head(checkpoint: Checkpoint) -> Head:
     """By the strongest statement; ``ConfigError`` with the flags to use where nothing states it."""
+    if checkpoint.task == "ForRanking":
+        return Head(listwise_head(checkpoint), "config.json", "its architecture")
     stated: Statement[Source] | None = strongest(
         _from_config(checkpoint, Authority.FLAG),
         _from_chain(checkpoint),

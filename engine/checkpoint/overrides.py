@@ -15,6 +15,8 @@ from engine.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 METHODS = ("from_2_way_softmax", "no_post_processing")
+HEAD_KEYS = ("classifier_from_token", "method", "is_original_qwen3_reranker", "num_labels", "id2label", "problem_type")
+"""Keys that say which head a model has, or what its range is."""
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _HEAD_DTYPES = ("float32", "float", "model", "auto", "bfloat16", "float16", "half")
 _REFUSED = ("auto_map", "custom_pipelines", "_name_or_path", "name_or_path", "tokenizer_class", "trust_remote_code")

@@ -17,6 +17,7 @@ _JINA_BERT = ("ForSequenceClassification", "Model", "ForMaskedLM")
 _NOMIC = ("ForPreTraining", "ForSequenceClassification", "Model")
 _JINA = ("XLMRobertaForSequenceClassification", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 NETWORKS: dict[str, frozenset[str]] = {
+    "Qwen3": frozenset({"modeling.JinaForRanking"}),
     "New": frozenset(
         {
             "configuration.NewConfig",

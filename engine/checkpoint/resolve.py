@@ -11,19 +11,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.chain import read_chain
+from engine.checkpoint.chain import METADATA, read_chain
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config_keys import complete_config
 from engine.checkpoint.config_names import usual_config
-from engine.checkpoint.config_numbers import MOST_POSITIONS, check_config_numbers
 from engine.checkpoint.embedding import HEADLESS, text_prompts
-from engine.checkpoint.families import FAMILIES, TASKS, Family, Task, position_limit, supported
+from engine.checkpoint.families import FAMILIES, RANKERS, TASKS, Family, Task, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.fingerprint import files_of, fingerprint
 from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
-from engine.checkpoint.identity import identify, unless_flags_differ
-from engine.checkpoint.metadata import read_metadata
+from engine.checkpoint.identity import identify
 from engine.checkpoint.overrides import apply_overrides
 from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
 from engine.checkpoint.remote_code import check_remote_code
@@ -38,25 +36,19 @@ _UNLIMITED = 10**9
 
 def resolve_model(config: ModelConfig) -> ModelSpec:
     """Understand the checkpoint, or say in one sentence why not (``ConfigError``, ``ModelLoadError``)."""
-    try:
-        return _resolved(config)
-    except (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        # Its files are anybody's: a list where everybody writes a number is no reason for a traceback.
-        raise ModelLoadError(
-            f"The files of {config.model} hold a value of a kind that none of them should have "
-            f"({type(error).__name__}: {error})."
-        ) from error
-
-
-def _resolved(config: ModelConfig) -> ModelSpec:
     _check_adapters(config)
     root = resolve_folder(config.model, config.revision)
     checkpoint = open_checkpoint(config, root)
     tokenizer_folder = _tokenizer_folder(config, checkpoint.files.folder)
     head = resolve_head(checkpoint)
     is_embedding = head.spec.kind == "embedding"
+    if head.spec.kind in ("listwise", "late_interaction"):
+        check_own_prompt(checkpoint, config.score_template)
+    has_own_prompt = head.spec.kind in ("embedding", "listwise", "late_interaction")
     prompt = (
-        Prompt(None, False, None, "") if is_embedding else resolve_prompt(checkpoint, config.score_template, head.spec)
+        Prompt(None, False, None, "")
+        if has_own_prompt
+        else resolve_prompt(checkpoint, config.score_template, head.spec)
     )
     max_model_len = _max_model_len(checkpoint, config.max_model_len)
     identity, chain = checkpoint.identity, checkpoint.chain
@@ -85,7 +77,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
 
 def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     """Everything that the decisions look at, read and checked for itself."""
-    metadata = read_metadata(CheckpointFiles(root, config.model), config.ignore_config_key)
+    metadata = CheckpointFiles(root, config.model).json(METADATA) or {}
     chain = read_chain(root, metadata, is_decided="classifier_from_token" in config.hf_overrides)
     files = CheckpointFiles(chain.transformer.folder if chain else root, config.model, root)
     if config.load_format != "dummy" and not files.tensors:
@@ -94,28 +86,35 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     if "is_causal" in config.ignore_config_key:
         hf_config.pop("is_causal", None)
     family, task = _family(hf_config, files.folder)
-    check_config_numbers(files.label, hf_config)
     hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
-    check_config_numbers(files.label, hf_config)  # again, with the defaults of what it leaves out
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
     check_remote_code(files, family, identity, config.ignore_config_key)
-    tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder))
     checkpoint = Checkpoint(
         files=files,
-        tokenizer=tokenizer,
+        tokenizer=load_tokenizer(_tokenizer_folder(config, files.folder)),
         config=hf_config,
         overrides=dict(config.hf_overrides),
         metadata=metadata,
         family=family,
         task=task,
-        identity=unless_flags_differ(identity, config.hf_overrides, tokenizer),
+        identity=identity,
         chain=chain,
         has_weights=config.load_format != "dummy",
         asked_prompt=asked_built_in(config.score_template),
     )
     _check_task(checkpoint)
     return checkpoint
+
+
+def check_own_prompt(checkpoint: Checkpoint, score_template: str) -> None:
+    """Raises ``ConfigError`` where a flag gives a prompt to a model whose prompt is part of what it is."""
+    if score_template not in ("auto", "none"):
+        raise ConfigError(
+            f"--score-template {score_template}: {checkpoint.label} ({checkpoint.architecture}) has a prompt of its "
+            "own, which no other can replace. Leave the flag out.",
+            param="score_template",
+        )
 
 
 def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:
@@ -142,6 +141,8 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     task = next((task for task in TASKS if architecture.endswith(task)), None)
+    if family is not None and RANKERS.get(architecture, ("", ""))[0] == model_type:
+        return family, RANKERS[architecture][1]
     if family is None or task is None or architecture != f"{family.body}{task}":
         raise ConfigError(
             f"The architecture {architecture} (model_type {model_type}) is not supported. These are: {supported()}.",
@@ -192,10 +193,6 @@ def _position_limit(checkpoint: Checkpoint) -> int:
     if limit is None:
         stated = config.get("max_position_embeddings")
         raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
-    if limit > MOST_POSITIONS:
-        raise ModelLoadError(
-            f"config.json of {checkpoint.label} scales its positions to {limit}; at most {MOST_POSITIONS} are possible."
-        )
     if not family.decoder or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:
@@ -227,6 +224,8 @@ def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len:
         "classifier": f"head = its own classifier of {spec.stored_rows} label(s)",
         "modules": f"head = {spec.pooling} pooling and {len(spec.modules)} module(s)",
         "embedding": f"no head, query and document are embedded apart ({spec.pooling} pooling)",
+        "listwise": "documents are read together, and the projector's vectors are compared",
+        "late_interaction": "query and document are embedded apart, and vectors of their tokens are compared",
     }[spec.kind].format(*spec.tokens)
     ids = f" (ids {', '.join(map(str, spec.token_ids))})" if spec.token_ids else ""
     known = ""
@@ -236,7 +235,8 @@ def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len:
     mask = ", every token sees all of its pair" if checkpoint.family.decoder and not checkpoint.causal else ""
     calibrated = f" of {scaled}" if (spec.logit_mean, spec.logit_sigma) != (0.0, 1.0) else ""
     plain = "pairs by the tokenizer" if prompt.use_sep_token else "query and document joined"
-    text = prompt.template or ("the texts alone" if spec.kind == "embedding" else plain)
+    own = {"embedding": "the texts alone", "listwise": "many documents", "late_interaction": "the texts, marked"}
+    text = prompt.template or own.get(spec.kind, plain)
     by = f" by {prompt.place}" if prompt.place else ""
     return (
         f"{checkpoint.label}: {checkpoint.architecture}{known}{mask}; {how}{ids} by {head.place}; "

@@ -33,6 +33,8 @@ class Pair:
     document: str
     instruction: str = ""
     prompt: CompiledPrompt | None = None
+    list_number: int = 0
+    """Of a listwise model: neighbours with the same number are one list."""
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class TemplatePairs:
         texts: dict[str, int] = {}
         numbers = [self._text_numbers(pair, texts) for pair in pairs]
         all_ids, bounds = self._encoder.encode_batch(list(texts))
-        ids = [self._plain(all_ids[begin:end]) for begin, end in pairwise(bounds.tolist())]
+        ids = [spelled_out(all_ids[begin:end], self._guard) for begin, end in pairwise(bounds.tolist())]
         return [self._assemble(pair, own, ids) for pair, own in zip(pairs, numbers, strict=True)]
 
     def _text_numbers(self, pair: Pair, texts: dict[str, int]) -> list[int]:
@@ -92,10 +94,6 @@ class TemplatePairs:
                     numbers.append(texts.setdefault(_before_document(part, pair), len(texts)))
                 numbers.append(texts.setdefault(part.fill(pair.instruction, pair.query, pair.document), len(texts)))
         return numbers
-
-    def _plain(self, ids: np.ndarray) -> np.ndarray:
-        hits = self._guard.find(ids)
-        return ids if not len(hits) else _spelled(ids, hits, self._guard)
 
     def _assemble(self, pair: Pair, numbers: list[int], ids: list[np.ndarray]) -> Draft:
         assert pair.prompt is not None
@@ -210,6 +208,12 @@ class TokenizerPairs:
             return InvalidRequestError(f"{PARAM}: a limit of {limit} leaves no room for the text.", param=where)
         type_ids = None if draft.type_ids is None else draft.type_ids[cut.keep]
         return EncodedPair(draft.ids[cut.keep], type_ids, truncated_document=True)
+
+
+def spelled_out(ids: np.ndarray, guard: SpecialIdGuard) -> np.ndarray:
+    """The ids of a text without ids of special tokens."""
+    hits = guard.find(ids)
+    return ids if not len(hits) else _spelled(ids, hits, guard)
 
 
 def _spelled_lengths(ids: np.ndarray, hits: np.ndarray, guard: SpecialIdGuard) -> np.ndarray:

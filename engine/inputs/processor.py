@@ -33,6 +33,7 @@ from engine.inputs.checks import (
 )
 from engine.inputs.encoder import HuggingFaceEncoder, choose_encoder, keeps_all_bytes
 from engine.inputs.id_pairs import IdPairs
+from engine.inputs.listwise import ListwiseEncoder, listwise_limits
 from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, encode_all
 from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.inputs.token_access import TokenAccess
@@ -61,30 +62,52 @@ class InputProcessor(TokenAccess):
         super().__init__(load_tokenizer(Path(spec.tokenizer_path), lower_case=spec.lower_case), spec.vocab_size)
         self._pair_prompt = spec.pair_prompt
         self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
+        limits = listwise_limits(spec, config.max_docs_per_block)
+        listwise = ListwiseEncoder(self._tokenizer, limits, spec.max_model_len) if limits else None
         make_plain(self._tokenizer, list(self._compiled.values()))
         self._keeps_all_bytes = keeps_all_bytes(self._tokenizer)
         guard = SpecialIdGuard(self._tokenizer)
         self._has_types = _takes_types(spec)
-        encoder = choose_encoder(self._tokenizer) if self._compiled else HuggingFaceEncoder(self._tokenizer)
+        is_text = bool(self._compiled) or listwise is not None
+        encoder = choose_encoder(self._tokenizer) if is_text else HuggingFaceEncoder(self._tokenizer)
+        if listwise is not None:
+            listwise.prepare(encoder, guard)
         logger.info("%s", encoder.note)
         self._with_prompt: PairEncoder = TemplatePairs(self._tokenizer, guard, encoder)
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
+        self._listwise = listwise
         self._bi_encoder = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
+        self._comparing = listwise or self._bi_encoder
+        """Of a model that does not score a prompt with one pair in it."""
         self._id_pairs = IdPairs(
             spec.vocab_size, spec.max_model_len, bi_encoder=self._bi_encoder is not None, type_ids=self._has_types
         )
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
-        self.constant_prefix = self._find_constant_prefix() if spec.causal and self._bi_encoder is None else EMPTY
+        self.constant_prefix = EMPTY
         """(n,) int32: the leading ids of every prompt with the default instruction."""
+        if listwise is not None:
+            self.constant_prefix = listwise.constant_prefix
+        elif spec.causal and self._comparing is None:
+            self.constant_prefix = self._find_constant_prefix()
+
+    @property
+    def reads_lists(self) -> bool:
+        """The documents of a query are read together, and their order matters: see ``ListwiseEncoder``."""
+        return self._listwise is not None
 
     def _check_room(self) -> int:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompt_with(self.default_instruction))
-        if self._bi_encoder is not None:  # limits hold for each text
-            found = self._bi_encoder.encode({0: shortest}, self.max_model_len, _DEFAULTS)
-            return len(all_encoded([found[0]])[0].token_ids)
+        if self._comparing is not None:  # limits hold for each text, or block
+            found = self._comparing.encode({0: shortest}, self.max_model_len, _DEFAULTS)[0]
+            if isinstance(found, RequestError):
+                raise ConfigError(
+                    f"A model length of {self.max_model_len} tokens leaves no room for a pair of two letters: {found}",
+                    param="max_model_len",
+                )
+            return len(found.token_ids)
         length = len(self._drafts([shortest])[0].ids)
         if length + LEAST_ROOM > self.max_model_len:
             raise ConfigError(
@@ -98,7 +121,8 @@ class InputProcessor(TokenAccess):
         self, spec: ModelSpec
     ) -> tuple[CompiledPrompt | None, Preformatted | None, dict[Template, CompiledPrompt]]:
         """The prompt of plain pairs, what recognises formatted ones, and all prompts that may be needed."""
-        if spec.head.kind == "embedding" or not (spec.causal or spec.takes_prompt):
+        own_prompt = spec.head.kind in ("embedding", "listwise", "late_interaction")
+        if own_prompt or not (spec.causal or spec.takes_prompt):
             return None, None, {}
         template = load_template(spec.template, official=spec.known_template)
         chat = all(self._tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
@@ -123,6 +147,8 @@ class InputProcessor(TokenAccess):
 
     @property
     def _takes_instruction(self) -> bool:
+        if self._listwise is not None:
+            return True
         prompt = self._prompt_with("any")
         return self._pair_prompt is not None if prompt is None else prompt.takes_instruction
 
@@ -168,10 +194,12 @@ class InputProcessor(TokenAccess):
         self._check_queries(pairs, refused, len(queries))
         cut_queries, cut_documents = self._cut_parts(pairs, refused, options, len(queries))
         found: dict[int, Encoded] = dict(refused)
-        if self._bi_encoder is None:
+        if self._listwise is not None and len(queries) > 1:
+            pairs = {i: replace(pair, list_number=i) for i, pair in pairs.items()}
+        if self._comparing is None:
             found |= self._within(pairs, limit, options)
         else:
-            found |= self._bi_encoder.encode(pairs, limit, options)
+            found |= self._comparing.encode(pairs, limit, options)
         for i in cut_queries | cut_documents:
             pair = found[i]
             if not isinstance(pair, RequestError):
@@ -227,6 +255,10 @@ class InputProcessor(TokenAccess):
 
         Raises ``InvalidRequestError`` about lengths that do not fit, and about the only query.
         """
+        if self._comparing is not None and self._bi_encoder is None:
+            raise InvalidRequestError(
+                "This model's prompt holds more than two texts, so it takes texts and no token ids.", param="documents"
+            )
         return self._id_pairs.encode(query_ids, document_ids)
 
     def encode_prompts(self, prompts: Sequence[str | TokenIds], options: PairOptions = _DEFAULTS) -> list[EncodedPair]:
@@ -242,10 +274,9 @@ class InputProcessor(TokenAccess):
         Raises ``InvalidRequestError`` about what is wrong with the call as a whole.
         """
         limit = self._limit(options)
-        if self._bi_encoder is not None:
-            raise InvalidRequestError(
-                "This model embeds texts: it has scores for pairs, not for a text.", param="prompts"
-            )
+        if self._comparing is not None:
+            does = "reads documents together with their query" if self._listwise else "embeds texts"
+            raise InvalidRequestError(f"This model {does}: it has scores for pairs, not for a text.", param="prompts")
         found: list[Encoded] = []
         for i, prompt in enumerate(prompts):
             try:
@@ -282,6 +313,8 @@ class InputProcessor(TokenAccess):
 
         Raises ``InvalidRequestError`` about the field that is wrong.
         """
+        if self._listwise is not None:
+            return self._listwise.whole_spans(documents, chunks)
         bare: dict[tuple[str, str | None], int] = {}
         how = []
         for i, document in enumerate(documents):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.messages import CallStats, EngineCoreRequest
+from engine.scheduling.reads import ReadRows
 from engine.scheduling.token_tree import Entry, LeafRun, Leaves, Node, Segment
 from engine.scheduling.tree_builder import total_tokens
 
@@ -26,6 +27,7 @@ class Call:
         "num_in_flight",
         "num_pairs",
         "num_steps",
+        "read_rows",
         "remaining_tokens",
         "request",
         "roots",
@@ -36,6 +38,8 @@ class Call:
         self.num_pairs = len(request.pair_lens)
         self.answered = np.zeros(self.num_pairs, bool)
         self.num_answered = 0
+        self.read_rows = None if request.read_offsets is None else ReadRows(request)
+        """Of prompts that are read at several tokens."""
         self.attempts: dict[int, int] = {}
         """Steps that failed with this pair in them."""
         self.num_given_up = 0
@@ -65,6 +69,8 @@ class Call:
     def plant(self, roots: list[Node]) -> None:
         """Start (again) from these roots."""
         self.roots = roots
+        if self.read_rows is not None:
+            self.read_rows.place(roots)
         self.frontier = []
         self.uncover(roots)
         self.remaining_tokens = total_tokens(roots)

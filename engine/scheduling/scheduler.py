@@ -3,14 +3,14 @@
 **The idea of ``schedule``.** Calls stand in a heap, in the order of ``policy.py``: least remaining work first, with
 ageing. From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not
 fit is looked past, so a short call shares the step with a long one. A parent and its children go into the same step
-where they fit. Where they do not, the parent's keys and values get slots in the KV cache, and its children follow in
-later steps; slots are committed before a path starts, so that no two paths can wait for each other.
+where they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
+steps; slots are committed before a path starts, so that no two paths can wait for each other.
 
 **Results.** ``update`` turns a step's values into answers. Steps come back in the order in which they were planned, so
 the next one may be planned while one runs: a segment counts as available from the moment it is scheduled.
 
-**Failures.** Whatever happens to a step (worker died, out of memory), ``replay`` forgets the KV cache, builds the trees
-of all unanswered pairs again and halves the number of suspected pairs a step may hold, so that a pair that kills its
+**Failures.** Whatever happens to a step (worker died, out of memory), ``replay`` forgets the pool, plants the trees of
+all unanswered pairs again and halves the number of suspected pairs a step may hold, so that a pair that kills its
 worker ends up alone, fails alone, and costs nobody else an answer.
 """
 
@@ -119,6 +119,7 @@ class Scheduler:
             self._memory.constant_prefix if request.adapter is None else None,
             token_types=request.token_type_ids,
             query_lens=request.query_lens,
+            key_lens=request.key_lens,
             members=call.unanswered() if call.num_answered else None,
         )
         call.plant(self._memory.graft(roots, call))
@@ -273,7 +274,12 @@ class Scheduler:
         for call, entry in zip(plan.calls, plan.entries, strict=True):
             if call is None:
                 continue
-            if isinstance(entry, LeafRun):
+            if call.read_rows is not None:
+                if entry.reads is not None:
+                    end = row + len(entry.reads.rows)
+                    found.setdefault(call, []).append((entry.reads.rows, output.values[row:end]))
+                    row = end
+            elif isinstance(entry, LeafRun):
                 end = row + entry.num_leaves
                 found.setdefault(call, []).append((entry.pairs, entry.of_pairs(output.values[row:end])))
                 row = end
@@ -283,7 +289,8 @@ class Scheduler:
                 row += 1
         self._settle(plan)
         all_finite = bool(np.isfinite(output.values).all())
-        outputs = [self._answer_scored(call, parts, all_finite) for call, parts in found.items() if not call.aborted]
+        answers = (self._answer_scored(call, parts, all_finite) for call, parts in found.items() if not call.aborted)
+        outputs = [answer for answer in answers if answer is not None]
         for owner in dict.fromkeys(plan.calls):
             if owner is not None:
                 self._retire_if_done(owner)
@@ -300,20 +307,37 @@ class Scheduler:
 
     def _answer_scored(
         self, call: Call, parts: list[tuple[np.ndarray, np.ndarray]], all_finite: bool
-    ) -> EngineCoreOutput:
-        """``parts``: pairs and their values."""
+    ) -> EngineCoreOutput | None:
+        """``parts``: pairs and their values, or reads and theirs. None where they complete no prompt."""
         pairs, values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        num_rows: np.ndarray | None = None
+        if call.read_rows is not None:
+            pairs = call.read_rows.add(pairs, values)
+            if not len(pairs):
+                return None
+            values, num_rows = call.read_rows.take(pairs)
+            all_finite = bool(np.isfinite(values).all())
         errors: dict[int, WireError] = {}
         if not all_finite:
             finite = np.isfinite(values).all(axis=1)
+            if num_rows is None:
+                values = values[finite]
+            else:
+                finite = np.logical_and.reduceat(finite, num_rows.cumsum() - num_rows)
+                values, num_rows = values[finite.repeat(num_rows)], num_rows[finite]
             for pair in pairs[~finite].tolist():
                 error = NonFiniteScoreError(f"the model's score for document {pair} is not finite")
                 errors[pair] = WireError.of(error)
-            pairs, values = pairs[finite], values[finite]
-        return self._answer(call, pairs, values, errors)
+            pairs = pairs[finite]
+        return self._answer(call, pairs, values, errors, num_rows)
 
     def _answer(
-        self, call: Call, pairs: np.ndarray, values: np.ndarray, errors: dict[int, WireError]
+        self,
+        call: Call,
+        pairs: np.ndarray,
+        values: np.ndarray,
+        errors: dict[int, WireError],
+        num_rows: np.ndarray | None = None,
     ) -> EngineCoreOutput:
         call.answered[pairs] = True
         if errors:
@@ -327,7 +351,8 @@ class Scheduler:
             self._suspects.clear(call.call_id, [*pairs.tolist(), *errors])
         stats = call.stats(self._clock()) if finished else None
         indices = pairs if pairs.dtype == np.int32 else pairs.astype(np.int32)
-        return EngineCoreOutput(call.call_id, indices, values, errors, stats)
+        num_rows = None if num_rows is None else num_rows.astype(np.int32)
+        return EngineCoreOutput(call.call_id, indices, values, errors, stats, num_rows)
 
     def _retire_if_done(self, call: Call) -> None:
         """Drop a call that is answered or aborted and has nothing in flight, with all it holds."""
@@ -339,7 +364,7 @@ class Scheduler:
     # -- failures -------------------------------------------------------------------------------------------------
 
     def replay(self, error: EngineError, *, out_of_memory: bool = False) -> tuple[list[EngineCoreOutput], Blame]:
-        """All steps in flight are lost, and so is the KV cache. Returns errors for pairs that are given up, and whether
+        """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up, and whether
         pairs are to blame."""
         plans = list(self._in_flight.values())
         self._in_flight.clear()

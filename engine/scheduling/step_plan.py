@@ -85,7 +85,7 @@ class StepPlan:
     def to_output(self, kv_capacity: int) -> SchedulerOutput:
         context_ids, indptr, ranges = self._contexts(kv_capacity)
         keep = [kept for segment, row in self._rows.items() for kept in _keep_rows(row, segment.slots)]
-        tokens, lens, types = [], [], []
+        tokens, lens, types, keys = [], [], [], []
         read = np.ones(len(self.entries), bool)
         for place, entry in enumerate(self.entries):
             if isinstance(entry, LeafRun):
@@ -93,11 +93,16 @@ class StepPlan:
                 lens.append(entry.lens)
                 if entry.leaves.token_type_ids is not None:
                     types.append(entry.tokens(entry.leaves.token_type_ids))
+                if entry.leaves.key_lens is not None:
+                    keys.append((place, entry.leaves.key_lens[entry.first : entry.last]))
             else:
                 tokens.append(entry.token_ids)
                 lens.append(np.array([len(entry)]))
-                read[place] = bool(entry.pairs)
+                read[place] = bool(entry.pairs) and not self._reads_several(place)
         counts = np.array(self._counts)
+        read_segments, read_offsets = read.repeat(counts).nonzero()[0], None
+        if any(entry.reads is not None for entry in self.entries):
+            read_segments, read_offsets = self._several_reads(lens)
         return SchedulerOutput(
             step_id=self.step_id,
             token_ids=np.concatenate(tokens).astype(np.int32, copy=False),
@@ -106,10 +111,31 @@ class StepPlan:
             context_indptr=np.array(indptr, np.int32),
             context_ranges=np.array(ranges, np.int32).reshape(-1, 2),
             keep_ranges=np.array(keep, np.int32).reshape(-1, 3),
-            read_segments=read.repeat(counts).nonzero()[0].astype(np.int32),
+            read_segments=read_segments.astype(np.int32, copy=False),
             token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,
             adapter=self.adapter,
+            read_offsets=read_offsets,
+            key_lens=_all_keys(lens, keys) if keys else None,
         )
+
+    def _reads_several(self, place: int) -> bool:
+        """Whether an entry's call names the tokens to read."""
+        call = self.calls[place]
+        return call is not None and call.read_rows is not None
+
+    def _several_reads(self, lens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(R,) segments and places of the reads, entry after entry, where a call names the tokens to read."""
+        segments, offsets, first = [], [], 0
+        for entry, call, own_lens in zip(self.entries, self.calls, lens, strict=True):
+            if entry.reads is not None:
+                counts = np.diff(entry.reads.bounds)
+                segments.append(first + np.arange(len(counts)).repeat(counts))
+                offsets.append(entry.reads.offsets)
+            elif call is not None and call.read_rows is None and (isinstance(entry, LeafRun) or entry.pairs):
+                segments.append(first + np.arange(len(own_lens)))
+                offsets.append(own_lens - 1)
+            first += len(own_lens)
+        return np.concatenate(segments), np.concatenate(offsets).astype(np.int32)
 
     def _contexts(self, kv_capacity: int) -> tuple[list[int], list[int], list[Range]]:
         """Each distinct parent is one context: its chain of ancestors as ranges of slots and rows."""
@@ -139,13 +165,21 @@ class StepPlan:
         for ancestor in reversed(chain):
             row = self._rows.get(ancestor)
             own = ancestor.slots if row is None else [(kv_capacity + row, len(ancestor))]
-            assert own, "an ancestor is neither in this step nor in the KV cache"
+            assert own, "an ancestor is neither in this step nor in the pool"
             for start, length in own:
-                if start == kv_capacity:  # the last slot of the KV cache and the step's first row are no neighbours
+                if start == kv_capacity:  # the pool's last slot and the step's first row are no neighbours
                     ranges.append((start, length))
                 else:
                     append_range(ranges, start, length)
         return ranges
+
+
+def _all_keys(lens: list[np.ndarray], keys: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """(S,) tokens that are seen of each segment; ``keys``: those of the entries that say it."""
+    found = list(lens)
+    for place, key_lens in keys:
+        found[place] = key_lens
+    return np.concatenate(found).astype(np.int32)
 
 
 def _keep_rows(row: int, slots: list[Range]) -> list[tuple[int, int, int]]:

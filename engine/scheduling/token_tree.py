@@ -30,6 +30,17 @@ class SegmentState(Enum):
     FINISHED = auto()
 
 
+class Reads(NamedTuple):
+    """Tokens of a node that are read, in calls whose prompts are read at several tokens. r of them."""
+
+    bounds: np.ndarray
+    """(segments + 1,) where each segment's begin."""
+    offsets: np.ndarray
+    """(r,) their places in their segment."""
+    rows: np.ndarray
+    """(r,) their numbers among the reads of the call."""
+
+
 class Segment:
     """A run of tokens with one left context, and with something below it."""
 
@@ -44,6 +55,7 @@ class Segment:
         "path_tokens",
         "pinned",
         "position",
+        "reads",
         "reserved",
         "slack_used",
         "slots",
@@ -59,6 +71,8 @@ class Segment:
         self.leaves: list[Leaves] = []
         self.pairs: list[int] = []
         """Pairs of the call whose score is read at this segment's last token."""
+        self.reads: Reads | None = None
+        """Of a call that names the tokens to read; None also where none of them is here."""
         self.is_query_end = False
         """The context up to here is template, instruction and query: worth keeping if queries are kept."""
         self.state = SegmentState.WAITING
@@ -70,7 +84,7 @@ class Segment:
         self.path_tokens = 0
         """Most slots that finishing everything from here down, one path after the other, can need; leaves need none."""
         self.reserved = 0
-        """Slots that starting this segment committed in the KV cache."""
+        """Slots that starting this segment committed in the pool."""
         self.slack_used = False
         """Whether a child uses the slots that were committed for this segment's longest path."""
         self.pinned = False
@@ -108,12 +122,14 @@ class Leaves:
     __slots__ = (
         "bounds",
         "ends",
+        "key_lens",
         "lens",
         "num_finished",
         "num_leaves",
         "num_tokens",
         "pairs",
         "parent",
+        "reads",
         "starts",
         "token_ids",
         "token_type_ids",
@@ -129,6 +145,7 @@ class Leaves:
         *,
         bounds: np.ndarray | None = None,
         token_type_ids: np.ndarray | None = None,
+        key_lens: np.ndarray | None = None,
     ) -> None:
         self.token_ids = token_ids
         """(tokens of the call,) int32, of the whole call: a leaf is a range of them."""
@@ -143,6 +160,10 @@ class Leaves:
         """(P,) pairs of the call, leaf after leaf."""
         self.bounds = bounds
         """(L + 1,) where each leaf's pairs begin in ``pairs``; None: every leaf has one."""
+        self.key_lens = key_lens
+        """(L,) leading tokens of each leaf that are seen; None: all."""
+        self.reads: Reads | None = None
+        """Of a call that names the tokens to read."""
         self.parent = parent
         self.num_leaves = len(lens)
         self.num_tokens = int(self.ends[-1])
@@ -190,6 +211,15 @@ class LeafRun(NamedTuple):
         """Rows of the leaves -> rows of their pairs."""
         bounds = self.leaves.bounds
         return values if bounds is None else values.repeat(np.diff(bounds[self.first : self.last + 1]), axis=0)
+
+    @property
+    def reads(self) -> Reads | None:
+        """Of these leaves only."""
+        reads = self.leaves.reads
+        if reads is None or self.num_leaves == self.leaves.num_leaves:
+            return reads
+        bounds = reads.bounds[self.first : self.last + 1]
+        return Reads(bounds - bounds[0], reads.offsets[bounds[0] : bounds[-1]], reads.rows[bounds[0] : bounds[-1]])
 
     def one_by_one(self) -> Iterator[LeafRun]:
         return (LeafRun(self.leaves, leaf, leaf + 1) for leaf in range(self.first, self.last))

@@ -67,6 +67,7 @@ class TreeBuilder:
         *,
         token_types: np.ndarray | None = None,
         query_lens: np.ndarray | None = None,
+        key_lens: np.ndarray | None = None,
         members: np.ndarray | None = None,
     ) -> list[Node]:
         """Roots of the tree; their parent is ``constant_prefix`` for pairs that begin with its ids, else None.
@@ -76,7 +77,7 @@ class TreeBuilder:
         unanswered after a failure).
         """
         hints = query_lens if self._cut_at_query else None
-        if len(pair_lens) == 1 and hints is None:
+        if len(pair_lens) == 1 and hints is None and key_lens is None:
             alone = self._single(token_ids, constant_prefix if self._share else None, token_types)
             if alone is not None:
                 return [alone]
@@ -84,7 +85,7 @@ class TreeBuilder:
         starts = lens.cumsum() - lens
         members = np.arange(len(lens)) if members is None else members
         if not self._share:
-            return [_flat(token_ids, starts, lens, members, token_types)]
+            return [_flat(token_ids, starts, lens, members, token_types, key_lens)]
         on_constant_prefix = (
             np.zeros(len(members), bool)
             if constant_prefix is None
@@ -292,17 +293,23 @@ def _shared_with_previous(token_ids: np.ndarray, starts: np.ndarray, lens: np.nd
 
 
 def _flat(
-    token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray, types: np.ndarray | None
+    token_ids: np.ndarray,
+    starts: np.ndarray,
+    lens: np.ndarray,
+    members: np.ndarray,
+    types: np.ndarray | None,
+    key_lens: np.ndarray | None,
 ) -> Leaves:
     """Every different pair as a leaf of its own."""
-    firsts: dict[tuple[bytes, bytes], int] = {}
+    firsts: dict[tuple[bytes, bytes, int], int] = {}
     chosen: list[int] = []
     leaf_of: list[int] = []
     letters = np.ascontiguousarray(token_ids).tobytes()
     type_letters = b"" if types is None else np.ascontiguousarray(types).tobytes()
     for pair in members.tolist():
         part = slice(4 * int(starts[pair]), 4 * int(starts[pair] + lens[pair]))
-        leaf = firsts.setdefault((letters[part], type_letters[part]), len(chosen))
+        num_keys = 0 if key_lens is None else int(key_lens[pair])
+        leaf = firsts.setdefault((letters[part], type_letters[part], num_keys), len(chosen))
         if leaf == len(chosen):
             chosen.append(pair)
         leaf_of.append(leaf)
@@ -311,7 +318,8 @@ def _flat(
     if len(chosen) < len(members):
         pairs = members[np.argsort(leaf_of, kind="stable")]
         bounds = np.concatenate([[0], np.bincount(leaf_of).cumsum()])
-    return Leaves(token_ids, starts[kept], lens[kept], pairs, None, bounds=bounds, token_type_ids=types)
+    keys = None if key_lens is None else key_lens[kept]
+    return Leaves(token_ids, starts[kept], lens[kept], pairs, None, bounds=bounds, token_type_ids=types, key_lens=keys)
 
 
 def _measure_paths(root: Segment) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.errors import InvalidRequestError
-from engine.model_spec import HeadSpec
+from engine.model_spec import SIMILARITIES, HeadSpec
 
 PROBABILITIES = ("sigmoid", "softmax")
 """Activations whose scores are probabilities: nothing but them lies in 0..1 whatever the model."""
@@ -46,7 +46,7 @@ def logits_of(values: np.ndarray, head: HeadSpec) -> np.ndarray:
 
 def probabilities(logits: np.ndarray, head: HeadSpec) -> np.ndarray:
     """(P,) logits -> (P,) probabilities in float64 whatever the model's own range; similarities stay as they are."""
-    is_similarity = head.activation in ("cosine", "dot")
+    is_similarity = head.activation in SIMILARITIES
     return activate(logits, head if is_similarity else replace(head, activation="sigmoid"))
 
 

@@ -36,6 +36,8 @@ class Similarities:
     def __init__(self, pairs: Sequence[EncodedPair], *, dot: bool = False) -> None:
         self._dot = dot
         texts, self._sides = distinct_texts(pairs)
+        self.prompts = pairs
+        """``core_request`` takes their distinct texts."""
         self._vectors: list[np.ndarray | None] = [None] * len(texts)
         self._pairs_of: dict[int, list[int]] = defaultdict(list)
         for index, sides in enumerate(self._sides):
@@ -46,10 +48,11 @@ class Similarities:
         """The pairs that a text is in."""
         return self._pairs_of[text]
 
-    def add(self, texts: Sequence[int], vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
-        """(n,) numbers of texts and their (n, H) vectors -> the completed pairs and their (m,) fp32 similarities."""
+    def add(self, texts: Sequence[int], rows: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray]:
+        """Numbers of texts and the (1, H) vector of each -> the completed pairs and their (m,) fp32 similarities."""
         touched: dict[int, None] = {}
-        for text, vector in zip(texts, vectors.astype(np.float64), strict=True):
+        for text, row in zip(texts, rows, strict=True):
+            vector = row[0].astype(np.float64)
             self._vectors[text] = vector if self._dot else vector / max(float(np.linalg.norm(vector)), _TINY)
             touched |= dict.fromkeys(self._pairs_of[text])
         done, similarities = [], []

@@ -9,7 +9,7 @@ import numpy as np
 from engine.errors import RequestError
 from engine.inputs.spans import Span
 from engine.messages import EngineCoreRequest
-from engine.request import EncodedPair, RerankCall
+from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.bi_encoder import distinct_texts
 from engine.scoring.expansion import PairProcessor, PairTexts
 
@@ -41,6 +41,8 @@ class CallEncoding:
                 spans += self.texts.chunk_spans(self._processor, self.call.chunks, start, start + size)
                 yield 0
             self.texts = self.texts.cut(spans, self._max_pairs)
+        if self._processor.reads_lists and self.call.prompts is None:
+            size = self.texts.list_size
         for start in range(0, self.texts.num_pairs, size):
             for number, pair in enumerate(self.texts.encode(self._processor, start, start + size), start):
                 if isinstance(pair, RequestError):
@@ -59,7 +61,7 @@ class CallEncoding:
 
 def core_request(
     call_id: str,
-    pairs: Sequence[EncodedPair],
+    prompts: Sequence[CorePrompt | EncodedPair],
     *,
     arrival_s: float,
     priority: int = 0,
@@ -68,15 +70,23 @@ def core_request(
     cache_scope: str = "",
     backlog_tokens: int = 0,
 ) -> EngineCoreRequest:
-    """All pairs of a call as one message of flat arrays; for a bi-encoder the distinct texts of the pairs."""
+    """All prompts of a call (``PairCollector.prompts``) as one message of flat arrays; for a bi-encoder the distinct
+    texts of its pairs."""
+    pairs = [prompt for prompt in prompts if isinstance(prompt, EncodedPair)]
+    several = [prompt for prompt in prompts if isinstance(prompt, CorePrompt)]
+    is_bi_encoder = bool(pairs) and pairs[0].bi_encoder
+    texts = distinct_texts(pairs)[0] if is_bi_encoder else [prompt.token_ids for prompt in prompts]
     types = [pair.token_type_ids for pair in pairs if pair.token_type_ids is not None]
-    bi_encoder = pairs[0].bi_encoder
-    texts = distinct_texts(pairs)[0] if bi_encoder else [pair.token_ids for pair in pairs]
-    query_lens = None if bi_encoder else np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs))
+    has_hints = bool(pairs) and not is_bi_encoder
+    query_lens = np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs)) if has_hints else None
+    keys = [prompt.num_keys or len(prompt.token_ids) for prompt in several]
     return EngineCoreRequest(
         call_id=call_id,
         token_ids=np.concatenate(texts).astype(np.int32, copy=False),
         pair_lens=np.fromiter(map(len, texts), np.int32, len(texts)),
+        read_offsets=np.concatenate([prompt.read_offsets for prompt in several]) if several else None,
+        read_lens=np.array([len(prompt.read_offsets) for prompt in several], np.int32) if several else None,
+        key_lens=np.array(keys, np.int32) if any(prompt.num_keys for prompt in several) else None,
         arrival_s=arrival_s,
         priority=priority,
         token_type_ids=np.concatenate(types).astype(np.int32, copy=False) if types else None,

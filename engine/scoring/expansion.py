@@ -25,6 +25,11 @@ class PairProcessor(Protocol):
     one pair alone stands in its place.
     """
 
+    @property
+    def reads_lists(self) -> bool:
+        """The documents of a query are read together, so ``encode_each`` must get all of them at once."""
+        ...
+
     def encode_each(
         self,
         queries: Sequence[str],
@@ -84,6 +89,12 @@ class PairTexts:
         """The number of the result that a pair belongs to."""
         return pair if self.result_numbers is None else self.result_numbers[pair]
 
+    @property
+    def list_size(self) -> int:
+        """Pairs that belong together for a model that reads lists: one query's, or one pair where each has its own."""
+        call = self.call
+        return len(call.documents) if call.every_query or len(call.queries) == 1 else 1
+
     def encode(self, processor: PairProcessor, start: int, end: int) -> list[Encoded]:
         """The pairs from ``start`` to ``end``: token ids, or why one cannot be read.
 
@@ -94,6 +105,8 @@ class PairTexts:
                 found = processor.encode_prompts_each(self.prompts[start:end], self.options)
             else:
                 queries, documents, instructions = self._sides(start, end)
+                if processor.reads_lists:
+                    queries = queries[:1]
                 found = processor.encode_each(queries, documents, self.options, instructions)
         return [self._located(pair, start) if isinstance(pair, RequestError) else pair for pair in found]
 

@@ -12,7 +12,7 @@ from engine.errors import DeadlineExceededError, EngineError
 from engine.messages import CallStats, EngineCoreOutput
 from engine.model_spec import HeadSpec
 from engine.outputs import ScoredSpan
-from engine.request import EncodedPair
+from engine.request import CorePrompt, EncodedPair
 from engine.scoring.activation import activate, probabilities, ranking
 from engine.scoring.expansion import PairTexts
 from engine.scoring.pair_collector import PairCollector
@@ -55,6 +55,11 @@ class ResultAssembler:
             for pair, number in enumerate(texts.result_numbers):
                 self._chunks[number].append(pair)
             self._num_missing = [len(chunks) for chunks in self._chunks]
+
+    @property
+    def prompts(self) -> Sequence[CorePrompt | EncodedPair]:
+        """What the core is to compute for the call."""
+        return self._collector.prompts
 
     @property
     def complete(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ from engine.outputs import ScoringRequestOutput
 
 class Scorer(Protocol):
     """What the run needs of ``LLM``."""
+
+    @property
+    def reads_lists(self) -> bool: ...
 
     def score(
         self, data_1: Any, data_2: Any, /, *, use_tqdm: bool, **options: Any
@@ -140,7 +143,11 @@ def _score_rows(job: ScoreJob, scorer: Scorer, rows: list[ScoreRow]) -> dict[int
     queries = [row.query for row in rows for _ in row.documents]
     documents = [document for row in rows for document in row.documents]
     options = {} if job.instruction is None else {"instruction": job.instruction}
-    outputs = iter(scorer.score(queries, documents, use_tqdm=False, **options) if documents else ())
+    if scorer.reads_lists:  # the documents of a row are read together
+        lists = (scorer.score(row.query, row.documents, use_tqdm=False, **options) for row in rows if row.documents)
+        outputs: Iterator[ScoringRequestOutput] = chain.from_iterable(lists)
+    else:
+        outputs = iter(scorer.score(queries, documents, use_tqdm=False, **options) if documents else ())
     found: dict[int, list[float | None]] = {}
     for row in rows:
         own = list(islice(outputs, len(row.documents)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
 from engine.errors import EngineError
+from engine.outputs import ScoringRequestOutput
 from engine.scoring.activation import ranking as order_of
 
 if TYPE_CHECKING:
@@ -32,11 +34,19 @@ def rerank_all(llm: LLM, dataset: EvaluationSet, first: Ranking) -> Reranked:
     logits: dict[str, dict[str, float]] = {query: {} for query in dataset.queries}
     num_truncated = 0
     start = time.perf_counter()
-    outputs = llm.score_iter(
-        [dataset.queries[query] for query, _ in places],
-        [dataset.documents[document] for _, document in places],
-        use_tqdm=True,
-    )
+    if llm.reads_lists:  # the candidates of a query are read together
+        lists = (
+            llm.score_iter(dataset.queries[query], [dataset.documents[document] for document in first[query]])
+            for query in dataset.queries
+            if first.get(query)
+        )
+        outputs: Iterator[ScoringRequestOutput] = chain.from_iterable(lists)
+    else:
+        outputs = llm.score_iter(
+            [dataset.queries[query] for query, _ in places],
+            [dataset.documents[document] for _, document in places],
+            use_tqdm=True,
+        )
     for (query, document), output in zip(places, outputs, strict=True):
         if output.error is not None:
             raise EngineError(f"Query {query!r} with document {document!r} has no score: {output.error}")

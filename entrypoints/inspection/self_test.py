@@ -37,11 +37,17 @@ class SelfTest:
         self._spec = spec
         self._tolerance = _TOLERANCE.get(dtype, 0.25)
         self._trained = trained
-        relevant, irrelevant = inputs.encode([QUERY], [RELEVANT, IRRELEVANT], PairOptions())
-        together = [relevant, irrelevant]
-        pairs = {"self-test-relevant": [relevant], "self-test-irrelevant": [irrelevant], "self-test-both": together}
-        self.calls = [core_request(name, members, arrival_s=time.monotonic()) for name, members in pairs.items()]
+        together = inputs.encode([QUERY], [RELEVANT, IRRELEVANT], PairOptions())
+        relevant, irrelevant = together[:1], together[1:]
+        if inputs.reads_lists:  # a document alone is another prompt; what must not matter is another call in the step
+            relevant, irrelevant = together, together
+        self._second = len(irrelevant) - 1
+        pairs = {"self-test-relevant": relevant, "self-test-irrelevant": irrelevant, "self-test-both": together}
         self._collectors = {name: PairCollector(spec.head, members) for name, members in pairs.items()}
+        self.calls = [
+            core_request(name, collector.prompts, arrival_s=time.monotonic())
+            for name, collector in self._collectors.items()
+        ]
         self._logits: dict[tuple[str, int], float] = {}
 
     @property
@@ -59,7 +65,7 @@ class SelfTest:
 
     def judge(self) -> None:
         """Raises ``ModelLoadError`` for scores that depend on their company; warns about a wrong order."""
-        alone = [self._logits["self-test-relevant", 0], self._logits["self-test-irrelevant", 0]]
+        alone = [self._logits["self-test-relevant", 0], self._logits["self-test-irrelevant", self._second]]
         together = [self._logits["self-test-both", 0], self._logits["self-test-both", 1]]
         worst = max(abs(a - b) for a, b in zip(alone, together, strict=True))
         if worst > self._tolerance * max(1.0, *map(abs, alone)):

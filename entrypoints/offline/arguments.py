@@ -163,6 +163,11 @@ def _unwrapped(wrapping: Any) -> dict[str, Any]:
     return found if size is None else found | {"truncate_prompt_tokens": size}
 
 
+def has_one_query(data_1: Any) -> bool:
+    """Whether the first side is a single text, or a list of one: then it meets every document."""
+    return is_prompt(data_1) or (hasattr(data_1, "__len__") and len(data_1) == 1)
+
+
 def pair_stream(data_1: Any, data_2: Any) -> tuple[Iterator[tuple[Prompt, Prompt]], int | None]:
     """Both sides as one stream of pairs, and the number of pairs where it is known. At most two items are read ahead.
 

@@ -27,6 +27,7 @@ from engine.entrypoints.offline.arguments import (
     PairSettings,
     adapter_of,
     engine_config,
+    has_one_query,
     is_prompt,
     pair_settings,
     pair_stream,
@@ -97,7 +98,8 @@ class LLM:
         ``truncate_prompt_tokens`` ...) or inside vLLM's ``pooling_params`` and ``tokenization_kwargs``.
         ``long_document="chunk"``, ``chunk_tokens``, ``chunk_overlap`` and ``max_chunks_per_doc`` read long documents in
         overlapping chunks, the best of which counts, as the server does. ``lora_request`` names one of
-        ``lora_modules``.
+        ``lora_modules``. A listwise model reads the documents of a single query together, in their order; of N:N pairs
+        each is a list of its own.
 
         Raises ``ValueError`` (``InvalidRequestError`` is one) or ``TypeError`` for what is wrong with the call. A pair
         that cannot be read (too long with ``truncate=False``, no token at all), or that fails on the device, has an
@@ -111,8 +113,12 @@ class LLM:
         """``score``, one output at a time: nothing is kept that was handed out, and a generator is read as needed."""
         self._check_open()
         first, second = options.pop("text_1", data_1), options.pop("text_2", data_2)
-        pairs, total = pair_stream(options.pop("data_1", first), options.pop("data_2", second))
-        return self._run(in_slices(pairs, SLICE_PAIRS), total, self._adapter(options), pair_settings(options), use_tqdm)
+        first = options.pop("data_1", first)
+        one_query = has_one_query(first)
+        pairs, total = pair_stream(first, options.pop("data_2", second))
+        size = None if self.reads_lists and one_query else SLICE_PAIRS
+        slices = in_slices(pairs, size, one_query=one_query)
+        return self._run(slices, total, self._adapter(options), pair_settings(options), use_tqdm)
 
     @overload
     def rerank(
@@ -168,7 +174,8 @@ class LLM:
         rankings: list[list[RerankResult]] = [[] for _ in queries]
         if listed:
             streams = (pair_stream(each, listed)[0] for each in queries)
-            slices = chain.from_iterable(in_slices(stream, SLICE_PAIRS) for stream in streams)
+            size = None if self.reads_lists else SLICE_PAIRS
+            slices = chain.from_iterable(in_slices(stream, size) for stream in streams)
             outputs = self._run(slices, len(queries) * len(listed), adapter, settings, use_tqdm)
             for i in range(len(queries)):
                 own = list(islice(outputs, len(listed)))
@@ -227,10 +234,10 @@ class LLM:
                     owner.results.add(output)
 
     def _submit(self, part: RunningSlice) -> None:
-        pairs = part.start(self.spec.head)
-        if not pairs:  # none of them can be read
+        prompts = part.start(self.spec.head)
+        if not prompts:  # none of them can be read
             return
-        request = core_request(part.call_id, pairs, arrival_s=time.monotonic(), adapter=part.adapter)
+        request = core_request(part.call_id, prompts, arrival_s=time.monotonic(), adapter=part.adapter)
         with self._lock, interrupt_after():
             self._client.submit(request)
 
@@ -242,6 +249,11 @@ class LLM:
                 with self._lock, interrupt_after():
                     self._client.abort(part.call_id)
         window.clear()
+
+    @property
+    def reads_lists(self) -> bool:
+        """A listwise model: the documents of one query are read together, so their order and company count."""
+        return self._processor.reads_lists
 
     @property
     def info(self) -> WorkerInfo:

@@ -15,7 +15,7 @@ from engine.errors import FieldPath, InvalidRequestError, RequestError
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import HeadSpec
 from engine.outputs import ScoringOutput, ScoringRequestOutput
-from engine.request import EncodedPair, RerankCall
+from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.call_encoding import CallEncoding
 from engine.scoring.expansion import PairTexts
 from engine.scoring.result_assembler import ResultAssembler
@@ -39,11 +39,14 @@ class PairSlice:
     first: int
     """Number of the first document, as the caller counts."""
     pairs: Sequence[PromptPair]
+    one_query: bool = True
+    """All documents have the same query as the caller sees it, so a model that reads lists reads them together."""
 
     def encode(self, processor: InputProcessor, settings: PairSettings) -> EncodedSlice:
         """The token ids of the slice. Raises ``RequestError`` about a field as the caller counts."""
         queries, documents = [query for query, _ in self.pairs], [document for _, document in self.pairs]
-        if all(query is queries[0] for query in queries):
+        same = all(query is queries[0] for query in queries)
+        if same and (self.one_query or not processor.reads_lists):
             del queries[1:]
         num_texts = sum(isinstance(prompt, str) for prompt in (*queries, *documents))
         try:
@@ -84,11 +87,11 @@ def _counted_from(first: int, path: FieldPath) -> FieldPath:
     return path
 
 
-def in_slices(pairs: Iterator[PromptPair], size: int) -> Iterator[PairSlice]:
-    """Slices of ``size`` pairs, read from ``pairs`` one slice at a time."""
+def in_slices(pairs: Iterator[PromptPair], size: int | None, *, one_query: bool = True) -> Iterator[PairSlice]:
+    """Slices of ``size`` pairs, read from ``pairs`` one slice at a time; None: one slice of all."""
     first = 0
     while part := list(islice(pairs, size)):
-        yield PairSlice(first, part)
+        yield PairSlice(first, part, one_query)
         first += len(part)
 
 
@@ -108,11 +111,11 @@ class RunningSlice:
         """Whether every pair of the slice is answered."""
         return self.results is not None and self.results.complete
 
-    def start(self, head: HeadSpec) -> list[EncodedPair]:
-        """The pairs that go to the core, once they are encoded. Raises ``RequestError`` where they cannot be."""
+    def start(self, head: HeadSpec) -> Sequence[CorePrompt | EncodedPair]:
+        """What the core is to compute, once it is encoded. Raises ``RequestError`` where it cannot be."""
         encoded = self.encoding.result()
         self.results = ResultAssembler(head, encoded.texts, encoded.pairs)
-        return encoded.pairs
+        return self.results.prompts
 
     def outputs(self, next_id: Callable[[], str]) -> Iterator[ScoringRequestOutput]:
         """One for each document, in input order; a pair that failed has no score but an error."""

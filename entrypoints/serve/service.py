@@ -158,7 +158,7 @@ class RerankService:
             encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
             await self._encode(encoding, deadline)
             pairs, texts = encoding.pairs, encoding.scored_texts()
-            pair_tokens = [len(pair.token_ids) for pair in pairs]
+            pair_tokens = [pair.num_tokens for pair in pairs]
             num_tokens = sum(pair_tokens)
             self.metrics.pair_tokens.observe(pair_tokens)
             encode_s = time.monotonic() - started
@@ -167,7 +167,7 @@ class RerankService:
             if pairs and not passed(deadline):
                 request = core_request(
                     call_id,
-                    pairs,
+                    results.prompts,
                     arrival_s=started,
                     priority=call.priority,
                     deadline_s=deadline,

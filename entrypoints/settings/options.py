@@ -278,7 +278,14 @@ MAX_API_SERVERS = 64
 """More than that have more to do with each other than with their callers; start another server then."""
 _POSITIVE = frozenset(
     (
-        *("max_model_len", "max_num_batched_tokens", "max_num_seqs", "max_segment_tokens", "kv_cache_tokens"),
+        *(
+            "max_model_len",
+            "max_docs_per_block",
+            "max_num_batched_tokens",
+            "max_num_seqs",
+            "max_segment_tokens",
+            "kv_cache_tokens",
+        ),
         *("tensor_parallel_size", "data_parallel_size", "cpu_threads", "step_timeout_s", "pipeline_depth"),
         "gpu_memory_bytes",
         *("max_body_bytes", "max_documents", "max_queued_pairs", "max_queued_tokens", "tokenizer_threads"),

@@ -245,15 +245,15 @@ class CpuOps(ReferenceOps):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
+        pool_k: torch.Tensor,
+        pool_v: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         plan = meta.cache.get("cpu")
         if plan is None:
             plan = meta.cache["cpu"] = _plan(meta, len(q))
         return self.runtime.attention(
-            self.kind, _heads(q), _heads(k), _heads(v), _heads(k_cache), _heads(v_cache),
+            self.kind, _heads(q), _heads(k), _heads(v), _heads(pool_k), _heads(pool_v),
             q.shape[1], k.shape[1], q.shape[2], meta.scale, plan,
         )  # fmt: skip
 

@@ -22,6 +22,8 @@ from tests.support.checkpoints import make_qwen3
 class Lengths:
     """Scores a pair by the lengths of its texts, and remembers what it was given."""
 
+    reads_lists = False
+
     def __init__(self, dies_after: int | None = None) -> None:
         self.calls: list[list[str]] = []
         self.dies_after = dies_after

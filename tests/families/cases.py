@@ -421,13 +421,10 @@ FAMILIES: dict[str, Family] = {
         architecture="MistralForCausalLM",
         tokenizer="llama",
         models="rerankers trained on Mistral that answer with a token",
-        scoring="--score-template (none: query and document joined); --hf-overrides names the tokens",
+        scoring="--score-template, or query and document joined; --hf-overrides names the tokens",
         ids=joined_ids,
         tokens=("no", "yes"),
-        settings={
-            "hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"},
-            "score_template": "none",
-        },
+        settings={"hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}},
         shapes={
             "no window": _decoder(sliding_window=None, head_dim=32),
             "window as long as the model": _decoder(sliding_window=4096, num_hidden_layers=2),

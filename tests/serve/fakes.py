@@ -63,6 +63,8 @@ class FakeProcessor:
 
     min_pair_tokens = 5
 
+    reads_lists = False
+
     def __init__(self) -> None:
         self.num_encoded = 0
         self.constant_prefix = np.array([1], np.int32)

@@ -78,20 +78,20 @@ nb::tuple qk_norm_rope(Runtime& rt, const Rows& qkv, Address q_weight, Address k
                           to_torch(out.v, {t, m, h}, {head_dim, head_stride, 1}));
 }
 
-ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& k, const Heads& v, const Heads& k_cache,
-                           const Heads& v_cache, int num_heads, int num_kv_heads, int head_dim, float scale,
+ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& k, const Heads& v, const Heads& pool_k,
+                           const Heads& pool_v, int num_heads, int num_kv_heads, int head_dim, float scale,
                            const AttentionPlan& plan) {
     auto strides = [](const Heads& h) { return HeadStrides{std::get<1>(h), std::get<2>(h)}; };
     const AttentionInput in{floats(std::get<0>(q)),
                             floats(std::get<0>(k)),
                             floats(std::get<0>(v)),
-                            floats(std::get<0>(k_cache)),
-                            floats(std::get<0>(v_cache)),
+                            floats(std::get<0>(pool_k)),
+                            floats(std::get<0>(pool_v)),
                             strides(q),
                             strides(k),
                             strides(v),
-                            strides(k_cache),
-                            strides(v_cache),
+                            strides(pool_k),
+                            strides(pool_v),
                             {num_heads, num_kv_heads, head_dim},
                             scale};
     return without_gil(rt, [&] { return rt.attention(kind, in, plan); });
