@@ -200,14 +200,15 @@ def gemma_tokenizer_json(vocab_size: int = 2000) -> str:
 
 
 @lru_cache
-def llama_tokenizer_json(vocab_size: int = 3000) -> str:
-    """Byte-level BPE with ``<|begin_of_text|>`` before a text, as in Llama 3."""
-    stored = json.loads(qwen_tokenizer_json(vocab_size))
+def llama_tokenizer_json(
+    vocab_size: int = 3000, begin: str = "<|begin_of_text|>", answers: tuple[str, ...] = ()
+) -> str:
+    """Byte-level BPE with ``<|begin_of_text|>`` before a text, as in Llama 3; ``begin``: another word for it."""
+    stored = json.loads(qwen_tokenizer_json(vocab_size, answers))
     tokenizer = Tokenizer.from_str(json.dumps(stored))
-    tokenizer.add_special_tokens([Added("<|begin_of_text|>", special=True, normalized=False)])
-    begin = ("<|begin_of_text|>", tokenizer.token_to_id("<|begin_of_text|>"))
+    tokenizer.add_special_tokens([Added(begin, special=True, normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|> $B:1", special_tokens=[begin]
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B:1", special_tokens=[(begin, tokenizer.token_to_id(begin))]
     )
     return tokenizer.to_str()
 
@@ -254,6 +255,14 @@ TOKENIZERS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     ),
     "qwen": lambda: (qwen_tokenizer_json(), qwen_tokenizer_config(qwen_tokenizer_json())),
     "llama": lambda: (llama_tokenizer_json(), _plain_config(131072, bos_token="<|begin_of_text|>")),
+    "answers": lambda: (
+        qwen_tokenizer_json(answers=("Yes",)),
+        qwen_tokenizer_config(qwen_tokenizer_json(answers=("Yes",))),
+    ),
+    "mistral": lambda: (
+        llama_tokenizer_json(begin="<s>", answers=("true", "false")),
+        _plain_config(32768, bos_token="<s>"),
+    ),
     "gemma": lambda: (
         gemma_tokenizer_json(),
         _plain_config(8192, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>"),
