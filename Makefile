@@ -57,6 +57,9 @@ test-clients: setup
 	test -x $(VENV)-clients/bin/python || $(PYTHON) -m venv $(VENV)-clients
 	$(VENV)-clients/bin/python -m pip install --quiet --upgrade pip # an older one takes very long to find versions that agree
 	$(VENV)-clients/bin/python -m pip install --quiet -r tests/clients/requirements.txt
+	$(VENV)-clients/bin/python -m pip install --quiet --no-deps -r tests/clients/requirements-alone.txt
+	@command -v npm >/dev/null || echo "make: no npm here: the tests of the JavaScript clients are skipped"
+	! command -v npm >/dev/null || npm install --prefix tests/clients/javascript --no-package-lock --no-audit --no-fund --silent
 	ENGINE_PYTHON=$(abspath $(BIN))/python $(VENV)-clients/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . tests/clients
 
 lint: setup

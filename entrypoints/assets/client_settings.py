@@ -23,6 +23,7 @@ class ClientSettings:
     settings: str
     """Text to copy, with places for address, key and model."""
     package: str = ""
+    npm: str = ""
     note: str = ""
     shown_by: str = ""
     """Test that uses it, where that is none of tests/clients."""
@@ -32,6 +33,9 @@ class ClientSettings:
         lines = [f"# {self.title}"]
         if self.package:
             lines.append(f"# pip install {self.package}")
+        if self.npm:
+            lines[0] = f"// {self.title}"
+            lines.append(f"// npm install {self.npm}")
         if self.note:
             lines.append(f"# {self.note.format(**values)}")
         return "\n".join([*lines, self.settings.strip().format(**values)])

@@ -61,7 +61,7 @@ def test_infinity(engine: Engine) -> None:
     from infinity_client.api.default import rerank
     from infinity_client.models import RerankInput
 
-    headers = {"Authorization": f"Bearer {KEY}", "X-Dialect": "infinity"}
+    headers = {"Authorization": f"Bearer {KEY}"}
     body = RerankInput(query=QUERY, documents=DOCUMENTS, model=engine.model, return_documents=True)
     answer = rerank.sync(client=infinity_client.Client(base_url=engine.url, headers=headers), body=body)
     engine.check([(result.index, result.relevance_score) for result in answer.results])

@@ -14,18 +14,29 @@ from tests.clients.known_call import KEY, Engine
 
 TABLE = Path(__file__).resolve().parents[2] / "entrypoints" / "assets" / "clients.toml"
 MODULES = {
+    "boto3": "boto3",
     "cohere": "cohere",
+    "cohere-haystack": "haystack_integrations.components.rankers.cohere",
+    "contextual-client": "contextual",
     "dashscope": "dashscope",
+    "huggingface-api-haystack": "haystack_integrations.components.rankers.huggingface_api",
     "infinity-client": "infinity_client",
     "isaacus": "isaacus",
+    "jina-haystack": "haystack_integrations.components.rankers.jina",
     "langchain-cohere": "langchain_cohere",
     "langchain-community": "langchain_community",
     "langchain-core": "langchain_core",
     "langchain-nvidia-ai-endpoints": "langchain_nvidia_ai_endpoints",
     "langchain-voyageai": "langchain_voyageai",
+    "litellm": "litellm",
     "mixedbread": "mixedbread",
+    "nvidia-haystack": "haystack_integrations.components.rankers.nvidia",
     "pinecone": "pinecone",
+    "rerankers": "rerankers",
+    "together": "together",
     "voyageai": "voyageai",
+    "xinference-client": "xinference_client",
+    "zeroentropy": "zeroentropy",
 }
 ELSEWHERE = ("langchain-sagemaker",)
 """Needs an account of the cloud that it runs in."""

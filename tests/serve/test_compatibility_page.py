@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 from engine.entrypoints.assets.client_settings import known_clients
@@ -25,10 +26,13 @@ def test_every_marked_client_is_known_and_the_promised_ones_are_tested() -> None
 
 
 def test_every_tested_package_is_installed_for_the_tests() -> None:
-    lines = (ROOT / "tests" / "clients" / "requirements.txt").read_text("utf-8").splitlines()
+    folder = ROOT / "tests" / "clients"
+    lines = "".join(path.read_text("utf-8") for path in folder.glob("requirements*.txt")).splitlines()
     installed = {line.partition("==")[0].strip() for line in lines if not line.startswith("#")}
-    clients = known_clients()
-    assert {clients[name].package for name in client_tests() if clients[name].package} <= installed
+    tested = [known_clients()[name] for name in client_tests()]
+    assert {client.package for client in tested if client.package} <= installed
+    packages = json.loads((folder / "javascript" / "package.json").read_text("utf-8"))["dependencies"]
+    assert {client.npm for client in tested if client.npm} <= set(packages)
 
 
 def test_settings_can_be_printed() -> None:

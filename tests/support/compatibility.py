@@ -127,6 +127,7 @@ def client_rows() -> Iterator[tuple[str, ...]]:
         if "shown_by" in entry:
             tests = f"[{Path(entry['shown_by']).name}](../{entry['shown_by']})"
         package = f"`{entry['package']}`" if "package" in entry else ""
+        package = f"`{entry['npm']}` (npm)" if "npm" in entry else package
         yield entry["title"], package, DIALECTS[entry["speaks"]].title, tests or "settings only"
 
 

@@ -20,7 +20,6 @@ from engine.entrypoints.serve.dialects.fields import (
     as_documents,
     as_query,
 )
-from engine.entrypoints.serve.errors import error_object
 from engine.errors import EngineError
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
@@ -88,4 +87,4 @@ class VoyageDialect(Dialect):
         return VoyageEntry(relevance_score=pair.score, index=pair.index, document=document)
 
     def render_error(self, error: EngineError, request_id: str) -> Any:
-        return {"detail": str(error), "error": error_object(error, request_id)["error"]}
+        return {"detail": str(error)}  # and no "error": its Python SDK fails over an object of that name
