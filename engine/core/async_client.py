@@ -72,6 +72,8 @@ class AsyncMPClient:
         self._lost = asyncio.Event()
         self._core_ready = False
         """Whether the core last said that it can run steps."""
+        self._loading = False
+        """Whether a core has been started that has not said yet that its model is loaded."""
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
         self._suspects: deque[str] = deque()
@@ -114,7 +116,9 @@ class AsyncMPClient:
     async def _start_core(self) -> None:
         # Here, not in a thread: the core is killed when the thread that started it ends.
         self._client = MPClient(*self._arguments)
+        self._loading = True
         self.info = await asyncio.to_thread(self._client.wait_ready)
+        self._loading = False
         self.alive = self._core_ready = True
         self.last_sign_of_life_s = time.monotonic()
         self._receiver = threading.Thread(target=self._receive, args=(self._client,), name="core-results", daemon=True)
@@ -263,7 +267,10 @@ class AsyncMPClient:
         client = getattr(self, "_client", None)
         if client is None:
             return
-        if client.child.alive:
+        if self._loading:
+            client.child.kill()  # it reads no messages yet, and has nothing to finish
+            self._loading = False
+        elif client.child.alive:
             with contextlib.suppress(ChannelClosedError):
                 client.request_shutdown()
         await asyncio.to_thread(client.child.stop, CLOSE_TIMEOUT_S)

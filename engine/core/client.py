@@ -126,6 +126,7 @@ class MPClient:
         if isinstance(message, CoreFailed):
             raise message.error.rebuilt()
         assert isinstance(message, CoreReady)
+        self.channel.hide()
         self.info = message.info
         return message.info
 

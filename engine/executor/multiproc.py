@@ -50,6 +50,8 @@ class MultiprocExecutor:
         while True:
             failure = self._start_all()
             if failure is None:
+                if self._size == 1:  # else the workers still have their rendezvous file there
+                    self._ranks[0].channel.hide()
                 return _together([rank.ready.result() for rank in self._ranks])
             was_lost = any(rank.child.exit_code == DEVICE_LOST for rank in self._ranks)
             self._stop_ranks(kill=self._size > 1)

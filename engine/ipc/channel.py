@@ -139,6 +139,16 @@ class Channel(Generic[Incoming]):
             raise ChannelClosedError("the peer process ended")
         return None
 
+    def hide(self, timeout_s: float = 1.0) -> bool:
+        """Removes the folder of the sockets once both are connected: whoever is killed later leaves nothing behind.
+
+        For the thread that sends, after the first message has come. False while nobody receives what it sends.
+        """
+        if self._owned is not None and self._out.poll(int(timeout_s * 1000), zmq.POLLOUT):
+            self._owned.remove()
+            self._owned = None
+        return self._owned is None
+
     def close(self) -> None:
         self._out.close()
         self._in.close()

@@ -7,6 +7,7 @@ whose lock is free.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -40,6 +41,7 @@ class PrivateFolder:
             self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             os.write(self._lock, f"{os.getpid()}\n".encode())
+            atexit.register(self.remove)  # a thread that the end of the process interrupts removes nothing
         except OSError as error:
             raise ConfigError(
                 f"No temporary folder can be made in {base}: {error.strerror}. Set TMPDIR to one that can be written."
@@ -47,6 +49,7 @@ class PrivateFolder:
 
     def remove(self) -> None:
         """May be called twice."""
+        atexit.unregister(self.remove)
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)

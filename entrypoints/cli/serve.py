@@ -14,6 +14,9 @@ def serve(values: dict[str, Any]) -> int:
     Without a model, the small reranker that comes with the package is served. With several, a call chooses by "model";
     the first one answers calls that name none.
     """
+    from engine.ipc.stop_signals import end_on_stop_signals
+
+    end_on_stop_signals()
     from engine.entrypoints.settings.log_setup import set_up_logging
     from engine.entrypoints.settings.several_models import build_several
 

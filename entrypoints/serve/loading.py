@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig
@@ -12,6 +15,30 @@ from engine.core.replicas import ReplicaClient, start_client
 from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.inputs.processor import InputProcessor
+
+T = TypeVar("T")
+
+
+async def _in_daemon_thread(function: Callable[..., T], *args: object) -> T:
+    """``function(*args)`` in a thread that nobody waits for when the process ends: a download cannot be interrupted."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(say: Callable[[Any], None], what: object) -> None:
+        if not done.done():  # else whoever waited has left
+            say(what)
+
+    def run() -> None:
+        say: Callable[[Any], None] = done.set_result
+        try:
+            what: object = function(*args)
+        except BaseException as error:
+            say, what = done.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, say, what)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await done
 
 
 async def load_engine(
@@ -22,8 +49,8 @@ async def load_engine(
     ``on_started`` gets the client as soon as its core processes exist, so that the caller can end them meanwhile.
     Raises ``StartupError``; then nothing is left running.
     """
-    spec = await asyncio.to_thread(resolve_model, config.model)
-    processor = await asyncio.to_thread(InputProcessor, spec, config.model)
+    spec = await _in_daemon_thread(resolve_model, config.model)
+    processor = await _in_daemon_thread(InputProcessor, spec, config.model)
     client = await start_client(config, spec, processor.constant_prefix)
     if on_started is not None:
         on_started(client)

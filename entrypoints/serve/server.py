@@ -140,7 +140,8 @@ class _Server:
             if stopping not in done:
                 serving.result()
                 raise StartupError("The HTTP server ended by itself.")
-            await self._service.drain()
+            if loading.done():
+                await self._service.drain()
             return 0
         finally:
             for task in (loading, stopping, lost, *self._stats):

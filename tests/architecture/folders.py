@@ -193,6 +193,7 @@ ALLOWED: dict[str, set[str]] = {
     "entrypoints/demo": set(),
     "entrypoints/cli": {
         PACKAGE,
+        "engine/ipc/stop_signals.py",
         "backends/registry.py",
         "entrypoints/terminal.py",
         "entrypoints/settings",

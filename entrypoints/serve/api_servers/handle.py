@@ -45,7 +45,7 @@ class ApiServerHandle:
             "engine.entrypoints.serve.api_servers.process", made, pass_fds=(made.listener_fd, made.counts_fd)
         )
         self.pid = self.child.pid
-        self.connected = False
+        self.connected = self._hidden = False
         self.attached = False
         """It has the models, and takes calls for them."""
         self.gone = asyncio.Event()
@@ -89,6 +89,7 @@ class ApiServerHandle:
 
     def _dispatch(self, message: FromApiServer) -> None:
         self.silent_s = 0.0
+        self._hidden = self._hidden or self._channel.hide(0)
         if isinstance(message, Snapshot):
             self.counts = message.counts
             if message.number in self._snapshots:
