@@ -110,26 +110,33 @@ def _with_context(own: torch.Tensor, context: torch.Tensor | None, rows: torch.T
 
 
 def _attend_group(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group, scale: float
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group, meta: AttentionMeta
 ) -> torch.Tensor:
     """q (n, Q, N, H), keys and values (n, M, K, H), all fp32 -> (n, Q, N, H)."""
     num, num_q, num_heads, head_dim = q.shape
     num_kv_heads = keys.shape[1]
-    grouped = q.view(num, num_q, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(0, 2, 3, 1, 4) * scale
+    grouped = q.view(num, num_q, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(0, 2, 3, 1, 4) * meta.scale
     out = torch.empty_like(grouped)
     block = max(MIN_BLOCK_ROWS, MAX_BLOCK_ELEMENTS // (num * num_heads * keys.shape[2]))
     for first in range(0, num_q, block):
         last = min(first + block, num_q)
         lows, highs = zip(*group.limits_range[first:last], strict=True)
         low, high = min(lows), max(highs)
+        begin = 0 if meta.window is None else max(0, low - meta.window)
         rows = grouped[:, :, :, first:last]
-        scores = rows.reshape(num, num_kv_heads, -1, head_dim) @ keys[:, :, :high].transpose(2, 3)
+        scores = rows.reshape(num, num_kv_heads, -1, head_dim) @ keys[:, :, begin:high].transpose(2, 3)
+        if meta.score_cap is not None:
+            scores = meta.score_cap * torch.tanh(scores / meta.score_cap)
+        by_row = scores.view(*rows.shape[:4], high - begin)
+        limits = group.limits if group.limits.shape[1] == 1 else group.limits[:, first:last]
         if low < high:
-            limits = group.limits if group.limits.shape[1] == 1 else group.limits[:, first:last]
             hidden = torch.arange(low, high, device=q.device) >= limits.unsqueeze(-1)
-            tail = scores.view(*rows.shape[:4], high)[..., low:]
-            tail.masked_fill_(hidden[:, None, None], float("-inf"))
-        out[:, :, :, first:last] = (torch.softmax(scores, dim=-1) @ values[:, :, :high]).view(rows.shape)
+            by_row[..., low - begin :].masked_fill_(hidden[:, None, None], float("-inf"))
+        if meta.window is not None and high > meta.window:
+            last_start = high - meta.window
+            hidden = torch.arange(begin, last_start, device=q.device) < limits.unsqueeze(-1) - meta.window
+            by_row[..., : last_start - begin].masked_fill_(hidden[:, None, None], float("-inf"))
+        out[:, :, :, first:last] = (torch.softmax(scores, dim=-1) @ values[:, :, begin:high]).view(rows.shape)
     return out.permute(0, 3, 1, 2, 4).reshape(num, num_q, num_heads, head_dim)
 
 
@@ -154,6 +161,6 @@ def attend(
             context_v = _gather_context(v, pool_v, meta, context_id)
         keys = _with_context(k, context_k, group.k_rows)
         values = _with_context(v, context_v, group.k_rows)
-        rows = _attend_group(q[group.q_rows].float(), keys, values, group, meta.scale)
+        rows = _attend_group(q[group.q_rows].float(), keys, values, group, meta)
         out[group.out_rows] = rows.flatten(0, 1)[group.picks].to(q.dtype)
     return out.flatten(1)

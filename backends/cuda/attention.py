@@ -34,6 +34,8 @@ AGREEMENT = 2e-2
 
 CACHE = "cuda"
 """Key of the step's ``PreparedAttention`` in ``AttentionMeta.cache``."""
+LIMITED = "cuda, limited"
+"""The same for layers with a window or a cap, where the step's form has none."""
 
 
 class AttentionForm(Protocol):
@@ -106,6 +108,8 @@ class RangeForm:
             kv_capacity=meta.kv_capacity,
             scale=meta.scale,
             causal=meta.causal,
+            window=meta.window,
+            score_cap=meta.score_cap,
             config=self.config,
         )
 

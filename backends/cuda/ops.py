@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
+from engine.backends.cuda.attention import CACHE, LIMITED, AttentionForm, PreparedAttention, RangeForm
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
 from engine.kernels.groups import GroupLayout
@@ -110,17 +110,21 @@ class CudaOps:
     ) -> Activation:
         if self.head_shape is None:
             self.head_shape = (q.shape[1], k.shape[1], q.shape[2])
+        limited = meta.window is not None or meta.score_cap is not None
         prepared: PreparedAttention | None = meta.cache.get(CACHE)
+        if limited and (prepared is None or not isinstance(prepared.form, RangeForm)):
+            prepared = meta.cache.get(LIMITED)  # FlashAttention inside torch takes no cap: the range form does both
         if prepared is None:
-            form = self.form_for(meta)
+            form = self.form_for(meta, limited=limited)
             arrays = form.tables(meta, q.shape[1] // k.shape[1])
             prepared = PreparedAttention(form, [torch.from_numpy(array).to(self.device) for array in arrays])
-            meta.cache[CACHE] = prepared
+            meta.cache[LIMITED if limited else CACHE] = prepared
         return prepared.form.attend(q, k, v, pool_k, pool_v, meta, prepared.tables)
 
-    def form_for(self, meta: AttentionMeta) -> AttentionForm:
+    def form_for(self, meta: AttentionMeta, *, limited: bool = False) -> AttentionForm:
+        """``limited``: with a window or a cap, which only the range form has."""
         form = self.small_form if meta.own_lens.sum() <= self.small_tokens else self.large_form
-        if form is None:
+        if form is None or (limited and not isinstance(form, RangeForm)):
             head_dim = 0 if self.head_shape is None else self.head_shape[2]
             form = RangeForm(default_config(self.dtype, head_dim))
         return form

@@ -158,11 +158,6 @@ def _check(spec: ModelSpec, shape: DecoderShape) -> None:
         raise ModelLoadError(
             f"{spec.path}: {shape.num_heads} query heads cannot share {shape.num_kv_heads} key/value heads evenly"
         )
-    if spec.causal and shape.window is not None and spec.max_model_len > shape.window:
-        raise ModelLoadError(
-            f"{spec.path} limits attention to the last {shape.window} tokens (sliding_window), which is not supported "
-            f"for pairs of {spec.max_model_len} tokens; --max-model-len {shape.window} makes the limit irrelevant"
-        )
     if not spec.causal and any(shape.window_of(layer, spec.max_model_len) for layer in range(shape.num_layers)):
         raise ModelLoadError(
             f"{spec.path} sees both ways and limits attention to {shape.window} tokens (sliding_window), which is not "

@@ -110,3 +110,9 @@ class DecoderShape:
 def layer_kinds(config: Mapping[str, Any], usual: Sequence[str]) -> tuple[str, ...]:
     """``layer_types`` of config.json, or the family's own order where an older file does not state it."""
     return tuple(config.get("layer_types") or usual)
+
+
+def qwen_kinds(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The first ``max_window_layers`` layers of Qwen 2 and 3 have no window, unless ``layer_types`` says otherwise."""
+    first = config.get("max_window_layers", 28)
+    return layer_kinds(config, [SLIDING if layer >= first else FULL for layer in range(config["num_hidden_layers"])])

@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 DEFAULTS = Path(__file__).with_name("config_defaults.json")
-_ROPE_BASES = {"gte": 160_000.0, "nomic_bert": 1000.0}
+_ROPE_BASES = {"gte": 160_000.0, "nomic_bert": 1000.0, "gemma3_text": 1_000_000.0}
 _USUAL_ROPE_BASE = 10_000.0
 _WINDOW = 4096
 """``sliding_window`` of the Qwen classes, who take it back where ``use_sliding_window`` is off."""
@@ -28,8 +28,22 @@ _NULLABLE = frozenset({"num_key_value_heads", "sliding_window", "pad_token_id"})
 _HEADS_SHARE_HIDDEN = ("llama", "llama_bidirec", "mistral", "eurobert")
 """Types whose ``head_dim``, left out or null, is the hidden size divided among the heads."""
 
-_OWN_KEY_HEADS = ("llama", "llama_bidirec", "eurobert")
+_OWN_KEY_HEADS = ("llama", "llama_bidirec", "eurobert", "granite", "phi3")
 """Types that have as many key heads as query heads, unless they state fewer."""
+
+
+_MINISTRAL_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1_000_000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""``rope_parameters`` of Ministral 3's class."""
 
 
 @cache
@@ -57,7 +71,8 @@ def with_defaults(label: str, config: Mapping[str, Any], keys: tuple[str, ...]) 
             )
     absent = {key: defaults[key] for key in keys if key not in config and defaults.get(key) is not None}
     absent |= _worked_out(model_type, {**absent, **config}, set(absent))
-    if "rope_theta" in keys and "rope_theta" not in config and "rope_theta" not in rope_of(config):
+    stated_base = "rope_theta" in config or "rope_theta" in rope_of({**config, **absent})
+    if "rope_theta" in keys and not stated_base:
         absent["rope_theta"] = _ROPE_BASES.get(model_type, _USUAL_ROPE_BASE)
     if absent:
         stated = ", ".join(f"{key} {value!r}" for key, value in absent.items())
@@ -76,6 +91,8 @@ def _worked_out(model_type: str, config: Mapping[str, Any], absent: set[str]) ->
         found["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
     if model_type in _OWN_KEY_HEADS and "num_key_value_heads" in absent:
         found["num_key_value_heads"] = config["num_attention_heads"]
+    if model_type == "ministral3" and not rope_of(config):
+        found["rope_parameters"] = {**_MINISTRAL_ROPE, "max_position_embeddings": config["max_position_embeddings"]}
     if model_type in ("qwen2", "qwen3") and config.get("use_sliding_window") and "sliding_window" not in config:
         found["sliding_window"] = _WINDOW
     return found

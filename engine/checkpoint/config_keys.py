@@ -25,7 +25,16 @@ _BODY = (
 )
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 _DECODER = (*_ROPE, "num_key_value_heads", "head_dim", "rms_norm_eps")
-_WINDOWS = ("use_sliding_window", "sliding_window", "layer_types")
+_WINDOWS = ("use_sliding_window", "sliding_window", "layer_types", "max_window_layers")
+_GEMMA = (
+    *("attention_bias", "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "sliding_window"),
+    *("final_logit_softcapping", "layer_types"),
+)
+_EXPERTS = (
+    *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step"),
+    "mlp_only_layers",
+)
+_FACTORS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
 _BERT = ("layer_norm_eps", "type_vocab_size", "position_embedding_type")
 _GTE = (*_ROPE, *_BERT, "pack_qkv", "layer_norm_type", "logn_attention_scale")
 _NOMIC = (
@@ -38,7 +47,14 @@ COMPUTED: dict[str, tuple[str, ...]] = {
     "llama": (*_DECODER, "attention_bias", "mlp_bias"),
     "llama_bidirec": (*_DECODER, "attention_bias", "mlp_bias"),
     "mistral": (*_DECODER, "sliding_window"),
+    "ministral": (*_DECODER, "sliding_window", "layer_types"),
+    "ministral3": (*_DECODER, "sliding_window"),
     "gemma": (*_DECODER, "attention_bias"),
+    "gemma2": (*_DECODER, *_GEMMA),
+    "gemma3_text": (*_DECODER, *_GEMMA, "rope_local_base_freq", "sliding_window_pattern"),
+    "phi3": (*_DECODER, "sliding_window", "original_max_position_embeddings"),
+    "granite": (*_DECODER, *_FACTORS, "attention_bias", "mlp_bias"),
+    "qwen3_moe": (*_DECODER, *_EXPERTS, "use_sliding_window", "sliding_window", "attention_bias"),
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
@@ -70,7 +86,7 @@ HARMLESS = frozenset(
         *("initializer_range", "initializer_factor", "initializer_cutoff_factor", "task_specific_params"),
         *("pretraining_tp", "chunk_size_feed_forward", "classifier_dropout", "directionality", "pooler_fc_size"),
         *("pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "padding_idx"),
-        *("pooler_dropout", "legacy", "z_steps", "conv_act", "conv_groups", "max_window_layers", "unpad_inputs"),
+        *("pooler_dropout", "legacy", "z_steps", "conv_act", "conv_groups", "unpad_inputs"),
         *("use_memory_efficient_attention", "use_flash_attn", "attn_implementation", "deterministic_flash_attn"),
         *("reference_compile", "repad_logits_with_grad", "decoder_bias", "sparse_prediction", "auto_map"),
         *("sparse_pred_ignore_index", "unsloth_version", "unsloth_fixed", "model_max_length", "custom_pipelines"),
@@ -81,6 +97,9 @@ _ENDINGS = ("dropout", "dropout_prob", "_pdrop", "_token_id")
 _UNREAD: dict[str, tuple[str, ...]] = {
     "modernbert": ("position_embedding_type", "layer_norm_eps", "hidden_act"),
     "gemma": ("hidden_activation",),
+    "gemma2": ("hidden_act", "cache_implementation"),
+    "gemma3_text": ("hidden_act", "cache_implementation"),
+    "qwen3_moe": ("output_router_logits", "router_aux_loss_coef", "max_window_layers"),
     "qwen2": ("attention_bias",),
     "jina_bert": ("emb_pooler", "attn_implementation"),
     "xlm-roberta": ("emb_pooler",),
@@ -112,6 +131,7 @@ ROPE_KEYS = frozenset(
         *("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor"),
         *("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "finetuned"),
         *("low_freq_factor", "high_freq_factor", "mixed_b", "divisors"),
+        *("short_factor", "long_factor", "llama_4_scaling_beta", "max_position_embeddings"),
     )
 )
 """Keys inside ``rope_scaling`` and ``rope_parameters``; ModernBERT has such an object for each kind of layer."""
@@ -177,10 +197,15 @@ def _check_mask(label: str, value: Any, config: Mapping[str, Any]) -> None:
     )
 
 
+_LAYERS_WITH_WINDOWS = ("modernbert", "gemma2", "gemma3_text", "ministral")
+_NESTED_ROPE = ("modernbert", "gemma3_text")
+"""Types whose ``rope_parameters`` hold an object for each kind of layer."""
+
+
 def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
-    """Every layer of a decoder sees all tokens before it, but for windows that are switched on for all layers."""
+    """Every layer of a decoder sees all tokens before it, but for windows, where the family has them."""
     kinds = set(config.get("layer_types") or ())
-    has_windows = config["model_type"] == "modernbert" or config.get("use_sliding_window")
+    has_windows = config["model_type"] in _LAYERS_WITH_WINDOWS or config.get("use_sliding_window")
     allowed = {"full_attention", *(["sliding_attention"] if has_windows else [])}
     if "layer_types" not in ignored and (other := sorted(kinds - allowed)):
         raise ConfigError(
@@ -194,7 +219,7 @@ def _check_rope(label: str, config: Mapping[str, Any], ignored: tuple[str, ...])
     """Inside the settings of rotary positions too, every key is known."""
     for name in ("rope_scaling", "rope_parameters"):
         stated = config.get(name) or {}
-        nested = config["model_type"] == "modernbert" and name == "rope_parameters" and isinstance(stated, Mapping)
+        nested = config["model_type"] in _NESTED_ROPE and name == "rope_parameters" and isinstance(stated, Mapping)
         for part in stated.values() if nested else [stated]:
             unknown = sorted(set(part or {}) - ROPE_KEYS) if isinstance(part, Mapping | None) else [repr(part)]
             if unknown and name not in ignored:

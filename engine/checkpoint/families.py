@@ -19,6 +19,8 @@ class Family:
 
     body: str
     """Architectures are this word and one of ``TASKS``."""
+    aliases: tuple[str, ...] = ()
+    """Other words that architectures of this network begin with."""
     decoder: bool
     """Pairs are read through a prompt, and a language model head may answer; else the tokenizer makes the pairs."""
     causal: bool
@@ -95,7 +97,14 @@ FAMILIES: dict[str, Family] = {
         own_keys={"pooling": "classifier_pooling", "temperature": "logit_sigma"},
     ),
     "mistral": _decoder("Mistral"),
+    "ministral": _decoder("Ministral"),
+    "ministral3": _decoder("Ministral3"),
     "gemma": _decoder("Gemma", head_dim=256),
+    "gemma2": _decoder("Gemma2", head_dim=256),
+    "gemma3_text": _decoder("Gemma3", head_dim=256, aliases=("Gemma3Text",)),
+    "phi3": _decoder("Phi3"),
+    "granite": _decoder("Granite"),
+    "qwen3_moe": _decoder("Qwen3Moe", own_keys={"num_local_experts": "num_experts"}),
     "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
     "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
     "xlm-roberta": _encoder("XLMRoberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
@@ -164,10 +173,20 @@ def position_limit(model_type: str, config: Mapping[str, Any]) -> int | None:
     if not isinstance(positions, int) or positions <= offset:
         return None
     scaling = rope_of(config)
-    if scaling.get("rope_type", scaling.get("type")) not in ("yarn", "linear", "dynamic"):
+    kind, original = scaling.get("rope_type", scaling.get("type")), _original_positions(config)
+    if original is not None and (kind in ("longrope", "su") or scaling.get("llama_4_scaling_beta")):
+        return min(original, positions - offset)  # behind it the network computes otherwise
+    if kind not in ("yarn", "linear", "dynamic"):
         return positions - offset
     original = scaling.get("original_max_position_embeddings") or positions
     return max(positions - offset, int(original * float(scaling.get("factor") or 1)))
+
+
+def _original_positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that the body was trained on before its rotation was scaled; None: not stated."""
+    name = "original_max_position_embeddings"
+    found = rope_of(config).get(name) or config.get(name)
+    return found if isinstance(found, int) else None
 
 
 Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model", "ForRanking"]

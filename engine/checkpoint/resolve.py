@@ -143,7 +143,11 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
     task = next((task for task in TASKS if architecture.endswith(task)), None)
     if family is not None and RANKERS.get(architecture, ("", ""))[0] == model_type:
         return family, RANKERS[architecture][1]
-    if family is None or task is None or architecture != f"{family.body}{task}":
+    if (
+        family is None
+        or task is None
+        or architecture not in {f"{body}{task}" for body in (family.body, *family.aliases)}
+    ):
         raise ConfigError(
             f"The architecture {architecture} (model_type {model_type}) is not supported. These are: {supported()}.",
             param="model",

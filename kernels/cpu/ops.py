@@ -252,9 +252,10 @@ class CpuOps(ReferenceOps):
         plan = meta.cache.get("cpu")
         if plan is None:
             plan = meta.cache["cpu"] = _plan(meta, len(q))
+        limits = (meta.window or 0, meta.score_cap or 0.0) if meta.window or meta.score_cap else ()
         return self.runtime.attention(
             self.kind, _heads(q), _heads(k), _heads(v), _heads(pool_k), _heads(pool_v),
-            q.shape[1], k.shape[1], q.shape[2], meta.scale, plan,
+            q.shape[1], k.shape[1], q.shape[2], meta.scale, plan, *limits,
         )  # fmt: skip
 
     def unpack(self, x: Activation) -> torch.Tensor:

@@ -166,6 +166,8 @@ class NpuOps:
         pool_v: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
+        if meta.window is not None or meta.score_cap is not None:  # no operator's contract was tried with either
+            return self.attend("plain torch", q, k, v, pool_k, pool_v, meta)
         form = self.forms.attention
         if form is None:
             form = self.attention_forms(q.shape[1], k.shape[1], q.shape[2], causal=meta.causal)[0]

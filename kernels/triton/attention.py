@@ -48,10 +48,12 @@ class AttentionTables(NamedTuple):
 
 @triton.jit
 def _attend(
-    q, acc, row_max, row_sum, keys, values, key_stride, value_stride, begin, end, limit, cols, scale,
-    HEAD: tl.constexpr, MASKED: tl.constexpr, BLOCK_N: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
+    q, acc, row_max, row_sum, keys, values, key_stride, value_stride, begin, end, first_seen, limit, cols, scale, cap,
+    HEAD: tl.constexpr, MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, BLOCK_N: tl.constexpr,
+    UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take keys ``begin`` to ``end`` into the running softmax; with MASKED, row m sees keys below ``limit[m]``."""
+    """Take keys ``begin`` to ``end`` into the running softmax; with MASKED, row m sees keys below ``limit[m]``, with
+    WINDOWED (and MASKED) those from ``first_seen[m]`` on."""
     for n in range(begin, end, BLOCK_N):
         index = n + tl.arange(0, BLOCK_N)
         mask = (cols < HEAD)[None, :]
@@ -63,8 +65,12 @@ def _attend(
             k = k.to(tl.float32)
             v = v.to(tl.float32)
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        if CAPPED:  # cap * tanh(logits / cap)
+            logits = cap * (1.0 - 2.0 / (1.0 + tl.exp2(tl.minimum(logits * (2.885390081777927 / cap), 100.0))))
         if MASKED:
             seen = index[None, :] < limit[:, None]
+            if WINDOWED:
+                seen = seen & (index[None, :] >= first_seen[:, None])
             logits = tl.where(seen, logits, -1.0e30)
         new_max = tl.maximum(row_max, tl.max(logits, axis=1))
         p = tl.exp2(logits - new_max[:, None])
@@ -75,6 +81,38 @@ def _attend(
         acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         row_max = new_max
     return acc, row_max, row_sum
+
+
+@triton.jit
+def _attend_run(
+    q, acc, row_max, row_sum, keys, values, key_stride, value_stride, sure, end, lowest, first_seen, limit, cols, scale,
+    cap, HEAD: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, BLOCK_N: tl.constexpr, UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A run of ``end`` keys, of which every row sees the first ``sure``, but for windows: none sees those before
+    ``lowest``."""
+    if WINDOWED:
+        whole = tl.minimum(tl.maximum(lowest, 0), end) // BLOCK_N * BLOCK_N
+    else:
+        whole = sure // BLOCK_N * BLOCK_N
+        acc, row_max, row_sum = _attend(
+            q, acc, row_max, row_sum, keys, values, key_stride, value_stride, 0, whole, first_seen, limit, cols, scale,
+            cap, HEAD, False, False, CAPPED, BLOCK_N, UPCAST, PRECISION,
+        )  # fmt: skip
+    return _attend(
+        q, acc, row_max, row_sum, keys, values, key_stride, value_stride, whole, end, first_seen, limit, cols, scale,
+        cap, HEAD, True, WINDOWED, CAPPED, BLOCK_N, UPCAST, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit
+def _window_starts(ranges, first_range, end_range, start, first_token, token, WINDOWED: tl.constexpr):
+    """Where the windows of the tile's rows begin, the first one's and each, counted over context and own keys together;
+    ``start``: of the segment's first query, counted from its own first key."""
+    if WINDOWED:
+        for r in range(first_range, end_range):
+            start += tl.load(ranges + 2 * r + 1)
+    return start + first_token, start + token
 
 
 @triton.jit
@@ -93,8 +131,9 @@ def _rows_of(start, kv_capacity, pool, pool_stride, step, step_stride):
 def _attention_kernel(
     q, k, v, pool_k, pool_v, out, tiles, segments, ranges,
     q_stride, k_stride, v_stride, pool_k_stride, pool_v_stride, out_stride, kv_capacity, scale,
-    GROUP: tl.constexpr, HEAD: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_H: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
+    cap, window,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     segment = tl.load(tiles + 2 * tl.program_id(0))
     if segment < 0:
@@ -122,6 +161,10 @@ def _attention_kernel(
     row_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
     row_max = tl.full([BLOCK_M], -1.0e30, dtype=tl.float32)
 
+    lowest, first_seen = _window_starts(
+        ranges, first_range, end_range, own_len - q_len + 1 - window, first_token, token, WINDOWED
+    )
+
     for r in range(first_range, end_range):
         start = tl.load(ranges + 2 * r).to(tl.int64)
         length = tl.load(ranges + 2 * r + 1)
@@ -129,16 +172,14 @@ def _attention_kernel(
         values, value_stride = _rows_of(start, kv_capacity, pool_v, pool_v_stride, v, v_stride)
         keys += kv_head * HEAD
         values += kv_head * HEAD
-        whole = length // BLOCK_N * BLOCK_N
-        acc, row_max, row_sum = _attend(
-            query, acc, row_max, row_sum, keys, values, key_stride, value_stride, 0, whole, token, cols, scale,
-            HEAD, False, BLOCK_N, UPCAST, PRECISION,
-        )  # fmt: skip
         limit = tl.zeros([BLOCK_M], dtype=tl.int32) + length
-        acc, row_max, row_sum = _attend(
-            query, acc, row_max, row_sum, keys, values, key_stride, value_stride, whole, length, limit, cols, scale,
-            HEAD, True, BLOCK_N, UPCAST, PRECISION,
+        acc, row_max, row_sum = _attend_run(
+            query, acc, row_max, row_sum, keys, values, key_stride, value_stride, length, length, lowest, first_seen,
+            limit, cols, scale, cap, HEAD, WINDOWED, CAPPED, BLOCK_N, UPCAST, PRECISION,
         )  # fmt: skip
+        if WINDOWED:
+            lowest -= length
+            first_seen -= length
 
     keys = k + own_start * k_stride + kv_head * HEAD
     values = v + own_start * v_stride + kv_head * HEAD
@@ -150,14 +191,9 @@ def _attention_kernel(
         first_limit = own_len
         limit = tl.zeros([BLOCK_M], dtype=tl.int32) + own_len
         end = own_len
-    whole = first_limit // BLOCK_N * BLOCK_N
-    acc, row_max, row_sum = _attend(
-        query, acc, row_max, row_sum, keys, values, k_stride, v_stride, 0, whole, limit, cols, scale,
-        HEAD, False, BLOCK_N, UPCAST, PRECISION,
-    )  # fmt: skip
-    acc, row_max, row_sum = _attend(
-        query, acc, row_max, row_sum, keys, values, k_stride, v_stride, whole, end, limit, cols, scale,
-        HEAD, True, BLOCK_N, UPCAST, PRECISION,
+    acc, row_max, row_sum = _attend_run(
+        query, acc, row_max, row_sum, keys, values, k_stride, v_stride, first_limit, end, lowest, first_seen,
+        limit, cols, scale, cap, HEAD, WINDOWED, CAPPED, BLOCK_N, UPCAST, PRECISION,
     )  # fmt: skip
 
     target = out + row[:, None] * out_stride + head[:, None] * HEAD + cols[None, :]
@@ -226,6 +262,8 @@ def range_attention(
     kv_capacity: int,
     scale: float,
     causal: bool,
+    window: int | None = None,
+    score_cap: float | None = None,
     config: AttentionConfig,
 ) -> torch.Tensor:
     """q (Tq, N, H); k, v (T, M, H); pools (kv_capacity, M, H) -> (Tq, N * H)."""
@@ -244,9 +282,9 @@ def range_attention(
     _attention_kernel[(len(tables.tiles), num_kv_heads)](
         q, k, v, pool_k, pool_v, out, tables.tiles, tables.segments, tables.ranges,
         q.stride(0), k.stride(0), v.stride(0), pool_k.stride(0), pool_v.stride(0), out.stride(0), kv_capacity,
-        scale * _LOG2_E,
-        GROUP=group, HEAD=head_dim, CAUSAL=causal, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-        BLOCK_H=max(16, power_of_two(head_dim)), UPCAST=INTERPRETED,
+        scale * _LOG2_E, (score_cap or 0.0) * _LOG2_E, window or 0,
+        GROUP=group, HEAD=head_dim, CAUSAL=causal, WINDOWED=window is not None, CAPPED=score_cap is not None,
+        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_H=max(16, power_of_two(head_dim)), UPCAST=INTERPRETED,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip

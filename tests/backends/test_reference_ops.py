@@ -35,8 +35,11 @@ def naive_attention(q, k, v, pool_k, pool_v, meta: AttentionMeta) -> torch.Tenso
             seen = context_len + (own_len - q_len + row + 1 if meta.causal else own_len)
             for head in range(num_heads):
                 shared = head // (num_heads // num_kv_heads)
-                scores = key_KMH[:seen, shared] @ q[q_start + row, head].double() * meta.scale
-                out[q_start + row, head] = torch.softmax(scores, 0) @ value_KMH[:seen, shared]
+                first = max(0, seen - meta.window) if meta.window else 0
+                scores = key_KMH[first:seen, shared] @ q[q_start + row, head].double() * meta.scale
+                if meta.score_cap:
+                    scores = meta.score_cap * torch.tanh(scores / meta.score_cap)
+                out[q_start + row, head] = torch.softmax(scores, 0) @ value_KMH[first:seen, shared]
         assert segment >= 0
     return out.flatten(1)
 
@@ -94,6 +97,22 @@ def test_attention_equals_loops(causal, reads_only, heads, kv_heads, head_dim) -
         3, causal=causal, reads_only=reads_only, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=torch.float32
     )
     torch.testing.assert_close(attend(*tensors, meta).double(), naive_attention(*tensors, meta), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reads_only", [True, False])
+@pytest.mark.parametrize(("window", "score_cap"), [(1, None), (7, None), (16, 2.0), (None, 0.7), (1000, None)])
+@pytest.mark.parametrize("block", [1 << 19, 300])
+def test_windows_and_caps_equal_loops(reads_only, window, score_cap, block, monkeypatch) -> None:
+    monkeypatch.setattr("engine.kernels.reference_attention.MAX_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("engine.kernels.reference_attention.MIN_BLOCK_ROWS", 3)
+    tensors, meta = random_case(
+        3, causal=True, reads_only=reads_only, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32
+    )
+    whole = attend(*tensors, meta)
+    limited = meta.of_layer(window, score_cap)
+    expected = naive_attention(*tensors, limited)
+    torch.testing.assert_close(attend(*tensors, limited).double(), expected, atol=2e-6, rtol=1e-5)
+    assert torch.equal(attend(*tensors, meta), whole), "layers of both kinds share the step's plan"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -76,8 +76,18 @@ def run_kernel(q, k, v, pool_k, pool_v, meta: AttentionMeta, *, config: Attentio
     tiles = np.concatenate([tiles, np.full((padding, 2), -1, np.int32)])
     tables = AttentionTables(*(torch.from_numpy(table).to(q.device) for table in (tiles, segments, ranges)))
     return range_attention(
-        q, k, v, pool_k, pool_v, tables, kv_capacity=CAPACITY, scale=meta.scale, causal=meta.causal, config=config
-    )
+        q, k, v, pool_k, pool_v, tables, kv_capacity=CAPACITY, scale=meta.scale, causal=meta.causal, config=config,
+        window=meta.window, score_cap=meta.score_cap,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["alone", "chain of three", "last queries"])
+@pytest.mark.parametrize(("window", "score_cap"), [(1, None), (18, 3.0), (None, 0.7)])
+def test_windows_and_caps(name: str, window: int | None, score_cap: float | None, device: torch.device) -> None:
+    *tensors, meta = build(CASES[name], torch.float32, device, 2, 1, 24)
+    limited = meta.of_layer(window, score_cap)
+    expected = ReferenceOps().attention(*tensors, limited)
+    torch.testing.assert_close(run_kernel(*tensors, limited), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

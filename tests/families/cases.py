@@ -223,6 +223,10 @@ _DEBERTA = {
     "position_biased_input": False, "max_relative_positions": -1, "type_vocab_size": 0,
 }  # fmt: skip
 
+_ANY_PROMPT = "--score-template, or query and document joined; --hf-overrides names the tokens"
+_ANSWER = {"hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}}
+_NO_SPECIALS = {"bos_token_id": None, "eos_token_id": None}
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         model_type="bert",
@@ -338,6 +342,9 @@ FAMILIES: dict[str, Family] = {
         shapes={
             "tied": _decoder(head_dim=32, tie_word_embeddings=True),
             "untied, no grouping": _decoder(head_dim=16, num_key_value_heads=4, dtype="bfloat16"),
+            "windows behind the first layer": _decoder(
+                head_dim=16, use_sliding_window=True, sliding_window=16, max_window_layers=1
+            ),
         },
     ),
     "qwen2": Family(
@@ -427,7 +434,141 @@ FAMILIES: dict[str, Family] = {
         settings={"hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}},
         shapes={
             "no window": _decoder(sliding_window=None, head_dim=32),
+            "window of 24 tokens": _decoder(sliding_window=24, head_dim=32),
             "window as long as the model": _decoder(sliding_window=4096, num_hidden_layers=2),
+        },
+    ),
+    "ministral": Family(
+        model_type="ministral",
+        architecture="MinistralForCausalLM",
+        tokenizer="llama",
+        models="rerankers trained on Ministral",
+        scoring=_ANY_PROMPT,
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings=_ANSWER,
+        shapes={
+            "every other layer with a window of 16": _decoder(
+                sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"], head_dim=16
+            ),
+        },
+    ),
+    "ministral3": Family(
+        model_type="ministral3",
+        architecture="Ministral3ForCausalLM",
+        tokenizer="llama",
+        models="rerankers trained on Ministral 3, up to its original length",
+        scoring=_ANY_PROMPT,
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings=_ANSWER,
+        shapes={
+            "yarn": _decoder(
+                head_dim=32, max_position_embeddings=16384,
+                rope_parameters={
+                    "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 1024,
+                    "max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
+                    "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+                },
+            ),
+        },
+    ),
+    "gemma2": Family(
+        model_type="gemma2",
+        architecture="Gemma2ForCausalLM",
+        tokenizer="gemma",
+        models="rerankers trained on Gemma 2",
+        scoring=f"{_ANY_PROMPT}; logits are capped before they are subtracted",
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings=_ANSWER,
+        shapes={
+            "caps that bite, a window of 16": _decoder(
+                head_dim=24, query_pre_attn_scalar=20, sliding_window=16, attn_logit_softcapping=2.0,
+                final_logit_softcapping=3.0,
+            ),
+            "bf16 on disk, one key head, usual caps": _decoder(
+                head_dim=16, num_key_value_heads=1, num_hidden_layers=2, dtype="bfloat16"
+            ),
+        },
+    ),
+    "gemma3_text": Family(
+        model_type="gemma3_text",
+        architecture="Gemma3TextForSequenceClassification",
+        tokenizer="gemma",
+        models="rerankers trained on Gemma 3, its text networks",
+        scoring="--score-template, or query and document joined; score.weight",
+        ids=joined_ids,
+        tokens=("score",),
+        shapes={
+            "a window of 16, two rope bases": _decoder(
+                head_dim=16, num_hidden_layers=6, query_pre_attn_scalar=16, sliding_window=16, pad_token_id=0,
+                config_changes={"use_sep_token": False},
+            ),
+            "config of transformers 4, linear scaling of full layers": _decoder(
+                head_dim=24, num_hidden_layers=3, sliding_window=8, pad_token_id=0,
+                layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+                rope_parameters={
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+                config_changes={
+                    "use_sep_token": False, "rope_parameters": None, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+                    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+                },
+            ),
+        },
+    ),
+    "phi3": Family(
+        model_type="phi3",
+        architecture="Phi3ForCausalLM",
+        tokenizer="llama",
+        models="rerankers trained on Phi-3, Phi-4 and Phi-4-mini, up to the original length of its rotation",
+        scoring=_ANY_PROMPT,
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings=_ANSWER,
+        shapes={
+            "fused projections, a window of 24": _decoder(sliding_window=24, pad_token_id=0, **_NO_SPECIALS),
+            "three quarters of a head rotate, longrope": _decoder(
+                pad_token_id=0, original_max_position_embeddings=1024, max_position_embeddings=4096, **_NO_SPECIALS,
+                rope_parameters={
+                    "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75,
+                    "short_factor": [1.0, 1.1, 1.2, 1.5, 2.0, 3.0], "long_factor": [4.0] * 6,
+                },
+            ),
+        },
+    ),
+    "granite": Family(
+        model_type="granite",
+        architecture="GraniteForCausalLM",
+        tokenizer="llama",
+        models="rerankers trained on Granite 3",
+        scoring=f"{_ANY_PROMPT}; logits are divided",
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings=_ANSWER,
+        shapes={
+            "all four factors": _decoder(
+                embedding_multiplier=12.0, attention_multiplier=0.1, residual_multiplier=0.22, logits_scaling=8.0,
+                tie_word_embeddings=True,
+            ),
+        },
+    ),
+    "qwen3_moe": Family(
+        model_type="qwen3_moe",
+        architecture="Qwen3MoeForCausalLM",
+        tokenizer="qwen",
+        models="rerankers trained on Qwen3-30B-A3B",
+        scoring=_ANY_PROMPT,
+        ids=joined_ids,
+        tokens=("no", "yes"),
+        settings=_ANSWER,
+        shapes={
+            "two of six experts, the first layer dense": _decoder(
+                head_dim=16, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True,
+                mlp_only_layers=[0],
+            ),
         },
     ),
     "eurobert": Family(

@@ -25,6 +25,8 @@ CASES = {
     "eurobert": "late",
     "jina_bert": "six heads",
     "gemma": "one key head",
+    "gemma3_text": "a window of 16, two rope bases",
+    "qwen3_moe": "two of six experts, the first layer dense",
     "qwen2": "tied",
 }
 
@@ -44,7 +46,13 @@ def scores(llm: LLM, texts: list[str]) -> list[float]:
 @pytest.mark.parametrize("name", CASES)
 def test_alone_and_together(name: str, tmp_path: Path) -> None:
     folder = FAMILIES[name].make(tmp_path, CASES[name])
-    settings = {"model": str(folder), "device": "cpu", "cpu_threads": 1, "max_model_len": 400}
+    settings = {
+        "model": str(folder),
+        "device": "cpu",
+        "cpu_threads": 1,
+        "max_model_len": 400,
+        **FAMILIES[name].settings,
+    }
     rng = random.Random(3)
     texts = [*rng.sample(TEXTS, 12), " ".join(rng.sample(TEXTS, 3)), ""]
     with LLM(**settings, max_num_batched_tokens=8192) as wide, LLM(**settings, max_num_batched_tokens=400) as narrow:

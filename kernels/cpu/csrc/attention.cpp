@@ -42,12 +42,15 @@ struct TileRunner {
         for (int i = 0; i < count; i++) fill(tiles[i], first[i], s, kv_head);
         thread_local std::vector<KeyRun> runs;
         runs.clear();
+        int context = 0;
         if (s.context >= 0)
-            for (const auto& range : plan.contexts[static_cast<size_t>(s.context)])
+            for (const auto& range : plan.contexts[static_cast<size_t>(s.context)]) {
                 runs.push_back(context_run(range, kv_head));
+                context += runs.back().n;
+            }
         runs.push_back(step_run(s.own_start, first[count - 1].own_keys, kv_head));
-        table.attention({tiles, count, runs.data(), static_cast<int>(runs.size()), in.shape.head_dim, in.scale, scratch,
-                         sink.data, sink.row_stride, sink.piece_stride, sink.piece});
+        table.attention({tiles, count, runs.data(), static_cast<int>(runs.size()), in.shape.head_dim, in.scale, context,
+                         in.window, in.cap, scratch, sink.data, sink.row_stride, sink.piece_stride, sink.piece});
     }
 
     void fill(AttentionTile& to, const AttentionPlan::Tile& tile, const AttentionPlan::Segment& s, int kv_head) const {

@@ -110,6 +110,8 @@ struct TileState {  // what a tile keeps between blocks of keys; in scratch memo
     Vf total[NV];   // sum of exponentials
     Vi limits[NV];  // own keys that each lane sees
     int lowest;     // the least of them
+    Vi starts[NV];  // first key that each lane sees, of context and own keys together
+    int first_start, last_start;
 };
 
 // Scores of one block -> exponentials in place; what was accumulated before is brought to the new maximum.
@@ -143,6 +145,26 @@ static void mask_future(float* scores, int first, int n, const Vi* limits, int l
             float* s = scores + (j * NV + v) * W;
             store(s, limits[v] > splati(first + j) ? loadf(s) : hidden);
         }
+}
+
+// Keys [first, first + n) of context and own keys together: rows whose window begins later get -infinity.
+static void mask_past(float* scores, int first, int n, const Vi* starts, int last_start) {
+    const Vf hidden = splat(-__builtin_inff());
+    for (int j = 0; j < min_int(n, last_start - first); j++)
+        for (int v = 0; v < NV; v++) {
+            float* s = scores + (j * NV + v) * W;
+            store(s, starts[v] > splati(first + j) ? hidden : loadf(s));
+        }
+}
+
+// s -> cap * tanh(s / cap); near zero by its series, where the quotient of exponentials would lose digits.
+static void cap_scores(float* scores, int n, float cap) {
+    for (int i = 0; i < n * NV; i++, scores += W) {
+        const Vf u = loadf(scores) * splat(1.0f / cap), square = u * u;
+        const Vf near = u * (splat(1.0f) - square * (splat(1.0f / 3.0f) - square * splat(2.0f / 15.0f)));
+        const Vf far = splat(1.0f) - splat(2.0f) / (splat(1.0f) + exp(u + u > splat(80.0f) ? splat(80.0f) : u + u));
+        store(scores, splat(cap) * (square < splat(0.01f) ? near : far));
+    }
 }
 
 // out^T / total -> rows of the result. A row that cannot be written in whole vectors goes through `spare`.
@@ -185,6 +207,7 @@ struct Piece {  // of a run, inside one block of keys
     const KeyRun* run;
     bool own;
     int first, n;
+    int place;  // of its first key, counted over all runs
 };
 
 // Scratch of a tile: its state, Q^T and out^T, each with room for whole vectors of h.
@@ -211,14 +234,20 @@ static TileScratch tile_scratch(const AttentionTask& t, int index) {
 static void begin_tile(const AttentionTask& t, const AttentionTile& tile, const TileScratch& s) {
     transpose_rows(tile.q_rows, tile.rows, t.head_dim, t.scale, s.q);
     __builtin_memset(s.out, 0, t.head_dim * kLanes * sizeof(float));
-    alignas(64) int32_t lanes[kLanes] = {};
+    alignas(64) int32_t lanes[kLanes] = {}, starts[kLanes] = {};
+    auto start = [&](int i) { return t.window > 0 ? t.context + tile.limits[i] - t.window : 0; };
     s.state->lowest = tile.limits[0];
+    s.state->first_start = s.state->last_start = start(0);
     for (int i = 0; i < tile.rows; i++) {
         lanes[i] = tile.limits[i];
+        starts[i] = start(i);
         s.state->lowest = min_int(s.state->lowest, tile.limits[i]);
+        s.state->first_start = min_int(s.state->first_start, starts[i]);
+        if (starts[i] > s.state->last_start) s.state->last_start = starts[i];
     }
     for (int v = 0; v < NV; v++) {
         s.state->limits[v] = load<Vi>(lanes + v * W);
+        s.state->starts[v] = load<Vi>(starts + v * W);
         s.state->top[v] = splat(-3.0e38f);
         s.state->total[v] = splat(0.0f);
     }
@@ -230,16 +259,22 @@ static void attend_block(const AttentionTask& t, const AttentionTile& tile, cons
                          int num_pieces, bool first_block) {
     float* scores = t.scratch;
     int filled = 0;
-    auto seen = [&](const Piece& p) { return p.own ? min_int(p.n, tile.own_keys - p.first) : p.n; };
+    auto seen = [&](const Piece& p) {
+        const int n = p.own ? min_int(p.n, tile.own_keys - p.first) : p.n;
+        return p.place + n <= s.state->first_start ? 0 : n;  // before the window of every row
+    };
     for (int i = 0; i < num_pieces; i++) {
         const Piece& p = pieces[i];
         const int n = seen(p);
+        if (n <= 0) continue;
         float* to = scores + filled * kLanes;
         for (int j = 0; j < n; j += kTileKeys)
             kScoreTiles<V>.with_rows[min_int(kTileKeys, n - j) - 1](p.run->k + (p.first + j) * p.run->k_stride,
                                                                     p.run->k_stride, s.q, t.head_dim, to + j * kLanes);
+        if (t.cap > 0.0f) cap_scores(to, n, t.cap);
         if (p.own && p.first + n > s.state->lowest) mask_future(to, p.first, n, s.state->limits, s.state->lowest);
-        filled += n > 0 ? n : 0;
+        if (p.place < s.state->last_start) mask_past(to, p.place, n, s.state->starts, s.state->last_start);
+        filled += n;
     }
     if (filled == 0) return;
     softmax_block<V>(scores, filled, *s.state, s.out, t.head_dim, first_block);
@@ -247,7 +282,7 @@ static void attend_block(const AttentionTask& t, const AttentionTile& tile, cons
     for (int i = 0; i < num_pieces; i++) {
         const Piece& p = pieces[i];
         const int n = seen(p);
-        if (n <= 0) break;
+        if (n <= 0) continue;
         for (int h = 0; h < t.head_dim; h += kTileKeys)
             kValueTiles<V>.with_rows[min_int(kTileKeys, t.head_dim - h) - 1](
                 p.run->v + p.first * p.run->v_stride + h, p.run->v_stride, p_rows, n, s.out + h * kLanes);
@@ -258,7 +293,7 @@ static void attend_block(const AttentionTask& t, const AttentionTile& tile, cons
 static void attention(const AttentionTask& t) {
     for (int i = 0; i < t.num_tiles; i++) begin_tile(t, t.tiles[i], tile_scratch(t, i));
     Piece pieces[kKeyBlock];
-    int num = 0, filled = 0, blocks = 0;
+    int num = 0, filled = 0, blocks = 0, place = 0;
     auto flush = [&] {
         for (int i = 0; i < t.num_tiles; i++) {
             if (t.tiles[i].rows <= W)
@@ -272,8 +307,9 @@ static void attention(const AttentionTask& t) {
     for (int r = 0; r < t.num_runs; r++)
         for (int first = 0; first < t.runs[r].n;) {
             const int n = min_int(t.runs[r].n - first, kKeyBlock - filled);
-            pieces[num++] = Piece{&t.runs[r], r == t.num_runs - 1, first, n};
+            pieces[num++] = Piece{&t.runs[r], r == t.num_runs - 1, first, n, place};
             filled += n;
+            place += n;
             first += n;
             if (filled == kKeyBlock) flush();
         }

@@ -80,7 +80,7 @@ nb::tuple qk_norm_rope(Runtime& rt, const Rows& qkv, Address q_weight, Address k
 
 ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& k, const Heads& v, const Heads& pool_k,
                            const Heads& pool_v, int num_heads, int num_kv_heads, int head_dim, float scale,
-                           const AttentionPlan& plan) {
+                           const AttentionPlan& plan, int window, float cap) {
     auto strides = [](const Heads& h) { return HeadStrides{std::get<1>(h), std::get<2>(h)}; };
     const AttentionInput in{floats(std::get<0>(q)),
                             floats(std::get<0>(k)),
@@ -93,7 +93,9 @@ ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& 
                             strides(pool_k),
                             strides(pool_v),
                             {num_heads, num_kv_heads, head_dim},
-                            scale};
+                            scale,
+                            window,
+                            cap};
     return without_gil(rt, [&] { return rt.attention(kind, in, plan); });
 }
 
@@ -170,7 +172,9 @@ NB_MODULE(_C, m) {
                  return without_gil(rt, [&] { return rt.linear_gate(a.view, w, gate, has_up, out); });
              })
         .def("qk_norm_rope", &qk_norm_rope)
-        .def("attention", &attention)
+        .def("attention", &attention, nb::arg("kind"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("pool_k"),
+             nb::arg("pool_v"), nb::arg("num_heads"), nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("scale"),
+             nb::arg("plan"), nb::arg("window") = 0, nb::arg("cap") = 0.0F)
         .def("ceiling", [](Runtime& rt, Kind kind, int64_t iterations) {
             return without_gil(rt, [&] { return rt.ceiling(kind, iterations); });
         });

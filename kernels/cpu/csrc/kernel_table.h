@@ -180,6 +180,9 @@ struct AttentionTask {  // tiles of one segment that read the same keys, a block
     int num_runs;
     int head_dim;
     float scale;
+    int context;             // keys before the own ones
+    int window;              // keys that a row sees at most, the last of all that it would see; 0: no such limit
+    float cap;               // scores s become cap * tanh(s / cap); 0: they stay
     float* scratch;          // attention_floats(head_dim, num_tiles), aligned to a vector
     float* out;              // columns come in pieces (the blocks of an activation) of out_piece columns,
     int64_t out_row_stride;  // out_piece_stride apart

@@ -109,6 +109,8 @@ struct AttentionInput {
     HeadStrides q_strides, k_strides, v_strides, pool_k_strides, pool_v_strides;
     RopeShape shape;
     float scale;
+    int window;  // 0: none
+    float cap;   // 0: none
 };
 
 class Runtime : public std::enable_shared_from_this<Runtime> {

@@ -78,6 +78,17 @@ def test_attention(
     assert distance(result, expected) < TOLERANCE[None]
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.causal])
+@pytest.mark.parametrize(("window", "score_cap"), [(1, None), (18, None), (260, 3.0), (None, 0.7)])
+def test_windows_and_caps(
+    ops_fp32: CpuOps, reference: ReferenceOps, name: str, window: int | None, score_cap: float | None
+) -> None:
+    inputs, meta = tensors(CASES[name], 5, 1, 20), meta_of(CASES[name], 20)
+    for limited in (meta.of_layer(window, score_cap), meta):
+        expected = reference.attention(*inputs, limited)
+        assert distance(ops_fp32.unpack(ops_fp32.attention(*inputs, limited)), expected) < TOLERANCE[None]
+
+
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim"), [(1, 1, 1), (2, 1, 16), (8, 2, 64), (6, 2, 96), (40, 1, 8), (2, 1, 256)]
 )

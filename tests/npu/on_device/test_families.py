@@ -123,7 +123,8 @@ def test_encoder_on_310p(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simula
 
 DECODERS: dict[str, dict[str, Any]] = {
     "llama": {},
-    "mistral": {"sliding_window": None},
+    "mistral": {"sliding_window": 8},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0},
     "qwen2": {"use_sliding_window": False},
     "gemma": {"hidden_activation": "gelu_pytorch_tanh"},
 }
