@@ -23,7 +23,7 @@ from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
 from engine.backends.nn.adapters import AdapterOps, Adapters
 from engine.backends.registry import choose_backend
-from engine.checkpoint.fingerprint import files_of, fingerprint
+from engine.checkpoint.fingerprint import files_of, fingerprint, written_again
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.kernels.ops import Ops
@@ -107,6 +107,7 @@ class Worker:
             load_s=time.perf_counter() - started,
             peak_memory_bytes=backend.peak_memory_bytes(device),
             notes=(*notes, *ops_notes, *tuning_notes),
+            fingerprint=self.spec.fingerprint,
         )
 
     def _tune(self, runner: ModelRunner, backend: Backend, budget: int) -> tuple[int, tuple[str, ...]]:
@@ -185,11 +186,20 @@ class Worker:
     def _check_files(self) -> None:
         """The files are still those that were understood at start; raises ``ModelLoadError`` where they are others."""
         spec = self.spec
-        found = fingerprint(files_of(spec.path, spec.head)) if spec.fingerprint else ""
+        if not spec.fingerprint:
+            return
+        folders = files_of(spec.path, spec.head, self.config.model.lora_modules.values())
+        found = fingerprint(folders)
         if found != spec.fingerprint:
             raise ModelLoadError(
                 f"the files of {spec.name} are no longer those that were served (fingerprint {spec.fingerprint}, now "
                 f"{found}): scores would change without a word. Restart the server to serve what is there now"
+            )
+        if written_again(spec.written, folders):
+            raise ModelLoadError(
+                f"the files of {spec.name} were written again since they were first read; their samples are the same "
+                f"(fingerprint {found}), but whether everything is, nobody knows. Restart the server to serve what is "
+                "there now"
             )
 
     def _load_adapters(self, ops: AdapterOps, model: Model, params: Parameters, prefix: str) -> Adapters:

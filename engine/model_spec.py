@@ -111,6 +111,8 @@ class ModelSpec:
     vocab_size: int
     fingerprint: str = ""
     """Of the files, when they were understood: a worker that finds others refuses. Empty: weights are made up."""
+    written: str = ""
+    """When and as which files they were written, on the machine that read them; ``fingerprint.py`` compares it."""
     decision: str = ""
     """One line for the log: what was recognised and how it is converted."""
 

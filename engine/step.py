@@ -100,3 +100,5 @@ class WorkerInfo(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     peak_memory_bytes: int = 0
     notes: tuple[str, ...] = ()
     """Decisions worth one line at start: kernels chosen, slower paths taken and why."""
+    fingerprint: str = ""
+    """Of the files that were loaded; empty where weights are made up."""

@@ -18,7 +18,7 @@ from engine.checkpoint.config_names import usual_config
 from engine.checkpoint.embedding import HEADLESS, text_prompts
 from engine.checkpoint.families import FAMILIES, RANKERS, TASKS, Family, Task, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
-from engine.checkpoint.fingerprint import files_of, fingerprint
+from engine.checkpoint.fingerprint import files_of, fingerprint, written
 from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.identity import identify
@@ -52,6 +52,8 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
     )
     max_model_len = _max_model_len(checkpoint, config.max_model_len)
     identity, chain = checkpoint.identity, checkpoint.chain
+    folders = files_of(checkpoint.files.folder, head.spec, config.lora_modules.values())
+    stamp = fingerprint(folders) if checkpoint.has_weights else ""
     spec = ModelSpec(
         name=config.model or root.name,
         path=str(checkpoint.files.folder),
@@ -68,8 +70,9 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
         use_sep_token=prompt.use_sep_token,
         max_model_len=max_model_len,
         vocab_size=_vocab_size(checkpoint),
-        fingerprint=fingerprint(files_of(checkpoint.files.folder, head.spec)) if checkpoint.has_weights else "",
-        decision=_decision(checkpoint, head, prompt, max_model_len),
+        fingerprint=stamp,
+        written=written(folders) if stamp else "",
+        decision=_decision(checkpoint, head, prompt, max_model_len, stamp),
     )
     logger.info("%s", spec.decision)
     return spec
@@ -218,7 +221,7 @@ def _vocab_size(checkpoint: Checkpoint) -> int:
     return size
 
 
-def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len: int) -> str:
+def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len: int, stamp: str) -> str:
     """One line for the log: what was decided, and who said so."""
     spec, identity = head.spec, checkpoint.identity
     how = {
@@ -244,5 +247,6 @@ def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len:
     by = f" by {prompt.place}" if prompt.place else ""
     return (
         f"{checkpoint.label}: {checkpoint.architecture}{known}{mask}; {how}{ids} by {head.place}; "
-        f"{spec.activation}{calibrated} by {head.range_place}; prompt {text}{by}; up to {max_model_len} tokens."
+        f"{spec.activation}{calibrated} by {head.range_place}; prompt {text}{by}; up to {max_model_len} tokens"
+        f"{f'; fingerprint {stamp}' if stamp else ''}."
     )

@@ -108,6 +108,10 @@ class CoreMetrics(Collector):
             healthy.add_metric(labels, int(core.healthy))
         yield number
         yield healthy
+        files = InfoMetricFamily("engine_model", "The files that each model's workers loaded.", labels=["model"])
+        for model, core in self._cores.items():
+            files.add_metric([model], {"fingerprint": core.info.fingerprint})
+        yield files
         info = next(iter(self._cores.values())).info
         yield InfoMetricFamily(
             "engine", "What runs here.", value={"version": __version__, "device": info.device, "dtype": info.dtype}

@@ -67,6 +67,7 @@ class StatusRoutes:
             "root": engine.spec.name,
             "parent": engine.names[0] if name in engine.adapters else None,
             "max_model_len": engine.spec.max_model_len,
+            "fingerprint": engine.spec.fingerprint,
             "permission": [],
         }
 

@@ -16,6 +16,7 @@ from tests.serve.fakes import FakeCore
 
 UNSHOWN = {
     "engine_info",  # labels only
+    "engine_model_info",
     "engine_core_waiting_tokens",  # the pairs are shown
     "engine_core_step_fill",  # a mean since start; the dashboard shows the mean of its window
     "engine_core_prefix_store_tokens",  # shown as bytes

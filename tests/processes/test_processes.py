@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.checkpoint.resolve import resolve_model
 from engine.core.async_client import AsyncMPClient
 from engine.core.client import InprocClient, MPClient
-from engine.errors import ModelLoadError, ShuttingDownError, StepFailedError
+from engine.errors import EngineError, ModelLoadError, ShuttingDownError, StepFailedError
 from engine.messages import EngineCoreRequest
 from tests.processes.conftest import Setup
+from tests.support.checkpoints import make_qwen3
 
 QUERY = "what is a giant panda?"
 DOCUMENTS = [f"The giant panda number {i} is a bear species endemic to China. " * (1 + i % 7) for i in range(60)]
@@ -90,6 +92,27 @@ async def test_a_killed_worker_and_a_killed_core_lose_nothing(setup: Setup, refe
             assert client.healthy
     finally:
         await client.shutdown(5.0)
+
+
+async def test_a_worker_that_comes_back_to_other_weights_refuses(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is killed, the files are others by then, and no call gets a score of the new ones."""
+    folder = make_qwen3(tmp_path / "model", hidden=64, layers=1, heads=4, kv_heads=2, head_dim=16)
+    config = replace(setup.config, model=replace(setup.config.model, model=str(folder)))
+    spec = resolve_model(config.model)
+    client = await AsyncMPClient.start(config, spec, setup.inputs.constant_prefix)
+    try:
+        await score(client, setup.request("before", QUERY, DOCUMENTS[:4]))
+        assert client.info.fingerprint == spec.fingerprint
+        make_qwen3(folder, hidden=64, layers=1, heads=4, kv_heads=2, head_dim=16, seed=1)
+        os.kill(children(client._client.child.pid)[0], signal.SIGKILL)
+        with pytest.raises(EngineError):
+            await asyncio.wait_for(score(client, setup.request("after", QUERY, DOCUMENTS[:4])), 60)
+        told = capfd.readouterr().err
+        assert f"no longer those that were served (fingerprint {spec.fingerprint}, now " in told
+    finally:
+        await client.shutdown(1.0)
 
 
 async def test_leaving_a_call_aborts_it(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
