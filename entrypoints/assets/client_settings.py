@@ -23,6 +23,7 @@ class ClientSettings:
     settings: str
     """Text to copy, with places for address, key and model."""
     package: str = ""
+    """From PyPI."""
     npm: str = ""
     note: str = ""
     shown_by: str = ""
@@ -30,14 +31,14 @@ class ClientSettings:
 
     def text(self, url: str, key: str, model: str) -> str:
         values = {"url": url, "key": key, "model": model}
-        lines = [f"# {self.title}"]
+        lines = [self.title]
         if self.package:
-            lines.append(f"# pip install {self.package}")
+            lines.append(f"pip install {self.package}")
         if self.npm:
-            lines[0] = f"// {self.title}"
-            lines.append(f"// npm install {self.npm}")
+            lines.append(f"npm install {self.npm}")
         if self.note:
-            lines.append(f"# {self.note.format(**values)}")
+            lines.append(self.note.format(**values))
+        lines = [f"{'//' if self.npm else '#'} {line}" for line in lines]
         return "\n".join([*lines, self.settings.strip().format(**values)])
 
 

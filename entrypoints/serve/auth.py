@@ -93,8 +93,8 @@ def _route_path(scope: Scope) -> str:
 
 
 def _presented_key(headers: Headers) -> str | None:
-    """``Authorization: Bearer KEY``, the bare key there, the ``Api-Key`` of Azure and Pinecone, or the access key id of
-    a request that Amazon's SDKs sign, whose signature plays no part.
+    """``Authorization: Bearer KEY``, the bare key there, watsonx' ``ZenApiKey KEY``, the ``Api-Key`` of Azure and
+    Pinecone, or the access key id of a request that Amazon's SDKs sign, whose signature plays no part.
     """
     value = headers.get("authorization") or headers.get("api-key") or headers.get("x-api-key")
     if not value:
@@ -102,4 +102,4 @@ def _presented_key(headers: Headers) -> str | None:
     scheme, _, rest = value.partition(" ")
     if scheme == "AWS4-HMAC-SHA256":
         return rest.partition("Credential=")[2].partition("/")[0]
-    return rest.strip() if scheme.lower() == "bearer" and rest else value.strip()
+    return rest.strip() if scheme.lower() in ("bearer", "zenapikey") and rest else value.strip()

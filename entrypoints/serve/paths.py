@@ -18,8 +18,8 @@ from engine.entrypoints.serve.dialect_registry import CHOOSABLE
 
 PREFIXES = frozenset(
     (
-        *("v1", "v2", "api", "openai", "v1-openai", "inference", "hf-inference", "providers"),
-        *("compatible-api", "compatible-mode", "rerank"),
+        *("v1", "v2", "v3", "v4", "api", "openai", "v1-openai", "inference", "hf-inference", "providers"),
+        *("compatible-api", "compatible-mode", "paas", "rerank"),
     )
 )
 """Words of other servers' bases. ``rerank``: a whole address was given where a base was asked for."""

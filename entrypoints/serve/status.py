@@ -42,7 +42,10 @@ class StatusRoutes:
         """The list of models in OpenAI's form."""
         _ = self._service.engine  # or 503
         served = [(engine, name) for engine in self._service.models for name in (*engine.names, *engine.adapters)]
-        return json_response({"object": "list", "data": [self._card(engine, name) for engine, name in served]})
+        answer: dict[str, Any] = {"object": "list", "data": [self._card(engine, name) for engine, name in served]}
+        if "type" in request.query_params:  # Pinecone's clients ask for models of type rerank
+            answer["models"] = [{"model": name, "type": "rerank"} for _, name in served]
+        return json_response(answer)
 
     async def model(self, request: Request) -> Response:
         """One model, in OpenAI's form and with what Xinference's client looks for. Raises ``NotFoundError``."""

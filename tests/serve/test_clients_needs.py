@@ -33,11 +33,13 @@ async def test_one_model_and_whether_a_key_is_needed() -> None:
         closed = [(await server.client.get(path)).status_code for path in ("/v1/models/alias", "/meta")]
         wellknown = [(await server.client.get(f"/.well-known/{name}")).status_code for name in ("live", "ready")]
         meta = (await server.client.get("/meta", headers=headers)).json()
+        pinecones = (await server.client.get("/models?type=rerank", headers=headers)).json()
     assert (card["id"], card["object"], card["model_type"]) == ("alias", "model", "rerank")
     assert through["id"] == "org/fake-reranker"
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
     assert (auth, closed, wellknown) == ({"auth": True}, [401, 401], [200, 200])
     assert meta["model"] == "fake"
+    assert [model["model"] for model in pinecones["models"]] == [model["id"] for model in pinecones["data"]]
     async with running_server() as server:
         assert (await server.client.get("/v1/cluster/auth")).json() == {"auth": False}
 
@@ -45,6 +47,8 @@ async def test_one_model_and_whether_a_key_is_needed() -> None:
 async def test_what_amazons_sdks_sign_carries_the_key_as_their_access_key_id() -> None:
     signed = "AWS4-HMAC-SHA256 Credential={}/20261128/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=0"
     async with running_server(api_key=(KEY,)) as server:
+        zen = await server.client.post("/rerank", json=DOCUMENTS, headers={"Authorization": f"ZenApiKey {KEY}"})
+        assert zen.status_code == 200
         for key, status in ((KEY, 200), ("other", 401), ("", 401)):
             answer = await server.client.post("/rerank", json=DOCUMENTS, headers={"Authorization": signed.format(key)})
             assert answer.status_code == status, key

@@ -26,6 +26,7 @@ async def status_of(server: Server, path: str, **headers: str) -> int:
         *("//v1/rerank", "/v1//rerank", "/v1/rerank/", "//rerank//", "/v1/v1/rerank", "/v2/v2/rerank", "/v1/v2/rerank"),
         *("/v2/v1/rerank", "/api/rerank", "/openai/v1/rerank", "/v1-openai/rerank", "/inference/v1/rerank"),
         *("/cohere/v2/rerank", "/providers/cohere/v2/rerank", "/v1/rerank/rerank", "/v1/rerank/v1/rerank"),
+        *("/v3/openai/rerank", "/api/paas/v4/rerank", "/v1-openai/v1/rerank", "/api/v1/rerank"),
         *("/rerank/rerank", "/v1/rerank/v2/rerank", "/voyage/v1/v1//rerank/"),
     ],
 )
