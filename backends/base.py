@@ -41,7 +41,7 @@ class Capabilities:
     keeps_groups: bool = False
     """Linear weights in 4 bits with a scale for each group stay so, and are widened while they are multiplied."""
     kv_by_head: bool = False
-    """The pool's slots lie together head by head, which is how this device's attention reads them."""
+    """The KV cache's slots lie together head by head, which is how this device's attention reads them."""
     quantizes_plain_inputs: bool = False
     """A quantised linear layer takes a plain tensor as well as what a norm hands it."""
     reference_tolerance: float = 1e-4
@@ -49,7 +49,7 @@ class Capabilities:
     company_tolerance: float = 1e-4
     """Largest difference of a float32 score from that of the same pair alone."""
     records_steps: bool = False
-    """``capture`` records steps for any use, those that keep nothing included: the pool has a slot more for them."""
+    """``capture`` records steps for any use, those that keep nothing too: the KV cache has a slot more for them."""
     draws_random_numbers: bool = False
     """Made-up weights are drawn on the device, which for billions of them takes seconds instead of minutes."""
 
@@ -118,7 +118,7 @@ class Backend(ABC):
         return stored if stored in self.capabilities.quantizations else None
 
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
-        """How many slots the key/value pool gets when ``wanted`` would be best; asked once the weights are there."""
+        """How many slots the KV cache gets when ``wanted`` would be best; asked once the weights are there."""
         return wanted
 
     def capture(self, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Runs one step: plan -> tensors -> model and head -> values. It trusts the plan and judges nothing, not even NaN."""
+"""Runs one step: arrays -> tensors -> model and head -> values. It trusts the arrays and judges nothing, nor NaN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from engine.backends.base import Backend, OutOfMemory
-from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.kv_cache import KVCache, KVShape
 from engine.backends.models import Model
 from engine.backends.nn.adapters import Adapters
 from engine.backends.packed_batch import PackingRules, pack
@@ -18,7 +18,7 @@ from engine.step import ModelRunnerOutput, SchedulerOutput
 
 
 class ModelRunner:
-    """One model on one device with its pool of ``kv_capacity`` slots."""
+    """One model on one device with its KV cache of ``kv_capacity`` slots."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ModelRunner:
         self.max_model_len = spec.max_model_len
         by_head = backend.capabilities.kv_by_head
         recorded = model.graphable and graphs and backend.capabilities.records_steps
-        self.pool = KVPool(
+        self.kv_cache = KVCache(
             model.kv_shape or KVShape(0, 0, 0),
             kv_capacity,
             dtype=dtype,
@@ -57,32 +57,35 @@ class ModelRunner:
         self.adapters = adapters
         self._last_done_s = 0.0
 
-    def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
-        return self.launch(plan)()
+    def execute(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        return self.launch(scheduler_output)()
 
-    def launch(self, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+    def launch(self, scheduler_output: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
         """Hand a step to the device; the returned function waits for its values, so the next can be packed meanwhile.
 
         Raises ``OutOfMemory`` if the step was too large; the device is then as it was before.
         """
         started = time.perf_counter()
         try:
-            fetch = self._launch(plan)
+            fetch = self._launch(scheduler_output)
         except (MemoryError, RuntimeError) as error:
             if not self.backend.is_out_of_memory(error):
                 raise
         else:
-            return lambda: self._finish(plan.step_id, started, fetch)
+            return lambda: self._finish(scheduler_output.step_id, started, fetch)
         # Only here, where the exception and with it the frames that hold tensors are gone, can the memory be returned.
         self.backend.empty_cache(self.device)
-        raise OutOfMemory(f"a step of {plan.num_tokens} tokens did not fit into the memory of {self.device}")
+        raise OutOfMemory(
+            f"a step of {scheduler_output.num_tokens} tokens did not fit into the memory of {self.device}"
+        )
 
     @torch.inference_mode()
-    def _launch(self, plan: SchedulerOutput) -> Callable[[], np.ndarray]:
+    def _launch(self, scheduler_output: SchedulerOutput) -> Callable[[], np.ndarray]:
         if self.adapters is not None:
-            self.adapters.use(plan.adapter)
-        forward = self.forward if plan.adapter is None else self.model.forward  # what was captured is the base alone
-        return self.backend.fetch(forward(pack(plan, self.rules), self.pool).float())
+            self.adapters.use(scheduler_output.adapter)
+        # What was captured is the base model alone.
+        forward = self.forward if scheduler_output.adapter is None else self.model.forward
+        return self.backend.fetch(forward(pack(scheduler_output, self.rules), self.kv_cache).float())
 
     def _finish(self, step_id: int, started_s: float, fetch: Callable[[], np.ndarray]) -> ModelRunnerOutput:
         values = fetch()
@@ -101,7 +104,7 @@ class ModelRunner:
         """
         lengths = self._cut(lengths)
         children = len(lengths) - 1 if self.rules.causal else 0
-        plan = SchedulerOutput(
+        scheduler_output = SchedulerOutput(
             step_id=-1,
             token_ids=np.zeros(sum(lengths), np.int32),
             segment_lens=np.array(lengths, np.int32),
@@ -112,7 +115,7 @@ class ModelRunner:
             read_segments=np.arange(len(lengths), dtype=np.int32),
         )
         started = time.perf_counter()
-        self.execute(plan)
+        self.execute(scheduler_output)
         return time.perf_counter() - started
 
     def _cut(self, lengths: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The plan of a step as tensors. This is the only place where the scheduler's arrays become tensors.
+"""A step as tensors. This is the only place where the scheduler's arrays become tensors.
 
 Rows are the step's tokens, segment after segment, without padding. A token's position is the length of its segment's
 context plus its place in the segment, so a shared prefix is computed once and every pair keeps the positions it would
@@ -38,7 +38,7 @@ class PackedBatch:
     keep_rows: torch.Tensor
     """(K,) int64 rows whose keys and values outlive the step ..."""
     keep_slots: torch.Tensor
-    """(K,) int64 ... and the slots of the pool they go to."""
+    """(K,) int64 ... and the slots of the KV cache they go to."""
     token_type_ids: torch.Tensor | None
     """(T,) int64."""
 
@@ -64,7 +64,7 @@ def upload_each(
 
 @dataclass(frozen=True, kw_only=True)
 class PackingRules:
-    """What packing must know of the model and the pool; the same for every step."""
+    """What packing must know of the model and the KV cache; the same for every step."""
 
     kv_capacity: int
     scale: float
@@ -76,24 +76,24 @@ class PackingRules:
     """``Backend.upload``."""
 
 
-def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
-    own_lens = plan.segment_lens.astype(np.int64)
+def pack(scheduler_output: SchedulerOutput, rules: PackingRules) -> PackedBatch:
+    own_lens = scheduler_output.segment_lens.astype(np.int64)
     own_starts = own_lens.cumsum() - own_lens
-    key_lens, read_offsets = plan.key_lens, plan.read_offsets
+    key_lens, read_offsets = scheduler_output.key_lens, scheduler_output.read_offsets
     attention = AttentionMeta(
         q_starts=own_starts,
         q_lens=own_lens,
         own_starts=own_starts,
         own_lens=own_lens if key_lens is None else key_lens.astype(np.int64),
-        context_ids=plan.context_ids,
-        context_indptr=plan.context_indptr,
-        context_ranges=plan.context_ranges.reshape(-1, 2),
+        context_ids=scheduler_output.context_ids,
+        context_indptr=scheduler_output.context_indptr,
+        context_ranges=scheduler_output.context_ranges.reshape(-1, 2),
         kv_capacity=rules.kv_capacity,
         scale=rules.scale,
         causal=rules.causal,
         device=rules.device,
     )
-    read = plan.read_segments
+    read = scheduler_output.read_segments
     read_attention = attention.for_reads(read if read_offsets is None else read[:0])
     positions = expand_ranges(attention.seen_before, own_lens)
     if read_offsets is not None:
@@ -102,16 +102,16 @@ def pack(plan: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         read_rows = own_starts[read]
     else:
         read_rows = own_starts[read] + own_lens[read] - 1
-    keep = plan.keep_ranges.reshape(-1, 3)
+    keep = scheduler_output.keep_ranges.reshape(-1, 3)
 
     arrays = [
-        plan.token_ids,
+        scheduler_output.token_ids,
         positions,
         read_rows,
         positions[read_rows],
         expand_ranges(keep[:, 0], keep[:, 2]),
         expand_ranges(keep[:, 1], keep[:, 2]),
-        *([] if plan.token_type_ids is None else [plan.token_type_ids]),
+        *([] if scheduler_output.token_type_ids is None else [scheduler_output.token_type_ids]),
     ]
     tensors = rules.upload(arrays, (attention, read_attention), rules.device)
     token_ids, position_ids, rows, row_positions, keep_rows, keep_slots, *token_types = tensors

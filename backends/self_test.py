@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine.backends.suspects import Suspects
 from engine.errors import DeviceError
+from engine.kernels.ops import AttentionMeta, LayerShape
+
+PREFIX, DOCUMENTS, KEPT = 130, (37, 1, 24), 50
+"""Tokens of the segments of the attention trial: a prefix of more than one block, and documents that see it or what was
+kept."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,23 @@ def as_table(title: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 def _row(outcome: Outcome) -> tuple[str, str, str]:
     return outcome.op, outcome.form or "NONE", f"{outcome.difference:.1e} of {outcome.limit:g}"
+
+
+def sample_meta(shape: LayerShape, device: torch.device) -> AttentionMeta:
+    """All that attention has to do: a parent, documents behind it, a kept prefix; whole pairs for encoders."""
+    own = np.array([PREFIX, *DOCUMENTS, 20])
+    starts = np.cumsum(own) - own
+    seen = [-1, *[0] * len(DOCUMENTS), 1] if shape.causal else [-1] * len(own)
+    return AttentionMeta(
+        q_starts=starts,
+        q_lens=own,
+        own_starts=starts,
+        own_lens=own,
+        context_ids=np.array(seen),
+        context_indptr=np.array([0, 1, 2]),
+        context_ranges=np.array([[KEPT, PREFIX], [0, KEPT]], np.int32),
+        kv_capacity=KEPT,
+        scale=shape.scale,
+        causal=shape.causal,
+        device=device,
+    )

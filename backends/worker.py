@@ -1,6 +1,6 @@
 """A worker: one device, one model on it. Loads it, says what it is, and runs the steps it is given.
 
-How plans reach it (a call in the same process, a socket) is not known here.
+How steps reach it (a call in the same process, a socket) is not known here.
 """
 
 from __future__ import annotations
@@ -119,14 +119,14 @@ class Worker:
             "and no step is recorded as a graph",
         )
 
-    def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
-        return self.launch(plan)()
+    def execute(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        return self.launch(scheduler_output)()
 
-    def launch(self, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+    def launch(self, scheduler_output: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
         """Start a step; the returned function waits for its result. Steps are launched in order by one thread."""
         assert self.runner is not None, "launch before load"
-        result = self.runner.launch(plan)
-        return self.profiler.step(plan, result) if self.profiler is not None else result
+        result = self.runner.launch(scheduler_output)
+        return self.profiler.step(scheduler_output, result) if self.profiler is not None else result
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether ``error`` means that no later step can succeed in this process."""

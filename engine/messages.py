@@ -211,7 +211,7 @@ class WorkerFailed(msgspec.Struct, array_like=True, gc=False, tag="worker_failed
 class StepRequest(msgspec.Struct, array_like=True, gc=False, tag="step"):
     """One step to run."""
 
-    plan: SchedulerOutput
+    scheduler_output: SchedulerOutput
 
 
 class StepResult(msgspec.Struct, array_like=True, gc=False, tag="result"):

@@ -5,7 +5,7 @@ S segments, C distinct contexts, G context ranges, K keep ranges, R reads, O out
 
 **Contexts.** A segment attends to the tokens of its ancestors and, causally, to its own. Siblings have the same
 ancestors, so contexts are stored once and segments point at them. A context is a list of ranges ``(start, length)``:
-``start < kv_capacity`` is a slot of the key/value pool (computed in an earlier step), otherwise ``start - kv_capacity``
+``start < kv_capacity`` is a slot of the KV cache (computed in an earlier step), otherwise ``start - kv_capacity``
 is a row of this very step.
 """
 
@@ -91,7 +91,7 @@ class WorkerInfo(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     device: str
     dtype: str
     kv_capacity: int
-    """Slots of the key/value pool, in tokens; 0 for models without shared context."""
+    """Slots of the KV cache, in tokens; 0 for models without shared context."""
     kv_bytes_per_token: int
     max_num_batched_tokens: int
     num_outputs: int

@@ -61,7 +61,7 @@ class AttentionMeta:
     (causal, aligned at the end; all of them when ``causal`` is False, and then ``q_lens`` may exceed ``own_lens``: the
     tokens behind the keys see them, and nobody sees those tokens). Before its own keys a segment sees, unmasked,
     the ranges ``context_indptr[c] : context_indptr[c + 1]`` of ``context_ranges`` with ``c = context_ids[s]`` (none
-    when -1): ``start < kv_capacity`` is a slot of the key/value pool, else row ``start - kv_capacity`` of this step.
+    when -1): ``start < kv_capacity`` is a slot of the KV cache, else row ``start - kv_capacity`` of this step.
     """
 
     q_starts: np.ndarray
@@ -234,13 +234,13 @@ class Ops(Protocol):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         """Softmax attention per segment over its context and its own keys.
 
-        q (Tq, N, H), k and v (T, M, H) of this step, pools (kv_capacity, M, H) of this layer; N % M == 0.
+        q (Tq, N, H), k and v (T, M, H) of this step, k_cache and v_cache (kv_capacity, M, H) of this layer; N % M == 0.
         Returns (Tq, N * H), rows in the order of ``q``.
         """
         ...

@@ -8,7 +8,7 @@ import numpy as np
 def expand_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Concatenation of ``arange(start, start + length)`` over all ranges: (n,) and (n,) -> (sum of lengths,) int32.
 
-    Rows of a step and slots of a pool are fewer than 2^31, and half the bytes are half the work.
+    Rows of a step and slots of a KV cache are fewer than 2^31, and half the bytes are half the work.
     """
     if not len(lengths):
         return np.zeros(0, np.int32)

@@ -171,11 +171,11 @@ class ReferenceOps:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> torch.Tensor:
-        return attend(q, k, v, pool_k, pool_v, meta)
+        return attend(q, k, v, k_cache, v_cache, meta)
 
     def score(
         self,

@@ -91,11 +91,11 @@ def _group(meta: AttentionMeta, members: np.ndarray, context_id: int, context_le
     )
 
 
-def _gather_context(step: torch.Tensor, pool: torch.Tensor, meta: AttentionMeta, context_id: int) -> torch.Tensor:
-    """Keys or values of one context, (P, M, H), from the pool and from this step."""
+def _gather_context(step: torch.Tensor, cache: torch.Tensor, meta: AttentionMeta, context_id: int) -> torch.Tensor:
+    """Keys or values of one context, (P, M, H), from the KV cache and from this step."""
     parts = []
     for start, length in meta.context_ranges[meta.context_indptr[context_id] : meta.context_indptr[context_id + 1]]:
-        source, first = (pool, start) if start < meta.kv_capacity else (step, start - meta.kv_capacity)
+        source, first = (cache, start) if start < meta.kv_capacity else (step, start - meta.kv_capacity)
         parts.append(source[first : first + length])
     return torch.cat(parts) if parts else step[:0]
 
@@ -144,8 +144,8 @@ def attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    pool_k: torch.Tensor,
-    pool_v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
     meta: AttentionMeta,
 ) -> torch.Tensor:
     """See ``Ops.attention``."""
@@ -157,8 +157,8 @@ def attend(
     for group in groups:
         if group.context_id != context_id:  # groups are sorted by context: each is gathered once a layer
             context_id = group.context_id
-            context_k = _gather_context(k, pool_k, meta, context_id)
-            context_v = _gather_context(v, pool_v, meta, context_id)
+            context_k = _gather_context(k, k_cache, meta, context_id)
+            context_v = _gather_context(v, v_cache, meta, context_id)
         keys = _with_context(k, context_k, group.k_rows)
         values = _with_context(v, context_v, group.k_rows)
         rows = _attend_group(q[group.q_rows].float(), keys, values, group, meta)

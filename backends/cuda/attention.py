@@ -47,7 +47,7 @@ class AttentionForm(Protocol):
     def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]: ...
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor,
         meta: AttentionMeta, tables: Sequence[torch.Tensor],
     ) -> torch.Tensor: ...  # fmt: skip
 
@@ -95,15 +95,15 @@ class RangeForm:
         return list(plan_tables(meta, tokens_per_tile(self.config, group)))
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor,
         meta: AttentionMeta, tables: Sequence[torch.Tensor],
     ) -> torch.Tensor:  # fmt: skip
         return range_attention(
             q,
             k,
             v,
-            pool_k,
-            pool_v,
+            k_cache,
+            v_cache,
             AttentionTables(*tables),
             kv_capacity=meta.kv_capacity,
             scale=meta.scale,
@@ -122,7 +122,7 @@ class GatherForm:
     flash: Callable[..., Any] = field(default=torch.ops.aten._flash_attention_forward, repr=False)
 
     def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
-        """cu_seqlens of queries and keys; then the source and target rows of keys, from the pool and from the step."""
+        """cu_seqlens of queries and keys; then the source and target rows of keys, of the KV cache and of the step."""
         if not len(meta.q_lens):  # a step that scores nothing yet
             return []
         segments, starts, lengths = _key_parts(meta)
@@ -130,23 +130,23 @@ class GatherForm:
         meta.cache["max_lens"] = int(meta.q_lens.max()), int(k_lens.max())
         source = expand_ranges(starts, lengths)
         target = np.arange(len(source))
-        in_pool = source < meta.kv_capacity
+        is_cached = source < meta.kv_capacity
         return [
             np.append(0, np.cumsum(meta.q_lens)).astype(np.int32),
             np.append(0, np.cumsum(k_lens)).astype(np.int32),
-            source[in_pool].astype(np.int32),
-            target[in_pool].astype(np.int32),
-            (source[~in_pool] - meta.kv_capacity).astype(np.int32),
-            target[~in_pool].astype(np.int32),
+            source[is_cached].astype(np.int32),
+            target[is_cached].astype(np.int32),
+            (source[~is_cached] - meta.kv_capacity).astype(np.int32),
+            target[~is_cached].astype(np.int32),
         ]
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool_k: torch.Tensor, pool_v: torch.Tensor,
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor,
         meta: AttentionMeta, tables: Sequence[torch.Tensor],
     ) -> torch.Tensor:  # fmt: skip
         cu_q, cu_k, *gather = tables
         max_q, max_k = meta.cache["max_lens"]
-        keys, values = _gather(k, pool_k, *gather), _gather(v, pool_v, *gather)
+        keys, values = _gather(k, k_cache, *gather), _gather(v, v_cache, *gather)
         out = self.flash(
             q.contiguous(), keys, values, cu_q, cu_k, max_q, max_k, 0.0, meta.causal, False, scale=meta.scale
         )[0]
@@ -154,7 +154,7 @@ class GatherForm:
 
 
 def _key_parts(meta: AttentionMeta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(segment, start, length) of every range that a segment sees, its own last; starts count from the pool's end."""
+    """(segment, start, length) of every range that a segment sees, its own last; starts count from ``kv_capacity``."""
     num_ranges = np.diff(meta.context_indptr)
     has_context = meta.context_ids >= 0
     context = np.where(has_context, meta.context_ids, 0)
@@ -169,14 +169,14 @@ def _key_parts(meta: AttentionMeta) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _gather(
-    step: torch.Tensor, pool: torch.Tensor, from_pool: torch.Tensor, to_pool: torch.Tensor,
+    step: torch.Tensor, cache: torch.Tensor, from_cache: torch.Tensor, to_cached: torch.Tensor,
     from_step: torch.Tensor, to_step: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """Rows in front of each other as the plain form wants them."""
-    if not len(from_pool):
+    if not len(from_cache):
         return step.index_select(0, from_step)
-    rows = step.new_empty(len(from_pool) + len(from_step), *step.shape[1:])
-    rows.index_copy_(0, to_pool.long(), pool.index_select(0, from_pool))
+    rows = step.new_empty(len(from_cache) + len(from_step), *step.shape[1:])
+    rows.index_copy_(0, to_cached.long(), cache.index_select(0, from_cache))
     rows.index_copy_(0, to_step.long(), step.index_select(0, from_step))
     return rows
 
@@ -231,13 +231,13 @@ def measure_forms(
     for meta in metas:
         qkv = torch.randn(int(meta.own_lens.sum()), heads + 2 * kv_heads, head_dim, dtype=dtype, device=meta.device)
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        pool = qkv.new_empty(0, kv_heads, head_dim)
+        cache = qkv.new_empty(0, kv_heads, head_dim)
         expected = None
         for index, form in enumerate(forms):
             try:
                 tables = [torch.from_numpy(table).to(meta.device) for table in form.tables(meta, heads // kv_heads)]
-                out = form.attend(q, k, v, pool, pool, meta, tables)
-                seconds[index] += seconds_of(partial(form.attend, q, k, v, pool, pool, meta, tables))
+                out = form.attend(q, k, v, cache, cache, meta, tables)
+                seconds[index] += seconds_of(partial(form.attend, q, k, v, cache, cache, meta, tables))
             except Exception as error:
                 if is_lost(error):
                     raise

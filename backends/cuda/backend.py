@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.cuda.data_sheets import TOKEN_BUDGET
-from engine.backends.cuda.memory import memory_limit, pool_tokens
+from engine.backends.cuda.memory import kv_cache_tokens, memory_limit
 from engine.backends.cuda.transfer import Uploader, fetch
+from engine.backends.self_test import as_table, require_all
+from engine.backends.suspects import Suspects, cache_folder
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
-from engine.kernels.ops import AttentionMeta, Ops
+from engine.kernels.ops import AttentionMeta, LayerShape, Ops
 
 if TYPE_CHECKING:
     from engine.backends.cuda.graphs import GraphedForward
@@ -129,7 +132,7 @@ class CudaBackend(Backend):
         return torch.cuda.max_memory_allocated(device)
 
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
-        return pool_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
+        return kv_cache_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
 
     def synchronize(self, device: torch.device) -> None:
         torch.cuda.synchronize(device)
@@ -180,6 +183,19 @@ class CudaBackend(Backend):
 
         self.graphed = GraphedForward(forward)
         return self.graphed
+
+    def self_test(self, shape: LayerShape) -> tuple[str, ...]:
+        from engine.backends.cuda.self_test import try_ops
+
+        assert self.ops is not None, "self_test before make_ops"
+        name = self.name_of(self.ops.device)
+        suspects = Suspects(cache_folder("self-test", f"{name} torch {torch.__version__} triton {version('triton')}"))
+        outcomes = try_ops(self.ops, shape, self.is_lost, suspects)
+        require_all(outcomes, name)
+        return as_table("self-test of the kernels against plain torch (largest difference):", outcomes)
+
+    def name_of(self, device: torch.device) -> str:
+        return torch.cuda.get_device_name(device)
 
     def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
         from engine.backends.cuda.tuning import Tuner

@@ -16,7 +16,7 @@ import torch
 
 from engine.backends.cuda.attention import AGREEMENT, CACHE, PreparedAttention, RangeForm, step_tables
 from engine.backends.cuda.transfer import Layout
-from engine.backends.kv_pool import KVPool
+from engine.backends.kv_cache import KVCache
 from engine.backends.packed_batch import PackedBatch
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.triton.attention import tokens_per_tile
@@ -48,7 +48,7 @@ class GraphMismatchError(Exception):
     """A graph gives other values than the step that it was recorded from."""
 
 
-Forward = Callable[[PackedBatch, KVPool], torch.Tensor]
+Forward = Callable[[PackedBatch, KVCache], torch.Tensor]
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 """Records what a function does and returns a function that replays it."""
 
@@ -116,7 +116,7 @@ class _Sample:
     """An eager step, which every graph is compared with at its first replay."""
 
     batch: PackedBatch
-    pool: KVPool
+    kv_cache: KVCache
     expected: torch.Tensor
 
 
@@ -126,16 +126,16 @@ class GraphedForward:
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
         self.num_replays = 0
-        self._last: tuple[PackedBatch, KVPool] | None = None
+        self._last: tuple[PackedBatch, KVCache] | None = None
         self._sample: _Sample | None = None
         self._graphs: dict[int, tuple[StaticStep, list[torch.Tensor], Callable[[], None]]] = {}
 
-    def __call__(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+    def __call__(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
         static: StaticStep | None = batch.attention.cache.get(GRAPH)
         if static is None:
             if not self._graphs and not self._sample:
-                self._last = (batch, pool)
-            return self.forward(batch, pool)
+                self._last = (batch, kv_cache)
+            return self.forward(batch, kv_cache)
         _, outputs, replay = self._graphs[static.batch.num_tokens]
         replay()
         self.num_replays += 1
@@ -166,11 +166,11 @@ class GraphedForward:
         gave; raises ``GraphMismatchError`` if they differ.
         """
         sample = self._sample or self._take_sample()
-        static = StaticStep.like(sample.batch, num_tokens, form, group, sample.pool.spare_slot)
+        static = StaticStep.like(sample.batch, num_tokens, form, group, sample.kv_cache.spare_slot)
         outputs: list[torch.Tensor] = []
 
         def run() -> None:
-            outputs[:] = [self.forward(static.batch, sample.pool)]
+            outputs[:] = [self.forward(static.batch, sample.kv_cache)]
 
         replay = record(run)
         rows, tables = _on_host(sample.batch, form, group)
@@ -182,9 +182,9 @@ class GraphedForward:
 
     def _take_sample(self) -> _Sample:
         assert self._last is not None, "capture needs an eager step first"
-        batch, pool = self._last
+        batch, kv_cache = self._last
         self._last = None
-        self._sample = _Sample(batch, pool, self.forward(batch, pool).float().clone())
+        self._sample = _Sample(batch, kv_cache, self.forward(batch, kv_cache).float().clone())
         return self._sample
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""How much of a GPU this process may use, and what of it the key/value pool gets. Arithmetic only.
+"""How much of a GPU this process may use, and what of it the KV cache gets. Arithmetic only.
 
-By default everything that is free at start may be used, but only what the model, the pool and a measured step need is
+By default everything that is free at start may be used, but only what model, KV cache and a measured step need is
 taken; a limit given by the user is enforced by the allocator, so a step that exceeds it is halved, not killed.
 """
 
@@ -12,7 +12,7 @@ from engine.errors import ConfigError, DeviceError
 GIB = 2**30
 LIBRARIES = GIB // 2
 """Left for cuBLAS workspaces and the CUDA context, which the allocator does not see."""
-POOL_SHARE = 0.5
+KV_CACHE_SHARE = 0.5
 """Of what is free after the weights; the other half is for activations and graphs."""
 
 
@@ -36,6 +36,6 @@ def memory_limit(config: DeviceConfig, free: int, total: int) -> tuple[int, str]
     return asked, f"may use {asked / GIB:.1f} GiB of {total / GIB:.1f} GiB, as asked"
 
 
-def pool_tokens(free: int, wanted: int, bytes_per_token: int) -> int:
+def kv_cache_tokens(free: int, wanted: int, bytes_per_token: int) -> int:
     """Slots for keys and values: what is wanted, or what half of the free memory holds."""
-    return max(0, min(wanted, int(free * POOL_SHARE) // bytes_per_token))
+    return max(0, min(wanted, int(free * KV_CACHE_SHARE) // bytes_per_token))

@@ -6,16 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from engine.backends.cuda.attention import CACHE, LIMITED, AttentionForm, PreparedAttention, RangeForm
+from engine.backends.cuda.forms import GATE, NORM, ROTATION, SCORE, Forms
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
 from engine.kernels.groups import GroupLayout
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
-from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.attention import default_config
-from engine.kernels.triton.gated_activation import Gate, gated_activation
+from engine.kernels.triton.gated_activation import Gate
 from engine.kernels.triton.launch import MAX_ROW
-from engine.kernels.triton.qk_norm_rope import qk_norm_rope
-from engine.kernels.triton.score import score
 
 
 def _activation(values: torch.Tensor, scales: torch.Tensor | None) -> Activation:
@@ -29,6 +27,7 @@ class CudaOps:
         self.device = device
         self.dtype = dtype
         self.fp8 = fp8
+        self.forms = Forms()
         self.small_form: AttentionForm | None = None
         self.large_form: AttentionForm | None = None
         """Of steps up to ``small_tokens`` and above; the backend measures which, until then a default runs."""
@@ -68,18 +67,18 @@ class CudaOps:
         return self._gated(x, gate_up, "gelu_tanh" if tanh else "gelu")
 
     def _gated(self, x: Activation, gate_up: LinearWeight, gate: Gate) -> Activation:
-        return _activation(*gated_activation(self.linear(x, gate_up), gate, quantize=self.fp8))
+        return _activation(*GATE[self.forms.gate](self.linear(x, gate_up), gate, quantize=self.fp8))
 
     def linear_gelu(self, x: Activation, weight: LinearWeight, *, tanh: bool = False) -> Activation:
         return F.gelu(self.linear(x, weight), approximate="tanh" if tanh else "none")
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
-        return _activation(*add_rms_norm(None, x, weight, eps, quantize=self.fp8))
+        return _activation(*NORM[self.forms.norm](None, x, weight, eps, quantize=self.fp8))
 
     def add_rms_norm(
         self, delta: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[Activation, torch.Tensor]:
-        return _activation(*add_rms_norm(delta, residual, weight, eps, quantize=self.fp8)), residual
+        return _activation(*NORM[self.forms.norm](delta, residual, weight, eps, quantize=self.fp8)), residual
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
@@ -97,15 +96,16 @@ class CudaOps:
         num_kv_heads: int,
         head_dim: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, positions, num_heads, num_kv_heads, head_dim)
+        rotation = ROTATION[self.forms.rotation]
+        return rotation(qkv, q_weight, k_weight, eps, cos, sin, positions, num_heads, num_kv_heads, head_dim)
 
     def attention(
         self,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         if self.head_shape is None:
@@ -119,7 +119,11 @@ class CudaOps:
             arrays = form.tables(meta, q.shape[1] // k.shape[1])
             prepared = PreparedAttention(form, [torch.from_numpy(array).to(self.device) for array in arrays])
             meta.cache[LIMITED if limited else CACHE] = prepared
-        return prepared.form.attend(q, k, v, pool_k, pool_v, meta, prepared.tables)
+        return prepared.form.attend(q, k, v, k_cache, v_cache, meta, prepared.tables)
+
+    def attend_by(self, form: AttentionForm) -> None:
+        """All steps by one form, until the backend has measured which is the fastest."""
+        self.small_form = self.large_form = form
 
     def form_for(self, meta: AttentionMeta, *, limited: bool = False) -> AttentionForm:
         """``limited``: with a window or a cap, which only the range form has."""
@@ -138,4 +142,4 @@ class CudaOps:
         head: torch.Tensor,
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        return score(delta, residual, norm_weight, eps, head, bias)
+        return SCORE[self.forms.score](delta, residual, norm_weight, eps, head, bias)

@@ -53,7 +53,14 @@ class Tuner:
     def run(self, largest: int) -> tuple[int, tuple[str, ...]]:
         notes = list(self._choose_attention(largest))
         notes += self._capture(largest)
-        budget, more = self._choose_budget(largest)
+        try:
+            budget, more = self._choose_budget(largest)
+        except Exception as error:
+            if self.backend.is_lost(error) or isinstance(error, OutOfMemoryError):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            budget = min(largest, SMALL_STEP)
+            more = [f"token budget {budget}, not measured: {type(error).__name__}: {reason}"]
         return budget, (*notes, *more)
 
     def _choose_attention(self, largest: int) -> list[str]:
@@ -189,14 +196,14 @@ class Tuner:
             sizes.append(size)
             step_bytes = torch.cuda.max_memory_allocated(device) - base
         if not sizes:
-            raise OutOfMemoryError(f"not even a step of {min(SIZES)} tokens fits beside the weights and the pool")
+            raise OutOfMemoryError(f"not even a step of {min(SIZES)} tokens fits beside the weights and the KV cache")
         law = fit_step_time(samples)
         budget = choose_token_budget(law, sizes, SHORT)
         self.backend.empty_cache(device)
         held, allowed = torch.cuda.memory_allocated(device), self.backend.memory(device).total_bytes
         notes.append(f"step time {law}; token budget {budget}")
         notes.append(
-            f"memory: {held / GIB:.2f} GiB for weights, pool and graphs, {step_bytes / GIB:.2f} GiB measured for a "
+            f"memory: {held / GIB:.2f} GiB for weights, KV cache and graphs, {step_bytes / GIB:.2f} GiB measured for a "
             f"step of {sizes[-1]} tokens, {allowed / GIB:.2f} GiB allowed"
         )
         return budget, notes

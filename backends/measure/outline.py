@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from engine.backends.kv_pool import KVShape
+from engine.backends.kv_cache import KVShape
 from engine.backends.loading.parameters import Parameters
 from engine.backends.models import find_family
 from engine.checkpoint.families import body_sizes, is_causal

@@ -87,7 +87,9 @@ class Profiler:
         total.gflop += gflop
         self._event(name, started_s, seconds, 1, arguments | {"gflop": gflop})
 
-    def step(self, plan: SchedulerOutput, result: Callable[[], ModelRunnerOutput]) -> Callable[[], ModelRunnerOutput]:
+    def step(
+        self, scheduler_output: SchedulerOutput, result: Callable[[], ModelRunnerOutput]
+    ) -> Callable[[], ModelRunnerOutput]:
         """The same result, with its step recorded when it is there."""
 
         def finish() -> ModelRunnerOutput:
@@ -95,9 +97,13 @@ class Profiler:
             done_s = time.perf_counter()
             self._steps.calls += 1
             self._steps.seconds += output.device_s
-            self._tokens += plan.num_tokens
+            self._tokens += scheduler_output.num_tokens
             self._event(
-                f"step {plan.step_id}", done_s - output.device_s, output.device_s, 0, {"tokens": plan.num_tokens}
+                f"step {scheduler_output.step_id}",
+                done_s - output.device_s,
+                output.device_s,
+                0,
+                {"tokens": scheduler_output.num_tokens},
             )
             if done_s - self._saved_s > SAVE_EVERY_S:
                 self.save()

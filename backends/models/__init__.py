@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import torch
 
-from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.kv_cache import KVCache, KVShape
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.adapters import AdaptableHead
 from engine.backends.packed_batch import PackedBatch
@@ -40,8 +40,8 @@ class Model(Protocol):
         """Called once after the last tensor was read."""
         ...
 
-    def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
-        """(R, num_outputs) fp32, in the order of the plan's ``read_segments``."""
+    def forward(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
+        """(R, num_outputs) fp32, in the order of the step's ``read_segments``."""
         ...
 
 

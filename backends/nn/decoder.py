@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.kv_cache import KVCache, KVShape
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.decoder_layers import DecoderLayer, LastDecoderLayer, Rotary
 from engine.backends.nn.decoder_shape import ACTIVATIONS, DecoderShape
@@ -101,16 +101,16 @@ class Decoder:
     def finish(self) -> None:
         self.head.finish(self.spec.path)
 
-    def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+    def forward(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
         hidden = self.embedding(batch.token_ids).to(self.dtype)
         if self.shape.embedding_scale != 1.0:
             hidden = hidden * torch.tensor(self.shape.embedding_scale, dtype=self.dtype)  # rounded as the dtype has it
         stream: Stream = (None, hidden)
         for layer, rotary in zip(self.layers, self.rotary, strict=False):
-            stream = layer(stream, batch, pool, rotary)
+            stream = layer(stream, batch, kv_cache, rotary)
         if self.last_layer is None:
             return self._score_all(stream, batch)
-        read = self.last_layer(stream, batch, pool, self.rotary[-1])
+        read = self.last_layer(stream, batch, kv_cache, self.rotary[-1])
         if read is None:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
         if isinstance(self.head, EncoderHead):

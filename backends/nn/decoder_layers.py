@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.backends.kv_pool import KVPool
+from engine.backends.kv_cache import KVCache
 from engine.backends.loading.parameters import Parameters, Rows
 from engine.backends.nn.decoder_shape import DecoderShape
 from engine.backends.nn.mlp import MLP, Experts, GatedMLP, Stream
@@ -108,9 +108,9 @@ class _Layer(ABC):
         )
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pool: KVPool, meta: AttentionMeta
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv_cache: KVCache, meta: AttentionMeta
     ) -> Activation:
-        keys, values = pool.layer(self.index, k, v)
+        keys, values = kv_cache.layer(self.index, k, v)
         return self.ops.attention(q, k, v, keys, values, meta.of_layer(self.window, self.shape.score_cap))
 
     def finish(self, attended: Activation, residual: torch.Tensor) -> Stream:
@@ -139,12 +139,12 @@ class DecoderLayer(_Layer):
         parts = _all(self.head_rows(params, attention, which) for which in ("q", "k", "v"))
         self.qkv = params.linear(parts, self.shape.hidden, bias=self.shape.qkv_bias)
 
-    def __call__(self, stream: Stream, batch: PackedBatch, pool: KVPool, rotary: Rotary) -> Stream:
+    def __call__(self, stream: Stream, batch: PackedBatch, kv_cache: KVCache, rotary: Rotary) -> Stream:
         x, residual = self.ops.add_rms_norm(*stream, self.input_norm, self.shape.eps)
         qkv = self.ops.linear(x, self.qkv)
         q, k, v = self.rotate(qkv, self.num_heads, self.num_kv_heads, rotary, batch.positions)
-        attended = self.attend(q, k, v, pool, batch.attention)
-        pool.keep(self.index, k, v, batch)
+        attended = self.attend(q, k, v, kv_cache, batch.attention)
+        kv_cache.keep(self.index, k, v, batch)
         return self.finish(attended, residual)
 
 
@@ -161,7 +161,7 @@ class LastDecoderLayer(_Layer):
         self.q_proj = params.linear(q_rows, hidden, bias=bias)
         self.kv_proj = params.linear(kv_rows, hidden, bias=bias)
 
-    def __call__(self, stream: Stream, batch: PackedBatch, pool: KVPool, rotary: Rotary) -> Stream | None:
+    def __call__(self, stream: Stream, batch: PackedBatch, kv_cache: KVCache, rotary: Rotary) -> Stream | None:
         """The stream of the read tokens, (R, D); None if the step reads none."""
         delta, residual = stream
         read: Stream = (
@@ -172,13 +172,13 @@ class LastDecoderLayer(_Layer):
         kv = self.ops.linear(x, self.kv_proj)
         _, k, v = self.rotate(kv, 0, self.num_kv_heads, rotary, batch.positions)
         if not batch.num_reads:
-            pool.keep(self.index, k, v, batch)
+            kv_cache.keep(self.index, k, v, batch)
             return None
         x_read, residual_read = self.ops.add_rms_norm(*read, self.input_norm, self.shape.eps)
         q = self.ops.linear(x_read, self.q_proj)
         q, _, _ = self.rotate(q, self.num_heads, 0, rotary, batch.read_positions)
-        attended = self.attend(q, k, v, pool, batch.read_attention)
-        pool.keep(self.index, k, v, batch)
+        attended = self.attend(q, k, v, kv_cache, batch.read_attention)
+        kv_cache.keep(self.index, k, v, batch)
         return self.finish(attended, residual_read)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.kv_cache import KVCache, KVShape
 from engine.backends.loading.parameters import Parameters, Rows
 from engine.backends.nn.encoder_head import EncoderHead, HeadNames, mean_of_segments
 from engine.backends.nn.encoder_layers import EncoderLayer, EncoderShape, Norm, SelfAttention
@@ -116,7 +116,7 @@ class Encoder:
             layer.attention.finish()
         self.head.finish()
 
-    def forward(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+    def forward(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
         if not batch.num_reads:
             return self.words.table.new_empty(0, self.num_outputs, dtype=torch.float32)
         x = self._embed(batch)

@@ -148,7 +148,7 @@ class SelfAttention:
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
     ) -> Activation:
-        return self.ops.attention(q, k, v, k[:0], v[:0], meta)  # nothing outlives a step: the pool is empty
+        return self.ops.attention(q, k, v, k[:0], v[:0], meta)  # nothing outlives a step: the KV cache is empty
 
     def _heads(
         self, projected: torch.Tensor, num_heads: int, num_kv_heads: int, positions: torch.Tensor

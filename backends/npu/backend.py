@@ -158,7 +158,7 @@ class NpuBackend(Backend):
         return super().quantization_for(stored, dtype) if dtype != torch.float32 else None
 
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:
-        return memory.pool_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
+        return memory.kv_cache_tokens(self.memory(device).free_bytes, wanted, bytes_per_token)
 
     def synchronize(self, device: torch.device) -> None:
         self._npu.synchronize(device)

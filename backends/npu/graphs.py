@@ -27,7 +27,7 @@ import torch
 import torch_npu
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from engine.backends.kv_pool import KVPool
+from engine.backends.kv_cache import KVCache
 from engine.backends.npu.faults import first_line, lost_code
 from engine.backends.packed_batch import PackedBatch
 from engine.kernels.npu.attention import MAX_TOKENS, PLAN, NotCapturableError
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 TOKEN_BUCKETS = (128, 256, 512, 1024, 2048)
 """Above about two thousand tokens a step is bound by its products, not by launches."""
 MIN_SEGMENTS = 8
-MIN_POOL_ROWS = 64
+MIN_CACHED_ROWS = 64
 MAX_GRAPHS = 24
 MEETINGS_BEFORE_CAPTURE = 2
 REPLAY_TOLERANCE = 0.05
 """Of the logits of a graph's first replay, relative to the larger of 1 and the logit: the kernels are the same, so what
 differs more is another computation."""
 
-Forward = Callable[[PackedBatch, KVPool], torch.Tensor]
+Forward = Callable[[PackedBatch, KVCache], torch.Tensor]
 
 
 class WrongReplayError(Exception):
@@ -63,7 +63,7 @@ class GraphShape:
     tokens: int
     keys: int
     """Gathered keys of all segments."""
-    pool_rows: int
+    cached_rows: int
     segments: int
 
     @staticmethod
@@ -78,8 +78,8 @@ class GraphShape:
         keys = tokens
         while keys < int(host.kv_lens.sum()) + tokens - num_tokens:
             keys *= 2
-        pool_rows = _power_of_two(len(host.pool_rows), MIN_POOL_ROWS) if len(host.pool_rows) else 0
-        return GraphShape(tokens, keys, pool_rows, segments) if keys <= MAX_TOKENS else None
+        cached_rows = _power_of_two(len(host.cached_rows), MIN_CACHED_ROWS) if len(host.cached_rows) else 0
+        return GraphShape(tokens, keys, cached_rows, segments) if keys <= MAX_TOKENS else None
 
 
 def host_plan(meta: AttentionMeta) -> HostPlan:
@@ -100,22 +100,24 @@ def pad_lengths(lengths: np.ndarray, num_slots: int, total: int) -> list[int]:
 class CapturedStep:
     """One graph with its buffers. ``replay`` may be called any number of times."""
 
-    def __init__(self, shape: GraphShape, forward: Forward, batch: PackedBatch, pool: KVPool, memory: object) -> None:
+    def __init__(
+        self, shape: GraphShape, forward: Forward, batch: PackedBatch, kv_cache: KVCache, memory: object
+    ) -> None:
         self.shape = shape
         device = batch.token_ids.device
         longs = 2 * (shape.tokens + shape.segments)
-        self._buffer = torch.zeros(longs + shape.pool_rows + 2 * shape.keys, dtype=torch.int64, device=device)
+        self._buffer = torch.zeros(longs + shape.cached_rows + 2 * shape.keys, dtype=torch.int64, device=device)
         self._tokens, self._positions, self._reads, self._read_positions, self._rows = self._buffer.split(
             [shape.tokens, shape.tokens, shape.segments, shape.segments, len(self._buffer) - longs]
         )
         self._host_rows = torch.empty(len(self._rows), dtype=torch.int64).pin_memory()
-        pool_rows, *kv_rows = self._rows.split([shape.pool_rows, shape.keys, shape.keys])
+        cached_rows, *kv_rows = self._rows.split([shape.cached_rows, shape.keys, shape.keys])
         self._order: list[AttentionPlan] = []
         self._plans = [
             AttentionPlan(
                 host_plan(meta),
                 Layout.GATHERED,
-                pool_rows if shape.pool_rows else None,
+                cached_rows if shape.cached_rows else None,
                 rows,
                 for_graph=True,
                 layers=self._order,
@@ -124,12 +126,12 @@ class CapturedStep:
         ]
         self._done = torch_npu.npu.Event()
         self._graph = torch_npu.npu.NPUGraph()
-        self._capture(forward, batch, pool, memory)
+        self._capture(forward, batch, kv_cache, memory)
 
-    def _capture(self, forward: Forward, batch: PackedBatch, pool: KVPool, memory: object) -> None:
+    def _capture(self, forward: Forward, batch: PackedBatch, kv_cache: KVCache, memory: object) -> None:
         self._fill(batch)
         # Libraries choose kernels and workspaces outside of the capture; and its values are what a replay must give.
-        self._expected = forward(self._static(batch), pool).clone()
+        self._expected = forward(self._static(batch), kv_cache).clone()
         self._order.clear()
         torch_npu.npu.synchronize()
         # Only this thread's waiting would break the capture; another may be waiting for an earlier step's values.
@@ -137,7 +139,7 @@ class CapturedStep:
             self._graph, pool=memory, auto_dispatch_capture=True, capture_error_mode="thread_local"
         )
         with _restored(self._graph), recording:
-            self._output = forward(self._static(batch), pool)
+            self._output = forward(self._static(batch), kv_cache)
         self._done.record()
 
     def replay(self, batch: PackedBatch) -> torch.Tensor:
@@ -168,12 +170,12 @@ class CapturedStep:
         self._reads[: batch.num_reads].copy_(batch.read_rows)
         self._read_positions[: batch.num_reads].copy_(batch.read_positions)
         shape, hosts = self.shape, [host_plan(batch.attention), host_plan(batch.read_attention)]
-        rows = np.full(len(self._rows), shape.pool_rows, np.int64)  # dummies look at the step's first row
-        rows[: shape.pool_rows] = 0
-        rows[: len(hosts[0].pool_rows)] = hosts[0].pool_rows
-        first = shape.pool_rows
+        rows = np.full(len(self._rows), shape.cached_rows, np.int64)  # dummies look at the step's first row
+        rows[: shape.cached_rows] = 0
+        rows[: len(hosts[0].cached_rows)] = hosts[0].cached_rows
+        first = shape.cached_rows
         for plan, host, num_queries in zip(self._plans, hosts, (shape.tokens, shape.segments), strict=True):
-            moved = (shape.pool_rows - len(host.pool_rows)) * (host.kv_rows >= len(host.pool_rows))
+            moved = (shape.cached_rows - len(host.cached_rows)) * (host.kv_rows >= len(host.cached_rows))
             rows[first : first + len(host.kv_rows)] = host.kv_rows + moved
             first += shape.keys
             plan.calls = [
@@ -233,12 +235,12 @@ class StepGraphs:
         self._why_disabled: str | None = None
         self.num_replays = 0
 
-    def __call__(self, batch: PackedBatch, pool: KVPool) -> torch.Tensor:
+    def __call__(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
         shape = self._shape(batch)
         if shape is None:
-            return self.forward(batch, pool)
+            return self.forward(batch, kv_cache)
         try:
-            values = self._replay(shape, batch, pool)
+            values = self._replay(shape, batch, kv_cache)
         except NotCapturableError as reason:
             self._why_disabled = str(reason)
         except Exception as error:
@@ -249,7 +251,7 @@ class StepGraphs:
         else:
             if values is not None:
                 return values
-        return self.forward(batch, pool)
+        return self.forward(batch, kv_cache)
 
     def note(self) -> str:
         if self._why_disabled is not None:
@@ -264,21 +266,21 @@ class StepGraphs:
             return None
         return GraphShape.for_step(host_plan(batch.attention))
 
-    def _replay(self, shape: GraphShape, batch: PackedBatch, pool: KVPool) -> torch.Tensor | None:
+    def _replay(self, shape: GraphShape, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor | None:
         """The step's values; None if its shape is not worth a graph yet."""
         if shape not in self.graphs:
             self._met[shape] += 1
             if self._met[shape] < MEETINGS_BEFORE_CAPTURE:
                 return None
-            self._capture(shape, batch, pool)
+            self._capture(shape, batch, kv_cache)
         self.graphs.move_to_end(shape)
         self.num_replays += 1
         return self.graphs[shape].replay(batch)
 
-    def _capture(self, shape: GraphShape, batch: PackedBatch, pool: KVPool) -> None:
+    def _capture(self, shape: GraphShape, batch: PackedBatch, kv_cache: KVCache) -> None:
         if self._memory is None:
             self._memory = torch_npu.npu.graph_pool_handle()
-        captured = CapturedStep(shape, self.forward, batch, pool, self._memory)
+        captured = CapturedStep(shape, self.forward, batch, kv_cache, self._memory)
         captured.check(batch)
         self.graphs[shape] = captured
         if len(self.graphs) > MAX_GRAPHS:

@@ -1,4 +1,4 @@
-"""How much of a card this process may use, and what of it the key/value pool gets. Arithmetic only."""
+"""How much of a card this process may use, and what of it the KV cache gets. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 2**30
 DEFAULT_UTILIZATION = 0.9
 OCCUPIED_SHARE = 0.85
 """Of the memory must be free for a card to count as idle."""
-POOL_SHARE = 0.5
+KV_CACHE_SHARE = 0.5
 """Of what is free once the weights are there; the rest is for a step's activations and graphs."""
 
 
@@ -45,5 +45,5 @@ def occupied_note(free: int, total: int) -> tuple[str, ...]:
     )
 
 
-def pool_tokens(free: int, wanted: int, bytes_per_token: int) -> int:
-    return max(0, min(wanted, int(free * POOL_SHARE) // bytes_per_token))
+def kv_cache_tokens(free: int, wanted: int, bytes_per_token: int) -> int:
+    return max(0, min(wanted, int(free * KV_CACHE_SHARE) // bytes_per_token))

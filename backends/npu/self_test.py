@@ -11,12 +11,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch_npu
 
 from engine.backends.npu.faults import lost_code
-from engine.backends.self_test import Outcome, Trial, try_forms
+from engine.backends.self_test import KEPT, Outcome, Trial, sample_meta, try_forms
 from engine.backends.suspects import Suspects, cache_folder
 from engine.kernels.npu import forms as npu_forms
 from engine.kernels.npu.forms import (
@@ -31,7 +30,7 @@ from engine.kernels.npu.forms import (
 )
 from engine.kernels.npu.linear import FRACTAL_NZ, QuantizedActivation
 from engine.kernels.npu.ops import NpuOps
-from engine.kernels.ops import AttentionMeta, LayerShape
+from engine.kernels.ops import LayerShape
 from engine.kernels.reference import rms_norm_fp32
 from engine.kernels.reference_attention import attend as plain_attention
 
@@ -42,8 +41,6 @@ LIMIT = {torch.float32: 1e-4, torch.float16: 8e-3, torch.bfloat16: 4e-2}
 INT8_LIMIT = 2.5e-2
 """Of a product's or a row's largest value: an eighth of a bit more than the rounding to 127 steps."""
 PRODUCT_ROWS = 32
-PREFIX, DOCUMENTS, KEPT = 130, (37, 1, 24), 50
-"""Tokens of the segments of the attention trial: a prefix of more than one block, and documents that see it."""
 
 
 def try_ops(ops: NpuOps, shape: LayerShape) -> tuple[Forms, list[Outcome]]:
@@ -177,13 +174,13 @@ class _Trials:
         shape, meta = self.shape, sample_meta(self.shape, self.device)
         num_rows = int(meta.own_lens.sum())
         q = self._heads(shape.num_heads, num_rows)
-        k, v, pool_k, pool_v = (self._heads(shape.num_kv_heads, n) for n in (num_rows, num_rows, KEPT, KEPT))
+        k, v, k_cache, v_cache = (self._heads(shape.num_kv_heads, n) for n in (num_rows, num_rows, KEPT, KEPT))
 
         def run(form: Any) -> torch.Tensor:
-            return self.ops.attend(form, q, k, v, pool_k, pool_v, replace(meta, cache={}))
+            return self.ops.attend(form, q, k, v, k_cache, v_cache, replace(meta, cache={}))
 
         def expected() -> torch.Tensor:
-            wide = [tensor.float() for tensor in (q, k, v, pool_k, pool_v)]
+            wide = [tensor.float() for tensor in (q, k, v, k_cache, v_cache)]
             return plain_attention(wide[0], wide[1], wide[2], wide[3], wide[4], replace(meta, cache={}))
 
         names = self.ops.attention_forms(shape.num_heads, shape.num_kv_heads, shape.head_dim, causal=shape.causal)
@@ -347,23 +344,3 @@ class _Trials:
 
 def _widened(x: QuantizedActivation) -> torch.Tensor:
     return x.values.float() * x.scales.float().unsqueeze(-1)
-
-
-def sample_meta(shape: LayerShape, device: torch.device) -> AttentionMeta:
-    """All that attention has to do: a parent, documents behind it, a kept prefix; whole pairs for encoders."""
-    own = np.array([PREFIX, *DOCUMENTS, 20])
-    starts = np.cumsum(own) - own
-    seen = [-1, *[0] * len(DOCUMENTS), 1] if shape.causal else [-1] * len(own)
-    return AttentionMeta(
-        q_starts=starts,
-        q_lens=own,
-        own_starts=starts,
-        own_lens=own,
-        context_ids=np.array(seen),
-        context_indptr=np.array([0, 1, 2]),
-        context_ranges=np.array([[KEPT, PREFIX], [0, KEPT]], np.int32),
-        kv_capacity=KEPT,
-        scale=shape.scale,
-        causal=shape.causal,
-        device=device,
-    )

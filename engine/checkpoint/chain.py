@@ -13,21 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.chain_modules import dense, layer_norm, normalize, pooling_mode, refusal
+from engine.checkpoint.chain_modules import dense, known_keys, layer_norm, normalize, pooling_mode, refusal
+from engine.checkpoint.metadata import METADATA
 from engine.checkpoint.transformer_module import TransformerModule, read_transformer
 from engine.errors import ConfigError, ModelLoadError
 from engine.model_spec import HeadModule, Pooling
 
 MODULES = "modules.json"
-METADATA = "config_sentence_transformers.json"
 _WITHOUT_FILES = ("Normalize", "Dropout")
 """Modules whose folder may be empty, and so missing where folders are copied file by file."""
+_ENTRY_KEYS = ("idx", "name", "path", "type", "kwargs")
+"""Of a module in the list; ``kwargs`` names arguments that a call may give it, and none is given here."""
 _VECTOR = "sentence_embedding"
-_OTHER_TYPES = {
-    "SparseEncoder": "a sparse model for the first stage of a search",
-    "ColBERT": "a late-interaction model",
-    "MultiVectorEncoder": "a late-interaction model",
-}
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = Fa
         raise ModelLoadError(f"{path} must hold a list of modules, each an object with a type and a path.")
     chain: Chain | None = None
     for number, entry in enumerate(stored):
+        known_keys(path, entry, _ENTRY_KEYS)
         kind = _kind(path, entry)
         if chain is None:
             if kind != "Transformer":
@@ -154,6 +152,7 @@ def _layer_norm(chain: Chain, folder: Path) -> Chain:
 
 def _normalize(chain: Chain, folder: Path) -> Chain:
     config, path = _config(folder), folder / "config.json"
+    known_keys(path, config, ("module_input_name", "module_output_name"))
     source = config.get("module_input_name") or _VECTOR
     _reads(path, chain, source, pooled=True)
     feature = config.get("module_output_name") or source
@@ -161,11 +160,13 @@ def _normalize(chain: Chain, folder: Path) -> Chain:
 
 
 def _dropout(chain: Chain, folder: Path) -> Chain:
+    known_keys(folder / "config.json", _config(folder), ("dropout",))
     return chain
 
 
 def _logit_score(chain: Chain, folder: Path) -> Chain:
     config, path = _config(folder), folder / "config.json"
+    known_keys(path, config, ("true_token_id", "false_token_id", "module_input_name"))
     _reads(path, chain, config.get("module_input_name") or "causal_logits")
     true_id: Any = config.get("true_token_id")
     false_id = config.get("false_token_id")
@@ -203,12 +204,6 @@ def _reads(path: Path, chain: Chain, source: str, *, pooled: bool = False) -> No
 def _check(path: Path, chain: Chain, metadata: Mapping[str, Any]) -> None:
     """The chain is what the metadata call it."""
     stated = metadata.get("model_type")
-    if stated in _OTHER_TYPES:
-        raise ConfigError(
-            f"{path.with_name(METADATA)} says that this is a {stated}, {_OTHER_TYPES[stated]}, which is not served "
-            "here. Serve a cross-encoder or a bi-encoder.",
-            param="model",
-        )
     named = {"CrossEncoder": True, "SentenceTransformer": False, None: chain.is_cross_encoder}
     if stated not in named:
         raise refusal(

@@ -38,14 +38,15 @@ def refusal(path: Path, reason: str) -> ConfigError:
     """The error for a file of a chain that asks for what is not executed here."""
     return ConfigError(
         f"{path}: {reason}. Scores without it would be wrong, so the model is refused; save it with "
-        "sentence-transformers in a supported form, or say with --hf-overrides how it is scored.",
+        "sentence-transformers in a supported form. Without its modules.json, --hf-overrides and --score-template say "
+        "how it is scored.",
         param="model",
     )
 
 
 def pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
     """Of a Pooling module's config, in its new form (``pooling_mode``) or its old one (a flag for each mode)."""
-    _known(path, config, (*_POOLING_KEYS, *_POOLING_FLAGS))
+    known_keys(path, config, (*_POOLING_KEYS, *_POOLING_FLAGS))
     stated = config.get("pooling_mode")
     if stated is None:
         chosen = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
@@ -61,7 +62,7 @@ def pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
 def dense(folder: Path, config: Mapping[str, Any]) -> HeadModule:
     """A linear layer with an activation; sentence-transformers takes Tanh where none is named."""
     path = folder / "config.json"
-    _known(path, config, _DENSE_KEYS)
+    known_keys(path, config, _DENSE_KEYS)
     sizes = config.get("in_features"), config.get("out_features")
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ModelLoadError(
@@ -82,7 +83,7 @@ def dense(folder: Path, config: Mapping[str, Any]) -> HeadModule:
 def layer_norm(folder: Path, config: Mapping[str, Any]) -> HeadModule:
     """A LayerNorm with torch's own epsilon, 1e-5."""
     path, size = folder / "config.json", config.get("dimension")
-    _known(path, config, ("dimension",))
+    known_keys(path, config, ("dimension",))
     if not isinstance(size, int) or size < 1:
         raise ModelLoadError(f"{path} must hold the size dimension, not {size!r}.")
     return HeadModule(kind="layer_norm", folder=str(folder), in_features=size, out_features=size)
@@ -108,7 +109,8 @@ def _dense_activation(path: Path, name: object) -> DenseActivation:
     return found
 
 
-def _known(path: Path, config: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+def known_keys(path: Path, config: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    """Raises ``ConfigError`` for a key of a module's config that is none of ``keys``."""
     unknown = sorted(set(config) - {*keys, "__version__"})
     if unknown:
         raise refusal(path, f"its key {unknown[0]!r} is not known; known are {', '.join(keys)}")

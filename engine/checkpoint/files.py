@@ -20,9 +20,14 @@ from engine.checkpoint.gguf.folder import TOKENIZER_PROBLEM
 from engine.checkpoint.gguf.names import stored_tensors
 from engine.checkpoint.safetensors_header import StoredTensor, check_fetched
 from engine.checkpoint.slow_tokenizer import converted_tokenizer
+from engine.checkpoint.tokenizer_limits import check_tokenizer_file
 from engine.errors import ModelLoadError
 
 _CODE_KEYS = ("auto_map", "custom_pipelines")
+MOST_JSON_BYTES = 2**26
+"""Of a config file."""
+MOST_CARD_BYTES = 2**20
+"""Of README.md, the rest of which is not read."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class CheckpointFiles:
         path = self.folder / name
         if not path.is_file():
             return None
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise ModelLoadError(f"{path} has {size:,} bytes, and at most {MOST_JSON_BYTES:,} are read.")
         try:
             value = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
@@ -81,7 +88,8 @@ class CheckpointFiles:
         path = (self.root or self.folder) / "README.md"
         if not path.is_file():
             return "", ""
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with path.open("rb") as file:
+            text = file.read(MOST_CARD_BYTES).decode("utf-8", errors="replace")
         found = re.match(r"\ufeff?---\s*\n(.*?)(?:^|\n)---\s*(?:\n|$)", text, re.DOTALL)
         return (found[1], text[found.end() :]) if found else ("", text)
 
@@ -132,6 +140,7 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Tokenizer:
                 "and merges.txt; a SentencePiece model). --tokenizer takes that of another model."
             )
         path = made
+    check_tokenizer_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no narrower type

@@ -8,10 +8,12 @@ first kind goes before the second, and statements of one kind must agree.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from engine.checkpoint.files import CheckpointFiles
 from engine.checkpoint.published_models import Published, by_id, by_name
@@ -54,6 +56,28 @@ def identify(files: CheckpointFiles, architecture: str, ignored: tuple[str, ...]
                     param="model",
                 )
         return first
+    return None
+
+
+def unless_flags_differ(
+    identity: Identity | None, overrides: Mapping[str, Any], tokenizer: Tokenizer
+) -> Identity | None:
+    """The same, or None where ``overrides`` name other tokens than the published model's: then it is another model."""
+    tokens = overrides.get("classifier_from_token")
+    if identity is None or tokens is None:
+        return identity
+    kind = "from_2_way_softmax" if overrides.get("is_original_qwen3_reranker") else overrides.get("method")
+    model = identity.model
+    ids = [tokenizer.token_to_id(token) for token in tokens]
+    if kind == model.head_kind and (list(tokens) == list(model.tokens) or ids == list(model.token_ids)):
+        return identity
+    logger.warning(
+        "--hf-overrides name other tokens than those of %s (%s), which is named by %s: nothing is taken from what is "
+        "published of it.",
+        identity.id,
+        ", ".join(map(str, model.tokens or model.token_ids)) or "a head of its own",
+        identity.place,
+    )
     return None
 
 

@@ -47,7 +47,7 @@ def resolve_prompt(checkpoint: Checkpoint, score_template: str, head: HeadSpec) 
         return Prompt(None, True, _pair_prompt(checkpoint), "the tokenizer's pair form")
     stated = strongest(asked, _from_files(checkpoint), _from_override(checkpoint), _from_table(checkpoint))
     if stated is None:
-        stated = _usual(checkpoint)
+        stated = _usual(checkpoint, head)
     is_pair = _use_sep_token(checkpoint, head, stated)
     takes_prompt = is_pair and stated.value is None
     return Prompt(stated.value, is_pair, _pair_prompt(checkpoint) if takes_prompt else None, stated.place)
@@ -104,8 +104,6 @@ def _from_table(checkpoint: Checkpoint) -> Statement[str | None] | None:
     identity = checkpoint.identity
     if identity is None or identity.model.template is None:
         return None
-    if any(key in checkpoint.overrides for key in ("classifier_from_token", "method")):
-        return None  # the user says that it is another model than the one its name says
     if identity.is_base:
         logger.warning(
             "%s: by %s it was made from %s, so that model's prompt and range are assumed to be its own. If it was "
@@ -117,9 +115,21 @@ def _from_table(checkpoint: Checkpoint) -> Statement[str | None] | None:
     return Statement(identity.model.template, Authority.PUBLISHED, f"what is published of {identity.id}")
 
 
-def _usual(checkpoint: Checkpoint) -> Statement[str | None]:
+def _usual(checkpoint: Checkpoint, head: HeadSpec) -> Statement[str | None]:
+    """A classifier reads pairs as its tokenizer joins them, with a warning; a token that answers has a prompt."""
     if (template := checkpoint.family.template) is not None:
         return Statement(template, Authority.USUAL, f"all published models of the class {checkpoint.architecture}")
+    if head.token_ids and checkpoint.config.get("use_sep_token") is None:
+        answer = " or ".join(map(repr, head.tokens))
+        raise ConfigError(
+            f"{checkpoint.label} answers with the token {answer}, and nothing says in which prompt it was trained to: "
+            "no flag, no saved chat template, and neither its name nor README.md is that of a published reranker. "
+            f"Say it. (1) Trained with a published prompt: --score-template NAME, one of {', '.join(TEMPLATES)}; for a "
+            'fine-tuned Qwen3-Reranker, "is_original_qwen3_reranker": true in --hf-overrides says the same. (2) With a '
+            "prompt of its own: --score-template FILE. (3) Without one: --score-template none, and query and document "
+            "are joined as they are.",
+            param="score_template",
+        )
     logger.warning(
         "%s: no template is known for this model, so query and document are joined as they are. "
         "If it was trained with one, give it with --score-template.",

@@ -11,17 +11,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.chain import METADATA, read_chain
+from engine.checkpoint.chain import read_chain
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config_keys import complete_config
 from engine.checkpoint.config_names import usual_config
+from engine.checkpoint.config_numbers import MOST_POSITIONS, check_config_numbers
 from engine.checkpoint.embedding import HEADLESS, text_prompts
 from engine.checkpoint.families import FAMILIES, RANKERS, TASKS, Family, Task, position_limit, supported
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.fingerprint import files_of, fingerprint, written
 from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
-from engine.checkpoint.identity import identify
+from engine.checkpoint.identity import identify, unless_flags_differ
+from engine.checkpoint.metadata import read_metadata
 from engine.checkpoint.overrides import apply_overrides
 from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
 from engine.checkpoint.remote_code import check_remote_code
@@ -36,6 +38,17 @@ _UNLIMITED = 10**9
 
 def resolve_model(config: ModelConfig) -> ModelSpec:
     """Understand the checkpoint, or say in one sentence why not (``ConfigError``, ``ModelLoadError``)."""
+    try:
+        return _resolved(config)
+    except (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        # Its files are anybody's: a list where everybody writes a number is no reason for a traceback.
+        raise ModelLoadError(
+            f"The files of {config.model} hold a value of a kind that none of them should have "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _resolved(config: ModelConfig) -> ModelSpec:
     _check_adapters(config)
     root = resolve_folder(config.model, config.revision)
     checkpoint = open_checkpoint(config, root)
@@ -80,7 +93,7 @@ def resolve_model(config: ModelConfig) -> ModelSpec:
 
 def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     """Everything that the decisions look at, read and checked for itself."""
-    metadata = CheckpointFiles(root, config.model).json(METADATA) or {}
+    metadata = read_metadata(CheckpointFiles(root, config.model), config.ignore_config_key)
     chain = read_chain(root, metadata, is_decided="classifier_from_token" in config.hf_overrides)
     files = CheckpointFiles(chain.transformer.folder if chain else root, config.model, root)
     if config.load_format != "dummy" and not files.tensors:
@@ -89,19 +102,22 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     if "is_causal" in config.ignore_config_key:
         hf_config.pop("is_causal", None)
     family, task = _family(hf_config, files.folder)
+    check_config_numbers(files.label, hf_config)
     hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
+    check_config_numbers(files.label, hf_config)  # again, with the defaults of what it leaves out
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
     check_remote_code(files, family, identity, config.ignore_config_key)
+    tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder))
     checkpoint = Checkpoint(
         files=files,
-        tokenizer=load_tokenizer(_tokenizer_folder(config, files.folder)),
+        tokenizer=tokenizer,
         config=hf_config,
         overrides=dict(config.hf_overrides),
         metadata=metadata,
         family=family,
         task=task,
-        identity=identity,
+        identity=unless_flags_differ(identity, config.hf_overrides, tokenizer),
         chain=chain,
         has_weights=config.load_format != "dummy",
         asked_prompt=asked_built_in(config.score_template),
@@ -200,6 +216,10 @@ def _position_limit(checkpoint: Checkpoint) -> int:
     if limit is None:
         stated = config.get("max_position_embeddings")
         raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
+    if limit > MOST_POSITIONS:
+        raise ModelLoadError(
+            f"config.json of {checkpoint.label} scales its positions to {limit}; at most {MOST_POSITIONS} are possible."
+        )
     if not family.decoder or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:

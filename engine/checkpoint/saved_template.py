@@ -20,7 +20,6 @@ from engine.prompts.template import Template
 
 SAVED = "saved:"
 """Begins ``ModelSpec.template`` of such a model; the folder follows."""
-_REFUSED = ("tokenize", "tools")
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OURS = ("chat_template", "restore_suffix", "padding", "truncation", "max_length", "return_tensors")
 """Arguments that never reach the template."""
@@ -31,7 +30,9 @@ def has_role_template(files: CheckpointFiles) -> bool:
     text = _template_text(files, "default")
     if text is None:
         return False
-    source = JinjaSource(text, "The chat template", _special_tokens(files) | {"add_generation_prompt": False}, False)
+    source = JinjaSource(
+        text, f"The chat template of {files.label}", _special_tokens(files) | {"add_generation_prompt": False}, False
+    )
     for structured in (False, True):
         pair = replace(source, structured=structured)
         if pair.shows_pair() and not replace(pair, roles=("first", "second")).shows_pair():
@@ -53,9 +54,6 @@ def load_saved(folder: Path) -> Template:
     files = CheckpointFiles(folder, folder.name)
     settings = files.json("sentence_bert_config.json") or {}
     given = (settings.get("processing_kwargs") or {}).get("chat_template") or {}
-    for name in _REFUSED:
-        if given.get(name):
-            raise ModelLoadError(f"sentence_bert_config.json of {folder} sets {name}, which a reranker has no use for.")
     template_name = given.get("chat_template") or "default"
     text = _template_text(files, template_name)
     if text is None:

@@ -25,13 +25,22 @@ _OUTPUTS: dict[str, tuple[str, str]] = {
     "text-generation": ("logits", "causal_logits"),
 }
 """Task -> what is taken of the network's output, and the name that it gets in the chain."""
-_WITHOUT_MEANING = ("unpad_inputs", "query_length", "document_length", "model_args", "model_kwargs", "backend")
-"""Kernels, dtypes and the sides of bi-encoders that are cut elsewhere."""
+_WITHOUT_MEANING = ("unpad_inputs", "query_length", "document_length", "backend")
+"""Kernels, and the lengths of late-interaction models."""
+_MODEL_ARGUMENTS = ("model_args", "model_kwargs")
+_HARMLESS_ARGUMENTS = (
+    *("dtype", "torch_dtype", "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"),
+    *("trust_remote_code", "revision", "variant", "file_name", "provider", "export"),
+)
+"""Where and in which precision a network is loaded, and not what it computes."""
 _EMPTY_ONLY = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs", "query_expansion")
 _READ = (
     *("transformer_task", "modality_config", "module_output_name", "processing_kwargs"),
     *("max_seq_length", "do_lower_case"),
 )
+_TEMPLATE_SETTINGS = ("padding", "padding_side", "truncation", "max_length", "return_tensors")
+"""Arguments of the chat template that are the tokenizer's."""
+_TEMPLATE_REFUSED = ("tokenize", "tools", "continue_final_message", "tokenizer_kwargs", "return_assistant_tokens_mask")
 _SETTINGS = ("common", "text", "image", "audio", "video", "chat_template")
 _TOKENIZER_SETTINGS = {
     "padding": None,
@@ -111,7 +120,9 @@ def _config(folder: Path) -> tuple[Path, dict[str, Any]]:
     for key, value in config.items():
         if key in _EMPTY_ONLY and value:
             raise refusal(path, f"{key} is {value!r}, and what it changes is not executed here")
-        if key not in (*_READ, *_WITHOUT_MEANING, *_EMPTY_ONLY):
+        if key in _MODEL_ARGUMENTS and (changing := sorted(set(value or {}) - set(_HARMLESS_ARGUMENTS))):
+            raise refusal(path, f"{key} holds {changing[0]}, and what it changes is not executed here")
+        if key not in (*_READ, *_WITHOUT_MEANING, *_MODEL_ARGUMENTS, *_EMPTY_ONLY):
             raise refusal(path, f"its key {key!r} is not known")
     return path, config
 
@@ -131,9 +142,19 @@ def _tokenizer_settings(path: Path, settings: object) -> Mapping[str, Any]:
     if unknown := sorted(set(settings) - set(_SETTINGS)):
         raise refusal(path, f"processing_kwargs has the part {unknown[0]!r}; known are {', '.join(_SETTINGS)}")
     text = {**(settings.get("common") or {}), **(settings.get("text") or {})}
-    for key, value in text.items():
+    template = settings.get("chat_template") or {}
+    for key, value in (*text.items(), *((name, template[name]) for name in _TEMPLATE_SETTINGS if name in template)):
         allowed = _TOKENIZER_SETTINGS.get(key, ())
         if allowed is not None and value not in allowed:
             what = f"may be {' or '.join(map(repr, allowed))}" if allowed else "is not known"
             raise refusal(path, f"processing_kwargs calls the tokenizer with {key}={value!r}, which {what}")
+    for key in _TEMPLATE_REFUSED:
+        if template.get(key):
+            raise refusal(path, f"it calls the chat template with {key}={template[key]!r}, which is not executed here")
+    if template.get("restore_suffix", True) is not True:
+        raise refusal(
+            path,
+            f"restore_suffix is {template['restore_suffix']!r}, so that the end of a prompt that is too long is cut "
+            "and its score is read inside the document, and here the end of a prompt is always kept",
+        )
     return text

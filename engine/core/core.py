@@ -1,7 +1,7 @@
 """The engine's heart: schedule, execute, update.
 
 ``EngineCore`` never blocks by itself. ``poll`` takes what the executor has finished, turns it into answers, and keeps
-the pipeline full: while a step runs, the next one is planned and queued. Who drives it decides how to wait: the
+the pipeline full: while a step runs, the next one is scheduled and queued. Who drives it decides how to wait: the
 in-process client waits on the running step, the core process on its inbox as well.
 """
 
@@ -103,14 +103,14 @@ class EngineCore:
         depth = 1 if self.scheduler.suspecting else self._config.scheduler.pipeline_depth
         while len(self._running) < depth:
             try:
-                plan = self.scheduler.schedule()
+                scheduler_output = self.scheduler.schedule()
             except Exception as error:
                 self._replan(error, result)
                 return
-            if plan is None:
+            if scheduler_output is None:
                 return
-            future = self._executor.submit(plan)
-            self._running.append(_RunningStep(future, plan.num_tokens, self._clock()))
+            future = self._executor.submit(scheduler_output)
+            self._running.append(_RunningStep(future, scheduler_output.num_tokens, self._clock()))
             if on_done is not None:
                 future.add_done_callback(lambda _: on_done())
 

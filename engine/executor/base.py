@@ -8,7 +8,7 @@ told two things that have nothing to do with one another:
 * ``tp_rank``: which share of the model it has, of how many, and the file through which the workers of the replica find
   each other (``step.TPRank``).
 
-The same plans in the same order go to all of them. Worker 0 sends the results; the others send only failures. As they
+The same steps in the same order go to all of them. Worker 0 sends the results; the others send only failures. As they
 wait for one another inside a step, any failure of one of them ends all: the executor kills the rest, starts the group
 anew and the steps in flight are replayed. ``engine/executor/worker_process.py`` is such a worker for every executor
 that has processes.
@@ -42,7 +42,7 @@ class Executor(Protocol):
     info: WorkerInfo
     """The workers, described as one."""
 
-    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
+    def submit(self, scheduler_output: SchedulerOutput) -> Future[ModelRunnerOutput]:
         """Queue a step. The future fails with ``StepError``."""
         ...
 

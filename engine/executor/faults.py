@@ -1,6 +1,6 @@
-"""Faults on demand, for tests: a plan of what shall break, wrapped around a worker.
+"""Faults on demand, for tests: rules for what shall break, wrapped around a worker.
 
-Inert unless ``--enable-fault-injection`` is on the command line *and* ``ENGINE_FAULTS`` holds a plan: rules separated
+Inert unless ``--enable-fault-injection`` is on the command line *and* ``ENGINE_FAULTS`` holds rules separated
 by ``;``, each ``KIND[=VALUE][@WHEN]``.
 
 ========  ===========================================  =======================================================
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from engine.backends.worker import Worker
 
 logger = logging.getLogger(__name__)
-PLAN_VARIABLE = "ENGINE_FAULTS"
+FAULTS_VARIABLE = "ENGINE_FAULTS"
 FLAG_VARIABLE = "ENGINE_ENABLE_FAULT_INJECTION"
 _RULE = re.compile(
     r"(?P<kind>crash|hang|slow|oom|nan|drop)(=(?P<value>[\d.]+))?"
@@ -60,12 +60,12 @@ class Fault:
     token: int | None = None
     over: int | None = None
 
-    def hits(self, step: int, plan: SchedulerOutput) -> bool:
+    def hits(self, step: int, scheduler_output: SchedulerOutput) -> bool:
         if self.step is not None:
             return step == self.step or (self.later and step > self.step)
         if self.token is not None:
-            return self.token in plan.token_ids
-        return self.over is None or plan.num_tokens > self.over
+            return self.token in scheduler_output.token_ids
+        return self.over is None or scheduler_output.num_tokens > self.over
 
 
 def parse_faults(text: str) -> tuple[Fault, ...]:
@@ -76,7 +76,7 @@ def _parse_rule(rule: str) -> Fault:
     match = _RULE.fullmatch(rule)
     if match is None:
         raise ConfigError(
-            f"{PLAN_VARIABLE}: {rule!r} is no fault; KIND[=VALUE][@WHEN] expected (engine/executor/faults.py)"
+            f"{FAULTS_VARIABLE}: {rule!r} is no fault; KIND[=VALUE][@WHEN] expected (engine/executor/faults.py)"
         )
     found = match.groupdict()
     step, token, over = (int(found[name]) if found[name] else None for name in ("step", "token", "over"))
@@ -84,18 +84,18 @@ def _parse_rule(rule: str) -> Fault:
 
 
 def planned_faults(device: DeviceConfig) -> tuple[Fault, ...]:
-    """The plan, if both switches are on; nothing otherwise."""
+    """The rules of ``ENGINE_FAULTS``, if faults are enabled as well; none otherwise."""
     if FLAG_VARIABLE in os.environ:
         raise ConfigError(f"{FLAG_VARIABLE} is not taken: fault injection needs the flag --enable-fault-injection.")
-    plan = os.environ.get(PLAN_VARIABLE, "")
-    if not device.enable_fault_injection or not plan:
+    rules = os.environ.get(FAULTS_VARIABLE, "")
+    if not device.enable_fault_injection or not rules:
         return ()
-    logger.warning("FAULT INJECTION IS ON: %s", plan)
-    return parse_faults(plan)
+    logger.warning("FAULT INJECTION IS ON: %s", rules)
+    return parse_faults(rules)
 
 
 class FaultyWorker:
-    """A worker whose steps break as planned. The same methods as ``backends.worker.Worker``."""
+    """A worker whose steps break as the rules say. The same methods as ``backends.worker.Worker``."""
 
     def __init__(self, worker: Worker, faults: tuple[Fault, ...]) -> None:
         self._worker = worker
@@ -111,16 +111,16 @@ class FaultyWorker:
     def close(self) -> None:
         self._worker.close()
 
-    def launch(self, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+    def launch(self, scheduler_output: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
         self._num_steps += 1
-        hits = [fault for fault in self._faults if fault.hits(self._num_steps, plan)]
+        hits = [fault for fault in self._faults if fault.hits(self._num_steps, scheduler_output)]
         for fault in hits:
             _break(fault)
-        finish = self._worker.launch(plan)
+        finish = self._worker.launch(scheduler_output)
         if any(fault.kind == "drop" for fault in hits):
             return _dropped(finish)
         broken = [fault for fault in hits if fault.kind == "nan"]
-        return _with_nan(finish, plan, broken) if broken else finish
+        return _with_nan(finish, scheduler_output, broken) if broken else finish
 
 
 class AnswerDropped(Exception):
@@ -149,14 +149,14 @@ def _dropped(finish: Callable[[], ModelRunnerOutput]) -> Callable[[], ModelRunne
 
 
 def _with_nan(
-    finish: Callable[[], ModelRunnerOutput], plan: SchedulerOutput, faults: list[Fault]
+    finish: Callable[[], ModelRunnerOutput], scheduler_output: SchedulerOutput, faults: list[Fault]
 ) -> Callable[[], ModelRunnerOutput]:
     def run() -> ModelRunnerOutput:
         output = finish()
         values = np.array(output.values)
-        ends = np.cumsum(plan.segment_lens)
-        for row, position in enumerate(plan.read_segments):
-            own = plan.token_ids[ends[position] - plan.segment_lens[position] : ends[position]]
+        ends = np.cumsum(scheduler_output.segment_lens)
+        for row, position in enumerate(scheduler_output.read_segments):
+            own = scheduler_output.token_ids[ends[position] - scheduler_output.segment_lens[position] : ends[position]]
             if any(fault.token is None or fault.token in own for fault in faults):
                 values[row] = np.nan
         return msgspec.structs.replace(output, values=values)

@@ -86,13 +86,13 @@ class MultiprocExecutor:
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
         return WorkerSetup(self._config, self._spec, rank, tp_rank, folder, level, current_format(), address)
 
-    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
+    def submit(self, scheduler_output: SchedulerOutput) -> Future[ModelRunnerOutput]:
         future: Future[ModelRunnerOutput] = Future()
         with self._lock:
-            self._pending.append((plan.step_id, future))
+            self._pending.append((scheduler_output.step_id, future))
         for rank in self._ranks:
             with contextlib.suppress(ChannelClosedError):  # its receiver notices, and fails what is pending
-                rank.channel.send(StepRequest(plan))
+                rank.channel.send(StepRequest(scheduler_output))
         if self._loss is not None:
             self._fail_pending(self._loss)
         return future

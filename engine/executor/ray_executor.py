@@ -121,7 +121,7 @@ class RayExecutor(MultiprocExecutor):
             channel.close()
             if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, OSError):
                 raise DeviceError(
-                    f"the node {node.host} cannot reach this one at {endpoint} ({error.cause}): plans and results go "
+                    f"the node {node.host} cannot reach this one at {endpoint} ({error.cause}): steps and results go "
                     "over TCP between them, so a firewall must let that pass."
                 ) from error
             raise

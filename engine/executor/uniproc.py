@@ -1,6 +1,6 @@
 """The worker in this process, on threads of its own: one launches steps, one waits for their values.
 
-So while a step runs on a device of its own, the next one is packed and launched, and the one after that is planned.
+So while a step runs on a device of its own, the next one is packed and launched, and the one after that is scheduled.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class UniprocExecutor:
             self.close()
             raise
 
-    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
-        launched = self._launcher.submit(self._worker.launch, plan)
+    def submit(self, scheduler_output: SchedulerOutput) -> Future[ModelRunnerOutput]:
+        launched = self._launcher.submit(self._worker.launch, scheduler_output)
         return self._finisher.submit(self._finish, launched)
 
     def _finish(self, launched: Future[Callable[[], ModelRunnerOutput]]) -> ModelRunnerOutput:

@@ -77,15 +77,15 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
             if isinstance(message, ShutdownRequest):
                 break
             assert isinstance(message, StepRequest)
-            step_id, launched = message.plan.step_id, _launch(worker, message.plan)
+            step_id, launched = message.scheduler_output.step_id, _launch(worker, message.scheduler_output)
             sender.submit(_finish_and_send, channel, worker, setup.tp_rank, step_id, launched)
     worker.close()
 
 
-def _launch(worker: Worker | FaultyWorker, plan: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
+def _launch(worker: Worker | FaultyWorker, scheduler_output: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:
     """A failed launch is reported where the step's values would be: results keep the order of the steps."""
     try:
-        return worker.launch(plan)
+        return worker.launch(scheduler_output)
     except Exception as error:
         failure = error
 

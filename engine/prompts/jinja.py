@@ -1,4 +1,5 @@
-"""Jinja templates, rendered at start with marks where texts will stand, in the sandbox; never for a request."""
+"""Jinja templates, rendered at start with marks where texts will stand, in the sandbox of a process of their own; never
+for a request."""
 
 from __future__ import annotations
 
@@ -7,17 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ModelLoadError
+from engine.prompts.renderer import RenderError, RenderLimitError, render
 from engine.prompts.template import Piece, Placeholder, Template, split_placeholders
 
 _MARKED = re.compile("\ue000(" + "|".join(Placeholder) + ")\ue001")
 """Private-use characters: no template contains them, and Jinja's filters for text leave them alone."""
 _MARKS = {placeholder: f"\ue000{placeholder}\ue001" for placeholder in Placeholder}
-
-_RENDER_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,13 @@ class JinjaSource:
     """Of the messages that hold the two texts of a pair."""
 
     def shows_pair(self) -> bool:
-        """Whether both texts of a pair of these roles appear in it, each once; False where it cannot be rendered."""
+        """Whether both texts of a pair of these roles appear in it, each once; False where it cannot be rendered.
+
+        Raises ``ModelLoadError`` for a template that takes more time or memory than a prompt may.
+        """
         try:
             found = _MARKED.findall(self._rendered([], {"query": "", "document": ""}))
-        except _RENDER_ERRORS:
+        except RenderError:
             return False
         return sorted(found) == [Placeholder.DOCUMENT, Placeholder.QUERY]
 
@@ -55,23 +55,21 @@ class JinjaSource:
             values = {"instruction": instruction, "instruct": instruction}
         try:
             return self._rendered(before, values)
-        except _RENDER_ERRORS as error:
+        except RenderError as error:
             if instruction is None:
                 return ""  # the template wants an instruction with every call
             raise ConfigError(f"{self.name} cannot be rendered: {error}.", param="score_template") from error
 
     def _rendered(self, before: list[dict[str, Any]], values: Mapping[str, Any]) -> str:
-        environment = ImmutableSandboxedEnvironment(
-            keep_trailing_newline=self.keep_newline,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols"],
-        )
-        environment.globals["raise_exception"] = _raise
         query, document = _MARKS[Placeholder.QUERY], _MARKS[Placeholder.DOCUMENT]
         pair = [self._message(role, text) for role, text in zip(self.roles, (query, document), strict=True)]
-        given = {**self.values, "query": query, "document": document, **values}
-        return environment.from_string(self.text).render(**given, messages=[*before, *pair])
+        given = {**self.values, "query": query, "document": document, **values, "messages": [*before, *pair]}
+        try:
+            return render(self.text, given, keep_newline=self.keep_newline)
+        except RenderLimitError as error:
+            raise ModelLoadError(
+                f"{self.name} needs {error}. No prompt does: correct it, or pass another with --score-template."
+            ) from error
 
     def _message(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if self.structured else text}
@@ -98,11 +96,6 @@ def checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:
                 f"{name} must show the {placeholder} exactly once, and shows it {count} times.", param="score_template"
             )
     return pieces
-
-
-def _raise(message: str) -> None:
-    """``raise_exception`` of templates written for transformers."""
-    raise TemplateError(message)
 
 
 def _default_instruction(with_mark: str, without: str, name: str) -> str | None:

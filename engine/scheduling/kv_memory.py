@@ -1,4 +1,4 @@
-"""Which segments hold slots of the key/value pool, from their first step until nobody needs them.
+"""Which segments hold slots of the KV cache, from their first step until nobody needs them.
 
 A segment needs slots while it has children that are not in its own step. ``commit`` promises them before a path is
 started, ``keep`` hands them out once a step is planned, ``finish`` and ``retire`` take them back, or pass them on to
@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.config import SchedulerConfig
 from engine.scheduling.call import Call
-from engine.scheduling.kv_slots import SlotPool
+from engine.scheduling.kv_slots import KVSlots
 from engine.scheduling.prefix_store import PrefixStore
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.token_tree import LeafRun, Leaves, Node, Segment, SegmentState
@@ -28,22 +28,22 @@ class KVMemory:
         token_budget: int,
         max_model_len: int,
     ) -> None:
-        self._pool = SlotPool(capacity)
+        self._slots = KVSlots(capacity)
         constant_prefix_len = 0 if constant_prefix is None else len(constant_prefix)
         # What stays for good must leave room for the longest pair beside it.
         spare = capacity - constant_prefix_len - max_model_len
         keeps_constant_prefix = spare >= 0 and config.prefix_cache != "off" and 0 < constant_prefix_len <= token_budget
         spare = max(0, spare) if config.prefix_cache == "query" else 0
         wanted = capacity // 4 if config.prefix_store_tokens is None else config.prefix_store_tokens
-        self.store = PrefixStore(self._pool, constant_prefix if keeps_constant_prefix else None, min(spare, wanted))
+        self.store = PrefixStore(self._slots, constant_prefix if keeps_constant_prefix else None, min(spare, wanted))
 
     @property
     def capacity(self) -> int:
-        return self._pool.capacity
+        return self._slots.capacity
 
     @property
     def used_tokens(self) -> int:
-        return self._pool.used
+        return self._slots.used
 
     @property
     def constant_prefix(self) -> Segment | None:
@@ -75,7 +75,7 @@ class KVMemory:
         if parent is not None and not parent.pinned and not parent.slack_used:
             parent.slack_used = True
             return True
-        if not may_grow or not self._pool.commit(segment.path_tokens):
+        if not may_grow or not self._slots.commit(segment.path_tokens):
             return False
         segment.reserved = segment.path_tokens
         return True
@@ -87,7 +87,7 @@ class KVMemory:
             if segment.is_query_end or segment.num_waiting_children > 0:
                 node: Segment | None = segment
                 while node is not None and node in plan and not node.slots:
-                    node.slots = self._pool.allocate(len(node))
+                    node.slots = self._slots.allocate(len(node))
                     node = node.parent
 
     def finish(self, run: LeafRun, call: Call) -> None:
@@ -118,8 +118,8 @@ class KVMemory:
                     self._release(segment, call)
 
     def reset(self) -> None:
-        """The device's pool is lost."""
-        self._pool.clear()
+        """The contents of the KV cache are lost."""
+        self._slots.clear()
         self.store.reset()
 
     def _leave(self, parent: Segment | None, num_children: int = 1) -> None:
@@ -130,9 +130,9 @@ class KVMemory:
     def _release(self, segment: Segment, call: Call) -> None:
         segment.state = SegmentState.FINISHED
         if segment.reserved:
-            self._pool.uncommit(segment.reserved)
+            self._slots.uncommit(segment.reserved)
         if segment.slots and not self._passed_on(segment, call):
-            self._pool.release(segment.slots)
+            self._slots.release(segment.slots)
             segment.slots = []
 
     def _passed_on(self, segment: Segment, call: Call) -> bool:

@@ -1,6 +1,6 @@
-"""Who may keep how many keys and values, and where: arithmetic over the slots of the key/value pool.
+"""Who may keep how many keys and values, and where: arithmetic over the slots of the KV cache.
 
-A slot holds one token. ``allocate`` may return several ranges, so the pool never fragments. Allocation cannot fail,
+A slot holds one token. ``allocate`` may return several ranges, so the KV cache never fragments. Allocation cannot fail,
 because work is started only after ``commit`` reserved what its longest path can need (the banker's rule): whatever
 has started can always be finished, one path after the other.
 """
@@ -12,19 +12,19 @@ from bisect import insort
 from engine.ranges import Range, append_range
 
 
-class SlotPool:
+class KVSlots:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything: the pool's contents are lost."""
+        """Forget everything: the contents of the KV cache are lost."""
         self.committed = 0
         self.used = 0
         self._free: list[Range] = [(0, self.capacity)] if self.capacity else []
 
     def commit(self, num_slots: int) -> bool:
-        """Promise ``num_slots``; False if promises would exceed the pool."""
+        """Promise ``num_slots``; False if promises would exceed the KV cache."""
         if self.committed + num_slots > self.capacity:
             return False
         self.committed += num_slots

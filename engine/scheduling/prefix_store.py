@@ -13,15 +13,15 @@ from collections import OrderedDict
 
 import numpy as np
 
-from engine.scheduling.kv_slots import SlotPool
+from engine.scheduling.kv_slots import KVSlots
 from engine.scheduling.token_tree import Segment, SegmentState
 
 
 class PrefixStore:
-    """Its slots are a part of the pool of their own, so it never competes with work that has started."""
+    """Its slots are a part of the KV cache of their own, so it never competes with work that has started."""
 
-    def __init__(self, pool: SlotPool, constant_prefix: np.ndarray | None, query_budget_tokens: int = 0) -> None:
-        self._pool = pool
+    def __init__(self, slots: KVSlots, constant_prefix: np.ndarray | None, query_budget_tokens: int = 0) -> None:
+        self._slots = slots
         self._budget = query_budget_tokens
         self._queries: OrderedDict[bytes, Segment] = OrderedDict()
         self.hits = 0
@@ -30,14 +30,14 @@ class PrefixStore:
 
     def _settle(self, constant_prefix: np.ndarray | None) -> None:
         self.constant_prefix: Segment | None = None
-        committed = self._pool.commit(self._budget)
-        assert committed, "the prefix store is larger than the pool"
+        committed = self._slots.commit(self._budget)
+        assert committed, "the prefix store is larger than the KV cache"
         if constant_prefix is not None and len(constant_prefix):
-            committed = self._pool.commit(len(constant_prefix))
-            assert committed, "the pool is smaller than the template"
+            committed = self._slots.commit(len(constant_prefix))
+            assert committed, "the KV cache is smaller than the template"
             self.constant_prefix = Segment(constant_prefix.astype(np.int32), None)
             self.constant_prefix.pinned = True
-            self.constant_prefix.slots = self._pool.allocate(len(constant_prefix))
+            self.constant_prefix.slots = self._slots.allocate(len(constant_prefix))
 
     @property
     def keeps_queries(self) -> bool:
@@ -88,7 +88,7 @@ class PrefixStore:
 
     def _drop(self, key: bytes) -> None:
         segment = self._queries.pop(key)
-        self._pool.release(segment.slots)
+        self._slots.release(segment.slots)
         segment.slots, segment.state = [], SegmentState.FINISHED
 
     def drop_queries(self) -> None:
@@ -98,7 +98,7 @@ class PrefixStore:
                 self._drop(key)
 
     def reset(self) -> None:
-        """The pool's contents are lost: the constant prefix has to be computed again, the queries are gone."""
+        """The contents of the KV cache are lost: the constant prefix has to be computed again, the queries are gone."""
         self._queries.clear()
         self._settle(None if self.constant_prefix is None else self.constant_prefix.token_ids)
 

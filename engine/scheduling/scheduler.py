@@ -3,14 +3,14 @@
 **The idea of ``schedule``.** Calls stand in a heap, in the order of ``policy.py``: least remaining work first, with
 ageing. From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not
 fit is looked past, so a short call shares the step with a long one. A parent and its children go into the same step
-where they fit. Where they do not, the parent's keys and values get slots in the pool, and its children follow in later
-steps; slots are committed before a path starts, so that no two paths can wait for each other.
+where they fit. Where they do not, the parent's keys and values get slots in the KV cache, and its children follow in
+later steps; slots are committed before a path starts, so that no two paths can wait for each other.
 
 **Results.** ``update`` turns a step's values into answers. Steps come back in the order in which they were planned, so
 the next one may be planned while one runs: a segment counts as available from the moment it is scheduled.
 
-**Failures.** Whatever happens to a step (worker died, out of memory), ``replay`` forgets the pool, plants the trees of
-all unanswered pairs again and halves the number of suspected pairs a step may hold, so that a pair that kills its
+**Failures.** Whatever happens to a step (worker died, out of memory), ``replay`` forgets the KV cache, builds the trees
+of all unanswered pairs again and halves the number of suspected pairs a step may hold, so that a pair that kills its
 worker ends up alone, fails alone, and costs nobody else an answer.
 """
 
@@ -364,7 +364,7 @@ class Scheduler:
     # -- failures -------------------------------------------------------------------------------------------------
 
     def replay(self, error: EngineError, *, out_of_memory: bool = False) -> tuple[list[EngineCoreOutput], Blame]:
-        """All steps in flight are lost, and so is the pool. Returns errors for pairs that are given up, and whether
+        """All steps in flight are lost, and so is the KV cache. Returns errors for pairs that are given up, and whether
         pairs are to blame."""
         plans = list(self._in_flight.values())
         self._in_flight.clear()

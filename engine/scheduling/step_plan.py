@@ -165,9 +165,9 @@ class StepPlan:
         for ancestor in reversed(chain):
             row = self._rows.get(ancestor)
             own = ancestor.slots if row is None else [(kv_capacity + row, len(ancestor))]
-            assert own, "an ancestor is neither in this step nor in the pool"
+            assert own, "an ancestor is neither in this step nor in the KV cache"
             for start, length in own:
-                if start == kv_capacity:  # the pool's last slot and the step's first row are no neighbours
+                if start == kv_capacity:  # the last slot of the KV cache and the step's first row are no neighbours
                     ranges.append((start, length))
                 else:
                     append_range(ranges, start, length)

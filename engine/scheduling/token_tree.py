@@ -84,7 +84,7 @@ class Segment:
         self.path_tokens = 0
         """Most slots that finishing everything from here down, one path after the other, can need; leaves need none."""
         self.reserved = 0
-        """Slots that starting this segment committed in the pool."""
+        """Slots that starting this segment committed in the KV cache."""
         self.slack_used = False
         """Whether a child uses the slots that were committed for this segment's longest path."""
         self.pinned = False

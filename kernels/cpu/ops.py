@@ -245,8 +245,8 @@ class CpuOps(ReferenceOps):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         plan = meta.cache.get("cpu")
@@ -254,7 +254,7 @@ class CpuOps(ReferenceOps):
             plan = meta.cache["cpu"] = _plan(meta, len(q))
         limits = (meta.window or 0, meta.score_cap or 0.0) if meta.window or meta.score_cap else ()
         return self.runtime.attention(
-            self.kind, _heads(q), _heads(k), _heads(v), _heads(pool_k), _heads(pool_v),
+            self.kind, _heads(q), _heads(k), _heads(v), _heads(k_cache), _heads(v_cache),
             q.shape[1], k.shape[1], q.shape[2], meta.scale, plan, *limits,
         )  # fmt: skip
 

@@ -62,8 +62,8 @@ def attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    pool_k: torch.Tensor,
-    pool_v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
     meta: AttentionMeta,
     mask: torch.Tensor,
     form: AttentionForm,
@@ -78,7 +78,7 @@ def attend(
         plan.layers.append(plan)
     fia = form != "npu_fusion_attention"
     # Without a rotation between, queries are still views of the fused projection.
-    q, keys, values = q.contiguous(), gather(k, pool_k, plan), gather(v, pool_v, plan)
+    q, keys, values = q.contiguous(), gather(k, k_cache, plan), gather(v, v_cache, plan)
     outs = []
     for call in plan.calls_within(max_segments=FIA_MAX_SEGMENTS if fia else FUSION_MAX_SEGMENTS, max_tokens=MAX_TOKENS):
         if plan.layout == Layout.PAGED:

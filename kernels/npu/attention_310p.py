@@ -48,7 +48,7 @@ class Rectangle:
 @dataclass(frozen=True, eq=False)
 class PaddedPlan:
     rectangles: list[Rectangle]
-    pool_rows: torch.Tensor | None
+    cached_rows: torch.Tensor | None
     picks: torch.Tensor
     """(Tq,) where each query's row is in the rectangles laid one after the other."""
 
@@ -102,7 +102,7 @@ def make_plan(meta: AttentionMeta) -> PaddedPlan:
         above += real.size
     return PaddedPlan(
         rectangles=rectangles,
-        pool_rows=to_device(host.pool_rows, meta.device) if len(host.pool_rows) else None,
+        cached_rows=to_device(host.cached_rows, meta.device) if len(host.cached_rows) else None,
         picks=to_device(picks, meta.device),
     )
 
@@ -119,8 +119,8 @@ def attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    pool_k: torch.Tensor,
-    pool_v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
     meta: AttentionMeta,
 ) -> torch.Tensor:
     """See ``Ops.attention``."""
@@ -128,9 +128,9 @@ def attend(
     if plan is None:
         plan = meta.cache[PLAN] = make_plan(meta)
     num_heads = q.shape[1]
-    if plan.pool_rows is not None:
-        k = torch.cat([pool_k.index_select(0, plan.pool_rows), k])
-        v = torch.cat([pool_v.index_select(0, plan.pool_rows), v])
+    if plan.cached_rows is not None:
+        k = torch.cat([k_cache.index_select(0, plan.cached_rows), k])
+        v = torch.cat([v_cache.index_select(0, plan.cached_rows), v])
     outs = []
     for block in plan.rectangles:
         queries, keys, values = (

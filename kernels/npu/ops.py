@@ -162,17 +162,17 @@ class NpuOps:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> Activation:
         if meta.window is not None or meta.score_cap is not None:  # no operator's contract was tried with either
-            return self.attend("plain torch", q, k, v, pool_k, pool_v, meta)
+            return self.attend("plain torch", q, k, v, k_cache, v_cache, meta)
         form = self.forms.attention
         if form is None:
             form = self.attention_forms(q.shape[1], k.shape[1], q.shape[2], causal=meta.causal)[0]
             self.forms = replace(self.forms, attention=form)
-        return self.attend(form, q, k, v, pool_k, pool_v, meta)
+        return self.attend(form, q, k, v, k_cache, v_cache, meta)
 
     def attention_forms(
         self, num_heads: int, num_kv_heads: int, head_dim: int, *, causal: bool
@@ -190,18 +190,18 @@ class NpuOps:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        pool_k: torch.Tensor,
-        pool_v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> torch.Tensor:
         """Attention in a form."""
         if form == "plain torch":
-            return reference_attention.attend(q, k, v, pool_k, pool_v, meta)
+            return reference_attention.attend(q, k, v, k_cache, v_cache, meta)
         if form == "npu_prompt_flash_attention":
-            return attention_310p.attend(q, k, v, pool_k, pool_v, meta)
+            return attention_310p.attend(q, k, v, k_cache, v_cache, meta)
         if self._mask is None:
             self._mask = attention.compressed_mask(self.device)
-        return attention.attend(q, k, v, pool_k, pool_v, meta, self._mask, form)
+        return attention.attend(q, k, v, k_cache, v_cache, meta, self._mask, form)
 
     def score(
         self,

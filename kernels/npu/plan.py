@@ -1,15 +1,15 @@
 """Which keys each segment's queries see, as host lists and index tables that packed attention wants.
 
 A segment sees its context and then its own keys. Contexts are shared: siblings read the same rows, and a context may
-lie in the pool of kept keys. Rows are therefore taken in two hops: first the few distinct pool rows are put in front of
-the step's keys (``pool_rows``), then places are read from there. There are three layouts of the keys:
+lie in the KV cache. Rows are therefore taken in two hops: first the few distinct cached rows are put in front of
+the step's keys (``cached_rows``), then places are read from there. There are three layouts of the keys:
 
 * ``AS_THEY_LIE``: no contexts, the keys are the step's rows. Nothing is copied.
 * ``PAGED``: blocks of 128 keys with a table of blocks for each segment (``pages.py``). What is shared lies there once.
 * ``GATHERED``: each segment's keys one after the other, contexts copied in front of every sibling. Needs nothing of the
   operator but cumulative lengths; it is also what the paged form is checked against.
 
-Letters: S segments with queries, P distinct pool rows, T rows of the step, K keys of all segments together.
+Letters: S segments with queries, P distinct cached rows, T rows of the step, K keys of all segments together.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Layout(Enum):
 class HostPlan:
     """A step's attention on the host; only segments that have queries, in the order of their queries.
 
-    A *place* is a row of the pool rows followed by the step's rows.
+    A *place* is a row of the cached rows followed by the step's rows.
     """
 
     q_lens: np.ndarray
     """(S,)"""
-    pool_rows: np.ndarray
-    """(P,) distinct slots of the pool."""
+    cached_rows: np.ndarray
+    """(P,) distinct slots of the KV cache."""
     sources: np.ndarray
     """Places of all contexts' tokens, one context after the other."""
     context_starts: np.ndarray
@@ -120,8 +120,8 @@ class AttentionPlan:
 
     host: HostPlan
     layout: Layout
-    pool_rows: torch.Tensor | None = None
-    """(P,) int64, or None: nothing comes from the pool."""
+    cached_rows: torch.Tensor | None = None
+    """(P,) int64, or None: nothing comes from the KV cache."""
     rows: torch.Tensor | None = None
     """Places that are gathered, int64: (K,), or (B * 128,) for pages; None: the keys are read as they lie."""
     table: torch.Tensor | None = None
@@ -151,19 +151,19 @@ def plan_on_host(meta: AttentionMeta) -> HostPlan:
 
     ranges = meta.context_ranges.reshape(-1, 2).astype(np.int64)
     addresses = expand_ranges(ranges[:, 0], ranges[:, 1])
-    in_pool = addresses < meta.kv_capacity
-    pool_rows, places = np.unique(addresses[in_pool], return_inverse=True)
-    sources = addresses - meta.kv_capacity + len(pool_rows)
-    sources[in_pool] = places
+    is_cached = addresses < meta.kv_capacity
+    cached_rows, places = np.unique(addresses[is_cached], return_inverse=True)
+    sources = addresses - meta.kv_capacity + len(cached_rows)
+    sources[is_cached] = places
 
     sizes = np.concatenate([[0], np.cumsum(ranges[:, 1])])
     return HostPlan(
         q_lens=meta.q_lens[order].astype(np.int64),
-        pool_rows=pool_rows,
+        cached_rows=cached_rows,
         sources=sources,
         context_starts=np.append(sizes[meta.context_indptr[:-1]], 0)[context_ids],
         context_lens=context_lens,
-        own_starts=meta.own_starts[order].astype(np.int64) + len(pool_rows),
+        own_starts=meta.own_starts[order].astype(np.int64) + len(cached_rows),
         own_lens=meta.own_lens[order].astype(np.int64),
     )
 
@@ -192,22 +192,22 @@ def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tok
 
 
 def index_arrays(host: HostPlan, layout: Layout) -> list[np.ndarray]:
-    """Pool rows, gathered places, and the table in one line: what a plan needs on the device. Those not needed are
+    """Cached rows, gathered places, and the table in one line: what a plan needs on the device. Those not needed are
     empty."""
     nothing = np.empty(0, np.int64)
     if layout == Layout.AS_THEY_LIE:
         return [nothing, nothing, nothing]
     if layout == Layout.GATHERED:
-        return [host.pool_rows, host.kv_rows, nothing]
-    return [host.pool_rows, host.pages.rows, host.pages.table.ravel()]
+        return [host.cached_rows, host.kv_rows, nothing]
+    return [host.cached_rows, host.pages.rows, host.pages.table.ravel()]
 
 
 def plan_with(host: HostPlan, layout: Layout, tensors: list[torch.Tensor]) -> AttentionPlan:
     """``tensors``: the ``index_arrays`` on the device, int64."""
-    pool_rows, rows, table = tensors
+    cached_rows, rows, table = tensors
     plan = AttentionPlan(host, layout)
     if layout != Layout.AS_THEY_LIE:
-        plan.pool_rows = pool_rows if len(pool_rows) else None
+        plan.cached_rows = cached_rows if len(cached_rows) else None
         plan.rows = rows
     if layout == Layout.PAGED:
         plan.table = table.view(host.pages.table.shape).to(torch.int32)
@@ -226,12 +226,12 @@ def make_plan(meta: AttentionMeta, *, paged: bool) -> AttentionPlan:
     return plan_with(host, layout, [to_device(array, meta.device) for array in index_arrays(host, layout)])
 
 
-def gather(step: torch.Tensor, pool: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-    """(T, M, H) of the step and (kv_capacity, M, H) of the pool -> what the plan's calls read: (K, M, H), or for pages
-    (num_blocks, 128, M * H)."""
+def gather(step: torch.Tensor, cache: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+    """(T, M, H) of the step and (kv_capacity, M, H) of the KV cache -> what the plan's launches read: (K, M, H), or for
+    pages (num_blocks, 128, M * H)."""
     if plan.rows is None:
         return step[: int(plan.host.kv_lens.sum())].contiguous()
-    source = step if plan.pool_rows is None else torch.cat([pool.index_select(0, plan.pool_rows), step])
+    source = step if plan.cached_rows is None else torch.cat([cache.index_select(0, plan.cached_rows), step])
     if plan.layout == Layout.GATHERED:
         return source.index_select(0, plan.rows)
     pages = torch.empty(plan.num_blocks * BLOCK, *step.shape[1:], dtype=step.dtype, device=step.device)

@@ -1,6 +1,6 @@
 """Attention of packed segments over any number of key ranges, without copying a key.
 
-A segment's queries see its context ranges whole (rows of the key/value pool or of this step) and then its own keys
+A segment's queries see its context ranges whole (rows of the KV cache or of this step) and then its own keys
 causally, aligned at the end, so the last layer may ask for the last query only. Softmax is online (Milakov and
 Gimelshein 2018, arXiv 1805.02867; Dao 2023, arXiv 2307.08691), so the order of the ranges does not matter.
 
@@ -116,11 +116,11 @@ def _window_starts(ranges, first_range, end_range, start, first_token, token, WI
 
 
 @triton.jit
-def _rows_of(start, kv_capacity, pool, pool_stride, step, step_stride):
-    """First row and row stride of a context range: a slot of the pool, or a row of this step."""
+def _rows_of(start, kv_capacity, cache, cache_stride, step, step_stride):
+    """First row and row stride of a context range: a slot of the KV cache, or a row of this step."""
     if start < kv_capacity:
-        rows = pool + start * pool_stride
-        stride = pool_stride
+        rows = cache + start * cache_stride
+        stride = cache_stride
     else:
         rows = step + (start - kv_capacity) * step_stride
         stride = step_stride
@@ -129,8 +129,8 @@ def _rows_of(start, kv_capacity, pool, pool_stride, step, step_stride):
 
 @triton.jit
 def _attention_kernel(
-    q, k, v, pool_k, pool_v, out, tiles, segments, ranges,
-    q_stride, k_stride, v_stride, pool_k_stride, pool_v_stride, out_stride, kv_capacity, scale,
+    q, k, v, k_cache, v_cache, out, tiles, segments, ranges,
+    q_stride, k_stride, v_stride, k_cache_stride, v_cache_stride, out_stride, kv_capacity, scale,
     cap, window,
     GROUP: tl.constexpr, HEAD: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
@@ -168,8 +168,8 @@ def _attention_kernel(
     for r in range(first_range, end_range):
         start = tl.load(ranges + 2 * r).to(tl.int64)
         length = tl.load(ranges + 2 * r + 1)
-        keys, key_stride = _rows_of(start, kv_capacity, pool_k, pool_k_stride, k, k_stride)
-        values, value_stride = _rows_of(start, kv_capacity, pool_v, pool_v_stride, v, v_stride)
+        keys, key_stride = _rows_of(start, kv_capacity, k_cache, k_cache_stride, k, k_stride)
+        values, value_stride = _rows_of(start, kv_capacity, v_cache, v_cache_stride, v, v_stride)
         keys += kv_head * HEAD
         values += kv_head * HEAD
         limit = tl.zeros([BLOCK_M], dtype=tl.int32) + length
@@ -255,8 +255,8 @@ def range_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    pool_k: torch.Tensor,
-    pool_v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
     tables: AttentionTables,
     *,
     kv_capacity: int,
@@ -266,22 +266,22 @@ def range_attention(
     score_cap: float | None = None,
     config: AttentionConfig,
 ) -> torch.Tensor:
-    """q (Tq, N, H); k, v (T, M, H); pools (kv_capacity, M, H) -> (Tq, N * H)."""
+    """q (Tq, N, H); k, v (T, M, H); k_cache, v_cache (kv_capacity, M, H) -> (Tq, N * H)."""
     num_queries, num_heads, head_dim = q.shape
     num_kv_heads = k.shape[1]
-    for name, x in (("q", q), ("k", k), ("v", v), ("pool_k", pool_k), ("pool_v", pool_v)):
+    for name, x in (("q", q), ("k", k), ("v", v), ("k_cache", k_cache), ("v_cache", v_cache)):
         if x.numel() and x.stride()[1:] != (head_dim, 1):
             raise ValueError(f"attention: the heads of one token of {name} must be contiguous, strides {x.stride()}")
-    if pool_k.dtype != k.dtype:
-        raise ValueError(f"attention: the pool holds {pool_k.dtype}, the step {k.dtype}")
+    if k_cache.dtype != k.dtype:
+        raise ValueError(f"attention: the KV cache holds {k_cache.dtype}, the step {k.dtype}")
     out = torch.empty(num_queries, num_heads * head_dim, dtype=q.dtype, device=q.device)
     if len(tables.tiles) == 0:
         return out
     group = num_heads // num_kv_heads
     tokens_per_tile(config, group)
     _attention_kernel[(len(tables.tiles), num_kv_heads)](
-        q, k, v, pool_k, pool_v, out, tables.tiles, tables.segments, tables.ranges,
-        q.stride(0), k.stride(0), v.stride(0), pool_k.stride(0), pool_v.stride(0), out.stride(0), kv_capacity,
+        q, k, v, k_cache, v_cache, out, tables.tiles, tables.segments, tables.ranges,
+        q.stride(0), k.stride(0), v.stride(0), k_cache.stride(0), v_cache.stride(0), out.stride(0), kv_capacity,
         scale * _LOG2_E, (score_cap or 0.0) * _LOG2_E, window or 0,
         GROUP=group, HEAD=head_dim, CAUSAL=causal, WINDOWED=window is not None, CAPPED=score_cap is not None,
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_H=max(16, power_of_two(head_dim)), UPCAST=INTERPRETED,

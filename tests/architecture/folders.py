@@ -14,7 +14,7 @@ PACKAGE = "engine/__init__.py"
 """``from engine import LLM`` and its version: the offline API, for the ways in that score as a caller would."""
 
 CONTRACT = "backends"
-"""The contract of a backend with the types of a step on a device: base, packed_batch, kv_pool, group."""
+"""The contract of a backend with the types of a step on a device: base, packed_batch, kv_cache, group."""
 FAMILIES = "engine/checkpoint/families.py"
 """What each family's config.json means."""
 NETWORKS = {CONTRACT, FAMILIES, "backends/loading", "backends/nn", "kernels"}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from engine.backends.cpu.backend import CpuBackend
-from engine.backends.kv_pool import KVPool, KVShape
+from engine.backends.kv_cache import KVCache, KVShape
 from engine.backends.packed_batch import PackingRules, pack, upload_each
 from tests.backends.plans import PlanBuilder
 
@@ -55,14 +55,14 @@ def test_kept_rows_and_their_slots() -> None:
     batch = pack(plan(), rules())
     assert batch.keep_rows.tolist() == [0, 1, 2, 5, 6, 7, 8]
     assert batch.keep_slots.tolist() == [40, 41, 42, 0, 1, 2, 3]
-    pool = KVPool(KVShape(1, 2, 4), 100, dtype=torch.float32, device=torch.device("cpu"))
-    for tensor in (*pool.keys, *pool.values):
+    kv_cache = KVCache(KVShape(1, 2, 4), 100, dtype=torch.float32, device=torch.device("cpu"))
+    for tensor in (*kv_cache.keys, *kv_cache.values):
         tensor.zero_()
     k, v = torch.randn(12, 2, 4), torch.randn(12, 2, 4)
-    pool.keep(0, k, v, batch)
-    assert torch.equal(pool.keys[0][40:43], k[:3])
-    assert torch.equal(pool.values[0][:4], v[5:9])
-    assert not pool.keys[0][4:40].any()
+    kv_cache.keep(0, k, v, batch)
+    assert torch.equal(kv_cache.keys[0][40:43], k[:3])
+    assert torch.equal(kv_cache.values[0][:4], v[5:9])
+    assert not kv_cache.keys[0][4:40].any()
 
 
 def test_a_step_without_reads_or_keeps() -> None:

@@ -13,7 +13,7 @@ from engine.kernels.reference import ReferenceOps
 from engine.kernels.reference_attention import attend
 
 
-def naive_attention(q, k, v, pool_k, pool_v, meta: AttentionMeta) -> torch.Tensor:
+def naive_attention(q, k, v, k_cache, v_cache, meta: AttentionMeta) -> torch.Tensor:
     num_heads, num_kv_heads = q.shape[1], k.shape[1]
     out = torch.zeros(q.shape, dtype=torch.float64)
     for segment, (q_start, q_len, own_start, own_len, context) in enumerate(
@@ -25,8 +25,8 @@ def naive_attention(q, k, v, pool_k, pool_v, meta: AttentionMeta) -> torch.Tenso
         )
         for start, length in ranges:
             for i in range(start, start + length):
-                keys.append(pool_k[i] if i < meta.kv_capacity else k[i - meta.kv_capacity])
-                values.append(pool_v[i] if i < meta.kv_capacity else v[i - meta.kv_capacity])
+                keys.append(k_cache[i] if i < meta.kv_capacity else k[i - meta.kv_capacity])
+                values.append(v_cache[i] if i < meta.kv_capacity else v[i - meta.kv_capacity])
         context_len = len(keys)
         keys += list(k[own_start : own_start + own_len])
         values += list(v[own_start : own_start + own_len])
@@ -47,7 +47,7 @@ def naive_attention(q, k, v, pool_k, pool_v, meta: AttentionMeta) -> torch.Tenso
 def random_case(
     seed: int, *, causal: bool, reads_only: bool, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
 ):
-    """Three contexts (pool, this step, both), siblings of mixed lengths, segments without context."""
+    """Three contexts (KV cache, this step, both), siblings of mixed lengths, segments without context."""
     rng = np.random.default_rng(seed)
     capacity = 40
     own_lens = np.array([9, 5, 17, 1, 33, 12, 12, 8, 16, 70])
@@ -134,10 +134,10 @@ def test_small_blocks_give_the_same_as_large_ones(monkeypatch) -> None:
 def test_a_broken_segment_does_not_reach_its_siblings() -> None:
     tensors, meta = random_case(9, causal=True, reads_only=False, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32)
     healthy = attend(*tensors, meta)
-    q, k, v, pool_k, pool_v = (tensor.clone() for tensor in tensors)
+    q, k, v, k_cache, v_cache = (tensor.clone() for tensor in tensors)
     rows = slice(int(meta.own_starts[5]), int(meta.own_starts[5] + meta.own_lens[5]))
     q[rows], k[rows], v[rows] = math.nan, math.inf, math.nan
-    broken = attend(q, k, v, pool_k, pool_v, meta)
+    broken = attend(q, k, v, k_cache, v_cache, meta)
     others = np.delete(np.arange(len(q)), np.arange(rows.start, rows.stop))
     assert torch.isnan(broken[rows]).all()
     torch.testing.assert_close(broken[others], healthy[others], atol=1e-6, rtol=1e-6)

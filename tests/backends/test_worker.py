@@ -198,7 +198,7 @@ def test_out_of_memory_in_a_step_is_recognisable_and_survived(folder: Path, monk
     monkeypatch.setattr(CpuBackend, "empty_cache", lambda self, device: emptied.append(device))
     with monkeypatch.context() as patch:
         # An allocation that cannot succeed, where a too large step would make it.
-        patch.setattr(worker.runner, "forward", lambda batch, pool: torch.empty(1 << 60, dtype=torch.uint8))
+        patch.setattr(worker.runner, "forward", lambda batch, kv_cache: torch.empty(1 << 60, dtype=torch.uint8))
         with pytest.raises(OutOfMemory, match="a step of 3 tokens did not fit into the memory of cpu"):
             worker.execute(plan)
     assert emptied == [torch.device("cpu")]

@@ -15,6 +15,7 @@ from engine.backends.base import Capabilities, MemoryFacts
 from engine.backends.cuda.attention import RangeForm
 from engine.backends.cuda.backend import CudaBackend
 from engine.config import DeviceConfig
+from engine.kernels.ops import LayerShape
 from engine.kernels.triton.attention import AttentionConfig
 from engine.kernels.triton.launch import INTERPRETED
 
@@ -69,6 +70,13 @@ class StandIn(CudaBackend):
 
     def empty_cache(self, device: torch.device) -> None:
         return None
+
+    def name_of(self, device: torch.device) -> str:
+        return "the stand-in"
+
+    def self_test(self, shape: LayerShape) -> tuple[str, ...]:
+        """None: the interpreter takes seconds for it. ``test_self_test.py`` calls the real one."""
+        return ()
 
     def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
         assert self.ops is not None

@@ -71,12 +71,12 @@ def build(case: Case, dtype: torch.dtype, device: torch.device, heads: int, kv_h
     return q, k, v, pools[0], pools[1], meta
 
 
-def run_kernel(q, k, v, pool_k, pool_v, meta: AttentionMeta, *, config: AttentionConfig = SMALL, padding: int = 0):
+def run_kernel(q, k, v, k_cache, v_cache, meta: AttentionMeta, *, config: AttentionConfig = SMALL, padding: int = 0):
     tiles, segments, ranges = plan_tables(meta, tokens_per_tile(config, q.shape[1] // k.shape[1]))
     tiles = np.concatenate([tiles, np.full((padding, 2), -1, np.int32)])
     tables = AttentionTables(*(torch.from_numpy(table).to(q.device) for table in (tiles, segments, ranges)))
     return range_attention(
-        q, k, v, pool_k, pool_v, tables, kv_capacity=CAPACITY, scale=meta.scale, causal=meta.causal, config=config,
+        q, k, v, k_cache, v_cache, tables, kv_capacity=CAPACITY, scale=meta.scale, causal=meta.causal, config=config,
         window=meta.window, score_cap=meta.score_cap,
     )  # fmt: skip
 
@@ -124,8 +124,8 @@ def test_tables_cover_every_query_once_longest_first(device: torch.device) -> No
 def test_shapes_that_the_kernel_cannot_take_are_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match="do not fit a tile"):
         tokens_per_tile(SMALL, 17)
-    q, k, v, pool_k, pool_v, meta = build(CASES["pool prefix"], torch.float32, device, 2, 1, 16)
-    with pytest.raises(ValueError, match="the pool holds"):
-        run_kernel(q, k, v, pool_k.half(), pool_v.half(), meta)
+    q, k, v, k_cache, v_cache, meta = build(CASES["pool prefix"], torch.float32, device, 2, 1, 16)
+    with pytest.raises(ValueError, match="the KV cache holds"):
+        run_kernel(q, k, v, k_cache.half(), v_cache.half(), meta)
     with pytest.raises(ValueError, match="must be contiguous"):
-        run_kernel(q.transpose(1, 2).contiguous().transpose(1, 2), k, v, pool_k, pool_v, meta)
+        run_kernel(q.transpose(1, 2).contiguous().transpose(1, 2), k, v, k_cache, v_cache, meta)

@@ -12,7 +12,7 @@ import torch
 
 from engine.backends.cuda.backend import CudaBackend
 from engine.backends.cuda.linear import Fp8Linear
-from engine.backends.cuda.memory import GIB, LIBRARIES, memory_limit, pool_tokens
+from engine.backends.cuda.memory import GIB, LIBRARIES, kv_cache_tokens, memory_limit
 from engine.backends.registry import choose_backend
 from engine.config import DeviceConfig
 from engine.entrypoints.settings.options import build_configs
@@ -132,9 +132,9 @@ def test_limits_that_cannot_be_kept_are_refused() -> None:
 
 
 def test_the_pool_gets_what_is_wanted_or_half_of_what_is_free() -> None:
-    assert pool_tokens(10_000, 20, 100) == 20
-    assert pool_tokens(10_000, 1_000, 100) == 50
-    assert pool_tokens(0, 1_000, 100) == 0
+    assert kv_cache_tokens(10_000, 20, 100) == 20
+    assert kv_cache_tokens(10_000, 1_000, 100) == 50
+    assert kv_cache_tokens(0, 1_000, 100) == 0
 
 
 def test_out_of_memory_is_recognised_however_it_is_said() -> None:

@@ -60,20 +60,20 @@ def on_device(form: GatherForm | RangeForm, meta: AttentionMeta, group: int) -> 
 
 @pytest.mark.parametrize("name", CASES)
 def test_gathered_keys_give_the_same_attention(name: str, device: torch.device) -> None:
-    q, k, v, pool_k, pool_v, meta = build(CASES[name], torch.float32, device, 4, 2, 16)
+    q, k, v, k_cache, v_cache, meta = build(CASES[name], torch.float32, device, 4, 2, 16)
     form = GatherForm(flash=dense_flash)
-    out = form.attend(q, k, v, pool_k, pool_v, meta, on_device(form, meta, 2))
-    expected = ReferenceOps().attention(q, k, v, pool_k, pool_v, meta)
+    out = form.attend(q, k, v, k_cache, v_cache, meta, on_device(form, meta, 2))
+    expected = ReferenceOps().attention(q, k, v, k_cache, v_cache, meta)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_torchs_own_kernel_takes_the_call() -> None:
     """Its schema and its shape function, on tensors without data; the kernel itself needs a GPU."""
-    q, k, v, pool_k, pool_v, meta = build(CASES["chain of three"], torch.bfloat16, torch.device("cpu"), 4, 2, 16)
+    q, k, v, k_cache, v_cache, meta = build(CASES["chain of three"], torch.bfloat16, torch.device("cpu"), 4, 2, 16)
     form = GatherForm()
-    q, k, v, pool_k, pool_v = (x.to("meta") for x in (q, k, v, pool_k, pool_v))
+    q, k, v, k_cache, v_cache = (x.to("meta") for x in (q, k, v, k_cache, v_cache))
     tables = [torch.from_numpy(table).to("meta") for table in form.tables(meta, 2)]
-    out = form.attend(q, k, v, pool_k, pool_v, meta, tables)
+    out = form.attend(q, k, v, k_cache, v_cache, meta, tables)
     assert out.shape == (len(q), 64)
     assert out.dtype == torch.bfloat16
 
@@ -82,10 +82,10 @@ def test_torchs_own_kernel_takes_the_call() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA device")
 @pytest.mark.parametrize("name", CASES)
 def test_torchs_own_kernel_aligns_causality_at_the_end(name: str, device: torch.device) -> None:
-    q, k, v, pool_k, pool_v, meta = build(CASES[name], torch.bfloat16, device, 4, 2, 64)
+    q, k, v, k_cache, v_cache, meta = build(CASES[name], torch.bfloat16, device, 4, 2, 64)
     form = GatherForm()
-    out = form.attend(q, k, v, pool_k, pool_v, meta, on_device(form, meta, 2))
-    expected = ReferenceOps(device, torch.bfloat16).attention(q, k, v, pool_k, pool_v, meta)
+    out = form.attend(q, k, v, k_cache, v_cache, meta, on_device(form, meta, 2))
+    expected = ReferenceOps(device, torch.bfloat16).attention(q, k, v, k_cache, v_cache, meta)
     torch.testing.assert_close(out, expected, rtol=AGREEMENT, atol=AGREEMENT)
 
 
@@ -131,7 +131,7 @@ class Broken:
     def tables(self, meta: AttentionMeta, group: int) -> list[np.ndarray]:
         return []
 
-    def attend(self, q: Any, k: Any, v: Any, pool_k: Any, pool_v: Any, meta: Any, tables: Any) -> torch.Tensor:
+    def attend(self, q: Any, k: Any, v: Any, k_cache: Any, v_cache: Any, meta: Any, tables: Any) -> torch.Tensor:
         if not self.fits:
             raise self.error or OutOfResources(300_000, 200_000, "shared memory")
         return torch.full((len(q), q.shape[1] * q.shape[2]), float("nan"), device=q.device)

@@ -117,7 +117,7 @@ def test_a_recorded_step_keeps_what_a_later_one_reads(checkpoint: Path, monkeypa
     backend = StandIn(buckets=[64, 24])
     worker = load(checkpoint, monkeypatch, backend, dtype="float32")
     assert worker.runner is not None
-    pool = worker.runner.pool
+    pool = worker.runner.kv_cache
     for tensor in (*pool.keys, *pool.values):
         tensor.fill_(5.0)
     first, second = PlanBuilder(80), PlanBuilder(80)

@@ -67,7 +67,7 @@ def test_a_worker_is_tuned_at_load(tmp_path: Path, driver: None, monkeypatch: py
     assert "large steps: attention " in text
     assert "flash-gather" in text
     assert "CUDA graphs for steps up to " in text or "no CUDA graphs: no step is faster with one" in text
-    assert "memory: 2.00 GiB for weights, pool and graphs, 1.00 GiB measured for a step of 16 tokens" in text
+    assert "memory: 2.00 GiB for weights, KV cache and graphs, 1.00 GiB measured for a step of 16 tokens" in text
     assert "step time " in text
 
 
@@ -188,6 +188,17 @@ def test_memory_limits_the_budget(real_sizes: None) -> None:
     budget, notes = tuner(too_large_above_4096).run(16_384)
     assert budget == 4096
     assert "a step of 8192 tokens does not fit: memory limits the token budget" in notes
+
+
+def test_a_measurement_that_fails_costs_a_line(real_sizes: None) -> None:
+    def time_step(lengths: Sequence[int]) -> float:
+        if sum(lengths) > 4096:
+            raise RuntimeError("no kernel image for these shapes")
+        return law(lengths)
+
+    budget, notes = tuner(time_step).run(16_384)
+    assert budget == 2048
+    assert notes[-1] == "token budget 2048, not measured: RuntimeError: no kernel image for these shapes"
 
 
 def test_nothing_fits(real_sizes: None) -> None:

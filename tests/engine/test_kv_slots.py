@@ -1,34 +1,34 @@
-"""The slot pool never hands out a slot twice and forgets none."""
+"""The slots never hands out a slot twice and forgets none."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduling.kv_slots import SlotPool
+from engine.scheduling.kv_slots import KVSlots
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 20)), max_size=60))
 def test_slots_are_disjoint_and_come_back(actions: list[tuple[bool, int]]) -> None:
-    pool, held = SlotPool(64), []
+    slots, held = KVSlots(64), []
     for take, size in actions:
-        if take and pool.commit(size):
-            held.append((size, pool.allocate(size)))
+        if take and slots.commit(size):
+            held.append((size, slots.allocate(size)))
         elif held:
             size, ranges = held.pop(size % len(held))
-            pool.release(ranges)
-            pool.uncommit(size)
+            slots.release(ranges)
+            slots.uncommit(size)
         slots = [slot for _, ranges in held for start, length in ranges for slot in range(start, start + length)]
-        assert len(slots) == len(set(slots)) == pool.used == pool.committed
+        assert len(slots) == len(set(slots)) == slots.used == slots.committed
         assert all(0 <= slot < 64 for slot in slots)
     for size, ranges in held:
-        pool.release(ranges)
-        pool.uncommit(size)
-    assert pool.allocate(64) == [(0, 64)]
+        slots.release(ranges)
+        slots.uncommit(size)
+    assert slots.allocate(64) == [(0, 64)]
 
 
 def test_promises_are_limited_to_the_capacity() -> None:
-    pool = SlotPool(10)
-    assert pool.commit(6)
-    assert not pool.commit(5)
-    assert pool.commit(4)
+    slots = KVSlots(10)
+    assert slots.commit(6)
+    assert not slots.commit(5)
+    assert slots.commit(4)

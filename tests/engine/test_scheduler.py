@@ -143,7 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(out_of_memory=st.booleans())
     def lose_steps(self, out_of_memory: bool) -> None:
         self.plans.clear()
-        self.runner.pool[:] = -1
+        self.runner.kv_cache[:] = -1
         outputs, _ = self.subject.replay(StepFailedError("lost"), out_of_memory=out_of_memory)
         self._take(outputs)
 
@@ -172,7 +172,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def memory_is_accounted_for(self) -> None:
         if hasattr(self, "subject"):
             stats = self.subject.stats()
-            assert 0 <= stats.kv_used_tokens <= self.runner.pool.size
+            assert 0 <= stats.kv_used_tokens <= self.runner.kv_cache.size
 
     def teardown(self) -> None:
         if not hasattr(self, "subject"):
@@ -274,7 +274,7 @@ def test_one_poisonous_pair_fails_alone() -> None:
         try:
             outputs += subject.update(runner.execute(plan))
         except RuntimeError as error:
-            runner.pool[:] = -1
+            runner.kv_cache[:] = -1
             lost, blame = subject.replay(StepFailedError(str(error)))
             outputs += lost
             blames.append(blame)

@@ -223,8 +223,11 @@ _DEBERTA = {
     "position_biased_input": False, "max_relative_positions": -1, "type_vocab_size": 0,
 }  # fmt: skip
 
-_ANY_PROMPT = "--score-template, or query and document joined; --hf-overrides names the tokens"
-_ANSWER = {"hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}}
+_ANY_PROMPT = "--score-template (none: query and document joined); --hf-overrides names the tokens"
+_ANSWER = {
+    "hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"},
+    "score_template": "none",
+}
 _NO_SPECIALS = {"bos_token_id": None, "eos_token_id": None}
 
 FAMILIES: dict[str, Family] = {
@@ -428,10 +431,13 @@ FAMILIES: dict[str, Family] = {
         architecture="MistralForCausalLM",
         tokenizer="llama",
         models="rerankers trained on Mistral that answer with a token",
-        scoring="--score-template, or query and document joined; --hf-overrides names the tokens",
+        scoring="--score-template (none: query and document joined); --hf-overrides names the tokens",
         ids=joined_ids,
         tokens=("no", "yes"),
-        settings={"hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}},
+        settings={
+            "hf_overrides": {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"},
+            "score_template": "none",
+        },
         shapes={
             "no window": _decoder(sliding_window=None, head_dim=32),
             "window of 24 tokens": _decoder(sliding_window=24, head_dim=32),

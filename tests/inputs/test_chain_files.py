@@ -54,6 +54,25 @@ def test_token_0_is_a_token(small: Make) -> None:
     assert (head.kind, head.token_ids) == ("from_2_way_softmax", (0, 1))
 
 
+def test_keys_that_a_chain_does_not_have(small: Make) -> None:
+    folder = add_logit_score(small(name=None), true_id=5, false_id=6, message=False)
+    write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": 5, "scale": 0.2})
+    with pytest.raises(ConfigError, match=r"1_LogitScore/config.json: its key 'scale' is not known"):
+        resolve(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    write_json(folder / "modules.json", [modules[0] | {"weight": 0.5}, modules[1]])
+    with pytest.raises(ConfigError, match=r"modules.json: its key 'weight' is not known"):
+        resolve(folder)
+
+
+def test_an_unknown_key_that_means_nothing(small: Make) -> None:
+    folder = add_logit_score(small(name=None), true_id=5, false_id=6, message=False)
+    write_json(folder / "config_sentence_transformers.json", {"trained_on": "x", "truncate_dim": None})
+    with pytest.raises(ConfigError, match="has trained_on = 'x'"):
+        resolve(folder)
+    assert resolve(folder, ignore_config_key=("trained_on",)).head.token_ids == (6, 5)
+
+
 @pytest.mark.parametrize(
     ("true_id", "false_id", "message"),
     [
@@ -112,6 +131,8 @@ def test_a_published_range_gives_way_to_the_files(small: Make) -> None:
         ([("Pooling", "1_Pooling", {"pooling_mode": "max"})], "it pools tokens by max"),
         ([("Pooling", "1_Pooling", {"pooling_mode": "cls", "layers": 4})], "its key 'layers' is not known"),
         ([], "its last module makes 'token_embeddings'"),
+        ([POOLING, ("sentence_transformers.models.Normalize", "2_N", {"p": 1})], "its key 'p' is not known"),
+        ([POOLING, ("sentence_transformers.models.Dropout", "2_D", {"dropout": 0.1, "at_inference": True})], "at_inf"),
     ],
 )  # fmt: skip
 def test_chains_that_are_refused(body: Path, modules: list[tuple[str, str, Any]], message: str) -> None:
@@ -136,6 +157,11 @@ def test_chains_that_are_refused(body: Path, modules: list[tuple[str, str, Any]]
         ({"config_args": {"num_hidden_layers": 1}}, "config_args is {'num_hidden_layers': 1}"),
         ({"query_expansion": {"strategy": "fixed"}}, "query_expansion is"),
         ({"temperature": 2}, "its key 'temperature' is not known"),
+        ({"model_args": {"num_hidden_layers": 1}}, "model_args holds num_hidden_layers"),
+        ({"processing_kwargs": {"chat_template": {"restore_suffix": False}}}, "restore_suffix is False"),
+        ({"processing_kwargs": {"chat_template": {"truncation": False}}}, "the tokenizer with truncation=False"),
+        ({"processing_kwargs": {"chat_template": {"tools": [{}]}}}, r"with tools=\[{}\]"),
+        ({"processing_kwargs": {"chat_template": {"continue_final_message": True}}}, "continue_final_message=True"),
     ],
 )
 def test_transformers_that_are_refused(body: Path, changes: dict[str, Any], message: str) -> None:
@@ -166,6 +192,10 @@ def test_harmless_settings(body: Path) -> None:
         ({"model_type": "SparseEncoder"}, "a sparse model for the first stage"),
         ({"model_type": "ColBERT"}, "a late-interaction model"),
         ({"model_type": "Something"}, "model_type 'Something' is not known"),
+        ({"truncate_dim": 16}, "has truncate_dim = 16, which is not known here"),
+        ({"score_scale": 0.2}, "pass --ignore-config-key score_scale"),
+        ({"default_prompt_name": "web"}, "the default prompt 'web', and it has no prompts"),
+        ({"default_prompt_name": "web", "prompts": {"q": "x: "}}, "the default prompt 'web', and there are 'q'"),
     ],
 )
 def test_metadata_that_contradict_the_chain(body: Path, metadata: dict[str, Any], message: str) -> None:

@@ -126,14 +126,36 @@ def test_the_published_overrides_bring_the_published_prompt(small: Make) -> None
     assert "prompt qwen3-reranker by is_original_qwen3_reranker" in spec.decision
 
 
-def test_tokens_of_ones_own_take_the_published_prompt_away(small: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Who names the tokens says that it is not the model that its folder's name says."""
+def test_tokens_of_ones_own_take_the_published_prompt_away(small: Make) -> None:
+    """Who names other tokens says that it is not the model that its folder's name says."""
     overrides = {"classifier_from_token": ["!"], "method": "no_post_processing"}
     folder = moved(small(name=None), "Qwen3-Reranker-0.6B")
-    assert resolve(folder, hf_overrides=overrides).template is None
-    assert "no template is known" in caplog.text
+    with pytest.raises(ConfigError, match="answers with the token '!', and nothing says in which prompt") as caught:
+        resolve(folder, hf_overrides=overrides)
+    assert "qwen3-reranker, mxbai-rerank-v2" in str(caught.value)
     spec = resolve(folder, hf_overrides=overrides, score_template="ctxl-rerank-v2")
     assert (spec.template, spec.head.tokens) == ("ctxl-rerank-v2", ("!",))
+    spec = resolve(folder, hf_overrides=overrides, score_template="none")
+    assert (spec.template, spec.use_sep_token) == (None, False)
+    spec = resolve(folder, hf_overrides=overrides | {"use_sep_token": True})
+    assert (spec.template, spec.use_sep_token) == (None, True)
+
+
+def test_tokens_of_ones_own_take_the_published_range_away(small: Make, caplog: pytest.LogCaptureFixture) -> None:
+    overrides = {"classifier_from_token": ["yes"], "method": "no_post_processing"}
+    folder = moved(small(name=None), "zerank-1")
+    spec = resolve(folder, hf_overrides=overrides, score_template="zerank-2")
+    assert (spec.head.activation, spec.head.logit_sigma) == ("sigmoid", 1.0)
+    assert "name other tokens than those of zeroentropy/zerank-1 (Yes)" in caplog.text
+    assert resolve(folder).head.logit_sigma == 5.0
+
+
+def test_the_published_tokens_keep_the_published_prompt(small: Make) -> None:
+    overrides = {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}
+    folder = moved(small(name=None), "Qwen3-Reranker-0.6B")
+    assert resolve(folder, hf_overrides=overrides).template == "qwen3-reranker"
+    with pytest.raises(ConfigError, match="--score-template none"):
+        resolve(moved(folder, "checkpoint-100"), hf_overrides=overrides)
 
 
 def test_a_fine_tune_of_a_known_base_says_what_is_assumed(small: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -148,7 +148,7 @@ def test_swapped_tokens_are_warned_about(small: Make, caplog: pytest.LogCaptureF
 
 def test_no_post_processing(small: Make) -> None:
     overrides = {"classifier_from_token": ["yes"], "method": "no_post_processing"}
-    head = resolve(small(), hf_overrides=overrides).head
+    head = resolve(small(), hf_overrides=overrides, score_template="none").head
     assert (head.kind, head.num_labels, head.activation) == ("no_post_processing", 1, "sigmoid")
     with pytest.raises(ConfigError, match=r"gives 3 values a pair \(yes, no, 1\), and a score is one value"):
         resolve(small(), hf_overrides=overrides | {"classifier_from_token": ["yes", "no", "1"]})

@@ -163,7 +163,7 @@ def test_named_templates(saved: Make) -> None:
     [
         (None, {}, ModelLoadError, "asks for the chat template 'default'"),
         (PLAIN, {"chat_template": "other"}, ModelLoadError, "asks for the chat template 'other'"),
-        (PLAIN, {"tools": [1]}, ModelLoadError, "sets tools"),
+        (PLAIN, {"tools": [1]}, ConfigError, "the chat template with tools"),
         ("{{ messages[0].content }}", {}, ConfigError, "must show the document exactly once"),
         ("{{ messages[0].content.__class__ }}", {}, ConfigError, "cannot be rendered|exactly once"),
     ],

@@ -113,7 +113,7 @@ def test_rows_are_put_back_as_they_were(tmp_path: Path, family: str, tokenizer: 
     }
     found = []
     for model in (path, twin):
-        with LLM(str(model), device="cpu", hf_overrides=overrides) as llm:
+        with LLM(str(model), device="cpu", hf_overrides=overrides, score_template="none") as llm:
             found.append([output.outputs.score for output in llm.score(QUERY, DOCUMENTS)])
     assert found[0] == pytest.approx(found[1], abs=2e-6)
 

@@ -39,36 +39,36 @@ class FakeRunner:
     """Executes plans on token ids. ``poison`` tokens make a step fail."""
 
     def __init__(self, kv_capacity: int = 512, poison: int | None = None) -> None:
-        self.pool = np.full(kv_capacity, -1, np.int32)
+        self.kv_cache = np.full(kv_capacity, -1, np.int32)
         self.poison = poison
         self.plans: list[SchedulerOutput] = []
 
-    def execute(self, plan: SchedulerOutput) -> ModelRunnerOutput:
-        self.plans.append(plan)
-        if self.poison is not None and self.poison in plan.token_ids:
+    def execute(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        self.plans.append(scheduler_output)
+        if self.poison is not None and self.poison in scheduler_output.token_ids:
             raise RuntimeError("poisoned step")
-        ends = np.cumsum(plan.segment_lens)
+        ends = np.cumsum(scheduler_output.segment_lens)
         values = []
-        for position in plan.read_segments:
-            own = plan.token_ids[ends[position] - plan.segment_lens[position] : ends[position]]
-            context = self.context(plan, int(plan.context_ids[position]))
+        for position in scheduler_output.read_segments:
+            own = scheduler_output.token_ids[ends[position] - scheduler_output.segment_lens[position] : ends[position]]
+            context = self.context(scheduler_output, int(scheduler_output.context_ids[position]))
             assert -1 not in context, "a slot is read that nobody wrote"
             values.append(fake_logit(np.concatenate([context, own])))
-        for row, slot, length in plan.keep_ranges:
-            self.pool[slot : slot + length] = plan.token_ids[row : row + length]
-        return ModelRunnerOutput(plan.step_id, np.array(values, np.float32).reshape(-1, 1), 0.001)
+        for row, slot, length in scheduler_output.keep_ranges:
+            self.kv_cache[slot : slot + length] = scheduler_output.token_ids[row : row + length]
+        return ModelRunnerOutput(scheduler_output.step_id, np.array(values, np.float32).reshape(-1, 1), 0.001)
 
-    def context(self, plan: SchedulerOutput, context_id: int) -> np.ndarray:
+    def context(self, scheduler_output: SchedulerOutput, context_id: int) -> np.ndarray:
         parts = [np.zeros(0, np.int32)]
         if context_id >= 0:
-            lo, hi = plan.context_indptr[context_id : context_id + 2]
-            for start, length in plan.context_ranges[lo:hi]:
+            lo, hi = scheduler_output.context_indptr[context_id : context_id + 2]
+            for start, length in scheduler_output.context_ranges[lo:hi]:
                 source, start = (
-                    (self.pool, start)
-                    if start < len(self.pool)
+                    (self.kv_cache, start)
+                    if start < len(self.kv_cache)
                     else (
-                        plan.token_ids,
-                        start - len(self.pool),
+                        scheduler_output.token_ids,
+                        start - len(self.kv_cache),
                     )
                 )
                 parts.append(source[start : start + length])
@@ -86,18 +86,18 @@ class FakeExecutor:
         self.num_recoveries = 0
         self.closed = False
 
-    def submit(self, plan: SchedulerOutput) -> Future[ModelRunnerOutput]:
+    def submit(self, scheduler_output: SchedulerOutput) -> Future[ModelRunnerOutput]:
         future: Future[ModelRunnerOutput] = Future()
-        self.queue.append((plan, future))
+        self.queue.append((scheduler_output, future))
         if not self.hold:
             self.release()
         return future
 
     def release(self) -> None:
         while self.queue:
-            plan, future = self.queue.pop(0)
+            scheduler_output, future = self.queue.pop(0)
             try:
-                future.set_result(self.runner.execute(plan))
+                future.set_result(self.runner.execute(scheduler_output))
             except RuntimeError as error:
                 from engine.errors import StepFailedError
 
@@ -111,7 +111,7 @@ class FakeExecutor:
 
     def recover(self, failure: StepError, blame: Blame) -> None:
         self.num_recoveries += 1
-        self.runner.pool[:] = -1
+        self.runner.kv_cache[:] = -1
 
     def close(self) -> None:
         self.closed = True

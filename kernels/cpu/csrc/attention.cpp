@@ -73,9 +73,9 @@ struct TileRunner {
     }
     KeyRun context_run(const AttentionPlan::Range& range, int head) const {
         if (range.start >= plan.kv_capacity) return step_run(range.start - plan.kv_capacity, range.length, head);
-        return {in.pool_k + range.start * in.pool_k_strides.row + head * in.pool_k_strides.head,
-                in.pool_v + range.start * in.pool_v_strides.row + head * in.pool_v_strides.head, in.pool_k_strides.row,
-                in.pool_v_strides.row, static_cast<int>(range.length)};
+        return {in.k_cache + range.start * in.k_cache_strides.row + head * in.k_cache_strides.head,
+                in.v_cache + range.start * in.v_cache_strides.row + head * in.v_cache_strides.head,
+                in.k_cache_strides.row, in.v_cache_strides.row, static_cast<int>(range.length)};
     }
 };
 

@@ -78,20 +78,20 @@ nb::tuple qk_norm_rope(Runtime& rt, const Rows& qkv, Address q_weight, Address k
                           to_torch(out.v, {t, m, h}, {head_dim, head_stride, 1}));
 }
 
-ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& k, const Heads& v, const Heads& pool_k,
-                           const Heads& pool_v, int num_heads, int num_kv_heads, int head_dim, float scale,
+ActivationBuffer attention(Runtime& rt, Kind kind, const Heads& q, const Heads& k, const Heads& v, const Heads& k_cache,
+                           const Heads& v_cache, int num_heads, int num_kv_heads, int head_dim, float scale,
                            const AttentionPlan& plan, int window, float cap) {
     auto strides = [](const Heads& h) { return HeadStrides{std::get<1>(h), std::get<2>(h)}; };
     const AttentionInput in{floats(std::get<0>(q)),
                             floats(std::get<0>(k)),
                             floats(std::get<0>(v)),
-                            floats(std::get<0>(pool_k)),
-                            floats(std::get<0>(pool_v)),
+                            floats(std::get<0>(k_cache)),
+                            floats(std::get<0>(v_cache)),
                             strides(q),
                             strides(k),
                             strides(v),
-                            strides(pool_k),
-                            strides(pool_v),
+                            strides(k_cache),
+                            strides(v_cache),
                             {num_heads, num_kv_heads, head_dim},
                             scale,
                             window,
@@ -172,8 +172,8 @@ NB_MODULE(_C, m) {
                  return without_gil(rt, [&] { return rt.linear_gate(a.view, w, gate, has_up, out); });
              })
         .def("qk_norm_rope", &qk_norm_rope)
-        .def("attention", &attention, nb::arg("kind"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("pool_k"),
-             nb::arg("pool_v"), nb::arg("num_heads"), nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("scale"),
+        .def("attention", &attention, nb::arg("kind"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("k_cache"),
+             nb::arg("v_cache"), nb::arg("num_heads"), nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("scale"),
              nb::arg("plan"), nb::arg("window") = 0, nb::arg("cap") = 0.0F)
         .def("ceiling", [](Runtime& rt, Kind kind, int64_t iterations) {
             return without_gil(rt, [&] { return rt.ceiling(kind, iterations); });

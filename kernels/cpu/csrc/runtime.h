@@ -105,8 +105,8 @@ class AttentionPlan {
 };
 
 struct AttentionInput {
-    const float *q, *k, *v, *pool_k, *pool_v;
-    HeadStrides q_strides, k_strides, v_strides, pool_k_strides, pool_v_strides;
+    const float *q, *k, *v, *k_cache, *v_cache;
+    HeadStrides q_strides, k_strides, v_strides, k_cache_strides, v_cache_strides;
     RopeShape shape;
     float scale;
     int window;  // 0: none

@@ -105,11 +105,11 @@ def test_head_sizes_and_groups(
 def test_the_layout_of_qk_norm_rope_and_of_slices(ops_fp32: CpuOps, reference: ReferenceOps) -> None:
     """Keys by head, as our own rotation writes them, and keys inside a wider matrix."""
     case = Case([21, 30], [-1, 0], [[(CAPACITY, 21)]])
-    q, k, v, pool_k, pool_v = tensors(case, 4, 2, 32)
-    expected = reference.attention(q, k, v, pool_k, pool_v, meta_of(case, 32))
-    by_head = (q, *(x.transpose(0, 1).contiguous().transpose(0, 1) for x in (k, v, pool_k, pool_v)))
+    q, k, v, k_cache, v_cache = tensors(case, 4, 2, 32)
+    expected = reference.attention(q, k, v, k_cache, v_cache, meta_of(case, 32))
+    by_head = (q, *(x.transpose(0, 1).contiguous().transpose(0, 1) for x in (k, v, k_cache, v_cache)))
     fused = torch.cat([q, k, v], dim=1)
-    sliced = (fused[:, :4], fused[:, 4:6], fused[:, 6:], pool_k, pool_v)
+    sliced = (fused[:, :4], fused[:, 4:6], fused[:, 6:], k_cache, v_cache)
     for inputs in (by_head, sliced):
         assert distance(ops_fp32.unpack(ops_fp32.attention(*inputs, meta_of(case, 32))), expected) < TOLERANCE[None]
 
@@ -117,42 +117,42 @@ def test_the_layout_of_qk_norm_rope_and_of_slices(ops_fp32: CpuOps, reference: R
 def test_extreme_scores(ops_fp32: CpuOps, reference: ReferenceOps) -> None:
     """One key takes everything; differences of thousands must not overflow."""
     case = Case([300])
-    q, k, v, pool_k, pool_v = tensors(case, 2, 1, 16)
+    q, k, v, k_cache, v_cache = tensors(case, 2, 1, 16)
     k[::7] *= 400
     meta = meta_of(case, 16)
-    expected = reference.attention(q, k, v, pool_k, pool_v, meta)
-    assert distance(ops_fp32.unpack(ops_fp32.attention(q, k, v, pool_k, pool_v, meta)), expected) < 1e-5
+    expected = reference.attention(q, k, v, k_cache, v_cache, meta)
+    assert distance(ops_fp32.unpack(ops_fp32.attention(q, k, v, k_cache, v_cache, meta)), expected) < 1e-5
 
 
 def test_a_segment_has_the_same_bits_alone_and_among_siblings(isa: str) -> None:
     one, two = CpuOps(1, isa=isa), CpuOps(2, isa=isa)
     case = Case([40, 13, 280, 5], [0, 0, 0, 0], [[(20, 90), (200, 180)]])
-    q, k, v, pool_k, pool_v = tensors(case, 4, 2, 32)
-    together = two.unpack(two.attention(q, k, v, pool_k, pool_v, meta_of(case, 32)))
+    q, k, v, k_cache, v_cache = tensors(case, 4, 2, 32)
+    together = two.unpack(two.attention(q, k, v, k_cache, v_cache, meta_of(case, 32)))
     start = 0
     for length in case.own:
         rows = slice(start, start + length)
         alone_case = replace(case, own=[length], contexts=[0])
-        alone = one.unpack(one.attention(q[rows], k[rows], v[rows], pool_k, pool_v, meta_of(alone_case, 32)))
+        alone = one.unpack(one.attention(q[rows], k[rows], v[rows], k_cache, v_cache, meta_of(alone_case, 32)))
         assert torch.equal(alone, together[rows])
         start += length
 
 
 def test_the_last_row_alone_has_the_bits_it_has_in_the_whole_segment(ops_fp32: CpuOps) -> None:
     case = Case([77], [0], [[(20, 190)]])
-    q, k, v, pool_k, pool_v = tensors(case, 4, 2, 32)
-    whole = ops_fp32.unpack(ops_fp32.attention(q, k, v, pool_k, pool_v, meta_of(case, 32)))
+    q, k, v, k_cache, v_cache = tensors(case, 4, 2, 32)
+    whole = ops_fp32.unpack(ops_fp32.attention(q, k, v, k_cache, v_cache, meta_of(case, 32)))
     last_case = replace(case, q_lens=[1])
-    last = ops_fp32.unpack(ops_fp32.attention(q[-1:], k, v, pool_k, pool_v, meta_of(last_case, 32)))
+    last = ops_fp32.unpack(ops_fp32.attention(q[-1:], k, v, k_cache, v_cache, meta_of(last_case, 32)))
     assert torch.equal(last[0], whole[-1])
 
 
 def test_damage_stays_in_its_segment(ops_fp32: CpuOps) -> None:
     case = Case([20, 20])
-    q, k, v, pool_k, pool_v = tensors(case, 2, 1, 16)
+    q, k, v, k_cache, v_cache = tensors(case, 2, 1, 16)
     meta = meta_of(case, 16)
-    clean = ops_fp32.unpack(ops_fp32.attention(q, k, v, pool_k, pool_v, meta))
+    clean = ops_fp32.unpack(ops_fp32.attention(q, k, v, k_cache, v_cache, meta))
     k[5] = float("nan")
-    dirty = ops_fp32.unpack(ops_fp32.attention(q, k, v, pool_k, pool_v, meta))
+    dirty = ops_fp32.unpack(ops_fp32.attention(q, k, v, k_cache, v_cache, meta))
     assert dirty[5:20].isnan().all()
     assert torch.equal(dirty[20:], clean[20:])

@@ -1,4 +1,4 @@
-"""Steps for attention tests: segments, contexts in the pool and in the step, queries that are the last tokens only."""
+"""Steps for attention tests: segments, contexts in KV cache and step, queries that are the last tokens only."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Ten
 
 
 def random_inputs(case: Case, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Inputs:
-    """q, k, v, pool_k, pool_v."""
+    """q, k, v, k_cache, v_cache."""
     sizes = [(case.num_queries, heads), (case.num_rows, kv_heads), (case.num_rows, kv_heads)]
     sizes += [(KV_CAPACITY, kv_heads)] * 2
-    q, k, v, pool_k, pool_v = (torch.randn(rows, count, head_dim).to(dtype) for rows, count in sizes)
-    return q, k, v, pool_k, pool_v
+    q, k, v, k_cache, v_cache = (torch.randn(rows, count, head_dim).to(dtype) for rows, count in sizes)
+    return q, k, v, k_cache, v_cache

@@ -48,11 +48,11 @@ def run_both(
     """Compares with the reference; returns the operators that ran."""
     inputs = random_inputs(case, heads, kv_heads, head_dim, dtype)
     expected = ReferenceOps(dtype=dtype).attention(*inputs, fresh(case.meta))
-    q, k, v, pool_k, pool_v = (tensor.to("npu") for tensor in inputs)
+    q, k, v, k_cache, v_cache = (tensor.to("npu") for tensor in inputs)
     ops = make_ops(dtype)
     ops.use(dataclasses.replace(ops.forms, attention=form))
     with recording() as log, torch.inference_mode():
-        result = ops.attention(q, k, v, pool_k, pool_v, fresh(case.meta, "npu"))
+        result = ops.attention(q, k, v, k_cache, v_cache, fresh(case.meta, "npu"))
     torch.testing.assert_close(result.cpu(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     return log
 
@@ -111,7 +111,7 @@ def test_a_step_without_contexts_copies_no_keys() -> None:
     assert "aten::index_select" not in log
 
 
-def test_a_step_without_pool_rows_does_not_touch_the_pool() -> None:
+def test_a_step_without_cached_rows_does_not_touch_the_kv_cache() -> None:
     log = run_both(CASES["siblings"], 4, 2, 128, torch.bfloat16)
     assert log.count("aten::index_select") == 2
     assert "aten::cat" not in log
@@ -195,15 +195,15 @@ def test_split_keeps_order_and_limits() -> None:
     assert np.array_equal(np.concatenate(lens), q_lens)
 
 
-def test_pool_rows_are_gathered_once_however_many_share_them() -> None:
+def test_cached_rows_are_gathered_once_however_many_share_them() -> None:
     case = make_case([2] * 10, [[("slot", 0, 30)], [("slot", 0, 30), ("slot", 40, 5)]], [0, 1] * 5)
     host = plan_on_host(case.meta)
-    assert len(host.pool_rows) == 35
+    assert len(host.cached_rows) == 35
     assert len(host.kv_rows) == 10 * 2 + 5 * 30 + 5 * 35
 
 
 def random_case(seed: int) -> Case:
-    """Segments of random lengths that see up to three ranges each, of the pool and of earlier rows of the step."""
+    """Segments of random lengths that see up to three ranges each, of the KV cache and of earlier rows of the step."""
     rng = np.random.default_rng(seed)
     own_lens = rng.integers(1, 9, rng.integers(2, 8)).tolist()
     rows_before = np.cumsum([0, *own_lens])

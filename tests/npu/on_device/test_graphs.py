@@ -112,17 +112,17 @@ def test_models_without_such_an_operator_say_so(head_dim: int, dtype: str, tmp_p
     assert worker.execute(workers.whole_pairs(*workers.random_texts())).values.shape == (6, 1)
 
 
-def host_of(own_lens: list[int], context: int = 0, pool: int = 0) -> HostPlan:
-    """Segments that all see one context, of which ``pool`` rows come from the pool."""
+def host_of(own_lens: list[int], context: int = 0, cached: int = 0) -> HostPlan:
+    """Segments that all see one context, of which ``cached`` rows come from the KV cache."""
     lengths = np.array(own_lens)
     same = np.zeros(len(lengths), int)
     return HostPlan(
         q_lens=lengths,
-        pool_rows=np.arange(pool),
+        cached_rows=np.arange(cached),
         sources=np.arange(context),
         context_starts=same,
         context_lens=same + context,
-        own_starts=np.cumsum(lengths) - lengths + pool,
+        own_starts=np.cumsum(lengths) - lengths + cached,
         own_lens=lengths,
     )
 

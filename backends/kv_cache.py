@@ -25,7 +25,7 @@ class KVShape:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
-class KVPool:
+class KVCache:
     """``keys[layer]`` and ``values[layer]`` are (capacity, M, H); ``by_head`` lays out each head's slots together."""
 
     def __init__(
@@ -56,7 +56,7 @@ class KVPool:
         return (self.keys[layer], self.values[layer]) if self.keys else (k[:0], v[:0])
 
     def keep(self, layer: int, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> None:
-        """Store the rows that the plan keeps. Call it after the layer's attention: a slot may be read and reused."""
+        """Store the rows that the step keeps. Call it after the layer's attention: a slot may be read and reused."""
         if len(batch.keep_rows):
             self.keys[layer].index_copy_(0, batch.keep_slots, k.index_select(0, batch.keep_rows))
             self.values[layer].index_copy_(0, batch.keep_slots, v.index_select(0, batch.keep_rows))

@@ -1,0 +1,56 @@
+"""config_sentence_transformers.json: what sentence-transformers saves of a whole model, each key known or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.checkpoint.files import CheckpointFiles
+from engine.errors import ConfigError, ModelLoadError
+
+METADATA = "config_sentence_transformers.json"
+_READ = ("model_type", "prompts", "default_prompt_name", "similarity_fn_name", "activation_fn")
+_HARMLESS = ("__version__", "requirements", "keep_in_fp32_modules")
+"""Versions, and a precision that heads have here in any case."""
+_OTHER_TYPES = {
+    "SparseEncoder": "a sparse model for the first stage of a search",
+    "ColBERT": "a late-interaction model",
+    "MultiVectorEncoder": "a late-interaction model",
+}
+
+
+def read_metadata(files: CheckpointFiles, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The file; empty where there is none. ``ignored``: ``--ignore-config-key``.
+
+    Raises ``ConfigError`` for a kind of model that is no reranker, for a key that is not known, and for a default
+    prompt that is none of the prompts.
+    """
+    found = files.json(METADATA) or {}
+    stated = found.get("model_type")
+    if stated in _OTHER_TYPES:
+        raise ConfigError(
+            f"{files.folder / METADATA} says that this is a {stated}, {_OTHER_TYPES[stated]}, which is not served "
+            "here. Serve a cross-encoder or a bi-encoder.",
+            param="model",
+        )
+    for key, value in found.items():
+        if key not in (*_READ, *_HARMLESS, *ignored) and value is not None:
+            raise ConfigError(
+                f"{files.folder / METADATA} has {key} = {value!r}, which is not known here and may change scores. If "
+                f"it means nothing, pass --ignore-config-key {key}.",
+                param="ignore_config_key",
+            )
+    _check_prompts(files, found)
+    return found
+
+
+def _check_prompts(files: CheckpointFiles, metadata: Mapping[str, Any]) -> None:
+    prompts, name = metadata.get("prompts") or {}, metadata.get("default_prompt_name")
+    if not isinstance(prompts, dict):
+        raise ModelLoadError(f"{files.folder / METADATA}: prompts must be an object, not {type(prompts).__name__}.")
+    if name is not None and name not in prompts:
+        there = f"there are {', '.join(map(repr, prompts))}" if prompts else "it has no prompts"
+        raise ConfigError(
+            f"{files.folder / METADATA} names the default prompt {name!r}, and {there}. Correct one of the two.",
+            param="model",
+        )
