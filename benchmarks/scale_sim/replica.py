@@ -1,8 +1,9 @@
 """One replica: what ``engine/scheduling/scheduler.py`` does with whole calls, in a few counters.
 
-Least remaining work first with ageing; a step takes the query (once) and as many whole documents as fit the budget,
-from several calls; a new step is planned as soon as the pipeline has room. A query stays in the store, least recently
-used first out, once its call is done. Memory limits, aborts and failures are left out.
+Least remaining work first with ageing, in place of the engine's two orders (``policy.py``); a step takes the query
+(once) and as many whole documents as fit the budget, from several calls; a new step is planned as soon as the pipeline
+has room. A query stays in the store, least recently used first out, once its call is done. Memory limits, aborts and
+failures are left out.
 """
 
 from __future__ import annotations

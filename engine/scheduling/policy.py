@@ -1,24 +1,66 @@
 """The scheduling policy: which call goes first. Nothing else in the scheduler knows how calls are ordered.
 
-*Least remaining work first, with ageing.* The key of a call is the work it has left plus what its arrival time and
-priority weigh in tokens. Every call ages at the same rate, so the order of two calls does not change while they wait:
-the key stays the same until the call itself makes progress, and a heap is enough. A call that came
-``remaining / ageing_tokens_per_s`` seconds before all others is at the front whatever its size, so none starves. What
-its caller already had inside counts as well: who sends much waits behind himself, not in front of others.
+*Half of every step goes to the oldest calls, the other half to those with the least work left*; what one half leaves,
+the other takes. So a call of one document passes one of 10,000 at once, and what is oldest has half of the device,
+whatever else comes: nobody starves. Where the oldest call's next segment alone is more than half of a step, or has an
+adapter that others do not use, it takes turns with the others from step to step.
+
+What its caller already had inside counts in both orders: who sends much waits behind himself, not in front of others.
+A key changes only when its call makes progress, so a heap is enough for each order.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Callable
+from itertools import count
+
 from engine.config import SchedulerConfig
 from engine.scheduling.call import Call
 
+SWEEP_FROM = 256
 
-def queue_key(call: Call, config: SchedulerConfig) -> float:
-    """Tokens; the call with the smallest key goes first. Asked again whenever the call has made progress."""
+
+def least_work(call: Call, config: SchedulerConfig) -> float:
+    """Tokens; the call with the smallest key goes first in the half of the short ones."""
+    request = call.request
+    return call.remaining_tokens + request.backlog_tokens + request.priority * config.priority_tokens
+
+
+def oldest(call: Call, config: SchedulerConfig) -> float:
+    """Tokens; the call with the smallest key goes first in the half of the old ones."""
     request = call.request
     return (
-        call.remaining_tokens
+        request.arrival_s * config.ageing_tokens_per_s
         + request.backlog_tokens
-        + request.arrival_s * config.ageing_tokens_per_s
         + request.priority * config.priority_tokens
     )
+
+
+class CallHeap:
+    """Calls in one order. A call that has nothing left to schedule may still be in it until it is at the front."""
+
+    def __init__(self, key: Callable[[Call, SchedulerConfig], float], config: SchedulerConfig) -> None:
+        self._key = key
+        self._config = config
+        self._order = count()
+        self._heap: list[tuple[float, int, Call]] = []
+        self._sweep_at = SWEEP_FROM
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, call: Call) -> None:
+        """Enter a call, with the key that it has now."""
+        heapq.heappush(self._heap, (self._key(call, self._config), next(self._order), call))
+        if len(self._heap) > self._sweep_at:
+            self._heap = [entry for entry in self._heap if entry[2].frontier]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(SWEEP_FROM, 2 * len(self._heap))
+
+    def pop(self) -> Call:
+        """Take out the call at the front."""
+        return heapq.heappop(self._heap)[2]
+
+    def clear(self) -> None:
+        self._heap.clear()

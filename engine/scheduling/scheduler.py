@@ -1,10 +1,11 @@
 """Which segments run in the next step: arithmetic on queues and counters, no torch, no I/O.
 
-**The idea of ``schedule``.** Calls stand in a heap, in the order of ``policy.py``: least remaining work first, with
-ageing. From the front, segments are taken depth-first while the token budget and the segment limit hold; what does not
-fit is looked past, so a short call shares the step with a long one. A parent and its children go into the same step
-where they fit. Where they do not, the parent's keys and values get slots in the KV cache, and its children follow in
-later steps; slots are committed before a path starts, so that no two paths can wait for each other.
+**The idea of ``schedule``.** Calls stand in two orders (``policy.py``): half of a step is filled with the oldest calls,
+the rest with those that have the least work left. From the front, segments are taken depth-first while the token budget
+and the segment limit hold; what does not fit is looked past, so a short call shares the step with a long one. A
+parent and its children go into the same step where they fit. Where they do not, the parent's keys and values get slots
+in the KV cache, and its children follow in later steps; slots are committed before a path starts, so that no two paths
+can wait for each other.
 
 **Results.** ``update`` turns a step's values into answers. Steps come back in the order in which they were planned, so
 the next one may be planned while one runs: a segment counts as available from the moment it is scheduled.
@@ -16,7 +17,6 @@ worker ends up alone, fails alone, and costs nobody else an answer.
 
 from __future__ import annotations
 
-import heapq
 import logging
 from bisect import bisect_left
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreReque
 from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects
 from engine.scheduling.kv_memory import KVMemory
-from engine.scheduling.policy import queue_key
+from engine.scheduling.policy import CallHeap, least_work, oldest
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.token_tree import Entry, LeafRun, Segment, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
@@ -70,8 +70,10 @@ class Scheduler:
             cut_at_query=self._memory.store.keeps_queries,
         )
         self._calls: dict[str, Call] = {}
-        self._waiting: list[tuple[float, int, Call]] = []
-        self._order = count()
+        self._short = CallHeap(least_work, config)
+        self._old = CallHeap(oldest, config)
+        self._others_first = False
+        """The last step was the oldest call's, more than by half or by its adapter: the next one is the others'."""
         self._step_ids = count()
         self._in_flight: dict[int, StepPlan] = {}
         self._suspects = Suspects()
@@ -123,10 +125,8 @@ class Scheduler:
             members=call.unanswered() if call.num_answered else None,
         )
         call.plant(self._memory.graft(roots, call))
-        self._push(call)
-
-    def _push(self, call: Call) -> None:
-        heapq.heappush(self._waiting, (queue_key(call, self._config), next(self._order), call))
+        self._short.push(call)
+        self._old.push(call)
 
     def abort(self, call_id: str) -> None:
         """Forget a call: what has not entered a step never will, what is in one comes back to nobody."""
@@ -159,14 +159,41 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput | None:
         """Plan one step; None when nothing can run. The idea is told at the head of this module."""
         plan = StepPlan(next(self._step_ids), self._token_budget, self._max_segments)
-        touched: list[Call] = []
         memory_free = True
-        while self._waiting and not plan.full and len(touched) < LOOK_PAST + plan.num_segments:
-            _, _, call = heapq.heappop(self._waiting)
+        if len(self._short) > 1 and not self._others_first:
+            memory_free = self._fill_with_the_oldest(plan)
+        self._others_first = plan.num_tokens > plan.token_budget // 2
+        self._fill(plan, self._short, memory_free)
+        if not plan.entries:
+            return None
+        self._in_flight[plan.step_id] = plan
+        self._memory.keep(plan)
+        self._count_step(plan)
+        return plan.to_output(self._memory.capacity)
+
+    def _fill_with_the_oldest(self, plan: StepPlan) -> bool:
+        """Half of the step for the oldest calls, or more where the next segment of the very oldest is longer."""
+        tokens, segments = self._token_budget, self._max_segments
+        plan.limit(max(1, tokens // 2), max(1, segments // 2))
+        memory_free = self._fill(plan, self._old, True, most_calls=1)
+        if not plan.entries:
+            plan.limit(tokens, 1)
+            memory_free = self._fill(plan, self._old, memory_free, most_calls=1)
+        plan.limit(max(1, tokens // 2), max(1, segments // 2))
+        memory_free = self._fill(plan, self._old, memory_free)
+        plan.limit(tokens, segments)
+        return memory_free
+
+    def _fill(self, plan: StepPlan, calls: CallHeap, memory_free: bool, most_calls: int | None = None) -> bool:
+        """Take from calls in their order until the step is full; returns whether commitments may still be made."""
+        touched: list[Call] = []
+        while calls and not plan.full and len(touched) < (most_calls or LOOK_PAST + plan.num_segments):
+            call = calls.pop()
             if not call.frontier:
                 continue
             touched.append(call)
-            if plan.adapter != call.request.adapter and plan.entries:
+            if plan.entries and plan.adapter != call.request.adapter:
+                self._others_first = True
                 continue
             try:
                 memory_free = self._take_from(call, plan, memory_free)
@@ -174,13 +201,8 @@ class Scheduler:
                 self._end_unplannable(call, error)
         for call in touched:
             if call.frontier:
-                self._push(call)
-        if not plan.entries:
-            return None
-        self._in_flight[plan.step_id] = plan
-        self._memory.keep(plan)
-        self._count_step(plan)
-        return plan.to_output(self._memory.capacity)
+                calls.push(call)
+        return memory_free
 
     def _take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
         """Move entries from the call's frontier into the plan; returns whether commitments may still be made.
@@ -377,7 +399,8 @@ class Scheduler:
             self._stats.replayed_pairs += sum(len(entry.pairs) for plan in plans for entry in plan.entries)
             if not (out_of_memory and self._shrink(failed)):
                 outputs, blame = self._give_up(failed, error)
-        self._waiting.clear()
+        self._short.clear()
+        self._old.clear()
         for call in list(self._calls.values()):
             if call.aborted or call.finished:
                 del self._calls[call.call_id]

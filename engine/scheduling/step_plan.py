@@ -34,6 +34,10 @@ class StepPlan:
     def __contains__(self, segment: Segment) -> bool:
         return segment in self._rows
 
+    def limit(self, token_budget: int, max_segments: int) -> None:
+        """Change the two limits; what is in the step already stays."""
+        self.token_budget, self.max_segments = token_budget, max_segments
+
     @property
     def inner(self) -> list[Segment]:
         """Segments with something below them, parents first."""

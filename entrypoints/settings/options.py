@@ -100,7 +100,7 @@ IGNORED: dict[str, Ignored] = {
     "swap_space": Ignored("nothing is swapped", takes_value=True),
     "cpu_offload_gb": Ignored("weights stay on the device", takes_value=True),
     "kv_cache_dtype": Ignored("keys and values have the model's dtype", takes_value=True),
-    "scheduling_policy": Ignored("least remaining work first, with ageing and priorities", takes_value=True),
+    "scheduling_policy": Ignored("half of each step for the oldest calls, half for the shortest", takes_value=True),
     "async_scheduling": Ignored("the next step is always planned while one runs"),
     "optimization_level": Ignored(
         "the backend picks its own graphs; --enforce-eager switches them off", takes_value=True

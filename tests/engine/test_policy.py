@@ -1,0 +1,116 @@
+"""Which call goes first: a short call is not held back by a long one, and nobody starves, whatever else comes."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.config import SchedulerConfig
+from engine.scheduling.policy import SWEEP_FROM, CallHeap, oldest
+from engine.scheduling.scheduler import Scheduler
+from tests.engine.test_scheduler import CONSTANT_PREFIX, Clock, request, run_all, scheduler
+from tests.support.fake_worker import FakeRunner
+
+BUDGET = 32
+
+
+def pairs(count: int, first: int = 0, length: int = 4) -> list[list[int]]:
+    """Pairs that have nothing but the constant prefix in common."""
+    return [[*CONSTANT_PREFIX.tolist(), 1000 + first + i, *range(length - 1)] for i in range(count)]
+
+
+def steps_until(subject: Scheduler, runner: FakeRunner, call_id: str, clock: Clock, most: int = 200) -> int:
+    for number in range(1, most):
+        plan = subject.schedule()
+        assert plan is not None
+        clock.now += 1.0
+        if any(output.call_id == call_id and output.stats for output in subject.update(runner.execute(plan))):
+            return number
+    pytest.fail(f"{call_id} was not done after {most} steps")
+
+
+@pytest.mark.parametrize("age_s", [0.0, 10.0, 100_000.0])
+def test_a_call_of_ten_thousand_documents_holds_no_short_call_back(age_s: float) -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
+    subject.add(request("large", pairs(10_000), clock.now - age_s))
+    for i in range(20):
+        subject.add(request(f"short {i}", pairs(1, 20_000 + i), clock.now))
+        assert steps_until(subject, runner, f"short {i}", clock) <= 2
+
+
+def test_an_endless_stream_of_short_calls_leaves_half_of_the_device_to_the_oldest() -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock, max_num_seqs=64), FakeRunner(256)
+    subject.add(request("large", pairs(400), clock.now))
+    alone = 400 * 4 / BUDGET
+    for step in range(1, 1000):
+        for i in range(10):  # more than a step holds
+            subject.add(request(f"s{step}.{i}", pairs(1, 1000 * step + i), clock.now))
+        plan = subject.schedule()
+        assert plan is not None
+        assert plan.num_tokens >= BUDGET - 4, "no room is wasted"
+        clock.now += 0.1
+        if any(output.call_id == "large" and output.stats for output in subject.update(runner.execute(plan))):
+            assert step <= 2 * alone + 2
+            return
+    pytest.fail("the large call starved")
+
+
+def test_segments_as_long_as_a_step_take_turns_with_short_calls() -> None:
+    clock = Clock()
+    subject, runner = scheduler(kv=600, budget=BUDGET, clock=clock), FakeRunner(600)
+    long = [*CONSTANT_PREFIX.tolist(), *range(5000, 5000 + 100)]
+    subject.add(request("long", [long], clock.now))
+    for step in range(1, 40):
+        subject.add(request(f"s{step}", pairs(1, step), clock.now))
+        plan = subject.schedule()
+        assert plan is not None
+        clock.now += 0.1
+        outputs = subject.update(runner.execute(plan))
+        if any(output.call_id == "long" for output in outputs):
+            assert step <= 2 * 5
+            break
+    else:
+        pytest.fail("the long document starved")
+    done = {output.call_id for output in run_all(subject, runner)}
+    assert len(done) <= 3, "the short calls did not wait for the long document"
+
+
+def test_adapters_take_turns() -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
+    subject.add(request("large", pairs(1000), clock.now, adapter="a"))
+    subject.add(request("other", pairs(1, 5000), clock.now + 1, adapter="b"))
+    assert steps_until(subject, runner, "other", clock) <= 3
+
+
+def test_a_callers_backlog_stands_behind_others_in_both_orders() -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock, max_num_seqs=4), FakeRunner(256)
+    for i in range(40):
+        subject.add(request(f"hog {i}", pairs(1, i), clock.now, backlog_tokens=10_000_000 * i))
+    subject.add(request("newcomer", pairs(1, 5000), clock.now + 1.0))
+    assert steps_until(subject, runner, "newcomer", clock) <= 2
+
+
+def test_calls_that_are_done_do_not_stay_behind_one_that_is_not() -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
+    subject.add(request("large", pairs(10_000), clock.now))
+    for i in range(3 * SWEEP_FROM):
+        subject.add(request(f"short {i}", pairs(1, 20_000 + i), clock.now + i))
+        plan = subject.schedule()
+        assert plan is not None
+        subject.update(runner.execute(plan))
+    assert len(subject._old) <= 2 * SWEEP_FROM
+
+
+def test_the_sweep_keeps_what_waits() -> None:
+    heap = CallHeap(oldest, SchedulerConfig())
+    subject = scheduler()
+    for i in range(2 * SWEEP_FROM):
+        subject.add(request(f"c{i}", [[i, 1]], float(i)))
+    calls = list(subject._calls.values())
+    for call in calls:
+        heap.push(call)
+    assert [heap.pop() for _ in range(len(heap))] == calls
