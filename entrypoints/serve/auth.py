@@ -23,6 +23,8 @@ from engine.errors import AuthenticationError, ConfigError
 OPEN_ROUTES = frozenset(
     ("/live", "/ready", "/health", "/.well-known/live", "/.well-known/ready", "/v1/cluster/auth"),
 )
+SCHEMES = ("bearer", "zenapikey")
+"""What stands before a key in ``Authorization``, in lower case."""
 
 
 def check_exposure(config: ServerConfig) -> None:
@@ -102,4 +104,4 @@ def _presented_key(headers: Headers) -> str | None:
     scheme, _, rest = value.partition(" ")
     if scheme == "AWS4-HMAC-SHA256":
         return rest.partition("Credential=")[2].partition("/")[0]
-    return rest.strip() if scheme.lower() in ("bearer", "zenapikey") and rest else value.strip()
+    return rest.strip() if scheme.lower() in SCHEMES and rest else value.strip()

@@ -40,7 +40,7 @@ class OnePath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             root = str(scope.get("root_path", "")).rstrip("/")
-            path = without_root(without_root(str(scope["path"]), root), root)
+            path = without_root(without_root(_plain(_parts(str(scope["path"]))), root), root)
             plain, dialect = route_of(path, self._rules)
             scope["path"], scope["root_path"] = root + plain, root
             if dialect is not None:
@@ -60,15 +60,23 @@ def route_of(path: str, rules: Sequence[PathRule]) -> tuple[str, str | None]:
 
     ``rules`` say what is a route; each is asked about the whole path before the next one.
     """
-    parts = [part for part in path.split("/") if part]
+    parts = _parts(path)
     found = (_without_prefixes(parts, is_route) for is_route in rules)
-    return next((one for one in found if one is not None), ("/" + "/".join(parts), None))
+    return next((one for one in found if one is not None), (_plain(parts), None))
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def _plain(parts: Sequence[str]) -> str:
+    return "/" + "/".join(parts)
 
 
 def _without_prefixes(parts: list[str], is_route: PathRule) -> tuple[str, str | None] | None:
     dialect: str | None = None
     for start, part in enumerate(parts[: MOST_PREFIXES + 1]):
-        rest = "/" + "/".join(parts[start:])
+        rest = _plain(parts[start:])
         if is_route(rest):
             return rest, dialect
         if part in CHOOSABLE and (start == 0 or CHOOSABLE[part] is not COMMON):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx
 import pytest
 
 from engine.entrypoints.serve.dialect_registry import CHOOSABLE, DIALECTS
@@ -89,6 +90,16 @@ def test_known_words_before_a_route() -> None:
     assert route_of("/v1/", rules) == ("/v1", None)  # a base alone is no call
     assert route_of("/live/rerank/x", rules) == ("/live/rerank/x", None)
     assert route_of("/v1" * 5000 + "/rerank", rules)[0].startswith("/v1/v1/")  # nobody's client
+
+
+@pytest.mark.parametrize("path", ["/rr/rr/live", "/rr/live", "/rr//rr//live/", "/rr/rr/v1/live", "//rr/live"])
+async def test_behind_a_proxy_with_and_without_its_prefix(path: str) -> None:
+    """``path`` as the HTTP server hands it on: what it received behind ``--root-path``."""
+    async with running_server() as server:
+        transport = httpx.ASGITransport(server.client._transport.app, root_path="/rr")  # type: ignore[attr-defined]
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            assert (await client.get(path)).status_code == 200
+            assert (await client.get("/rr/rrr/live")).status_code == 404
 
 
 def test_a_proxys_prefix_comes_off_once() -> None:
