@@ -10,15 +10,27 @@ from engine.version import __version__
 # Where torch_npu is installed and CANN is not, torch's autoloading makes `import torch` itself fail, for every device.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-__all__ = ["LLM", "EngineError", "RerankResult", "ScoringOutput", "ScoringRequestOutput", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncClient",
+    "Client",
+    "EngineError",
+    "RerankResult",
+    "ScoringOutput",
+    "ScoringRequestOutput",
+    "__version__",
+]
 
 if TYPE_CHECKING:
+    from engine.entrypoints.client import AsyncClient, Client
     from engine.entrypoints.offline.llm import LLM
     from engine.errors import EngineError
     from engine.outputs import RerankResult, ScoringOutput, ScoringRequestOutput
 
 _HOMES = {
     "LLM": "engine.entrypoints.offline.llm",
+    "AsyncClient": "engine.entrypoints.client",
+    "Client": "engine.entrypoints.client",
     "EngineError": "engine.errors",
     "RerankResult": "engine.outputs",
     "ScoringOutput": "engine.outputs",

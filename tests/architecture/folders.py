@@ -33,7 +33,9 @@ def kernels_of(row: DeviceRow) -> str:
 ALLOWED: dict[str, set[str]] = {
     # The vocabulary: requests, plans of steps, messages, settings, errors.
     VOCABULARY: set(),
-    PACKAGE: {"entrypoints/offline"},
+    PACKAGE: {"entrypoints/offline", "entrypoints/client"},
+    "entrypoints/client": set(),
+    "entrypoints/integrations": {PACKAGE, "entrypoints/client"},
     # From a checkpoint and texts to token ids.
     "engine/prompts": set(),
     "engine/checkpoint": {
