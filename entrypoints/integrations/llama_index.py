@@ -63,10 +63,11 @@ class EngineRerank(BaseNodePostprocessor):
     def _ranked(self, ranking: Ranking, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
         found = []
         for result in ranking:
-            node: Any = nodes[result.index]
-            if self.keep_retrieval_score:
-                node.node.metadata["retrieval_score"] = node.score
-            found.append(NodeWithScore(node=node.node, score=result.score))
+            before = nodes[result.index]
+            node: Any = before.node
+            if self.keep_retrieval_score:  # in a copy: metadata is part of what is embedded and ranked
+                node = node.model_copy(update={"metadata": {**node.metadata, "retrieval_score": before.score}})
+            found.append(NodeWithScore(node=node, score=result.score))
         return found
 
 

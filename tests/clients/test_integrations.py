@@ -95,7 +95,7 @@ def test_haystack(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_API_KEY", KEY)
     pipeline = Pipeline()
     pipeline.add_component("ranker", EngineRanker(base_url=engine.url, top_k=2))
-    pipeline = Pipeline.loads(pipeline.dumps())
+    pipeline = Pipeline.loads(pipeline.dumps(), allowed_modules=[EngineRanker.__module__])
     assert KEY not in pipeline.dumps()
     documents = [HaystackDocument(content=text) for text in DOCUMENTS]
     found = pipeline.run({"ranker": {"query": QUERY, "documents": documents}})["ranker"]["documents"]
