@@ -16,6 +16,8 @@ IMPORT_NAMES = {
     "pyyaml": "yaml",
     "pyzmq": "zmq",
     "ir_measures": "ir_measures",
+    "haystack_ai": "haystack",
+    "llama_index_core": "llama_index",
     "opentelemetry_sdk": "opentelemetry",
     "opentelemetry_exporter_otlp_proto_http": "opentelemetry",
 }
@@ -54,6 +56,7 @@ def declared(*extras: str) -> set[str]:
     names = {import_name(line) for line in project()["dependencies"]}
     names |= {import_name(line) for extra in extras for line in optional[extra]}
     parts = {"fastapi": {"starlette"}, "cyclopts": {"rich"}, "pytest": {"_pytest"}, "transformers": {"safetensors"}}
+    parts["langchain_core"] = {"pydantic"}
     return names.union(*(parts[name] for name in names & set(parts)))
 
 
