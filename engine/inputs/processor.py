@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +35,11 @@ from engine.inputs.encoder import HuggingFaceEncoder, choose_encoder, keeps_all_
 from engine.inputs.id_pairs import IdPairs
 from engine.inputs.listwise import ListwiseEncoder, listwise_limits
 from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, encode_all
+from engine.inputs.part_limits import CallParts
 from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.inputs.token_access import TokenAccess
-from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, cut_texts, fit, may_exceed
+from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, fit
+from engine.inputs.windows import never, shortened
 from engine.model_spec import ModelSpec
 from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
 from engine.prompts.preformatted import Preformatted
@@ -190,25 +192,35 @@ class InputProcessor(TokenAccess):
         Raises ``InvalidRequestError`` about what is wrong with the call as a whole.
         """
         limit = self._limit(options)
-        pairs, refused = self._checked_pairs(queries, documents, options, instructions)
-        self._check_queries(pairs, refused, len(queries))
-        cut_queries, cut_documents = self._cut_parts(pairs, refused, options, len(queries))
-        found: dict[int, Encoded] = dict(refused)
+        parts = CallParts(*self._checked_pairs(queries, documents, options, instructions), len(queries))
+        parts.shorten(self._tokenizer, limit, options)
+        self._check_queries(parts)
+        parts.apply_own_limits(self._tokenizer, options)
+        found: dict[int, Encoded] = dict(parts.refused)
+        pairs = parts.pairs
         if self._listwise is not None and len(queries) > 1:
             pairs = {i: replace(pair, list_number=i) for i, pair in pairs.items()}
         if self._comparing is None:
             found |= self._within(pairs, limit, options)
         else:
             found |= self._comparing.encode(pairs, limit, options)
-        for i in cut_queries | cut_documents:
-            pair = found[i]
-            if not isinstance(pair, RequestError):
-                query, document = (
-                    pair.truncated_query or i in cut_queries,
-                    pair.truncated_document or i in cut_documents,
-                )
-                found[i] = replace(pair, truncated_query=query, truncated_document=document)
-        return [found[i] for i in range(len(documents))]
+        return [self._with_cuts(found[i], i, parts, limit, options) for i in range(len(documents))]
+
+    @staticmethod
+    def _with_cuts(pair: Encoded, number: int, parts: CallParts, limit: int, options: PairOptions) -> Encoded:
+        """A pair with what was cut before it was tokenised; errors name no length that is not known."""
+        if isinstance(pair, RequestError):
+            if options.truncate or number not in parts.left_out or number in parts.refused:
+                return pair
+            return _longer_than(limit, pair.path)
+        query, document = number in parts.cut["query"], number in parts.cut["document"]
+        if not query and not document:
+            return pair
+        return replace(
+            pair,
+            truncated_query=query or pair.truncated_query,
+            truncated_document=document or pair.truncated_document,
+        )
 
     def _within(self, pairs: Mapping[int, Pair], limit: int, options: PairOptions) -> dict[int, Encoded]:
         found: dict[int, Encoded] = {}
@@ -221,16 +233,15 @@ class InputProcessor(TokenAccess):
                 found[i] = self._fitted(pair, draft, limit, options, ("documents", i))
         return found
 
-    def _check_queries(self, pairs: dict[int, Pair], refused: dict[int, InvalidRequestError], num_queries: int) -> None:
+    def _check_queries(self, parts: CallParts) -> None:
         """Takes out the pairs whose query the tokenizer empties: it is as good as blank."""
         if self._keeps_all_bytes:
             return
-        texts = list({pair.query for pair in pairs.values()})
+        texts = list({pair.query for pair in parts.pairs.values()})
         encodings = zip(texts, encode_all(self._tokenizer, texts, special=False), strict=True)
         empty = {text for text, encoding in encodings if not encoding.ids}
-        for i in [i for i, pair in pairs.items() if pair.query in empty]:
-            del pairs[i]
-            refused[i] = no_tokens(query_path(i if num_queries > 1 else 0, num_queries))
+        for i in [i for i, pair in parts.pairs.items() if pair.query in empty]:
+            parts.refuse("query", i, no_tokens(()).template)
 
     def _drafts(self, pairs: Sequence[Pair]) -> list[Draft]:
         """Uncut, in order; a call may mix pairs with and without a prompt, since some bring their own."""
@@ -295,11 +306,18 @@ class InputProcessor(TokenAccess):
         if self._preformatted is not None and self._preformatted.claims(prompt):
             found = self._preformatted.unwrap_whole(prompt, where)
             pair = Pair(found.query, found.document, found.instruction, self._compiled[found.template])
-            draft = self._drafts([pair])[0]
-            if len(draft.ids) <= limit:
-                return EncodedPair(draft.ids, draft.type_ids, draft.query_len)
-            return self._fitted(pair, draft, limit, options, where)
-        return self._without.encode_single(prompt, limit, options.truncate, options.truncation_side, where)
+            parts = CallParts({0: pair}, {}, 1)
+            parts.shorten(self._tokenizer, limit, options)
+            one = parts.refused.get(0) or self._within(parts.pairs, limit, options)[0]
+            one = self._with_cuts(one, 0, parts, limit, options)
+            return one.at(where) if isinstance(one, RequestError) else one
+        text = shortened(self._tokenizer, prompt, limit, options.truncation_side)
+        encoded = self._without.encode_single(text.text, limit, options.truncate, options.truncation_side, where)
+        if not text.is_whole and not options.truncate:
+            return _longer_than(limit, where)
+        if text.is_cut and isinstance(encoded, EncodedPair):
+            return replace(encoded, truncated_document=True)
+        return encoded
 
     def chunk_spans(
         self,
@@ -308,10 +326,11 @@ class InputProcessor(TokenAccess):
         chunks: ChunkOptions,
         options: PairOptions = _DEFAULTS,
         instructions: Sequence[str | None] | None = None,
+        stop: Callable[[], bool] = never,
     ) -> list[list[Span]]:
         """The chunks in which each document is read for its query; ``queries`` has one entry or one for each document.
 
-        Raises ``InvalidRequestError`` about the field that is wrong.
+        Raises ``InvalidRequestError`` about the field that is wrong, and ``GivenUpError`` once ``stop`` says so.
         """
         if self._listwise is not None:
             return self._listwise.whole_spans(documents, chunks)
@@ -325,7 +344,7 @@ class InputProcessor(TokenAccess):
             room = self._limit(options) - bare[key]
             limits = {"most": chunks.most, "limit": options.max_tokens_per_doc}
             how.append(Chunking.of(room, chunks.tokens, chunks.overlap, side=options.truncation_side, **limits))
-        return chunk_spans(self._tokenizer, documents, how)
+        return chunk_spans(self._tokenizer, documents, how, stop)
 
     def _bare_tokens(self, query: str, instruction: str | None, options: PairOptions) -> int:
         """Tokens of a pair beside its document. Raises ``InvalidRequestError`` about the query."""
@@ -436,39 +455,11 @@ class InputProcessor(TokenAccess):
             cut.num_query_cut > 0,
         )
 
-    def _cut_parts(
-        self,
-        pairs: dict[int, Pair],
-        refused: dict[int, InvalidRequestError],
-        options: PairOptions,
-        num_queries: int,
-    ) -> tuple[set[int], set[int]]:
-        """The callers' own limits on query and document, before anything is put around them.
 
-        Gives the pairs whose query and whose document was cut. A pair of which a cut leaves nothing is refused.
-        """
-        cut: dict[str, set[int]] = {"query": set(), "document": set()}
-        for name, option in (("query", "max_tokens_per_query"), ("document", "max_tokens_per_doc")):
-            limit: int = getattr(options, option)
-            if not limit:
-                continue
-            long = [i for i, pair in pairs.items() if may_exceed(getattr(pair, name), limit)]
-            texts = list(dict.fromkeys(getattr(pairs[i], name) for i in long))
-            side = options.truncation_side if name == "document" else "right"
-            short = dict(zip(texts, cut_texts(self._tokenizer, texts, limit, side), strict=True)) if texts else {}
-            for i in long:
-                before = getattr(pairs[i], name)
-                if short[before] == "" != before:
-                    del pairs[i]
-                    where = (
-                        ("documents", i) if name == "document" else query_path(i if num_queries > 1 else 0, num_queries)
-                    )
-                    message = f"{PARAM} has no token left: its first character has more than {option} = {limit} tokens."
-                    refused[i] = InvalidRequestError(message, param=where)
-                elif short[before] != before:
-                    pairs[i] = replace(pairs[i], **{name: short[before]})
-                    cut[name].add(i)
-        return cut["query"], cut["document"]
+def _longer_than(limit: int, where: FieldPath) -> InvalidRequestError:
+    """The error about a text of which not all tokens were counted."""
+    message = f"{PARAM} has more than {limit} tokens, and the limit is {limit}. Shorten it, or let it be truncated."
+    return InvalidRequestError(message, param=where)
 
 
 def _takes_types(spec: ModelSpec) -> bool:

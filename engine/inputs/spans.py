@@ -5,12 +5,14 @@ Spans count characters of the text itself, so what a caller gets back can be cut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from engine.inputs.truncation import Side
+from engine.inputs.windows import MARGIN, WINDOW, never, windows
 
 MIN_CHUNK_TOKENS = 16
 """Shorter chunks say nothing about a document, and their number could be huge."""
@@ -58,27 +60,53 @@ class Chunking:
         return cls(size, min(size // 2, size // 8 if overlap is None else overlap), most, limit, side)
 
 
-def chunk_spans(tokenizer: Tokenizer, texts: Sequence[str], how: Sequence[Chunking]) -> list[list[Span]]:
-    """The chunks of each text, in order; a text of at most ``size`` tokens is one chunk, the whole of it."""
-    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+def chunk_spans(
+    tokenizer: Tokenizer, texts: Sequence[str], how: Sequence[Chunking], stop: Callable[[], bool] = never
+) -> list[list[Span]]:
+    """The chunks of each text, in order; a text of at most ``size`` tokens is one chunk, the whole of it.
+
+    Raises ``GivenUpError`` once ``stop`` says so.
+    """
+    short = [i for i, text in enumerate(texts) if len(text) <= WINDOW]
+    encodings = tokenizer.encode_batch([texts[i] for i in short], add_special_tokens=False)
+    offsets = {i: np.array(encoding.offsets, np.int64) for i, encoding in zip(short, encodings, strict=True)}
     return [
-        _spans(encoding.offsets, len(text), chunking)
-        for encoding, text, chunking in zip(encodings, texts, how, strict=True)
+        _spans(offsets[i] if i in offsets else _offsets(tokenizer, text, chunking, stop), len(text), chunking)
+        for i, (text, chunking) in enumerate(zip(texts, how, strict=True))
     ]
 
 
-def _spans(offsets: list[tuple[int, int]], length: int, how: Chunking) -> list[Span]:
+def _offsets(tokenizer: Tokenizer, text: str, how: Chunking, stop: Callable[[], bool]) -> np.ndarray:
+    """(n, 2) int64: the letters of each token of a long text, as far as its chunks are wanted."""
+    stride = how.size - how.overlap
+    wanted = how.most * stride + how.size if how.most else None
+    if how.limit and how.side == "right":
+        wanted = min(how.limit, wanted or how.limit)
+    parts, count = [], 0
+    for window in windows(tokenizer, text, stop):
+        parts.append(np.array(window.offsets, np.int64).reshape(-1, 2))
+        count += len(window.offsets)
+        if wanted is not None and count > wanted + MARGIN and not (how.limit and how.side == "left"):
+            break
+    return np.concatenate(parts)
+
+
+def _spans(offsets: np.ndarray, length: int, how: Chunking) -> list[Span]:
     first, last = 0, len(offsets)
     if how.limit and last > how.limit:
         first, last = (0, how.limit) if how.side == "right" else (last - how.limit, last)
     if last - first <= how.size:
         whole = first == 0 and last == len(offsets)
-        return [Span(0, length) if whole else Span(offsets[first][0], offsets[last - 1][1])]
+        return [Span(0, length) if whole else _span(offsets, first, last)]
     stride = how.size - how.overlap
     # The last chunk reaches back, so that it is as long as the others.
     starts = [min(start, last - how.size) for start in range(first, last - how.overlap, stride)]
     kept = starts[: how.most] if how.most else starts
-    return [Span(offsets[start][0], offsets[start + how.size - 1][1]) for start in kept]
+    return [_span(offsets, start, start + how.size) for start in kept]
+
+
+def _span(offsets: np.ndarray, first: int, last: int) -> Span:
+    return Span(int(offsets[first][0]), int(offsets[last - 1][1]))
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[TextToken]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from engine.errors import RequestError
 from engine.inputs.spans import Span
+from engine.inputs.windows import GivenUpError
 from engine.messages import EngineCoreRequest
 from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.bi_encoder import distinct_texts
 from engine.scoring.expansion import PairProcessor, PairTexts
+
+STEP_LETTERS = 2**18
+"""Letters after which a step ends; one document is never divided."""
 
 
 class CallEncoding:
@@ -28,28 +34,48 @@ class CallEncoding:
         """Why pairs cannot be read, by their numbers in ``texts``."""
         self._processor = processor
         self._max_pairs = max_pairs
+        self._given_up = threading.Event()
 
     def slices(self, size: int) -> Iterator[int]:
-        """Each step cuts or tokenises ``size`` documents, and says how many pairs there are so far.
+        """Each step cuts or tokenises up to ``size`` documents, and says how many pairs there are so far.
 
-        So a long call can take turns with others, and can be left where time is up. Steps may run in any thread, one
-        at a time. Raises ``RequestError`` about a field of the call; what is wrong with one pair costs that pair alone.
+        Fewer where documents are long, so that no step takes much longer than another. So a long call can take turns
+        with others, and can be left where time is up. Steps may run in any thread, one at a time. Raises
+        ``RequestError`` about a field of the call; what is wrong with one pair costs that pair alone. Raises
+        ``GivenUpError`` after ``give_up``.
         """
         if self.call.chunks is not None and self.call.prompts is None:
             spans: list[list[Span]] = []
-            for start in range(0, self.texts.num_pairs, size):
-                spans += self.texts.chunk_spans(self._processor, self.call.chunks, start, start + size)
+            for start, end in self._steps(size):
+                spans += self.texts.chunk_spans(self._processor, self.call.chunks, start, end, self._given_up.is_set)
                 yield 0
             self.texts = self.texts.cut(spans, self._max_pairs)
-        if self._processor.reads_lists and self.call.prompts is None:
-            size = self.texts.list_size
-        for start in range(0, self.texts.num_pairs, size):
-            for number, pair in enumerate(self.texts.encode(self._processor, start, start + size), start):
+        lists = self._processor.reads_lists and self.call.prompts is None
+        for start, end in self._steps(self.texts.list_size if lists else size, divided=not lists):
+            if self._given_up.is_set():
+                raise GivenUpError
+            for number, pair in enumerate(self.texts.encode(self._processor, start, end), start):
                 if isinstance(pair, RequestError):
                     self.errors[number] = pair
                 else:
                     self.pairs.append(pair)
             yield len(self.pairs)
+
+    def give_up(self) -> None:
+        """Nobody waits for the call any more: the step that runs ends soon, and no other begins."""
+        self._given_up.set()
+
+    def _steps(self, size: int, *, divided: bool = True) -> Iterator[tuple[int, int]]:
+        """Where each step begins and ends: after ``size`` documents, or ``STEP_LETTERS`` if they may be ``divided``."""
+        texts: Sequence[Any] = self.texts.documents if self.texts.prompts is None else self.texts.prompts
+        start = letters = 0
+        for number, text in enumerate(texts):
+            letters += len(text)
+            if number + 1 - start == size or (divided and letters >= STEP_LETTERS):
+                yield start, number + 1
+                start, letters = number + 1, 0
+        if start < len(texts):
+            yield start, len(texts)
 
     def scored_texts(self) -> PairTexts:
         """The texts of ``pairs``. Raises ``RequestError`` where slices left no pair to score at all."""

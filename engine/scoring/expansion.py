@@ -8,13 +8,14 @@ several pairs and one result; its score is that of its best chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from engine.errors import FieldPath, RequestError, TooLargeError
 from engine.inputs.spans import Span
+from engine.inputs.windows import never
 from engine.request import ChunkOptions, Encoded, PairOptions, RerankCall
 
 
@@ -47,6 +48,7 @@ class PairProcessor(Protocol):
         chunks: ChunkOptions,
         options: PairOptions,
         instructions: Sequence[str | None] | None = None,
+        stop: Callable[[], bool] = never,
     ) -> list[list[Span]]: ...
 
 
@@ -110,11 +112,16 @@ class PairTexts:
                 found = processor.encode_each(queries, documents, self.options, instructions)
         return [self._located(pair, start) if isinstance(pair, RequestError) else pair for pair in found]
 
-    def chunk_spans(self, processor: PairProcessor, chunks: ChunkOptions, start: int, end: int) -> list[list[Span]]:
-        """How the documents from ``start`` to ``end`` are cut; raises ``RequestError`` about a field of the call."""
+    def chunk_spans(
+        self, processor: PairProcessor, chunks: ChunkOptions, start: int, end: int, stop: Callable[[], bool] = never
+    ) -> list[list[Span]]:
+        """How the documents from ``start`` to ``end`` are cut.
+
+        Raises ``RequestError`` about a field of the call, and ``GivenUpError`` once ``stop`` says so.
+        """
         with self._about_the_call(start):
             queries, documents, instructions = self._sides(start, end)
-            return processor.chunk_spans(documents, queries, chunks, self.options, instructions)
+            return processor.chunk_spans(documents, queries, chunks, self.options, instructions, stop)
 
     def cut(self, chunks: Sequence[Sequence[Span]], max_pairs: int | None = None) -> PairTexts:
         """These texts with each document read in its chunks.

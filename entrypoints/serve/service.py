@@ -156,7 +156,10 @@ class RerankService:
             call_id, size, call.caller, model=engine.names[0], patience_s=patience_s
         ) as permit:
             encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
-            await self._encode(encoding, deadline)
+            try:
+                await self._encode(encoding, deadline)
+            finally:
+                encoding.give_up()  # the step that may still run, where the client has gone
             pairs, texts = encoding.pairs, encoding.scored_texts()
             pair_tokens = [pair.num_tokens for pair in pairs]
             num_tokens = sum(pair_tokens)

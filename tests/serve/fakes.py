@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
 from engine.errors import PARAM, EngineDeadError, InvalidRequestError
 from engine.inputs.spans import Span, TextToken
+from engine.inputs.windows import never
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions
@@ -104,6 +105,7 @@ class FakeProcessor:
         chunks: ChunkOptions,
         options: PairOptions,
         instructions: Sequence[str | None] | None = None,
+        stop: Callable[[], bool] = never,
     ) -> list[list[Span]]:
         """Chunks of ``chunks.tokens`` words, each beginning with the last word of the one before."""
         size = chunks.tokens or 100
