@@ -17,7 +17,7 @@ def verify(
     *,
     data: Annotated[
         Path | None,
-        Parameter(help="JSON lines with query, positive and negative to score instead of the built-in pairs."),
+        Parameter(help="A judged file instead of the built-in pairs: JSON lines with query, positive and negative."),
     ] = None,
     reference: Annotated[
         bool, Parameter(help="Run transformers too, where it is installed and has the architecture.")
@@ -39,9 +39,10 @@ def verify(
     from engine.entrypoints.inspection.verify_view import as_json, print_verify
     from engine.entrypoints.terminal import console, pipe_text, tell
 
-    pairs = built_in_pairs() if data is None else read_examples(data).lists()
+    judged = None if data is None else read_examples(data)
+    pairs, grades = (built_in_pairs(), None) if judged is None else (judged.lists(), judged.grades())
     announce_model(values, "engine verify MODEL: another")
-    report = verify_model(values, pairs, load_model, with_reference=reference)
+    report = verify_model(values, pairs, load_model, with_reference=reference, grades=grades)
     if json:
         pipe_text(sys.stdout)
         print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode(), flush=True)

@@ -36,6 +36,11 @@ class EvaluationSet:
         assert self.candidates is not None, "only sets with candidates of their own are lists"
         return [(text, [self.documents[i] for i in self.candidates[name]]) for name, text in self.queries.items()]
 
+    def grades(self) -> list[list[int]]:
+        """The judgements of ``lists``; 0 where there is none."""
+        assert self.candidates is not None, "only sets with candidates of their own are lists"
+        return [[self.qrels[name].get(i, 0) for i in self.candidates[name]] for name in self.queries]
+
     def sample(self, num_queries: int | None, seed: int = 0) -> EvaluationSet:
         """That many of the queries, drawn at random but always the same ones, in their order."""
         if num_queries is None or num_queries >= len(self.queries):

@@ -1,7 +1,7 @@
 """The first three calls of every engine: one pair that fits, one that does not, and both together.
 
 They find what no check of files can: weights that give NaN, a score that depends on its company, and a head that ranks
-the wrong way round (the tokens of ``classifier_from_token`` swapped, a template that is not the model's). They also
+the wrong way round (tokens or labels swapped, a prompt that is not the model's). They also
 compute the constant template, so the first caller does not wait for it.
 """
 
@@ -76,10 +76,42 @@ class SelfTest:
         if self._trained and together[0] <= together[1]:
             logger.warning(
                 "SELF-TEST: the model ranks a passage that answers the question BELOW one that has nothing to do with "
-                "it (logits %.3f and %.3f). Are the tokens of classifier_from_token swapped (they are [false, true]), "
-                "is this the template the model was trained with, is it a reranker at all?",
+                "it (logits %.3f and %.3f). %s",
                 *together,
+                likely_causes(self._spec),
             )
+
+
+def likely_causes(spec: ModelSpec) -> str:
+    """What to look at where the order is wrong, in the words of the model's own kind of head."""
+    prompt = (
+        f"Is {spec.template} the prompt that it was trained with" if spec.template else "Is it read without a prompt"
+    )
+    head = spec.head
+    if head.token_ids and len(head.token_ids) == 2:
+        false, true = head.tokens
+        return (
+            f"Are its two tokens swapped (here {false!r} is false and {true!r} is true; classifier_from_token is "
+            f"[false, true])? {prompt}, as it should be? Is it a reranker at all?"
+        )
+    if head.token_ids:
+        return (
+            f"Is it the logit of {' or '.join(map(repr, head.tokens))} that says how relevant a document is? {prompt}, "
+            "as it should be? Is it a reranker at all?"
+        )
+    if head.kind == "embedding":
+        return (
+            f"Are the vectors pooled as in training (here: {head.pooling}), and the prompts before query and document "
+            f"{spec.text_prompts!r} its own? Was it trained for search?"
+        )
+    if len(head.label_rows) == 2:
+        return (
+            f"Does row {head.label_rows[1]} of its head mean relevant, as id2label says? Was it trained to rank, "
+            "and its head with it?"
+        )
+    if spec.causal:
+        return f"{prompt}, as it should be? Was its classification head trained to rank, or is it new?"
+    return "Was its classification head trained to rank passages for a question, or is it new, or for another task?"
 
 
 def run_self_test(client: EngineClient, test: SelfTest) -> None:

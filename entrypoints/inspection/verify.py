@@ -1,8 +1,7 @@
 """One model in every precision of its backend, against float32, and float32 against transformers.
 
 Float32 must give the reference's scores, and a pair's score must not depend on its company: these are contracts with
-fixed bounds. A lower precision may move the logits by a share of the distance between the best and the worst pair;
-what that does to the order is counted.
+fixed bounds. A lower precision may move logits, scores and the order as far as ``verify_bounds.py`` says.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 
 from engine.devices import HOST
 from engine.entrypoints.inspection.pairs import QuerySet
+from engine.entrypoints.inspection.verify_bounds import Bounds, bounds_of
 from engine.errors import DeviceError, EngineError, ModelLoadError
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import HeadSpec
@@ -27,16 +27,8 @@ if TYPE_CHECKING:
 Load = Callable[[Mapping[str, Any]], "LLM"]
 
 BASELINE = "float32"
-LOGIT_SHARES = {
-    "float16": 0.02,
-    "int16": 0.02,
-    "bfloat16": 0.1,
-    "int8": 0.25,
-    "int4": 0.5,
-    "fp8": 0.25,
-    "w8a8": 0.25,
-}
-"""Largest difference of a logit, as a share of the range of the float32 logits."""
+_BOUNDED = ("sigmoid", "softmax", "tanh", "cosine")
+"""Activations whose scores lie between fixed ends."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +53,39 @@ class Agreement:
     bound: float
     bounds_logit: bool
     """The bound is on logits; else on scores."""
+    num_top1: int = 0
+    """Queries with another first document than the other side has, as far as that one does not hold the two equal."""
+    num_queries: int = 0
+    right_top1: float | None = None
+    """Of a judged file: the share of queries whose first document is a right one."""
+    order: Bounds | None = None
+    """Bounds beside ``bound``; None: the two sides compute the same, so that only the numbers are bounded."""
+    score_bound: float | None = None
+    """On ``max_score``, where scores are not logits."""
 
     @property
     def ok(self) -> bool:
-        found = self.max_logit if self.bounds_logit else self.max_score
-        return found <= self.bound  # False for NaN
+        return not self.faults
+
+    @property
+    def faults(self) -> list[str]:
+        """What is out of its bounds, one phrase each."""
+        what, size = ("logits", self.max_logit) if self.bounds_logit else ("scores", self.max_score)
+        found = []
+        if not size <= self.bound:  # so that NaN is one
+            found.append(f"differs from {self.against} by {size:.2g} in its {what}, more than {self.bound:.2g}")
+        if self.score_bound is not None and not self.max_score <= self.score_bound:
+            found.append(f"moves scores by {self.max_score:.2g}, more than {self.score_bound:.2g}")
+        if self.order is None or self.num_swaps <= 1:  # one pair of neighbours may swap in a set of any size
+            return found
+        if self.kendall_tau < self.order.tau:
+            found.append(f"has another order (Kendall tau {self.kendall_tau:.2f}, less than {self.order.tau:g})")
+        if self.num_top1 > self.order.top1_share * self.num_queries:
+            allowed = int(self.order.top1_share * self.num_queries)
+            found.append(
+                f"puts another document first in {self.num_top1} of {self.num_queries} queries, more than {allowed}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -94,11 +114,7 @@ class VerifyReport:
             if isinstance(result, Unavailable):
                 found += [f"{result.setting}: {result.reason}"] if result.failed else []
             elif not result.ok:
-                what, size = ("logits", result.max_logit) if result.bounds_logit else ("scores", result.max_score)
-                found.append(
-                    f"{result.setting} differs from {result.against} by {size:.2g} in its {what}, "
-                    f"more than {result.bound:.2g}"
-                )
+                found.append(f"{result.setting} {', '.join(result.faults)}")
         return found
 
     @property
@@ -120,9 +136,17 @@ def settings_to_verify(values: Mapping[str, Any], capabilities: Capabilities) ->
     return baseline, [*dtypes, *quantized]
 
 
-def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_reference: bool = True) -> VerifyReport:
+def verify(
+    values: Mapping[str, Any],
+    pairs: QuerySet,
+    load: Load,
+    *,
+    with_reference: bool = True,
+    grades: Sequence[Sequence[int]] | None = None,
+) -> VerifyReport:
     """``load`` makes an ``LLM`` of settings, each of which is ``values`` in another precision.
 
+    ``grades``: of each query's documents, above 0 for the right ones, where the pairs are judged.
     Raises ``EngineError`` where float32 itself cannot be loaded, or scores no pair.
     """
     from engine.backends.registry import choose_backend
@@ -138,13 +162,13 @@ def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_refer
         spread = max(1.0, float(flat.max() - flat.min()))
         unit = score_unit(spec.head, spread)
         bound = capabilities.company_tolerance * unit
-        results.append(_agreement(f"{BASELINE}, alone", "in company", alone, expected, spec.head, bound))
+        results.append(_agreement(f"{BASELINE}, alone", "in company", alone, expected, spec.head, bound, grades=grades))
         reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
     if reference is not None:
         bound = capabilities.reference_tolerance * unit
-        results.insert(0, _agreement(BASELINE, "transformers", expected, reference, spec.head, bound))
+        results.insert(0, _agreement(BASELINE, "transformers", expected, reference, spec.head, bound, grades=grades))
     for setting in others:
-        bound = spread * max(LOGIT_SHARES.get(part, 0.25) for part in setting.name.split())
+        order = bounds_of(setting.name)
         try:
             with load(setting.values) as llm:
                 logits = _logits(llm, pairs)
@@ -153,7 +177,10 @@ def verify(values: Mapping[str, Any], pairs: QuerySet, load: Load, *, with_refer
         except (ModelLoadError, EngineError) as error:
             results.append(Unavailable(setting.name, str(error), failed=True))
         else:
-            results.append(_agreement(setting.name, BASELINE, logits, expected, spec.head, bound, bounds_logit=True))
+            bound = spread * order.logit_share
+            results.append(
+                _agreement(setting.name, BASELINE, logits, expected, spec.head, bound, order=order, grades=grades)
+            )
     num_pairs = sum(len(texts) for _, texts in pairs)
     return VerifyReport(spec.name, backend.name, description, reference is not None, num_pairs, results)
 
@@ -197,10 +224,13 @@ def _agreement(
     head: HeadSpec,
     bound: float,
     *,
-    bounds_logit: bool = False,
+    order: Bounds | None = None,
+    grades: Sequence[Sequence[int]] | None = None,
 ) -> Agreement:
     ours, theirs = np.concatenate(found), np.concatenate(expected)
     gaps, num_ordered = swapped_gaps(found, expected)
+    firsts = [(int(row.argmax()), other) for row, other in zip(found, expected, strict=True)]
+    right = None if grades is None else [own[first] > 0 for own, (first, _) in zip(grades, firsts, strict=True)]
     return Agreement(
         setting=setting,
         against=against,
@@ -210,7 +240,12 @@ def _agreement(
         kendall_tau=1 - 2 * len(gaps) / num_ordered if num_ordered else 1.0,
         largest_swap=max(gaps, default=0.0),
         bound=bound,
-        bounds_logit=bounds_logit,
+        bounds_logit=order is not None,
+        num_top1=sum(bool(other[first] < other.max()) for first, other in firsts),
+        num_queries=len(found),
+        right_top1=None if right is None else sum(right) / len(right),
+        order=order,
+        score_bound=order.score if order is not None and head.activation in _BOUNDED else None,
     )
 
 

@@ -17,7 +17,7 @@ def print_verify(report: VerifyReport, out: Console) -> None:
     out.print(wrapped(f"Reference: {report.reference}."))
     out.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("", "setting", "against", "logit diff", "score diff", "swaps", "tau", "bound"):
+    for name in ("", "setting", "against", "logit diff", "score diff", "swaps", "tau", "top-1", "bound"):
         table.add_column(name, no_wrap=True)
     for result in report.results:
         if isinstance(result, Agreement):
@@ -29,7 +29,29 @@ def print_verify(report: VerifyReport, out: Console) -> None:
                 wrapped(f"{result.setting} {'failed' if result.failed else 'is not available here'}: {result.reason}")
             )
     out.print()
+    for result in report.results:
+        if isinstance(result, Agreement) and result.order is not None:
+            out.print(wrapped(_bounds(result)))
+    judged = [f"{r.setting} {r.right_top1:.1%}" for r in agreements(report) if r.right_top1 is not None]
+    if judged:
+        out.print(wrapped(f"Queries whose first document is a right one: {', '.join(judged)}."))
+    out.print()
     out.print(wrapped(verdict(report), "bold green" if report.ok else "bold red"))
+
+
+def agreements(report: VerifyReport) -> list[Agreement]:
+    return [result for result in report.results if isinstance(result, Agreement)]
+
+
+def _bounds(result: Agreement) -> str:
+    """The bounds of a precision and their reason."""
+    assert result.order is not None
+    score = "" if result.score_bound is None else f"a score by {result.score_bound:g}, "
+    first = int(result.order.top1_share * result.num_queries)
+    return (
+        f"{result.setting} may move a logit by {result.bound:.2g}, {score}the order to a Kendall tau of "
+        f"{result.order.tau:g}, and {first} of {result.num_queries} first places: {result.order.reason}."
+    )
 
 
 def _cells(result: Agreement) -> list[str]:
@@ -41,6 +63,7 @@ def _cells(result: Agreement) -> list[str]:
         f"{result.max_score:.2e}",
         swaps,
         f"{result.kendall_tau:.3f}",
+        f"{result.num_queries - result.num_top1}/{result.num_queries}",
         f"{'logit' if result.bounds_logit else 'score'} {result.bound:.1e}",
     ]
 

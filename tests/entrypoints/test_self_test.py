@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -20,7 +21,7 @@ SPEC = ModelSpec(
     path="",
     tokenizer_path="",
     model_type="qwen3",
-    head=HeadSpec(kind="from_2_way_softmax"),
+    head=HeadSpec(kind="from_2_way_softmax", token_ids=(2, 9), tokens=("no", "yes")),
     causal=True,
     max_model_len=100,
     vocab_size=100,
@@ -29,12 +30,16 @@ DONE = CallStats(0, 0, 0.0, 0.0, 1)
 
 
 class Inputs:
+    reads_lists = False
+
     def encode(self, queries: list[str], documents: list[str], options: PairOptions) -> list[EncodedPair]:
         return [EncodedPair(np.arange(3, dtype=np.int32)) for _ in documents]
 
 
-def run(alone: tuple[float, float], together: tuple[float, float], *, trained: bool = True) -> None:
-    test = SelfTest(cast(InputProcessor, Inputs()), SPEC, "float32", trained=trained)
+def run(
+    alone: tuple[float, float], together: tuple[float, float], *, trained: bool = True, spec: ModelSpec = SPEC
+) -> None:
+    test = SelfTest(cast(InputProcessor, Inputs()), spec, "float32", trained=trained)
     answers = {"self-test-relevant": alone[:1], "self-test-irrelevant": alone[1:], "self-test-both": together}
     for call in test.calls:
         values = np.array(answers[call.call_id], np.float32).reshape(-1, 1)
@@ -52,6 +57,22 @@ def test_the_wrong_order_is_a_loud_warning(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.WARNING):
         run((-3.0, 2.0), (-3.0, 2.0))
     assert "classifier_from_token" in caplog.text
+
+
+HEADS = {
+    "one token": (HeadSpec(kind="no_post_processing", token_ids=(0,), tokens=("!",)), "the logit of '!'"),
+    "two labels": (HeadSpec(kind="classifier", label_rows=(0, 1), stored_labels=2), "as id2label says"),
+    "a classifier": (HeadSpec(kind="classifier", pooling="cls"), "trained to rank passages for a question"),
+    "vectors": (HeadSpec(kind="embedding", pooling="mean"), "pooled as in training (here: mean)"),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_words_fit_the_head(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    head, words = HEADS[kind]
+    run((-3.0, 2.0), (-3.0, 2.0), spec=replace(SPEC, head=head, causal=head.kind == "no_post_processing"))
+    assert words in caplog.text
+    assert "classifier_from_token" not in caplog.text
 
 
 def test_random_weights_have_no_wrong_order(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,7 @@ from engine.entrypoints.inspection.verify import (
     swapped_gaps,
     verify,
 )
+from engine.entrypoints.inspection.verify_bounds import BOUNDS, bounds_of
 from engine.entrypoints.inspection.verify_view import verdict
 from engine.errors import DeviceError, EngineError
 from engine.model_spec import HeadSpec
@@ -156,6 +157,47 @@ def test_what_is_within_bounds() -> None:
     assert not agreement(bounds_logit=True).ok
     assert not agreement(max_score=float("nan")).ok
     assert not agreement(max_score=0.06).ok
+
+
+def test_the_order_has_bounds() -> None:
+    """Seen case 9: an int8 model whose scores moved by 0.283, and a bf16 one whose order had a tau of 0.48."""
+    numbers = {"bounds_logit": True, "bound": 1.0, "num_swaps": 9}
+    moved = agreement(**numbers, order=BOUNDS["int8"], score_bound=BOUNDS["int8"].score, max_score=0.283)
+    assert moved.faults == ["moves scores by 0.28, more than 0.1"]
+    swapped = agreement(**numbers, order=BOUNDS["bfloat16"], kendall_tau=0.48)
+    assert swapped.faults == ["has another order (Kendall tau 0.48, less than 0.9)"]
+    first = agreement(**numbers, order=BOUNDS["int16"], num_top1=1, num_queries=5)
+    assert first.faults == ["puts another document first in 1 of 5 queries, more than 0"]
+    assert agreement(**numbers, order=BOUNDS["int4"], num_top1=1, num_queries=5, kendall_tau=0.8).ok
+    assert agreement(**(numbers | {"num_swaps": 1}), order=BOUNDS["bfloat16"], kendall_tau=0.67).ok
+    assert bounds_of("bfloat16 int8") == BOUNDS["int8"]
+
+
+def test_an_order_that_is_lost_is_no_ok(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, calls = verify_module._logits, []
+
+    def reversed_second(llm: LLM, pairs: Any) -> list[np.ndarray]:
+        calls.append(str(llm.config.model.dtype))
+        return [-row * 0.01 if calls[-1] == "bfloat16" else row * 0.01 for row in right(llm, pairs)]
+
+    monkeypatch.setattr(verify_module, "_logits", reversed_second)
+    values = {"model": str(checkpoint), **VALUES, "dtype": "bfloat16"}
+    report = verify(values, PAIRS, load, with_reference=False)
+    assert not report.ok
+    assert "bfloat16 has another order (Kendall tau -1.00, less than 0.9), puts another document first in 2 of 2" in (
+        verdict(report)
+    )
+
+
+def test_a_judged_file(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", data, "--dtype", "bfloat16", "--no-reference", *QUIET]
+    run_here("verify", checkpoint, *words)
+    said = capsys.readouterr().out
+    assert "Queries whose first document is a right one: float32, alone " in said
+    assert "bfloat16 may move a logit by" in said
+    run_here("verify", checkpoint, *words, "--json")
+    shares = [result["right_top1"] for result in json.loads(capsys.readouterr().out)["results"]]
+    assert all(share in (0.0, 0.5, 1.0) for share in shares)
 
 
 def test_bounds_of_scores_that_are_logits() -> None:
