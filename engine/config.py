@@ -61,6 +61,8 @@ class ModelConfig:
     """``auto`` (the model's own), ``none``, the name of a built-in prompt, or the path of a template file."""
     ignore_config_key: tuple[str, ...] = ()
     """Keys of config.json (and ``base_model`` of README.md) that may be ignored although their meaning is not known."""
+    disable_sliding_window: bool = False
+    """Refuse a model whose layers see a window of tokens only: scores without windows would not be its own."""
     instruction: str | None = None
     """Default instruction; None: the one of the model's template."""
     seed: int = 0
@@ -169,17 +171,32 @@ class ServerConfig:
     """Port to listen on. 0: a free one, which the log names."""
     api_key: tuple[str, ...] = ()
     """A key that callers must send; may be given several times. None: everybody on this machine may call."""
+    api_key_file: str | None = None
+    """A file with such keys, one on each line, which no list of processes shows."""
     insecure_no_auth: bool = False
     """Allow a non-loopback address without a key."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that are answered for (``*``: any). None: without a key on a loopback address, those that mean
     loopback; otherwise any."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that browsers may call from (CORS), like https://app.example.com; ``*``: all. None: no pages but the
+    server's own."""
+    allowed_methods: tuple[str, ...] = ("GET", "POST", "PUT")
+    """Methods that such pages may use."""
+    allowed_headers: tuple[str, ...] = ("*",)
+    """Headers that such pages may send."""
+    allow_credentials: bool = False
+    """Such pages may send cookies and the like."""
+    disable_fastapi_docs: bool = False
+    """No /docs and no /openapi.json."""
     root_path: str = ""
     """Prefix that a proxy puts before every path."""
     dialect: str | None = None
     """Answer in this dialect wherever request and route leave it open."""
     strict: bool = False
     """Refuse unknown fields instead of ignoring and counting them."""
+    auto_truncate: bool = True
+    """Cut texts that are too long, unless the call says otherwise. Off: such calls are refused, unless they say so."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Largest body of a call, in bytes."""
     max_documents: int = 10_000

@@ -54,6 +54,8 @@ def _resolved(config: ModelConfig) -> ModelSpec:
     checkpoint = open_checkpoint(config, root)
     tokenizer_folder = _tokenizer_folder(config, checkpoint.files.folder)
     head = resolve_head(checkpoint)
+    if config.disable_sliding_window:
+        _refuse_windows(checkpoint)
     is_embedding = head.spec.kind == "embedding"
     if head.spec.kind in ("listwise", "late_interaction"):
         check_own_prompt(checkpoint, config.score_template)
@@ -134,6 +136,22 @@ def check_own_prompt(checkpoint: Checkpoint, score_template: str) -> None:
             "own, which no other can replace. Leave the flag out.",
             param="score_template",
         )
+
+
+def _refuse_windows(checkpoint: Checkpoint) -> None:
+    """``--disable-sliding-window``: vLLM shortens the model to its window; here it is a question to the model."""
+    config = checkpoint.config
+    length = config.get("max_position_embeddings") or _UNLIMITED
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if config["model_type"] == "modernbert":
+        window = config.get("local_attention", 128)
+    if isinstance(window, int) and window < length:
+        raise ConfigError(
+            f"--disable-sliding-window: layers of {checkpoint.label} see {window} tokens. vLLM then reads at most as "
+            f"many tokens of a pair; here a window is part of the model, and --max-model-len {window} does the same.",
+            param="disable_sliding_window",
+        )
+    logger.info("--disable-sliding-window: %s has no windows that are shorter than its texts.", checkpoint.label)
 
 
 def _tokenizer_folder(config: ModelConfig, folder: Path) -> Path:

@@ -40,10 +40,15 @@ def run(argv: list[str]) -> int:
 
 def execute(argv: list[str]) -> int:
     """One command line; returns the exit code, and raises ``CycloptsError`` or ``EngineError`` for what is wrong."""
-    from engine.entrypoints.cli.app import build_app
+    from engine.entrypoints.cli.app import build_app, with_peer_flags
 
-    result = build_app(argv)(
-        _tokens(argv), exit_on_error=False, print_error=False, result_action="return_value", help_on_error=False
+    app = build_app(argv)
+    result = app(
+        _tokens(with_peer_flags(app, argv)),
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+        help_on_error=False,
     )
     return result if isinstance(result, int) else 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from cyclopts import App
@@ -14,6 +14,9 @@ from engine import __version__
 from engine.entrypoints.cli.commands import present_commands
 from engine.entrypoints.cli.environment import PREFIX, drop_service_addresses
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine.entrypoints.cli.peer_arguments import PeerArguments
 
 
 def build_app(argv: list[str]) -> App:
@@ -30,8 +33,33 @@ def build_app(argv: list[str]) -> App:
     return app
 
 
-def config_file(argv: list[str]) -> list[Dict]:
-    """``--config FILE``: the same names as the flags; anything that is no flag is an error."""
+def with_peer_flags(app: App, argv: list[str]) -> list[str]:
+    """``argv``, and the application's settings, with other servers' flags replaced where the command takes them.
+
+    A flag wins over ``ENGINE_*``, that over the variables of other servers, and those over the file.
+    """
+    command, depth = app, 0
+    while depth < len(argv) and argv[depth] in command and not argv[depth].startswith("-"):
+        command, depth = command[argv[depth]], depth + 1
+    if not getattr(command.default_command, "takes_peer_flags", False):
+        return argv
+    from engine.entrypoints.cli.peer_arguments import PeerArguments
+    from engine.entrypoints.cli.peer_environment import peer_environment
+
+    known = {name for argument in command.assemble_argument_collection() for name in argument.names}
+    known |= {"--help", "-h", "--version", "-V"}
+    app.config = [Env(PREFIX, command=False)]
+    if argv[0] == "serve" and (given := peer_environment(PeerArguments(known))):
+        app.config += (Dict(data=given, source="the environment", use_commands_as_keys=False),)
+    app.config += tuple(config_file(argv, PeerArguments(known)))
+    return [*argv[:depth], *PeerArguments(known).on_command_line(argv[depth:])]
+
+
+def config_file(argv: list[str], peers: PeerArguments | None = None) -> list[Dict]:
+    """``--config FILE``: the same names as the flags; anything that is no flag is an error.
+
+    ``peers``: flags of other servers are read too.
+    """
     path = _path_of(argv)
     if path is None:
         return []
@@ -48,6 +76,8 @@ def config_file(argv: list[str]) -> list[Dict]:
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path}: names and values expected, like 'port: 8000'.", param="config")
     settings = {str(name).replace("_", "-"): _as_text(value) for name, value in content.items() if value is not None}
+    if peers is not None:
+        settings = peers.in_settings(settings, lambda name: f"{name} in {path}")
     return [Dict(data=settings, source=str(path), use_commands_as_keys=False)]
 
 

@@ -1,13 +1,12 @@
 """What users of other engines type, put into the one form that the parser knows.
 
-``--hf_overrides.head_dtype model`` and ``--hf-overrides '{"a": 1}'`` become one JSON value, ``-O3`` becomes
-``-O 3``, and ``--no-enable-x`` the plain switch. Everything else passes through.
+``--hf_overrides.head_dtype model`` and ``--hf-overrides '{"a": 1}'`` become one JSON value, and the models after the
+first are marked. Everything else passes through; flags of other servers were translated before (``peer_arguments.py``).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from engine.entrypoints.settings.options import human_int
@@ -15,7 +14,6 @@ from engine.errors import ConfigError
 
 JSON_FLAGS = ("--hf-overrides",)
 MODEL_FLAGS = ("--model", "--model-path", "--model-id")
-_SHORT = re.compile(r"-O(\d)\Z")
 
 
 def normalise(argv: list[str]) -> list[str]:
@@ -35,9 +33,7 @@ def normalise(argv: list[str]) -> list[str]:
                 if not value:
                     raise ConfigError(f"{flag} needs a value.", param="hf_overrides")
             dotted = flag.partition(".")[2]
-            _merge(merged.setdefault(name, {}), parse_json(value, name) if not path else _nested(dotted, value))
-        elif match := _SHORT.match(item):
-            tokens += ["-O", match[1]]
+            _merge(merged.setdefault(name, {}), parse_json(value, name) if not path else nested(dotted, value))
         else:
             tokens.append(item)
     for name, value_object in merged.items():
@@ -75,7 +71,7 @@ def parse_json(text: str, flag: str) -> dict[str, Any]:
     return value
 
 
-def _nested(path: str, text: str) -> dict[str, Any]:
+def nested(path: str, text: str) -> dict[str, Any]:
     """``a.b`` and ``v`` -> ``{"a": {"b": v}}``; ``a.b+`` appends to a list."""
     appends = path.endswith("+")
     keys = path.rstrip("+").split(".")

@@ -10,16 +10,15 @@ import ast
 import dataclasses
 import inspect
 import json
-import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from engine.entrypoints.settings.options import IGNORED, OPTIONS, SECTIONS, Option, check_ignored
+from engine.entrypoints.settings.options import JSON_LISTS, OPTIONS, SECTIONS, Option
 
 GROUPS = {
     "model": Group("Model", sort_key=1),
@@ -27,13 +26,10 @@ GROUPS = {
     "device": Group("Device and processes", sort_key=3),
     "server": Group("HTTP server", sort_key=4),
 }
-COMPATIBILITY = Group("Accepted from other engines, without effect", show=False, sort_key=9)
 SHORT = {
     "tensor_parallel_size": ("-tp",),
     "data_parallel_size": ("-dp",),
-    "pipeline_parallel_size": ("-pp",),
     "api_server_count": ("-asc",),
-    "optimization_level": ("-O",),
 }
 Command = Callable[..., int | None]
 
@@ -48,13 +44,13 @@ def flags(
 ) -> Callable[[Command], Command]:
     """Gives ``command(values, **own)`` the flags of these sections; ``values`` has what the user set, by field name.
 
-    ``model_as_flag``: the model is ``--model`` only, for commands whose own words come first. ``several_models``:
-    ``values["also_model"]`` has those after the first. ``own_flags``: a dataclass whose fields are flags of the
-    command itself, which go before ours of the same name.
+    ``compatibility``: flags of other servers are taken too (``peer_arguments.py``). ``model_as_flag``: the model is
+    ``--model`` only, for commands whose own words come first. ``several_models``: ``values["also_model"]`` has those
+    after the first. ``own_flags``: a dataclass whose fields are flags of the command itself, which go before ours of
+    the same name.
     """
     own_names = {field.name for field in dataclasses.fields(own_flags)} if own_flags else set()
     options = [option for option in OPTIONS.values() if option.section in sections and option.name not in own_names]
-    without_effect = [name for name in IGNORED if name not in own_names] if compatibility else []
 
     def decorate(command: Command) -> Command:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -65,22 +61,29 @@ def flags(
             values = {option.name: bound[option.name] for option in options if bound.get(option.name) is not None}
             if several_models:
                 values["also_model"] = bound.get("also_model") or ()
-            _notices({name: bound[name] for name in without_effect if bound.get(name) is not None})
             return command(values, **ours)
 
         parameters = [_model_parameter(model_as_flag)] if "model" in sections else []
         parameters += [_also_model_parameter()] if several_models else []
         parameters += [_parameter(option) for option in options if option.name != "model"]
         parameters += own
-        parameters += [_ignored_parameter(name) for name in without_effect]
         parameters.append(_config_parameter())
         signature = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
         run.__signature__ = signature  # type: ignore[attr-defined]
+        run.takes_peer_flags = compatibility  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
         return run
 
     return decorate
+
+
+def switches() -> frozenset[str]:
+    """Every spelling of the options that are on or off, ``--no-x`` included."""
+    names = [
+        name for option in OPTIONS.values() if option.type is bool for name in _spellings(option.name, option.aliases)
+    ]
+    return frozenset((*names, *(f"--no-{name.removeprefix('--')}" for name in names)))
 
 
 def _spellings(name: str, aliases: Iterable[str] = ()) -> list[str]:
@@ -133,7 +136,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         settings["accepts_keys"], settings["metavar"] = False, "JSON"
     elif typing.get_origin(kind) is tuple:
         # A key or two are repeated flags: `--api-key KEY MODEL` must not take the model for a second key.
-        annotation, settings["consume_multiple"] = tuple[str, ...] | None, option.name != "api_key"
+        annotation, settings["consume_multiple"] = tuple[str, ...] | None, option.name not in ("api_key", *JSON_LISTS)
     elif option.name == "dtype":
         annotation, settings["metavar"] = str | None, "DTYPE"  # "half" and "bf16" too: options.convert
     elif int in (kind, *typing.get_args(kind)):
@@ -149,15 +152,6 @@ def _parameter(option: Option) -> inspect.Parameter:
     )
 
 
-def _ignored_parameter(name: str) -> inspect.Parameter:
-    ignored = IGNORED[name]
-    settings = Parameter(
-        name=_spellings(name), group=COMPATIBILITY, help=ignored.because, show=False, allow_leading_hyphen=True
-    )
-    annotation: Any = Annotated[(str | None) if ignored.takes_value else (bool | None), settings]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
 def _config_parameter() -> inspect.Parameter:
     annotation = Annotated[
         Path | None, Parameter(name="--config", help="YAML file with the same names; flags and ENGINE_* win over it.")
@@ -169,13 +163,6 @@ def _json_object(type_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
     from engine.entrypoints.cli.arguments import parse_json
 
     return parse_json(tokens[0].value, tokens[0].keyword or "")
-
-
-def _notices(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        notice = check_ignored(name, value, f"--{name.replace('_', '-')}")
-        if notice:
-            print(f"engine: {notice}", file=sys.stderr)
 
 
 def _help(option: Option) -> str:

@@ -1,11 +1,13 @@
 """The command line as a page of documentation, generated from the same tables that parse it.
 
-``python -m engine.entrypoints.cli.reference > docs/cli.md`` writes the page; a test says when it is out of date.
+``python -m engine.entrypoints.cli.reference > docs/cli.md`` writes the page, with ``--peers`` that about flags of other
+servers, ``docs/peer-flags.md``; a test says when they are out of date.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -15,8 +17,8 @@ from cyclopts import App, Argument
 
 from engine.entrypoints.cli.app import build_app
 from engine.entrypoints.cli.commands import present_commands
-from engine.entrypoints.cli.flags import COMPATIBILITY, GROUPS
-from engine.entrypoints.settings.options import IGNORED
+from engine.entrypoints.cli.flags import GROUPS
+from engine.entrypoints.settings.peer_flags import ENVIRONMENT, SERVERS, PeerFlag, peer_flags, reason
 
 HEAD = """# The command line
 
@@ -27,10 +29,17 @@ line of a YAML file given with `--config`. A flag wins over the environment, and
 same in names. Sizes may be written `8k` (8000), `8K` (8192), `6GiB`. Exit codes: 0 for success, 2 for a wrong command
 line or setting, 130 after Ctrl-C, 1 for everything else that failed.
 """
-COMPATIBLE = """## Flags of other engines
+PEERS_HEAD = """# Flags of other servers
 
-Commands that load a model accept these flags of vLLM, SGLang and TEI. They have no effect; whoever gives one is told
-why.
+<!-- Generated: python -m engine.entrypoints.cli.reference --peers > docs/peer-flags.md -->
+
+Commands that load a model take the flags of vLLM, SGLang, text-embeddings-inference (TEI), Infinity and llama-server as
+their users type them: `_` for `-`, unique beginnings and dotted JSON keys as vLLM and SGLang have them, values after a
+space or `=`, lines of `--config FILE`. Those that are ours already are in [the command line](cli.md). Here is what
+becomes of the others; none is dropped in silence, and two that set the same option to different values are an error.
+
+`engine serve` also reads `INFINITY_*` and `LLAMA_ARG_*` from the environment, and TEI's variables (`MODEL_ID`, `PORT`,
+`HOSTNAME`, ...) where `MODEL_ID` is set; a line names each one that is used. Flags and `ENGINE_*` win over them.
 """
 SHARED = {group.name: key for key, group in GROUPS.items() if key != "server"}
 """Groups of flags that every command with a model has: shown once, after the commands."""
@@ -45,9 +54,58 @@ def reference() -> str:
     for name, (_, help_text) in present_commands().items():
         parts.append(_command(app[name], f"engine {name}", help_text))
     parts.append("## Flags of every command with a model\n\n" + "\n".join(_groups(serve, only=SHARED)))
-    ignored = [(f"`--{name.replace('_', '-')}`", "", flag.because) for name, flag in IGNORED.items()]
-    parts.append(COMPATIBLE + "\n" + _table(ignored, ("flag", "", "why")))
+    parts.append("## Flags of other servers\n\nThey have [a page of their own](peer-flags.md).\n")
     return "\n".join(parts)
+
+
+def peer_reference() -> str:
+    """The page about flags of other servers."""
+    by_outcome: dict[str, list[PeerFlag]] = {}
+    for flag in peer_flags():
+        by_outcome.setdefault(flag.here, []).append(flag)
+    mapped = [(_names(flag), SERVERS[flag.server], f"`{_target(flag)}`") for flag in by_outcome["maps"]]
+    refused = [
+        (_names(flag), SERVERS[flag.server], f"There: {flag.meaning}. Here {reason(flag)}{_passes(flag)}.")
+        for flag in by_outcome["refused"]
+    ]
+    same = [(_names(flag), SERVERS[flag.server], "") for flag in by_outcome["same"] if flag.aliases]
+    parts = [
+        PEERS_HEAD,
+        "## Set an option of ours\n\n" + _table(_merged(mapped), ("flag", "of", "here")),
+        "## Refused\n\nThey would give other scores, or another server than the one that would start.\n\n"
+        + _table(_merged(refused), ("flag", "of", "why")),
+        "## The same here, with further spellings\n\n" + _table(_merged(same), ("flag", "of", "")),
+        "## Accepted without effect\n\nWhoever gives one is told why in one line.\n",
+    ]
+    by_reason: dict[str, set[str]] = {}
+    for flag in by_outcome["ignored"]:
+        by_reason.setdefault(reason(flag), set()).update(flag.names)
+    for why, names in sorted(by_reason.items()):
+        parts.append(f"* {why}: {', '.join(f'`{name}`' for name in sorted(names))}")
+    return "\n".join([*parts, ""]).replace(" |\n## ", " |\n\n## ")
+
+
+def _names(flag: PeerFlag) -> str:
+    return ", ".join(f"`{name}`" for name in flag.names)
+
+
+def _target(flag: PeerFlag) -> str:
+    if flag.to.startswith(ENVIRONMENT):
+        return flag.to.removeprefix(ENVIRONMENT)
+    name, fixed, value = flag.to.partition("=")
+    return f"--{name.replace('_', '-')}" + (f" {value}" if fixed and value != "true" else "")
+
+
+def _passes(flag: PeerFlag) -> str:
+    return f" ({', '.join(flag.allowed)} passes)" if flag.allowed else ""
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """Rows that say the same of several servers as one."""
+    servers: dict[tuple[str, str], list[str]] = {}
+    for names, server, text in rows:
+        servers.setdefault((names, text), []).append(server)
+    return [(names, ", ".join(dict.fromkeys(of)), text) for (names, text), of in sorted(servers.items())]
 
 
 def _command(command: App, path: str, help_text: str) -> str:
@@ -72,7 +130,7 @@ def _groups(arguments: Iterable[Argument], only: Iterable[str] = ()) -> list[str
     for argument in arguments:
         groups = argument.parameter.group
         group = next(iter(groups), None) if isinstance(groups, tuple) else groups
-        if argument.show is False or group is COMPATIBILITY or argument.names == ("*",):
+        if argument.show is False or argument.names == ("*",):
             continue
         title = getattr(group, "name", str(group or ""))
         if only and title not in only:
@@ -127,4 +185,4 @@ def _table(rows: list[Row], head: Row = ("flag", "value", "meaning")) -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(peer_reference() if "--peers" in sys.argv else reference(), end="")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice, repeat
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 
 from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig, ModelConfig
-from engine.entrypoints.settings.options import ALIASES, IGNORED, OPTIONS, build_configs, check_ignored, nearest
+from engine.entrypoints.settings.options import ALIASES, OPTIONS, build_configs, nearest
+from engine.entrypoints.settings.peer_flags import PeerFlag, find, known_names, read
 from engine.inputs.spans import MIN_CHUNK_TOKENS
 from engine.request import ChunkOptions, PairOptions
 
@@ -48,13 +50,29 @@ def engine_config(settings: Mapping[str, Any]) -> EngineConfig:
                 values[field] = value
         elif name in _SERVER_ONLY:
             continue  # vLLM's LLM takes them too, and they concern nobody here
-        elif name in IGNORED:
-            if notice := check_ignored(name, value, name):
-                logger.info("%s", notice)
+        elif field not in OPTIONS and (flags := find(f"--{name}")):
+            values |= _of_peers(flags, name, value)
         else:
-            known = [*(o.name for o in OPTIONS.values() if o.section != "server"), *ALIASES, *IGNORED]
+            known = [o.name for o in OPTIONS.values() if o.section != "server"]
+            known += [*ALIASES, *(name.lstrip("-").replace("-", "_") for name in known_names())]
             raise TypeError(f"LLM() got an unexpected keyword argument {name!r}.{nearest(name, known)}")
     return build_configs(values)[0]
+
+
+def _of_peers(flags: Sequence[PeerFlag], name: str, value: Any) -> dict[str, Any]:
+    """What an argument of another engine sets here; a line in the log where it has no effect."""
+    if value in (None, False, "", 0) or value == [] or value == {}:
+        return {}  # not asked for
+    reading = read(flags, name, value)
+    for notice in reading.notices:
+        logger.info("%s", notice)
+    os.environ.update(reading.environment)
+    found: dict[str, Any] = {}
+    for option, item in reading.settings.items():
+        key, _, inner = option.partition(".")
+        if OPTIONS[ALIASES.get(key, key)].section != "server":
+            found[key] = {**found.get(key, {}), inner: item} if inner else item
+    return found
 
 
 class _Attributes(dict[str, Any]):

@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 
 from engine.entrypoints.serve.auth import Authentication
 from engine.entrypoints.serve.browsers import BrowserGuard
+from engine.entrypoints.serve.cors import add_cors
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 from engine.entrypoints.serve.dialects.score import ScoreDialect
 from engine.entrypoints.serve.errors import error_response
@@ -33,16 +34,24 @@ def create_app(service: RerankService, status: StatusRoutes | None = None) -> Fa
     ``status`` answers for the server as a whole, where this process cannot do that alone.
     """
     config = service.config
-    app = FastAPI(title="engine", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="engine",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None if config.disable_fastapi_docs else "/openapi.json",
+        redirect_slashes=False,
+    )
     add_routes(app, service, status or StatusRoutes(service))
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(EngineError, _engine_error)
     if config.otlp_traces_endpoint:
         app.add_middleware(Tracing, tracer=tracer_for(config.otlp_traces_endpoint))
-    # Outermost last: an id for everything, then one spelling of its path, then the key, then the limits.
+    # Outermost last: an id for everything, one spelling of its path, browsers' preflights, the key, the limits.
     app.add_middleware(Limits, max_body_bytes=config.max_body_bytes)
     app.add_middleware(BrowserGuard, config=config)
     app.add_middleware(Authentication, keys=config.api_key)
+    add_cors(app, config)
     app.add_middleware(OnePath, routes=app.routes)
     app.add_middleware(RequestIds, stopping=lambda: service.stopping)
     describe(app, service)

@@ -11,6 +11,8 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,6 +43,21 @@ def check_exposure(config: ServerConfig) -> None:
         "server. Set --api-key KEY (or ENGINE_API_KEY), bind 127.0.0.1, or say --insecure-no-auth if that is meant.",
         param="host",
     )
+
+
+def with_key_file(config: ServerConfig) -> ServerConfig:
+    """``config`` with the keys of its file among its keys. Raises ``ConfigError`` where there are none."""
+    if config.api_key_file is None:
+        return config
+    try:
+        lines = Path(config.api_key_file).expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ConfigError(f"--api-key-file {config.api_key_file}: {reason}.", param="api_key_file") from error
+    keys = [line.strip() for line in lines if line.strip()]
+    if not keys:
+        raise ConfigError(f"--api-key-file {config.api_key_file}: there is no key in it.", param="api_key_file")
+    return replace(config, api_key=(*config.api_key, *keys), api_key_file=None)
 
 
 def is_loopback(host: str) -> bool:

@@ -27,6 +27,7 @@ class BrowserGuard:
         self._app = app
         self._hosts = _allowed_hosts(config)
         self._open = not config.api_key
+        self._origins = frozenset(origin.rstrip("/") for origin in config.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,12 +36,16 @@ class BrowserGuard:
         headers = Headers(scope=scope)
         try:
             self._check_host(headers.get("host", ""))
-            if self._open:
+            if self._open and not self._is_allowed(headers.get("origin")):
                 _check_site(scope["method"], headers)
         except RequestError as error:
             await error_response(error, scope["state"]["request_id"])(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _is_allowed(self, origin: str | None) -> bool:
+        """Whether ``--allowed-origins`` lets that page in."""
+        return origin is not None and ("*" in self._origins or origin in self._origins)
 
     def _check_host(self, host: str) -> None:
         name = host_name(host)
@@ -81,6 +86,6 @@ def _check_site(method: str, headers: Headers) -> None:
     )
     if (site in _OTHER_SITES and not link) or (foreign and site not in ("same-origin", "none")):
         raise ForbiddenError(
-            "A web page of another site sent this request, and this server has no key: set --api-key to let such "
-            "pages in."
+            "A web page of another site sent this request, and this server has no key: --allowed-origins lets such "
+            "pages in, and so does a key, --api-key."
         )

@@ -112,7 +112,14 @@ class CallHandler:
     def _view(self, request: Request) -> RequestView:
         caller = getattr(request.state, "caller", "") or (request.client.host if request.client else "")
         service = self._service
-        return RequestView(request.scope["path"], request.headers, service.default_model, caller, service.label_tokens)
+        return RequestView(
+            request.scope["path"],
+            request.headers,
+            service.default_model,
+            caller,
+            service.label_tokens,
+            service.config.auto_truncate,
+        )
 
     def _preferences(self, request: Request) -> DialectPreferences:
         said = [request.query_params.get("dialect"), *map(request.headers.get, DIALECT_HEADERS)]

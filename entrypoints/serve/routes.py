@@ -33,7 +33,9 @@ def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> No
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
-    add_page(app)
+    if not service.config.disable_fastapi_docs:
+        app.add_api_route("/docs", docs_page, methods=["GET"], include_in_schema=False, response_model=None)
+        add_page(app)
 
 
 def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[str, Any], method: str = "POST") -> None:
@@ -49,6 +51,8 @@ def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[st
         openapi_extra=schema,
         response_model=None,
     )
+    if method == "GET":  # what probes such as `wget --spider` ask with
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False, response_model=None)
 
 
 def _add_calls(app: FastAPI, calls: CallHandler) -> None:
@@ -105,4 +109,3 @@ def _add_status(app: FastAPI, status: StatusRoutes) -> None:
     _add(app, "/ping", status.ready, "The same.", schema=page("application/json", {"type": "object"}))
     text = page("text/plain", {"type": "string"})
     _add(app, "/metrics", status.metrics, "Prometheus text.", schema=text, method="GET")
-    app.add_api_route("/docs", docs_page, methods=["GET"], include_in_schema=False, response_model=None)

@@ -23,7 +23,7 @@ from engine.core.replicas import ReplicaClient
 from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.api_servers.coordinator import Coordinator
 from engine.entrypoints.serve.app import create_app
-from engine.entrypoints.serve.auth import check_exposure
+from engine.entrypoints.serve.auth import check_exposure, with_key_file
 from engine.entrypoints.serve.dialect_registry import by_name
 from engine.entrypoints.serve.http import HARD_STOP_S, http_server
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
@@ -89,6 +89,7 @@ class _OneProcess:
 
 def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_models: EngineConfig) -> int:
     """Serves until a signal and returns the exit code. Raises ``StartupError`` for what stops the start."""
+    server_config = with_key_file(server_config)
     check_exposure(server_config)
     if server_config.dialect:
         try:

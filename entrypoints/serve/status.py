@@ -98,7 +98,7 @@ class StatusRoutes:
                 "max_batch_tokens": worker.max_num_batched_tokens,
                 "max_batch_requests": None,
                 "max_client_batch_size": config.max_documents,
-                "auto_truncate": True,
+                "auto_truncate": config.auto_truncate,
                 "tokenization_workers": config.tokenizer_threads,
                 "version": __version__,
                 "sha": None,

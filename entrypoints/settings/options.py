@@ -1,13 +1,14 @@
 """Every setting by its flat name, derived from the frozen classes in ``engine/config.py``.
 
 The command line and the keyword arguments of ``LLM`` are two spellings of the same options, so both come from here:
-names, aliases, conversions ("half", "16k", "auto"), and the arguments of other engines that are accepted although they
-mean nothing here (each with one line that says why).
+names, aliases and conversions ("half", "16k", "auto"). What becomes of the flags of other servers stands in
+``peer_flags.py``.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -60,75 +61,9 @@ ALIASES = {
 }
 """Names that vLLM, SGLang and TEI use for options of ours."""
 
+JSON_LISTS = ("allowed_origins", "allowed_methods", "allowed_headers")
+
 DTYPE_ALIASES = {"half": "float16", "fp16": "float16", "float": "float32", "fp32": "float32", "bf16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """An argument of another engine that needs no counterpart here."""
-
-    because: str
-    takes_value: bool = False
-    allowed: tuple[str, ...] = ()
-    """Values that agree with what this engine does anyway; any other one is an error. Empty: all."""
-
-
-_SCORES = "this engine only scores pairs"
-_ATTENTION = "the backend picks its own attention kernels"
-_REMOTE = "code from a checkpoint is never run"
-
-IGNORED: dict[str, Ignored] = {
-    "task": Ignored(_SCORES, takes_value=True, allowed=("auto", "score", "classify", "rerank")),
-    "runner": Ignored(_SCORES, takes_value=True, allowed=("auto", "pooling")),
-    "convert": Ignored(_SCORES, takes_value=True, allowed=("auto", "none", "classify")),
-    "is_embedding": Ignored("whether the model is a cross-encoder is read from its files"),
-    "rerank": Ignored(_SCORES),
-    "trust_remote_code": Ignored(_REMOTE),
-    "hf_token": Ignored("the hub token is read from HF_TOKEN", takes_value=True),
-    "tokenizer_mode": Ignored("there is one tokenizer, the fast one", takes_value=True),
-    "skip_tokenizer_init": Ignored("the tokenizer is part of scoring"),
-    "code_revision": Ignored(_REMOTE, takes_value=True),
-    "model_impl": Ignored("every architecture is implemented here", takes_value=True),
-    "config_format": Ignored("the format is read from the files", takes_value=True),
-    "pooler_config": Ignored("the pooling is read from the checkpoint", takes_value=True),
-    "enable_prefix_caching": Ignored("shared prefixes are always computed once; --prefix-cache says what is kept"),
-    "disable_radix_cache": Ignored("use --prefix-cache off to keep nothing between calls"),
-    "chunked_prefill_size": Ignored("long documents are always chunked to the token budget", takes_value=True),
-    "enable_chunked_prefill": Ignored("long documents are always chunked to the token budget"),
-    "attention_backend": Ignored(_ATTENTION, takes_value=True),
-    "block_size": Ignored("keys and values are kept by token, not by block", takes_value=True),
-    "swap_space": Ignored("nothing is swapped", takes_value=True),
-    "cpu_offload_gb": Ignored("weights stay on the device", takes_value=True),
-    "kv_cache_dtype": Ignored("keys and values have the model's dtype", takes_value=True),
-    "scheduling_policy": Ignored("half of each step for the oldest calls, half for the shortest", takes_value=True),
-    "async_scheduling": Ignored("the next step is always planned while one runs"),
-    "optimization_level": Ignored(
-        "the backend picks its own graphs; --enforce-eager switches them off", takes_value=True
-    ),
-    "compilation_config": Ignored(
-        "the backend picks its own graphs; --enforce-eager switches them off", takes_value=True
-    ),
-    "long_prefill_token_threshold": Ignored("long documents are chunked by --max-segment-tokens", takes_value=True),
-    "prefix_caching_hash_algo": Ignored("prefixes are compared token by token, not by hash", takes_value=True),
-    "performance_mode": Ignored("steps are planned for throughput and fairness at once", takes_value=True),
-    "pipeline_parallel_size": Ignored("layers are not split over devices", takes_value=True, allowed=("1",)),
-    "download_dir": Ignored("the hub's cache is where HF_HOME says", takes_value=True),
-    "ignore_patterns": Ignored("only the files that are needed are fetched", takes_value=True),
-    "enable_lora": Ignored("adapters are served because --lora-modules names them"),
-    "max_loras": Ignored("all named adapters are kept on the device", takes_value=True),
-    "max_lora_rank": Ignored("an adapter may have any rank", takes_value=True),
-    "max_cpu_loras": Ignored("all named adapters are kept on the device", takes_value=True),
-    "lora_dtype": Ignored("adapters run in the model's dtype", takes_value=True),
-    "skip_server_warmup": Ignored("the server is ready once its self-test has passed"),
-    "additional_config": Ignored("there are no additional settings", takes_value=True),
-    "disable_uvicorn_access_log": Ignored("there is no access log below --log-level debug"),
-    "disable_log_requests": Ignored("requests are never logged"),
-    "enable_metrics": Ignored("/metrics is always there"),
-    "enable_request_id_headers": Ignored("every answer carries X-Request-Id"),
-    "auto_truncate": Ignored("over-long documents are cut unless the call says truncate: false"),
-    "max_concurrent_requests": Ignored("see --max-queued-pairs", takes_value=True),
-}
-"""``enable_x`` and plain switches also exist as ``no_enable_x`` / ``no_x``; both mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -189,18 +124,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def check_ignored(name: str, value: Any, shown: str) -> str | None:
-    """The one-line notice for an argument that means nothing here; None when it is at its harmless default."""
-    ignored = IGNORED[name]
-    if value is None or value is False or value == "" or value == 0:
-        return None
-    if ignored.allowed and str(value) not in ignored.allowed:
-        raise ConfigError(f"{shown} {value}: {ignored.because}; it accepts {', '.join(ignored.allowed)}.", param=name)
-    if ignored.allowed:
-        return None  # it asked for what happens anyway
-    return f"{shown} is accepted and has no effect: {ignored.because}."
-
-
 def convert(option: Option, value: Any) -> Any:
     """Spellings of other engines and of people -> the type of the field."""
     if option.name == "dtype" and isinstance(value, str):
@@ -220,8 +143,21 @@ def convert(option: Option, value: Any) -> Any:
             raise ConfigError(f"{option.name}={error}", param=option.name) from None
     if _is_tuple(option.type):
         value = (value,) if isinstance(value, str) else tuple(value or ())
+    if option.name in JSON_LISTS:
+        value = tuple(item for one in value for item in _json_list(option.name, one))
     _check_type(option, value)
     return value
+
+
+def _json_list(name: str, text: str) -> list[str]:
+    """vLLM writes these lists in JSON; a word is a list of one."""
+    if not text.startswith("["):
+        return [text]
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}={text}: not valid JSON: {error}.", param=name) from error
+    return [str(item) for item in items]
 
 
 def _accepts(annotation: Any, kind: type) -> bool:

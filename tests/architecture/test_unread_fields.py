@@ -19,7 +19,10 @@ RECORDS = ("dataclass", "Struct")
 # What is read outside of the product: answers, which clients read as JSON, and what a caller of ``LLM`` gets.
 READ_BY_OTHERS = ("entrypoints/serve/dialects", "entrypoints/serve/tokens.py", "engine/outputs.py")
 # class -> fields whose reader is not the product: here the tests of the page of compatible clients
-KNOWN_UNREAD = {"ClientSettings": {"speaks", "shown_by"}}
+KNOWN_UNREAD = {
+    "ClientSettings": {"speaks", "shown_by"},
+    "DataOptions": {"tokenizer_mode"},  # a flag whose user is told that it has no effect
+}
 
 
 @dataclass

@@ -14,7 +14,6 @@ from engine import __version__
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.cli import run
 from engine.entrypoints.cli.app import build_app
-from engine.entrypoints.settings.options import IGNORED
 
 FLAGS_FILE = Path(__file__).with_name("serve_flags.txt")
 
@@ -178,12 +177,6 @@ def test_the_flags_are_frozen() -> None:
 def serve_flags() -> list[str]:
     arguments = build_app(["serve"])["serve"].assemble_argument_collection()
     return sorted({name for argument in arguments for name in argument.names})
-
-
-def test_ignored_flags_and_options_do_not_collide() -> None:
-    flags = serve_flags()
-    for name in IGNORED:
-        assert f"--{name.replace('_', '-')}" in flags
 
 
 def test_starts_without_heavy_imports() -> None:

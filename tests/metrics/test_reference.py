@@ -16,7 +16,7 @@ from engine import __version__
 from engine.entrypoints.cli import run
 from engine.entrypoints.cli.bench import OPTIONS
 from engine.entrypoints.cli.commands import present_commands
-from engine.entrypoints.cli.reference import reference
+from engine.entrypoints.cli.reference import peer_reference, reference
 from engine.entrypoints.serve.metrics import ServerMetrics
 from tests.serve.fakes import FakeCore
 
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 def test_reference_is_up_to_date() -> None:
     """A changed command line changes the page: ``python -m engine.entrypoints.cli.reference > docs/cli.md``."""
     assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference()
+    assert (ROOT / "docs/peer-flags.md").read_text(encoding="utf-8") == peer_reference()
 
 
 def test_reference_names_every_command() -> None:

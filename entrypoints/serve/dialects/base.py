@@ -66,6 +66,8 @@ class RequestView:
     caller: str = ""
     label_tokens: tuple[int, ...] = ()
     """Ids of the model's "yes" and "no", where it has such tokens."""
+    auto_truncate: bool = True
+    """Whether over-long texts of a body that says nothing about them are cut."""
 
 
 TextPath = tuple[str | int | EllipsisType, ...]

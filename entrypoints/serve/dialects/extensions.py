@@ -103,12 +103,12 @@ def instruction_of(body: Extensions) -> str | None:
     return inside.get("instruction") or body.instruction or inside.get("instruct") or body.instruct or None
 
 
-def pair_options(body: Extensions) -> PairOptions:
+def pair_options(body: Extensions, view: RequestView) -> PairOptions:
     """How the pairs of a body are built and cut. Raises ``InvalidRequestError``."""
     cut_to = as_int(body.truncate_prompt_tokens, "truncate_prompt_tokens", minimum=-1)
     if cut_to == 0:
         fail("Expected -1 (the model's limit) or a positive number, got 0", "truncate_prompt_tokens")
-    cut = as_cut(body.truncate, "truncate")
+    cut = view.auto_truncate if body.truncate is None else as_cut(body.truncate, "truncate")
     return PairOptions(
         instruction=instruction_of(body),
         truncate=bool(cut),
@@ -159,7 +159,7 @@ def call_of(
         every_query=every_query,
         prompts=prompts,
         model=body.model,
-        options=replace(pair_options(body), **pair),
+        options=replace(pair_options(body, view), **pair),
         chunks=chunk_options(body),
         top_n=top_n,
         min_score=body.min_score,
