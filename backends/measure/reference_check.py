@@ -17,6 +17,7 @@ import torch
 
 from engine.backends.loading.safetensors_file import TensorReader, find_tensors
 from engine.backends.registry import load_backend
+from engine.checkpoint.families import FAMILIES
 from engine.devices import HOST
 from engine.model_spec import HeadModule, ModelSpec
 from engine.request import EncodedPair
@@ -37,15 +38,19 @@ class Reference:
             raise ValueError("its scores compare vectors of several tokens, which no class of the library does")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        config_class = type(transformers.AutoConfig.for_model(spec.model_type))
         from_tokens, self._embeds = bool(spec.head.token_ids), spec.head.kind in ("embedding", "modules")
         self._modules = [_library_module(module) for module in spec.head.modules]
-        classes = (transformers.AutoModelForSequenceClassification, transformers.AutoModelForCausalLM)
+        of_tokens = (
+            transformers.AutoModelForImageTextToText
+            if "vision_config" in spec.config
+            else transformers.AutoModelForCausalLM
+        )
+        classes = (transformers.AutoModelForSequenceClassification, of_tokens)
         auto: Any = transformers.AutoModel if self._embeds else classes[from_tokens]
         self._head = spec.head
         model, loading = auto.from_pretrained(
             spec.path,
-            config=config_class.from_dict(spec.config),
+            config=_library_config(spec),
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
@@ -108,6 +113,18 @@ class Reference:
         if self._head.kind == "embedding":
             return [index for text in (query, document) for index in self._tokenizer(text)["input_ids"]]
         return list(self._tokenizer(query, document)["input_ids"])
+
+
+def _library_config(spec: ModelSpec) -> Any:
+    """The config as the library's own class has it: under the family's own names, a text network in its place."""
+    import transformers
+
+    config = dict(spec.config)
+    if "vision_config" in config:
+        vision = config.pop("vision_config")
+        config = {"text_config": config, "vision_config": vision, "tie_word_embeddings": config["tie_word_embeddings"]}
+    config |= {own: config[usual] for own, usual in FAMILIES[spec.model_type].own_keys.items() if usual in config}
+    return type(transformers.AutoConfig.for_model(spec.model_type)).from_dict(config)
 
 
 def find_reference(spec: ModelSpec) -> tuple[Reference | None, str]:

@@ -51,7 +51,7 @@ class Checkpoint:
     def is_language_model(self) -> bool:
         """The files hold a language model, whatever an override calls it."""
         stored = self.files.config.get("architectures") or [""]
-        return str(stored[0]).endswith("ForCausalLM")
+        return str(stored[0]).endswith(("ForCausalLM", self.family.language_model))
 
     def prompts(self) -> dict[str, str]:
         """The named prompts of sentence-transformers that hold a text."""

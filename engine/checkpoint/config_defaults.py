@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 DEFAULTS = Path(__file__).with_name("config_defaults.json")
-_ROPE_BASES = {"gte": 160_000.0, "nomic_bert": 1000.0, "gemma3_text": 1_000_000.0}
+_ROPE_BASES = {"gte": 160_000.0, "nomic_bert": 1000.0, "gemma3_text": 1_000_000.0, "qwen3_vl": 500_000.0}
 _USUAL_ROPE_BASE = 10_000.0
 _WINDOW = 4096
 """``sliding_window`` of the Qwen classes, who take it back where ``use_sliding_window`` is off."""
@@ -28,7 +28,7 @@ _NULLABLE = frozenset({"num_key_value_heads", "sliding_window", "pad_token_id"})
 _HEADS_SHARE_HIDDEN = ("llama", "llama_bidirec", "mistral", "eurobert")
 """Types whose ``head_dim``, left out or null, is the hidden size divided among the heads."""
 
-_OWN_KEY_HEADS = ("llama", "llama_bidirec", "eurobert", "granite", "phi3")
+_OWN_KEY_HEADS = ("llama", "llama_bidirec", "eurobert", "granite", "phi3", "qwen3_vl")
 """Types that have as many key heads as query heads, unless they state fewer."""
 
 

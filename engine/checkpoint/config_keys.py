@@ -54,6 +54,7 @@ COMPUTED: dict[str, tuple[str, ...]] = {
     "gemma3_text": (*_DECODER, *_GEMMA, "rope_local_base_freq", "sliding_window_pattern"),
     "phi3": (*_DECODER, "sliding_window", "original_max_position_embeddings"),
     "granite": (*_DECODER, *_FACTORS, "attention_bias", "mlp_bias"),
+    "qwen3_vl": (*_DECODER, "attention_bias"),
     "qwen3_moe": (*_DECODER, *_EXPERTS, "use_sliding_window", "sliding_window", "attention_bias"),
     "bert": _BERT,
     "roberta": _BERT,
@@ -99,6 +100,7 @@ _UNREAD: dict[str, tuple[str, ...]] = {
     "gemma": ("hidden_activation",),
     "gemma2": ("hidden_act", "cache_implementation"),
     "gemma3_text": ("hidden_act", "cache_implementation"),
+    "qwen3_vl": ("vision_config", "video_preprocessor_config"),
     "qwen3_moe": ("output_router_logits", "router_aux_loss_coef", "max_window_layers"),
     "qwen2": ("attention_bias",),
     "jina_bert": ("emb_pooler", "attn_implementation"),
@@ -215,13 +217,18 @@ def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...
         )
 
 
+_TEXT_ONLY_ROPE = frozenset({"mrope_section", "mrope_interleaved"})
+"""Which axis of a picture turns which part of a head; the positions of a text are the same on all axes."""
+
+
 def _check_rope(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
     """Inside the settings of rotary positions too, every key is known."""
     for name in ("rope_scaling", "rope_parameters"):
         stated = config.get(name) or {}
         nested = config["model_type"] in _NESTED_ROPE and name == "rope_parameters" and isinstance(stated, Mapping)
         for part in stated.values() if nested else [stated]:
-            unknown = sorted(set(part or {}) - ROPE_KEYS) if isinstance(part, Mapping | None) else [repr(part)]
+            known = ROPE_KEYS | (_TEXT_ONLY_ROPE if config["model_type"] == "qwen3_vl" else frozenset())
+            unknown = sorted(set(part or {}) - known) if isinstance(part, Mapping | None) else [repr(part)]
             if unknown and name not in ignored:
                 raise ConfigError(
                     f"config.json of {label} has {unknown[0]} in {name}, which is not supported here, or is not known: "

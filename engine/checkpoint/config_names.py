@@ -18,7 +18,7 @@ def usual_config(label: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ``ConfigError`` for a number that stands under two names with two values.
     """
-    found = dict(config)
+    found = _with_text_config(label, config)
     model_type = _model_type(found)
     if model_type is None or model_type not in FAMILIES:
         return found
@@ -33,6 +33,28 @@ def usual_config(label: str, config: Mapping[str, Any]) -> dict[str, Any]:
                 "one number. Correct one of them.",
                 param="model",
             )
+    return found
+
+
+_OF_THE_WHOLE = ("model_type", "architectures", "tie_word_embeddings", "dtype", "torch_dtype")
+"""Keys that the parts of a model may state for themselves; those of the whole count."""
+
+
+def _with_text_config(label: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model for pictures and texts, as the text network that it has: ``text_config`` holds its keys."""
+    text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        return dict(config)
+    found = {key: value for key, value in config.items() if key != "text_config"}
+    for key, value in text.items():
+        if key in _OF_THE_WHOLE:
+            continue
+        if value is not None and found.get(key, value) not in (value, None):
+            raise ConfigError(
+                f"config.json of {label} says {key} = {found[key]!r}, its text_config {value!r}. Correct one of them.",
+                param="model",
+            )
+        found[key] = value if found.get(key) is None else found[key]
     return found
 
 

@@ -34,6 +34,8 @@ class Family:
     """Size of an attention head where config.json states none; None: the hidden size divided among the heads."""
     num_token_types: int = 0
     """Rows of the table of token types where config.json states no ``type_vocab_size``."""
+    language_model: str = "ForCausalLM"
+    """How the architecture with a language model head ends."""
     template: str | None = None
     """The built-in prompt that all published models of this family have."""
     own_keys: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +106,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": _decoder("Gemma3", head_dim=256, aliases=("Gemma3Text",)),
     "phi3": _decoder("Phi3"),
     "granite": _decoder("Granite"),
+    "qwen3_vl": _decoder("Qwen3VL", language_model="ForConditionalGeneration", template="qwen3-vl-reranker"),
     "qwen3_moe": _decoder("Qwen3Moe", own_keys={"num_local_experts": "num_experts"}),
     "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
     "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),

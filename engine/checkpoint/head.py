@@ -170,7 +170,7 @@ def _of_prompt(name: str, checkpoint: Checkpoint, authority: Authority, place: s
         _tokens_of(model)
         for model in published_models()
         if model.template == name
-        and checkpoint.family.body in {a.removesuffix("ForCausalLM") for a in model.architectures}
+        and checkpoint.family.body in {a.removesuffix(checkpoint.family.language_model) for a in model.architectures}
     } - {None}
     tokens = found.pop() if len(found) == 1 else None
     return None if tokens is None else Statement(tokens, authority, f"{place} {name}")

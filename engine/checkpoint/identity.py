@@ -139,6 +139,6 @@ def _fits(claim: Identity, architecture: str, files: CheckpointFiles) -> bool:
 
 
 def _body(architecture: str) -> str:
-    for task in ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model"):
+    for task in ("ForCausalLM", "ForConditionalGeneration", "ForSequenceClassification", "ForMaskedLM", "Model"):
         architecture = architecture.removesuffix(task)
     return architecture

@@ -97,7 +97,8 @@ def _from_override(checkpoint: Checkpoint) -> Statement[str | None] | None:
     """``is_original_qwen3_reranker`` says which published model it is, and so which prompt it was trained with."""
     if not checkpoint.config.get("is_original_qwen3_reranker"):
         return None
-    return Statement(QWEN3_RERANKER.name, Authority.PUBLISHED, "is_original_qwen3_reranker")
+    name = checkpoint.family.template or QWEN3_RERANKER.name  # one flag for both, in vLLM too
+    return Statement(name, Authority.PUBLISHED, "is_original_qwen3_reranker")
 
 
 def _from_table(checkpoint: Checkpoint) -> Statement[str | None] | None:
@@ -117,7 +118,7 @@ def _from_table(checkpoint: Checkpoint) -> Statement[str | None] | None:
 
 def _usual(checkpoint: Checkpoint, head: HeadSpec) -> Statement[str | None]:
     """A classifier reads pairs as its tokenizer joins them, with a warning; a token that answers has a prompt."""
-    if (template := checkpoint.family.template) is not None:
+    if (template := checkpoint.family.template) is not None and not head.token_ids:
         return Statement(template, Authority.USUAL, f"all published models of the class {checkpoint.architecture}")
     if head.token_ids and checkpoint.config.get("use_sep_token") is None:
         answer = " or ".join(map(repr, head.tokens))

@@ -178,6 +178,8 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     task = next((task for task in TASKS if architecture.endswith(task)), None)
+    if family is not None and architecture == f"{family.body}{family.language_model}":
+        task, architecture = "ForCausalLM", f"{family.body}ForCausalLM"
     if family is not None and RANKERS.get(architecture, ("", ""))[0] == model_type:
         return family, RANKERS[architecture][1]
     if (

@@ -14,21 +14,21 @@ MOST = 3
 
 def how_to_say_it(checkpoint: Checkpoint) -> str:
     """An error for people: what is missing, where it was looked for, and the flags for the three likeliest cases."""
-    body = checkpoint.family.body
-    cases = [*_published_cases(body), *_usual_cases(body)][:MOST]
+    body, ending = checkpoint.family.body, checkpoint.family.language_model
+    cases = [*_published_cases(body, ending), *_usual_cases(body)][:MOST]
     listed = " ".join(f"({number}) {case}" for number, case in enumerate(cases, 1))
     return (
-        f"{checkpoint.label} is a language model ({body}ForCausalLM), and nothing in its files says how it ranks: no "
+        f"{checkpoint.label} is a language model ({body}{ending}), and nothing in its files says how it ranks: no "
         "modules.json, no saved prompt, no classifier_from_token in config.json; and neither its name nor README.md is "
         f"that of a published reranker. Say what it is. {listed}"
     )
 
 
-def _published_cases(body: str) -> Iterator[str]:
+def _published_cases(body: str, ending: str) -> Iterator[str]:
     """One for each answer that published models of this network give."""
     seen: set[tuple[str, ...]] = set()
     for model in published_models():
-        if f"{body}ForCausalLM" not in model.architectures or not model.tokens or model.method or len(seen) == MOST - 1:
+        if f"{body}{ending}" not in model.architectures or not model.tokens or model.method or len(seen) == MOST - 1:
             continue
         if model.tokens not in seen:
             seen.add(model.tokens)

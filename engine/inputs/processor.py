@@ -405,7 +405,9 @@ class InputProcessor(TokenAccess):
                 continue
             own = instructions[i] if instructions is not None else None
             instruction = self._instruction(own, ("instructions", i)) if own else common
-            pairs[i] = Pair(queries[q], document, instruction, self._prompt_with(instruction))
+            prompt = self._prompt_with(instruction)
+            empty = prompt.template.empty_text if prompt else ""
+            pairs[i] = Pair(queries[q] or empty, document or empty, instruction, prompt)
         return pairs, refused
 
     def _unwrapped(self, query: str, document: str, index: int, where: FieldPath) -> Pair:

@@ -95,6 +95,13 @@ TEMPLATES: dict[str, Template] = {
             with_instruction=(_CTXL_BEFORE + "{query} {instruction} ??",),
             between_specials=True,
         ),
+        Template.of(
+            "qwen3-vl-reranker",
+            _JUDGE + _YES_OR_NO + _USER + "<Instruct>: {instruction}<Query>:{query}\n<Document>:{document}"
+            "<|im_end|>\n<|im_start|>assistant\n",
+            default_instruction="Given a search query, retrieve relevant candidates that answer the query.",
+            empty_text="NULL",
+        ),
         Template.of("nemotron-rerank", "question:{query} \n \n passage:{document}", between_specials=True),
         Template.of(
             "lb-reranker",

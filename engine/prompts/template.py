@@ -42,6 +42,8 @@ class Template:
     default_instruction: str = ""
     with_instruction: Template | None = None
     """Used instead for a call that gives an instruction; None: ``parts`` has its placeholder, or it takes none."""
+    empty_text: str = ""
+    """What stands for a query or a document without a letter."""
     between_specials: bool = False
     """Whether the tokenizer's own special tokens go around it, as around any text (Llama and Mistral: BOS before)."""
 
@@ -53,13 +55,19 @@ class Template:
         default_instruction: str = "",
         with_instruction: tuple[str, ...] | None = None,
         between_specials: bool = False,
+        empty_text: str = "",
     ) -> Template:
         """A template from texts with ``{query}``, ``{document}`` and ``{instruction}``, one text a part."""
         other = None
         if with_instruction:
             other = cls.of(f"{name}, with instruction", *with_instruction, between_specials=between_specials)
         return cls(
-            name, tuple(split_placeholders(part) for part in parts), default_instruction, other, between_specials
+            name=name,
+            parts=tuple(split_placeholders(part) for part in parts),
+            default_instruction=default_instruction,
+            with_instruction=other,
+            empty_text=empty_text,
+            between_specials=between_specials,
         )
 
     def says_the_same(self, other: Template) -> bool:

@@ -20,9 +20,11 @@ from tests.families.own_code import (
     jina_bert_logits,
     nemotron_ids,
     own_ids,
+    qwen3_vl_ids,
     save_bidirectional,
     save_jina_bert,
     save_nomic,
+    save_qwen3_vl,
 )
 from tests.support.random_models import save_random
 
@@ -558,6 +560,27 @@ FAMILIES: dict[str, Family] = {
             "all four factors": _decoder(
                 embedding_multiplier=12.0, attention_multiplier=0.1, residual_multiplier=0.22, logits_scaling=8.0,
                 tie_word_embeddings=True,
+            ),
+        },
+    ),
+    "qwen3_vl": Family(
+        model_type="qwen3_vl",
+        architecture="Qwen3VLForConditionalGeneration",
+        tokenizer="qwen",
+        models="Qwen3-VL-Reranker 2B and 8B, texts only",
+        scoring="the published prompt; lm_head[yes] - lm_head[no]",
+        ids=qwen3_vl_ids,
+        name="Qwen3-VL-Reranker-2B",
+        tokens=("no", "yes"),
+        write=save_qwen3_vl,
+        shapes={
+            "tied": _decoder(
+                head_dim=32, tied=True,
+                rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [8, 4, 4]},
+            ),
+            "untied": _decoder(
+                head_dim=16, tied=False, num_hidden_layers=2,
+                rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2]},
             ),
         },
     ),

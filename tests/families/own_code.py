@@ -202,3 +202,46 @@ def bidirectional_logits(folder: Path, query: str, documents: Sequence[str]) -> 
         hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         logits.append(model.score(pools[config["pooling"]](hidden)).item() / config["temperature"])
     return logits
+
+
+def save_qwen3_vl(
+    folder: Path, architecture: str, tokenizer: str, *, name: str | None, tied: bool, **text: Any
+) -> Path:
+    """A whole model for pictures and texts, with a small tower for the pictures."""
+    import transformers
+
+    from tests.support.random_models import randomise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_json, tokenizer_config = TOKENIZERS[tokenizer]()
+    (folder / "tokenizer.json").write_text(tokenizer_json)
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    vocab = max(json.loads(tokenizer_json)["model"]["vocab"].values()) + 64
+    vision = {
+        "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": text["hidden_size"],
+        "patch_size": 4, "num_position_embeddings": 36, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    config = transformers.Qwen3VLConfig(
+        text_config={"vocab_size": vocab, **text}, vision_config=vision, tie_word_embeddings=tied
+    )
+    model = getattr(transformers, architecture)(config)
+    randomise(model, 0)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    (folder / "README.md").write_text(f"# {name}\n")
+    return folder
+
+
+def qwen3_vl_ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
+    """The published prompt of Qwen3-VL-Reranker for two texts, tokenised at once; an empty one is NULL."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    prompt = (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        "<Instruct>: Given a search query, retrieve relevant candidates that answer the query."
+        "<Query>:{q}\n<Document>:{d}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    texts = [prompt.replace("{q}", query or "NULL").replace("{d}", text or "NULL") for text in documents]
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]

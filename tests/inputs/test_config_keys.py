@@ -18,7 +18,16 @@ from engine.config import ModelConfig
 from engine.errors import ConfigError
 
 Make = Callable[..., Path]
-_MADE_UP = ("transformers_version", "architectures", "dtype", "id2label", "label2id", "_name_or_path", "model_type")
+_MADE_UP = (
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "_name_or_path",
+    "model_type",
+    "vision_config",
+)
 
 
 def test_the_defaults_are_those_of_the_installed_transformers() -> None:
