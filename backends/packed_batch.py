@@ -1,7 +1,7 @@
 """A step as tensors. This is the only place where the scheduler's arrays become tensors.
 
 Rows are the step's tokens, segment after segment, without padding. A token's position is the length of its segment's
-context plus its place in the segment, so a shared prefix is computed once and every pair keeps the positions it would
+context plus its index in the segment, so a shared prefix is computed once and every pair keeps the positions it would
 have alone.
 """
 

@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, config: EngineConfig, spec: ModelSpec, rank: int = 0, tp_rank: TPRank | None = None) -> None:
         """``rank``: the number of the device; ``tp_rank``: which share of the model it has (None: all of it)."""
         self.config, self.spec, self.rank, self.tp_rank = config, spec, rank, tp_rank or TPRank()
-        self.group = TPGroup()
+        self.tp_group = TPGroup()
         self.runner: ModelRunner | None = None
         self._backend: Backend | None = None
         self.profiler: Profiler | None = None
@@ -66,7 +66,7 @@ class Worker:
             max_model_len=self.spec.max_model_len,
             default_token_budget=backend.capabilities.default_token_budget,
         )
-        self.group = group = join_tp_group(self.tp_rank, backend, self.config.device.step_timeout_s)
+        self.tp_group = group = join_tp_group(self.tp_rank, backend, self.config.device.step_timeout_s)
         try:
             params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
             if not self.config.device.skip_self_test:
@@ -112,10 +112,10 @@ class Worker:
 
     def _tune(self, runner: ModelRunner, backend: Backend, budget: int) -> tuple[int, tuple[str, ...]]:
         """Workers of a group must run the same steps, and measuring would lead each to its own."""
-        if self.group.size == 1:
+        if self.tp_group.size == 1:
             return backend.tune(runner.time_step, budget)
         return budget, (
-            f"one of {self.group.size} workers that share the model, over {backend.dist_backend}: nothing is tuned, "
+            f"one of {self.tp_group.size} workers that share the model, over {backend.dist_backend}: nothing is tuned, "
             "and no step is recorded as a graph",
         )
 
@@ -134,7 +134,7 @@ class Worker:
 
     def close(self) -> None:
         """Give the device back, and leave the group. May be called twice."""
-        self.group.destroy()
+        self.tp_group.destroy()
         if self.profiler is not None:
             self.profiler.save()
             self.profiler = None
@@ -155,7 +155,7 @@ class Worker:
         tensors = None if checkpoint is None else {**checkpoint.tensors, **open_modules(self.spec.head)}
         if tensors is not None:
             limit, capabilities = backend.memory(device).total_bytes, backend.capabilities
-            size = self.group.size
+            size = self.tp_group.size
             check_fit(self.spec.name, tensors, dtype, quantization, limit, str(device), capabilities, size)
         ops, ops_note = backend.make_ops(device, dtype, quantization)
         if self.profiler is not None:
@@ -168,16 +168,16 @@ class Worker:
             tensors=tensors,
             keep_narrow_tables=backend.capabilities.keeps_narrow_embedding,
             keep_groups=backend.capabilities.keeps_groups,
-            group=self.group,
+            group=self.tp_group,
         )
         model = family.build(self.spec, params)
         if tensors is None:
             draw_on = device if backend.capabilities.draws_random_numbers else "cpu"
-            make_up_weights(params.slots, self.config.model.seed, draw_on)
+            make_up_weights(params.destinations, self.config.model.seed, draw_on)
         else:
-            check_tensors(self.spec.path, params.slots, tensors)
-            load_weights(params.slots, tensors)
-        params.slots.clear()
+            check_tensors(self.spec.path, params.destinations, tensors)
+            load_weights(params.destinations, tensors)
+        params.destinations.clear()
         model.finish()
         adapters = self._load_adapters(adapter_ops, model, params, family.CHECKPOINT_PREFIX) if adapter_ops else None
         notes = () if checkpoint is None else _quantization_notes(self.config, checkpoint, quantization, params)

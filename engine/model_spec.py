@@ -16,10 +16,10 @@ HeadKind = Literal[
 Pooling = Literal["last", "cls", "mean", "late", "tokens"]
 """Which tokens a head reads; ``late``: it reads every token, and the logits are averaged; ``tokens``: those that a call
 names, each for itself."""
-Activation = Literal["sigmoid", "identity", "tanh", "softmax", "cosine", "dot", "max_sim", "mean_max_sim"]
-SIMILARITIES: tuple[Activation, ...] = ("cosine", "dot", "max_sim", "mean_max_sim")
+ActivationFn = Literal["sigmoid", "identity", "tanh", "softmax", "cosine", "dot", "max_sim", "mean_max_sim"]
+SIMILARITIES: tuple[ActivationFn, ...] = ("cosine", "dot", "max_sim", "mean_max_sim")
 """Scores that compare vectors: they stay as they are where a probability is asked for."""
-DenseActivation = Literal["identity", "tanh", "gelu", "relu", "silu", "sigmoid"]
+DenseActivationFn = Literal["identity", "tanh", "gelu", "relu", "silu", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class HeadModule:
     in_features: int = 0
     out_features: int = 0
     bias: bool = True
-    activation: DenseActivation = "identity"
+    activation: DenseActivationFn = "identity"
     residual: Literal["no", "same", "linear"] = "no"
     """What is added to the output: nothing, the input, or the input through a second linear layer."""
 
@@ -63,7 +63,7 @@ class HeadSpec:
     modules: tuple[HeadModule, ...] = ()
     """Behind the pooling, in order; of ``modules``, ``embedding``, ``listwise`` and ``late_interaction``."""
     pooling: Pooling = "last"
-    activation: Activation = "sigmoid"
+    activation: ActivationFn = "sigmoid"
     logit_mean: float = 0.0
     logit_sigma: float = 1.0
 

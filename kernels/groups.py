@@ -62,8 +62,8 @@ def quantize_rows(rows: torch.Tensor, group: int) -> GroupedRows:
     n, num_columns = rows.shape
     grouped = torch.nn.functional.pad(rows.float(), (0, -num_columns % group)).view(n, -1, group)
     # The largest value is brought to -8, which only one sign can use.
-    places = grouped.abs().argmax(2, keepdim=True)
-    full = grouped.gather(2, places) / -8
+    largest = grouped.abs().argmax(2, keepdim=True)
+    full = grouped.gather(2, largest) / -8
     best = torch.full(full.shape, torch.inf)
     scales, codes = torch.zeros_like(full), torch.full(grouped.shape, 8, dtype=torch.uint8)
     for shrink in SHRINKS:

@@ -41,7 +41,7 @@ class LayerShape:
     causal: bool
     gated: bool
     """The MLP has a gate; its first product then has ``2 * intermediate`` rows."""
-    activation: str
+    hidden_act: str
     """As config.json names it: silu, gelu, gelu_new, ..."""
     rms_norm: bool
     """Else layer norm."""

@@ -1,10 +1,10 @@
 """Attention over shared contexts in plain torch.
 
-Segments that see the same context and have about the same length form a **group**: a padded rectangle of n segments
+Segments that see the same context and have about the same length form a **padded batch**: a rectangle of n segments
 whose keys are ``[context | own | padding]``. Padding repeats a row of the same segment, so nothing of one segment can
 reach another, and it is hidden by the same rule that hides the future: query row r sees the first ``limits[r]`` keys.
-Groups are planned once a step (the plan lives in ``AttentionMeta.cache``) and used by all layers. Letters: n segments
-of a group, Q and K its padded query and key lengths, N heads, M key/value heads, H head size.
+Padded batches are made once a step (they live in ``AttentionMeta.cache``) and used by all layers. Letters: n segments
+of a padded batch, Q and K its padded query and key lengths, N heads, M key/value heads, H head size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_BLOCK_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class PaddedBatch:
     context_id: int
     q_rows: torch.Tensor
     """(n, Q) rows of q."""
@@ -34,18 +34,18 @@ class Group:
     limits_range: list[tuple[int, int]]
     """Smallest and largest limit of each query column; host copies, so that slicing needs no device sync."""
     out_rows: torch.Tensor
-    """Rows of the output that the group produces ..."""
+    """Rows of the output that the batch produces ..."""
     picks: torch.Tensor
     """... and where they are in the (n * Q) padded rows."""
 
 
 def _bucket(lengths: np.ndarray) -> np.ndarray:
-    """Lengths rounded up to a step of at most an eighth of themselves: little padding, few groups."""
+    """Lengths rounded up to a step of at most an eighth of themselves: little padding, few batches."""
     steps = 2 ** np.maximum(np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64) - 3, 0)
     return -(-lengths // steps) * steps
 
 
-def plan_groups(meta: AttentionMeta, num_heads: int) -> Iterator[Group]:
+def padded_batches(meta: AttentionMeta, num_heads: int) -> Iterator[PaddedBatch]:
     own_lens, q_lens = meta.own_lens.astype(np.int64), meta.q_lens.astype(np.int64)
     keys = np.stack([meta.context_ids.astype(np.int64), _bucket(own_lens), _bucket(q_lens)])
     active = np.flatnonzero(q_lens > 0)
@@ -60,10 +60,10 @@ def plan_groups(meta: AttentionMeta, num_heads: int) -> Iterator[Group]:
         num_rows = min(MIN_BLOCK_ROWS, int(q_lens[members].max()))
         at_once = max(1, MAX_BLOCK_ELEMENTS // (num_heads * num_keys * num_rows))
         for start in range(0, len(members), at_once):
-            yield _group(meta, members[start : start + at_once], context_id, context_len)
+            yield _padded_batch(meta, members[start : start + at_once], context_id, context_len)
 
 
-def _group(meta: AttentionMeta, members: np.ndarray, context_id: int, context_len: int) -> Group:
+def _padded_batch(meta: AttentionMeta, members: np.ndarray, context_id: int, context_len: int) -> PaddedBatch:
     own_lens, q_lens = meta.own_lens[members].astype(np.int64), meta.q_lens[members].astype(np.int64)
     q_columns, k_columns = np.arange(q_lens.max()), np.arange(own_lens.max())
     q_rows = meta.q_starts[members, None] + np.minimum(q_columns, q_lens[:, None] - 1)
@@ -80,7 +80,7 @@ def _group(meta: AttentionMeta, members: np.ndarray, context_id: int, context_le
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(meta.device)
 
-    return Group(
+    return PaddedBatch(
         context_id=context_id,
         q_rows=tensor(q_rows),
         k_rows=tensor(k_rows),
@@ -109,8 +109,8 @@ def _with_context(own: torch.Tensor, context: torch.Tensor | None, rows: torch.T
     return own_nLMH.transpose(1, 2).contiguous()
 
 
-def _attend_group(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group, meta: AttentionMeta
+def _attend_padded(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, padded: PaddedBatch, meta: AttentionMeta
 ) -> torch.Tensor:
     """q (n, Q, N, H), keys and values (n, M, K, H), all fp32 -> (n, Q, N, H)."""
     num, num_q, num_heads, head_dim = q.shape
@@ -120,7 +120,7 @@ def _attend_group(
     block = max(MIN_BLOCK_ROWS, MAX_BLOCK_ELEMENTS // (num * num_heads * keys.shape[2]))
     for first in range(0, num_q, block):
         last = min(first + block, num_q)
-        lows, highs = zip(*group.limits_range[first:last], strict=True)
+        lows, highs = zip(*padded.limits_range[first:last], strict=True)
         low, high = min(lows), max(highs)
         begin = 0 if meta.window is None else max(0, low - meta.window)
         rows = grouped[:, :, :, first:last]
@@ -128,7 +128,7 @@ def _attend_group(
         if meta.score_cap is not None:
             scores = meta.score_cap * torch.tanh(scores / meta.score_cap)
         by_row = scores.view(*rows.shape[:4], high - begin)
-        limits = group.limits if group.limits.shape[1] == 1 else group.limits[:, first:last]
+        limits = padded.limits if padded.limits.shape[1] == 1 else padded.limits[:, first:last]
         if low < high:
             hidden = torch.arange(low, high, device=q.device) >= limits.unsqueeze(-1)
             by_row[..., low - begin :].masked_fill_(hidden[:, None, None], float("-inf"))
@@ -149,18 +149,18 @@ def attend(
     meta: AttentionMeta,
 ) -> torch.Tensor:
     """See ``Ops.attention``."""
-    groups = meta.cache.get("reference")
-    if groups is None:
-        groups = meta.cache["reference"] = list(plan_groups(meta, q.shape[1]))
+    batches = meta.cache.get("reference")
+    if batches is None:
+        batches = meta.cache["reference"] = list(padded_batches(meta, q.shape[1]))
     out = torch.empty_like(q)
     context_id, context_k, context_v = -1, None, None
-    for group in groups:
-        if group.context_id != context_id:  # groups are sorted by context: each is gathered once a layer
-            context_id = group.context_id
+    for padded in batches:
+        if padded.context_id != context_id:  # batches are sorted by context: each is gathered once a layer
+            context_id = padded.context_id
             context_k = _gather_context(k, k_cache, meta, context_id)
             context_v = _gather_context(v, v_cache, meta, context_id)
-        keys = _with_context(k, context_k, group.k_rows)
-        values = _with_context(v, context_v, group.k_rows)
-        rows = _attend_group(q[group.q_rows].float(), keys, values, group, meta)
-        out[group.out_rows] = rows.flatten(0, 1)[group.picks].to(q.dtype)
+        keys = _with_context(k, context_k, padded.k_rows)
+        values = _with_context(v, context_v, padded.k_rows)
+        rows = _attend_padded(q[padded.q_rows].float(), keys, values, padded, meta)
+        out[padded.out_rows] = rows.flatten(0, 1)[padded.picks].to(q.dtype)
     return out.flatten(1)

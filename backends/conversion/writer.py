@@ -44,8 +44,8 @@ def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for entry in entries:
-        place = [at, at + entry.num_bytes]
-        header[entry.name] = {"dtype": NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": place}
+        span = [at, at + entry.num_bytes]
+        header[entry.name] = {"dtype": NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": span}
         at += entry.num_bytes
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % ALIGNMENT)

@@ -113,9 +113,9 @@ class _Trials:
         return self._trial("gate", f"({NUM_TOKENS}, {gate_up.shape[1]})", GATE, run, expected, self._row_limit())
 
     def _gate_name(self) -> str:
-        if self.shape.activation == "silu":
+        if self.shape.hidden_act == "silu":
             return "silu"
-        return "gelu" if self.shape.activation == "gelu" else "gelu_tanh"
+        return "gelu" if self.shape.hidden_act == "gelu" else "gelu_tanh"
 
     def rotation(self) -> Trial:
         heads, kv_heads, size = self.shape.num_heads, self.shape.num_kv_heads, self.shape.head_dim

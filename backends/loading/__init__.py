@@ -1,1 +1,1 @@
-"""From weight files to tensors in their final places, one format a file."""
+"""From weight files to the tensors that are computed with, one format a file."""

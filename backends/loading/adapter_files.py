@@ -90,20 +90,20 @@ class AdapterFile:
 
     def load(self, head: AdaptableHead, params: Parameters) -> Adapter:
         sides: dict[int, list[Side]] = defaultdict(list)
-        for module in [module for module in self._factors if module in params.places]:
+        for module in [module for module in self._factors if module in params.parts]:
             down, up = self.pop_factors(module)
-            for place in params.places[module]:
-                rows = place.rows
+            for own_part in params.parts[module]:
+                rows = own_part.rows
                 total = rows.total or rows.count
-                if (down.shape[1], up.shape[0]) != (place.in_features, total):
+                if (down.shape[1], up.shape[0]) != (own_part.in_features, total):
                     raise ModelLoadError(
-                        f"{self.label} does not fit the model: {module} has {total} x {place.in_features} "
+                        f"{self.label} does not fit the model: {module} has {total} x {own_part.in_features} "
                         f"weights, and the adapter's factors make {up.shape[0]} x {down.shape[1]}"
                     )
                 part = up[rows.first : rows.first + rows.count]
-                own = down if place.columns is None else down[:, place.columns.start : place.columns.stop]
-                placed = [factor.to(params.device, params.dtype).contiguous() for factor in (own, part)]
-                sides[id(place.weight)].append(Side(placed[0], placed[1], place.above))
+                own = down if own_part.columns is None else down[:, own_part.columns.start : own_part.columns.stop]
+                factors = [factor.to(params.device, params.dtype).contiguous() for factor in (own, part)]
+                sides[id(own_part.weight)].append(Side(factors[0], factors[1], own_part.above))
         state = head.derive({name: self._changed(name, tensor, head.rows) for name, tensor in head.tensors.items()})
         left = sorted([*self._factors, *self._whole])
         if left:

@@ -1,8 +1,8 @@
 """Parameters of a model, and where each tensor of the checkpoint goes.
 
 Building a model asks a ``Parameters`` for vectors, tables and linear weights under the names that the checkpoint uses.
-It allocates them and notes a ``Slot`` for each tensor, so building the model *is* writing the table of weight names;
-a fused projection is one linear weight with several slots.
+It allocates them and notes a ``Destination`` for each tensor, so building the model *is* writing the table of weight
+names; a fused projection is one linear weight with several destinations.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from engine.kernels.ops import GroupedWeight, LinearWeight, Ops
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
-    """One checkpoint tensor's destination. Several slots may share a name."""
+class Destination:
+    """Where a tensor of the checkpoint goes. Several destinations may take from the same tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Slot:
     take: Callable[[int, Any], None]
     """Called with the number of the first row and a run of rows, until all rows have come."""
     only_rows: Sequence[int] | None = None
-    """The rows that this slot wants; others may come as well. None: all of them."""
+    """The rows that this destination wants; others may come as well. None: all of them."""
     columns: range | None = None
     """The only columns that ``take`` gets; None: all."""
     in_groups: bool = False
@@ -57,13 +57,13 @@ class Rows:
 
     @property
     def wanted(self) -> range | None:
-        """As ``Slot.only_rows``."""
+        """As ``Destination.only_rows``."""
         all_of_them = self.total is None or self.total == self.count
         return None if all_of_them else range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class WeightPart:
     """``rows`` of a tensor, in a weight from its row ``above`` on."""
 
     weight: LinearWeight
@@ -90,13 +90,13 @@ class Parameters:
         group: TPGroup | None = None,
     ) -> None:
         self.ops = ops
-        self.group = group or TPGroup()
+        self.tp_group = group or TPGroup()
         self.device = device
         self.dtype = dtype
-        self.slots: list[Slot] = []
+        self.destinations: list[Destination] = []
         self._made: list[torch.Tensor] = []
         self._linears: list[LinearWeight] = []
-        self.places: dict[str, list[Place]] = {}
+        self.parts: dict[str, list[WeightPart]] = {}
         """Where the rows of each linear tensor are, by its name without ``.weight``."""
         self._tensors = tensors
         self._keep_narrow_tables = keep_narrow_tables
@@ -122,12 +122,12 @@ class Parameters:
     def scale(self, name: str, size: int, *, offset: float = 0.0) -> torch.Tensor:
         """A norm's weight (size,), with ``offset`` added (Gemma stores its weights minus one)."""
         vector = self._empty((size,), self.dtype)
-        self.slots.append(Slot(name, (size,), _copier(vector, offset), is_scale=True))
+        self.destinations.append(Destination(name, (size,), _copier(vector, offset), is_scale=True))
         return vector
 
     def bias(self, name: str, size: int) -> torch.Tensor:
         vector = self._empty((size,), self.dtype)
-        self.slots.append(Slot(name, (size,), _copier(vector)))
+        self.destinations.append(Destination(name, (size,), _copier(vector)))
         return vector
 
     def table(self, name: str, num_rows: int, size: int, *, rows: range | None = None) -> torch.Tensor:
@@ -139,7 +139,7 @@ class Parameters:
             stored = self._tensors[name].dtype
             dtype = stored if stored.is_floating_point and 2 <= stored.itemsize < dtype.itemsize else dtype
         table = self._empty((own.count, size), dtype)
-        self.slots.append(Slot(name, (num_rows, size), _placed(_copier(table), own, 0), own.wanted))
+        self.destinations.append(Destination(name, (num_rows, size), _shifted(_copier(table), own, 0), own.wanted))
         return table
 
     def linear(
@@ -155,13 +155,15 @@ class Parameters:
         for rows in parts:
             total = rows.total or rows.count
             load = grouped.load_groups if grouped is not None else weight.load_rows
-            take_rows, take_bias = _placed(load, rows, above), _placed(weight.load_bias, rows, above)
+            take_rows, take_bias = _shifted(load, rows, above), _shifted(weight.load_bias, rows, above)
             shape = (total, in_features)
             in_groups = grouped is not None
-            self.slots.append(Slot(f"{rows.name}.weight", shape, take_rows, rows.wanted, columns, in_groups))
+            self.destinations.append(
+                Destination(f"{rows.name}.weight", shape, take_rows, rows.wanted, columns, in_groups)
+            )
             if bias:
-                self.slots.append(Slot(f"{rows.name}.bias", (total,), take_bias, rows.wanted))
-            self.places.setdefault(rows.name, []).append(Place(weight, rows, above, in_features, columns))
+                self.destinations.append(Destination(f"{rows.name}.bias", (total,), take_bias, rows.wanted))
+            self.parts.setdefault(rows.name, []).append(WeightPart(weight, rows, above, in_features, columns))
             above += rows.count
         return weight
 
@@ -183,16 +185,16 @@ class Parameters:
         return weight
 
     def skip(self, *prefixes: str) -> None:
-        """Stored tensors that this model has no use for; those that already have a place keep it. Call it last."""
-        placed = {slot.name for slot in self.slots}
+        """Stored tensors that this model does not need, unless they have a destination already. Call it last."""
+        placed = {destination.name for destination in self.destinations}
         for name, info in (self._tensors or {}).items():
             if name.startswith(prefixes) and name not in placed:
-                self.slots.append(Slot(name, info.shape, lambda first, run: None, only_rows=()))
+                self.destinations.append(Destination(name, info.shape, lambda first, run: None, only_rows=()))
 
     def exact(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A small tensor kept in fp32 on the CPU as the file has it (score heads)."""
         tensor = torch.empty(shape, dtype=torch.float32)
-        self.slots.append(Slot(name, shape, _copier(tensor)))
+        self.destinations.append(Destination(name, shape, _copier(tensor)))
         return tensor
 
     def exact_rows(self, name: str, shape: tuple[int, ...], rows: Sequence[int]) -> torch.Tensor:
@@ -200,11 +202,11 @@ class Parameters:
         picked = torch.empty(len(rows), *shape[1:], dtype=torch.float32)
 
         def take(first: int, run: torch.Tensor) -> None:
-            for place, row in enumerate(rows):
+            for position, row in enumerate(rows):
                 if first <= row < first + len(run):
-                    picked[place].copy_(run[row - first])
+                    picked[position].copy_(run[row - first])
 
-        self.slots.append(Slot(name, shape, take, only_rows=tuple(rows)))
+        self.destinations.append(Destination(name, shape, take, only_rows=tuple(rows)))
         return picked
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -220,8 +222,8 @@ def _copier(target: torch.Tensor, offset: float = 0.0) -> Callable[[int, torch.T
     return take
 
 
-def _placed(load: Callable[[int, Any], None], rows: Rows, above: int) -> Callable[[int, Any], None]:
-    """Takes runs of the whole tensor and passes on what lies in ``rows``, whose place begins at row ``above``."""
+def _shifted(load: Callable[[int, Any], None], rows: Rows, above: int) -> Callable[[int, Any], None]:
+    """Takes runs of the whole tensor and passes on what lies in ``rows``: to row ``above`` and those after it."""
 
     def take(start: int, run: torch.Tensor | GroupedRows) -> None:
         count = len(run.codes if isinstance(run, GroupedRows) else run)

@@ -116,8 +116,8 @@ class TensorReader:
         if total > len(self._buffer):  # a single row longer than the buffer
             self._buffer = torch.empty(total, dtype=torch.uint8)
         view = memoryview(self._buffer.numpy().data)[:total]
-        for place, offset in enumerate(offsets):
-            self._fill(view[place * num_bytes : (place + 1) * num_bytes], offset)
+        for position, offset in enumerate(offsets):
+            self._fill(view[position * num_bytes : (position + 1) * num_bytes], offset)
         return self._buffer[:total]
 
     def _fill(self, view: memoryview, offset: int) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoint -> parameters: every slot gets its tensor, and every tensor of the files has a place.
+"""Checkpoint -> parameters: every destination gets its tensor, and every tensor of the files has a destination.
 
-Tensors are read once, in the order in which they lie in the files, and each run of rows goes straight into its final
-place; so beside the weights themselves only one small buffer exists.
+Tensors are read once, in the order in which they lie in the files, and each run of rows goes straight to where it will
+be computed with; so beside the weights themselves only one small buffer exists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from engine.backends.loading.parameters import Slot
+from engine.backends.loading.parameters import Destination
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
 from engine.backends.loading.source import QuantizedTensor, Shaped, Source
 from engine.errors import ModelLoadError
@@ -54,9 +54,9 @@ def open_modules(head: HeadSpec) -> dict[str, TensorInfo]:
     }
 
 
-def check_tensors(folder: str, slots: Sequence[Slot], tensors: Mapping[str, Shaped]) -> None:
+def check_tensors(folder: str, destinations: Sequence[Destination], tensors: Mapping[str, Shaped]) -> None:
     """Every wanted tensor is there in the right shape and gives numbers, and nothing is left over."""
-    wanted = {slot.name: slot.shape for slot in slots}
+    wanted = {destination.name: destination.shape for destination in destinations}
     missing = [f"{name} {_size(shape)}" for name, shape in wanted.items() if name not in tensors]
     wrong = [
         f"{name} {_size(tensors[name].shape)} instead of {_size(shape)}"
@@ -93,26 +93,26 @@ def _harmless(name: str) -> bool:
     return name in HARMLESS_NAMES or name.endswith(HARMLESS_ENDINGS)
 
 
-def _by_reading(slots: Iterable[Slot]) -> dict[tuple[str, range | None, bool], list[Slot]]:
+def _by_reading(destinations: Iterable[Destination]) -> dict[tuple[str, range | None, bool], list[Destination]]:
     """Slots that take what is read of the same tensor, by name, the columns that are read, and whether in groups."""
-    grouped: dict[tuple[str, range | None, bool], list[Slot]] = defaultdict(list)
-    for slot in slots:
-        grouped[slot.name, slot.columns, slot.in_groups].append(slot)
+    grouped: dict[tuple[str, range | None, bool], list[Destination]] = defaultdict(list)
+    for destination in destinations:
+        grouped[destination.name, destination.columns, destination.in_groups].append(destination)
     return grouped
 
 
-def _wanted_rows(slots: Sequence[Slot]) -> list[Range]:
+def _wanted_rows(destinations: Sequence[Destination]) -> list[Range]:
     """The rows that anybody wants of a tensor."""
-    num_rows = slots[0].shape[0] if slots[0].shape else 1
-    if any(slot.only_rows is None for slot in slots):
+    num_rows = destinations[0].shape[0] if destinations[0].shape else 1
+    if any(destination.only_rows is None for destination in destinations):
         return [(0, num_rows)]
     wanted: list[Range] = []
-    for row in sorted({row for slot in slots for row in slot.only_rows or ()}):
+    for row in sorted({row for destination in destinations for row in destination.only_rows or ()}):
         append_range(wanted, row, 1)
     return wanted
 
 
-def _num_bytes(source: Source, takers: Sequence[Slot]) -> int:
+def _num_bytes(source: Source, takers: Sequence[Destination]) -> int:
     """What will be read of a tensor."""
     num_rows = sum(length for _, length in _wanted_rows(takers))
     return round(num_rows * _bytes_per_row(source, takers[0].columns))
@@ -134,10 +134,10 @@ def _read(
     return source.rows(reader, *rows, columns)
 
 
-def load_weights(slots: Sequence[Slot], tensors: Mapping[str, Source]) -> None:
-    """Fill every slot from the files; a progress bar in bytes when somebody watches."""
+def load_weights(destinations: Sequence[Destination], tensors: Mapping[str, Source]) -> None:
+    """Fill every destination from the files; a progress bar in bytes when somebody watches."""
     readings = sorted(
-        _by_reading(slots).items(), key=lambda item: (tensors[item[0][0]].file, tensors[item[0][0]].offset)
+        _by_reading(destinations).items(), key=lambda item: (tensors[item[0][0]].file, tensors[item[0][0]].offset)
     )
     total = sum(_num_bytes(tensors[name], takers) for (name, _, _), takers in readings)
     bar = tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=not sys.stderr.isatty())
@@ -147,18 +147,18 @@ def load_weights(slots: Sequence[Slot], tensors: Mapping[str, Source]) -> None:
             bytes_per_row = _bytes_per_row(source, columns)
             for first, length in _wanted_rows(takers):
                 for start, run in _read(source, reader, (first, first + length), columns, in_groups=in_groups):
-                    for slot in takers:
-                        slot.take(start, run)
+                    for destination in takers:
+                        destination.take(start, run)
                     num_rows = len(run.codes if isinstance(run, GroupedRows) else run)
                     bar.update(round(num_rows * bytes_per_row))
 
 
-def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | str = "cpu") -> None:
+def make_up_weights(destinations: Sequence[Destination], seed: int, draw_on: torch.device | str = "cpu") -> None:
     """Random weights (``--load-format dummy``) that depend on the seed, the tensor's name and ``draw_on`` alone."""
     rows_at_once = 4096
-    by_name: dict[str, list[Slot]] = defaultdict(list)
-    for slot in slots:
-        by_name[slot.name].append(slot)
+    by_name: dict[str, list[Destination]] = defaultdict(list)
+    for destination in destinations:
+        by_name[destination.name].append(destination)
     for name, takers in by_name.items():
         generator = torch.Generator(draw_on).manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         shape = takers[0].shape
@@ -166,5 +166,10 @@ def make_up_weights(slots: Sequence[Slot], seed: int, draw_on: torch.device | st
             run_shape = (min(rows_at_once, shape[0] - first), *shape[1:])
             run = torch.randn(run_shape, generator=generator, device=draw_on) * 0.02
             run += 1.0 if takers[0].is_scale else 0.0
-            for slot in takers:
-                slot.take(first, run if slot.columns is None else run[:, slot.columns.start : slot.columns.stop])
+            for destination in takers:
+                destination.take(
+                    first,
+                    run
+                    if destination.columns is None
+                    else run[:, destination.columns.start : destination.columns.stop],
+                )

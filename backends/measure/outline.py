@@ -91,9 +91,9 @@ def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
     params = Parameters(cast(Ops, ops), device=meta, dtype=torch.float32, tensors=None)
     model = find_family(model_type).build(spec, params)
     of_layer = {
-        id(place.weight): (place.weight.out_features, place.weight.in_features)
-        for name, places in params.places.items()
-        for place in places
+        id(part.weight): (part.weight.out_features, part.weight.in_features)
+        for name, parts in params.parts.items()
+        for part in parts
         if _FIRST_LAYER.search(f".{name}.")
     }
     return Outline(

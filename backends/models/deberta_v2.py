@@ -24,7 +24,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     shape = EncoderShape.of(
         spec,
         eps=config.get("layer_norm_eps", 1e-7),
-        activation=config.get("hidden_act", "gelu"),
+        hidden_act=config.get("hidden_act", "gelu"),
         names=BERT_NAMES.with_qkv("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
         score_terms=1 + len(distances.kinds),
     )

@@ -19,7 +19,7 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
         qkv_bias=has_bias,
         o_bias=has_bias,
         # Published configs say "gelu" and mean its tanh form.
-        activation="gelu_pytorch_tanh" if activation == "gelu" else activation,
+        hidden_act="gelu_pytorch_tanh" if activation == "gelu" else activation,
         norm_offset=1.0,
         embedding_scale=config["hidden_size"] ** 0.5,
         tied=config.get("tie_word_embeddings", True),

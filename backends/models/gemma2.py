@@ -19,7 +19,7 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
         spec,
         qkv_bias=has_bias,
         o_bias=has_bias,
-        activation=config.get("hidden_activation", "gelu_pytorch_tanh"),
+        hidden_act=config.get("hidden_activation", "gelu_pytorch_tanh"),
         norm_offset=1.0,
         branch_norms=True,
         embedding_scale=config["hidden_size"] ** 0.5,

@@ -25,7 +25,7 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
         spec,
         qkv_bias=has_bias,
         o_bias=has_bias,
-        activation=config.get("hidden_activation", "gelu_pytorch_tanh"),
+        hidden_act=config.get("hidden_activation", "gelu_pytorch_tanh"),
         head_norms=True,
         norm_offset=1.0,
         branch_norms=True,

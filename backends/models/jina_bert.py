@@ -34,7 +34,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     shape = EncoderShape.of(
         spec,
         eps=config.get("layer_norm_eps", 1e-12),
-        activation=config.get("hidden_act", "gelu"),
+        hidden_act=config.get("hidden_act", "gelu"),
         names=NAMES,
         up_bias=False,
         gate=0,

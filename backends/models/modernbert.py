@@ -27,7 +27,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     shape = EncoderShape.of(
         spec,
         eps=config.get("norm_eps", 1e-5),
-        activation=config.get("hidden_activation", "gelu"),
+        hidden_act=config.get("hidden_activation", "gelu"),
         names=NAMES,
         layer="layers.{}",
         pre_norm=True,

@@ -29,7 +29,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     if config.get("relative_attention_num_buckets", BUCKETS) != BUCKETS:
         raise ModelLoadError(f"{spec.path}: relative_attention_num_buckets other than {BUCKETS} is not supported")
     shape = EncoderShape.of(
-        spec, eps=config.get("layer_norm_eps", 1e-12), activation=config.get("hidden_act", "gelu"), names=NAMES
+        spec, eps=config.get("layer_norm_eps", 1e-12), hidden_act=config.get("hidden_act", "gelu"), names=NAMES
     )
     table = params.table("encoder.relative_attention_bias.weight", BUCKETS, shape.num_heads)
     bias = DistanceBias(params, shape, spec.max_model_len, lambda distances: table.cpu()[t5_buckets(distances)])

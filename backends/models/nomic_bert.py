@@ -53,7 +53,7 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
     shape = EncoderShape.of(
         spec,
         eps=config.get("layer_norm_eps", 1e-12),
-        activation="silu" if (name := config.get("hidden_act", "silu")) == "swiglu" else name,
+        hidden_act="silu" if (name := config.get("hidden_act", "silu")) == "swiglu" else name,
         names=OWN_NAMES if is_own else NAMES,
         layer="encoder.layers.{}" if is_own else "layers.{}",
         attention_bias=False,

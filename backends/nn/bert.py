@@ -39,7 +39,7 @@ def build_bert(
     shape = EncoderShape.of(
         spec,
         eps=config.get("layer_norm_eps", 1e-12),
-        activation=config.get("hidden_act", "gelu"),
+        hidden_act=config.get("hidden_act", "gelu"),
         names=names,
         layer=layer,
     )

@@ -49,7 +49,7 @@ class Decoder:
         _check(spec, shape)
         self.spec, self.shape = spec, shape
         self.ops, self.dtype = params.ops, params.dtype
-        num_kv_heads = len(params.group.part(shape.num_kv_heads))
+        num_kv_heads = len(params.tp_group.part(shape.num_kv_heads))
         self.kv_shape: KVShape | None = None
         if spec.causal:
             self.kv_shape = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
@@ -61,14 +61,14 @@ class Decoder:
         self.graphable = not (special or self.reads_all)
         self.layer_shape = LayerShape(
             hidden=shape.hidden,
-            intermediate=len(params.group.part(shape.intermediate)),
-            num_heads=len(params.group.part(shape.num_heads)),
+            intermediate=len(params.tp_group.part(shape.intermediate)),
+            num_heads=len(params.tp_group.part(shape.num_heads)),
             num_kv_heads=num_kv_heads,
             head_dim=shape.head_dim,
             scale=shape.scale,
             causal=spec.causal,
             gated=True,
-            activation=shape.activation,
+            hidden_act=shape.hidden_act,
             rms_norm=True,
             eps=shape.eps,
         )
@@ -150,9 +150,9 @@ def _widened(table: torch.Tensor, head_dim: int, filler: int) -> torch.Tensor:
 
 
 def _check(spec: ModelSpec, shape: DecoderShape) -> None:
-    if shape.activation not in ACTIVATIONS:
+    if shape.hidden_act not in ACTIVATIONS:
         raise ModelLoadError(
-            f"{spec.path}: activation {shape.activation!r} is not supported; supported are {', '.join(ACTIVATIONS)}"
+            f"{spec.path}: activation {shape.hidden_act!r} is not supported; supported are {', '.join(ACTIVATIONS)}"
         )
     if shape.num_heads % shape.num_kv_heads:
         raise ModelLoadError(

@@ -41,8 +41,8 @@ class _Layer(ABC):
         self.ops, self.shape, self.index, self.name = params.ops, shape, index, f"layers.{index}"
         self.window = window
         attention = f"{self.name}.self_attn"
-        self.num_heads = len(params.group.part(shape.num_heads))
-        self.num_kv_heads = len(params.group.part(shape.num_kv_heads))
+        self.num_heads = len(params.tp_group.part(shape.num_heads))
+        self.num_kv_heads = len(params.tp_group.part(shape.num_kv_heads))
         self.input_norm = self._norm(params, "input_layernorm")
         self.q_norm = self._head_norm(params, f"{attention}.q_norm.weight")
         self.k_norm = self._head_norm(params, f"{attention}.k_norm.weight")
@@ -77,7 +77,7 @@ class _Layer(ABC):
             rows = Rows(f"{attention}.qkv_proj", heads * size, before * size, sum(counts.values()) * size)
         else:
             rows = Rows(f"{attention}.{which}_proj", heads * size)
-        rows = rows.part(params.group, heads)
+        rows = rows.part(params.tp_group, heads)
         if which == "v" or shape.rotated in (None, size):
             return [rows]
         return [run for head in range(rows.count // size) for run in self._halves(rows, rows.first + head * size)]

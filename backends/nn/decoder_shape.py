@@ -39,7 +39,7 @@ class DecoderShape:
     head_dim: int
     vocab_size: int
     eps: float
-    activation: str = "silu"
+    hidden_act: str = "silu"
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -85,7 +85,7 @@ class DecoderShape:
             "head_dim": sizes.head_dim,
             "vocab_size": sizes.vocab_size,
             "eps": config.get("rms_norm_eps", 1e-6),
-            "activation": config.get("hidden_act", "silu"),
+            "hidden_act": config.get("hidden_act", "silu"),
             "tied": config.get("tie_word_embeddings", False),
         }
         return cls(**(usual | differences))

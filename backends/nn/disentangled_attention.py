@@ -74,7 +74,7 @@ class DisentangledAttention(SelfAttention):
         if not distances.shape.shared:
             for kind, name in (("c2p", "pos_key_proj"), ("p2c", "pos_query_proj")):
                 if kind in distances.shape.kinds:
-                    rows = Rows(prefix + name, shape.hidden).part(params.group, shape.num_heads)
+                    rows = Rows(prefix + name, shape.hidden).part(params.tp_group, shape.num_heads)
                     self.own[kind] = params.linear([rows], shape.hidden, bias=True)
         self.projected: dict[str, torch.Tensor] = {}
 
@@ -94,13 +94,13 @@ class DisentangledAttention(SelfAttention):
             self.projected[kind] = (heads * scale).permute(1, 2, 0).contiguous()
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, positions: torch.Tensor
     ) -> Activation:
-        return attend_near(q, k, v, meta, places, bias=self._bias)
+        return attend_near(q, k, v, meta, positions, bias=self._bias)
 
-    def _bias(self, queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def _bias(self, queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         columns = torch.arange(keys.shape[2], device=keys.device)
-        rows = self.distances.rows[places.unsqueeze(-1) - columns + self.distances.max_len - 1].unsqueeze(1)
+        rows = self.distances.rows[positions.unsqueeze(-1) - columns + self.distances.max_len - 1].unsqueeze(1)
         rows = rows.expand(-1, queries.shape[1], -1, -1)
         bias = torch.zeros((), device=keys.device)
         if "c2p" in self.projected:

@@ -24,7 +24,7 @@ class DistanceBias:
         self, params: Parameters, shape: EncoderShape, max_len: int, of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         self.max_len, self.device, self.of = max_len, params.device, of
-        self.heads = params.group.part(shape.num_heads)
+        self.heads = params.tp_group.part(shape.num_heads)
         self.table: torch.Tensor | None = None
 
     def finish(self) -> None:
@@ -33,11 +33,11 @@ class DistanceBias:
             values = self.of(torch.arange(1 - self.max_len, self.max_len))
             self.table = values.float()[:, self.heads.start : self.heads.stop].T.contiguous().to(self.device)
 
-    def __call__(self, queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def __call__(self, queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As ``padded_attention.Bias``: (n, N, Q, K)."""
         assert self.table is not None
         columns = torch.arange(keys.shape[2], device=keys.device)
-        rows = places.unsqueeze(-1) - columns + self.max_len - 1
+        rows = positions.unsqueeze(-1) - columns + self.max_len - 1
         return self.table[:, rows].transpose(0, 1)
 
 
@@ -54,9 +54,9 @@ class BiasedAttention(SelfAttention):
         self.bias.finish()
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, positions: torch.Tensor
     ) -> Activation:
-        return attend_near(q, k, v, meta, places, bias=self.bias)
+        return attend_near(q, k, v, meta, positions, bias=self.bias)
 
 
 def alibi(num_heads: int) -> Callable[[torch.Tensor], torch.Tensor]:

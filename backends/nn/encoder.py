@@ -65,17 +65,17 @@ class Encoder:
         self.adaptable = adaptable
         self.ops, self.shape, self.embedding, self.dtype = params.ops, shape, embedding, params.dtype
         self.scale = (shape.head_dim * shape.score_terms) ** -0.5
-        num_heads = len(params.group.part(shape.num_heads))
+        num_heads = len(params.tp_group.part(shape.num_heads))
         self.layer_shape = LayerShape(
             hidden=shape.hidden,
-            intermediate=len(params.group.part(shape.intermediate)),
+            intermediate=len(params.tp_group.part(shape.intermediate)),
             num_heads=num_heads,
             num_kv_heads=num_heads,
             head_dim=shape.head_dim,
             scale=self.scale,
             causal=False,
             gated=shape.is_gated,
-            activation=shape.activation,
+            hidden_act=shape.hidden_act,
             rms_norm=False,
             eps=shape.eps,
         )
@@ -139,10 +139,10 @@ class Encoder:
 
 
 def _check(spec: ModelSpec, shape: EncoderShape) -> None:
-    if shape.activation not in shape.activations:
+    if shape.hidden_act not in shape.hidden_acts:
         raise ModelLoadError(
-            f"{spec.path}: activation {shape.activation!r} is not supported; supported are "
-            f"{', '.join(shape.activations)}"
+            f"{spec.path}: activation {shape.hidden_act!r} is not supported; supported are "
+            f"{', '.join(shape.hidden_acts)}"
         )
     if shape.hidden % shape.num_heads:
         raise ModelLoadError(

@@ -56,7 +56,7 @@ class EncoderShape:
     num_token_types: int
     """Rows of the table of token types; 0: there is none."""
     eps: float
-    activation: str
+    hidden_act: str
     names: LayerNames
     layer: str = "encoder.layer.{}"
     pre_norm: bool = False
@@ -92,7 +92,7 @@ class EncoderShape:
         return self.gate is not None or self.names.gate is not None
 
     @property
-    def activations(self) -> tuple[str, ...]:
+    def hidden_acts(self) -> tuple[str, ...]:
         """Those that the MLP can have."""
         return (*ACTIVATIONS, "silu") if self.is_gated else ACTIVATIONS
 
@@ -119,9 +119,9 @@ class SelfAttention:
         self, params: Parameters, shape: EncoderShape, index: int, *, reads_only: bool, rotary: Rotary | None = None
     ) -> None:
         self.ops, self.shape, self.reads_only, self.rotary = params.ops, shape, reads_only, rotary
-        self.num_heads = len(params.group.part(shape.num_heads))
+        self.num_heads = len(params.tp_group.part(shape.num_heads))
         whole = self._rows(f"{shape.layer.format(index)}.", shape.names.qkv)
-        rows = [part.part(params.group, shape.num_heads) for part in whole]
+        rows = [part.part(params.tp_group, shape.num_heads) for part in whole]
         groups = [rows[:1], rows[1:]] if reads_only else [rows]
         self.projections = [params.linear(group, shape.hidden, bias=shape.attention_bias) for group in groups]
 
@@ -146,7 +146,7 @@ class SelfAttention:
         """Called once after the last tensor was read."""
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, positions: torch.Tensor
     ) -> Activation:
         return self.ops.attention(q, k, v, k[:0], v[:0], meta)  # nothing outlives a step: the KV cache is empty
 
@@ -172,9 +172,9 @@ class WindowedAttention(SelfAttention):
         self.window = window
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, places: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, positions: torch.Tensor
     ) -> Activation:
-        return attend_near(q, k, v, meta, places, window=self.window)
+        return attend_near(q, k, v, meta, positions, window=self.window)
 
 
 class EncoderLayer:
@@ -187,7 +187,7 @@ class EncoderLayer:
         self.attention_norm = self._norm(params, prefix + names.attention_norm) if has_norm else None
         self.out = SummedLinear(params, prefix + names.out, shape.hidden, shape.hidden, bias=shape.attention_bias)
         self.mlp_norm = self._norm(params, prefix + names.mlp_norm)
-        up_rows = [rows.part(params.group, shape.intermediate) for rows in self._up_rows(prefix)]
+        up_rows = [rows.part(params.tp_group, shape.intermediate) for rows in self._up_rows(prefix)]
         self.up = params.linear(up_rows, shape.hidden, bias=shape.up_bias)
         self.down = SummedLinear(params, prefix + names.down, shape.hidden, shape.intermediate, bias=shape.down_bias)
 
@@ -215,10 +215,10 @@ class EncoderLayer:
         return x if self.shape.pre_norm else self.mlp_norm(x)
 
     def _mlp(self, x: torch.Tensor) -> Activation:
-        tanh = self.shape.activation in GELU_TANH
+        tanh = self.shape.hidden_act in GELU_TANH
         if not self.shape.is_gated:
             return self.ops.linear_gelu(x, self.up, tanh=tanh)
-        if self.shape.activation == "silu":
+        if self.shape.hidden_act == "silu":
             return self.ops.linear_swiglu(x, self.up)
         return self.ops.linear_geglu(x, self.up, tanh=tanh)
 

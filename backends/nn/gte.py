@@ -35,7 +35,7 @@ def build_gte(spec: ModelSpec, params: Parameters) -> Encoder:
     shape = EncoderShape.of(
         spec,
         eps=config.get("layer_norm_eps", 1e-12),
-        activation=config.get("hidden_act", "gelu"),
+        hidden_act=config.get("hidden_act", "gelu"),
         names=FUSED if config.get("pack_qkv", True) else APART,
         up_bias=False,
         gate=1,

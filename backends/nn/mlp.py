@@ -38,21 +38,21 @@ def gated(ops: Ops, x: Activation, gate_up: LinearWeight, activation: str) -> Ac
 
 class GatedMLP:
     def __init__(self, params: Parameters, shape: DecoderShape, name: str) -> None:
-        self.ops, self.activation = params.ops, shape.activation
+        self.ops, self.hidden_act = params.ops, shape.hidden_act
         features = shape.intermediate
         if shape.fused:
             halves = [Rows(f"{name}.gate_up_proj", features, half * features, 2 * features) for half in (0, 1)]
         else:
             halves = [Rows(f"{name}.{part}", features) for part in ("gate_proj", "up_proj")]
-        gate_up = [rows.part(params.group, features) for rows in halves]
+        gate_up = [rows.part(params.tp_group, features) for rows in halves]
         self.gate_up = params.linear(gate_up, shape.hidden, bias=shape.mlp_bias)
         self.down = SummedLinear(params, f"{name}.down_proj", shape.hidden, features, bias=shape.mlp_bias)
 
     def onto(self, x: Activation, residual: torch.Tensor) -> Stream:
-        return self.down(gated(self.ops, x, self.gate_up, self.activation), residual)
+        return self.down(gated(self.ops, x, self.gate_up, self.hidden_act), residual)
 
     def product(self, x: Activation) -> torch.Tensor:
-        return self.down.product(gated(self.ops, x, self.gate_up, self.activation))
+        return self.down.product(gated(self.ops, x, self.gate_up, self.hidden_act))
 
 
 class Experts:
@@ -60,15 +60,20 @@ class Experts:
 
     def __init__(self, params: Parameters, shape: DecoderShape, name: str) -> None:
         assert shape.experts is not None
-        self.ops, self.group, self.shape, self.activation = params.ops, params.group, shape.experts, shape.activation
+        self.ops, self.tp_group, self.shape, self.hidden_act = (
+            params.ops,
+            params.tp_group,
+            shape.experts,
+            shape.hidden_act,
+        )
         features = self.shape.intermediate
         self.router = params.table(f"{name}.gate.weight", self.shape.num_experts, shape.hidden)
-        columns = None if params.group.size == 1 else params.group.part(features)
+        columns = None if params.tp_group.size == 1 else params.tp_group.part(features)
         self.experts = []
         for index in range(self.shape.num_experts):
             prefix = f"{name}.experts.{index}"
             parts = [Rows(f"{prefix}.{part}", features) for part in ("gate_proj", "up_proj")]
-            gate_up = params.linear([rows.part(params.group, features) for rows in parts], shape.hidden)
+            gate_up = params.linear([rows.part(params.tp_group, features) for rows in parts], shape.hidden)
             down = params.linear([Rows(f"{prefix}.down_proj", shape.hidden)], features, columns=columns)
             self.experts.append((gate_up, down))
 
@@ -84,8 +89,8 @@ class Experts:
             weights = weights / weights.sum(-1, keepdim=True)
         out = torch.zeros_like(plain)
         for index in chosen.unique().tolist():
-            rows, places = (chosen == index).nonzero(as_tuple=True)
+            rows, choices = (chosen == index).nonzero(as_tuple=True)
             gate_up, down = self.experts[index]
-            found = self.ops.linear(gated(self.ops, plain[rows], gate_up, self.activation), down)
-            out.index_add_(0, rows, found * weights[rows, places].to(found.dtype).unsqueeze(1))
-        return out if self.group.size == 1 else self.group.all_reduce_sum(out)
+            found = self.ops.linear(gated(self.ops, plain[rows], gate_up, self.hidden_act), down)
+            out.index_add_(0, rows, found * weights[rows, choices].to(found.dtype).unsqueeze(1))
+        return out if self.tp_group.size == 1 else self.tp_group.all_reduce_sum(out)

@@ -22,37 +22,37 @@ class SummedLinear:
     """A projection onto the residual stream, from inputs of which each worker has a part."""
 
     def __init__(self, params: Parameters, name: str, out_features: int, in_features: int, *, bias: bool) -> None:
-        self.ops, self.group = params.ops, params.group
-        is_first = self.group.index == 0
-        columns = None if self.group.size == 1 else self.group.part(in_features)
+        self.ops, self.tp_group = params.ops, params.tp_group
+        is_first = self.tp_group.index == 0
+        columns = None if self.tp_group.size == 1 else self.tp_group.part(in_features)
         self.weight = params.linear([Rows(name, out_features)], in_features, columns=columns, bias=bias and is_first)
         if bias and not is_first:  # it is one term of the sum
             params.skip(f"{name}.bias")
 
     def __call__(self, x: Activation, residual: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """(delta, residual) as ``Ops.linear_residual`` has it."""
-        if self.group.size == 1:
+        if self.tp_group.size == 1:
             return self.ops.linear_residual(x, self.weight, residual)
         return self.product(x), residual
 
     def product(self, x: Activation) -> torch.Tensor:
         """(T, in) -> (T, out), added to nothing."""
         found = self.ops.linear(x, self.weight)
-        return found if self.group.size == 1 else self.group.all_reduce_sum(found)
+        return found if self.tp_group.size == 1 else self.tp_group.all_reduce_sum(found)
 
 
 class WordTable:
     """(T,) token ids -> (T, D) rows of the embedding, in the dtype of the table."""
 
     def __init__(self, params: Parameters, name: str, num_words: int, size: int) -> None:
-        self.group = params.group
-        self.own = self.group.part(num_words)
+        self.tp_group = params.tp_group
+        self.own = self.tp_group.part(num_words)
         self.table = params.table(name, num_words, size, rows=self.own)
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
-        if self.group.size == 1:
+        if self.tp_group.size == 1:
             return F.embedding(token_ids, self.table)
-        places = token_ids - self.own.start
-        elsewhere = (places < 0) | (places >= len(self.own))
-        found = F.embedding(places.masked_fill(elsewhere, 0), self.table)
-        return self.group.all_reduce_sum(found.masked_fill(elsewhere.unsqueeze(1), 0))
+        local_ids = token_ids - self.own.start
+        elsewhere = (local_ids < 0) | (local_ids >= len(self.own))
+        found = F.embedding(local_ids.masked_fill(elsewhere, 0), self.table)
+        return self.tp_group.all_reduce_sum(found.masked_fill(elsewhere.unsqueeze(1), 0))

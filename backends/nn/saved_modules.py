@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from engine.backends.loading.parameters import Parameters
 from engine.errors import ModelLoadError
-from engine.model_spec import DenseActivation, HeadModule, HeadSpec
+from engine.model_spec import DenseActivationFn, HeadModule, HeadSpec
 
 NORM_EPS = 1e-5
 """Of torch's LayerNorm, which the files never state."""
@@ -25,7 +25,7 @@ def exact_gelu(x: torch.Tensor) -> torch.Tensor:
     return 0.5 * x * (1 + torch.erf(x * 0.5**0.5))
 
 
-_ACTIVATIONS: dict[DenseActivation, Callable[[torch.Tensor], torch.Tensor]] = {
+_ACTIVATIONS: dict[DenseActivationFn, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x,
     "tanh": torch.tanh,
     "gelu": exact_gelu,

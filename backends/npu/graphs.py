@@ -1,7 +1,7 @@
 """ACL graphs: a small step as one launch instead of a few hundred.
 
 A graph is bound to shapes and addresses, so a step is laid into the buffers of the smallest graph that holds it. Its
-unused slots become dummy segments of at least one token each: lists keep their length, no sequence is empty, and the
+unused rows become dummy segments of at least one token each: lists keep their length, no sequence is empty, and the
 cumulative lengths end exactly at the tensors' sizes, as the attention operator wants. Dummies see only padding rows, so
 real rows cannot notice them.
 
@@ -31,7 +31,7 @@ from engine.backends.kv_cache import KVCache
 from engine.backends.npu.faults import first_line, lost_code
 from engine.backends.packed_batch import PackedBatch
 from engine.kernels.npu.attention import MAX_TOKENS, PLAN, NotCapturableError
-from engine.kernels.npu.plan import AttentionPlan, Call, HostPlan, Layout, plan_on_host
+from engine.kernels.npu.plan import AttentionPlan, HostPlan, Launch, Layout, plan_on_host
 from engine.kernels.ops import AttentionMeta
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,9 @@ def host_plan(meta: AttentionMeta) -> HostPlan:
     return host
 
 
-def pad_lengths(lengths: np.ndarray, num_slots: int, total: int) -> list[int]:
-    """Cumulative lengths of the real segments and of dummies that fill ``num_slots`` and ``total``."""
-    spare = num_slots - len(lengths)
+def pad_lengths(lengths: np.ndarray, num_segments: int, total: int) -> list[int]:
+    """Cumulative lengths of the real segments and of dummies that fill ``num_segments`` and ``total``."""
+    spare = num_segments - len(lengths)
     dummies = [1] * (spare - 1) + [total - int(lengths.sum()) - (spare - 1)]
     return np.cumsum([*lengths.tolist(), *dummies]).tolist()
 
@@ -146,7 +146,7 @@ class CapturedStep:
         self._done.synchronize()  # the replay before may still have to read its lengths
         self._fill(batch)
         lengths = {
-            id(plan): {"actual_seq_lengths": plan.calls[0].q_ends, "actual_seq_lengths_kv": plan.calls[0].kv_ends}
+            id(plan): {"actual_seq_lengths": plan.launches[0].q_ends, "actual_seq_lengths_kv": plan.launches[0].kv_ends}
             for plan in self._plans
         }
         self._graph.replay()  # the device begins while the host updates; each layer's attention waits for its lengths
@@ -178,8 +178,8 @@ class CapturedStep:
             moved = (shape.cached_rows - len(host.cached_rows)) * (host.kv_rows >= len(host.cached_rows))
             rows[first : first + len(host.kv_rows)] = host.kv_rows + moved
             first += shape.keys
-            plan.calls = [
-                Call(
+            plan.launches = [
+                Launch(
                     segments=slice(0, shape.segments),
                     q=slice(0, num_queries),
                     kv=slice(0, shape.keys),

@@ -95,7 +95,7 @@ class _Trials:
         if npu_forms.rotates_at_once(shape.num_heads, shape.num_kv_heads, shape.head_dim, self.dtype):
             yield self.rotation(), _field("rotation")
         yield self.attention(), _field("attention")
-        if shape.gated and shape.activation == "silu":
+        if shape.gated and shape.hidden_act == "silu":
             yield self.swiglu(), _field("swiglu")
             if self.ops.int8 and 2 * shape.intermediate <= npu_forms.SWIGLU_QUANT_MAX_FEATURES:
                 yield self.swiglu_quant(), _field("swiglu_quant")

@@ -35,7 +35,7 @@ class Statement(Generic[T]):
 
     value: T
     authority: Authority
-    place: str
+    origin: str
     """Where it stands, as the log says it: ``1_LogitScore/config.json``, ``--score-template``."""
 
 

@@ -33,7 +33,7 @@ class LogitScore:
 
     true_id: int
     false_id: int | None
-    place: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def _logit_score(chain: Chain, folder: Path) -> Chain:
         raise ModelLoadError(
             f"{path} must hold integer token ids: true_token_id {true_id!r}, false_token_id {false_id!r} (or null)."
         )
-    place = f"{folder.name}/config.json"
-    return replace(chain, feature="scores", logit_score=LogitScore(true_id, false_id, place))
+    origin = f"{folder.name}/config.json"
+    return replace(chain, feature="scores", logit_score=LogitScore(true_id, false_id, origin))
 
 
 def _is_id(value: object) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, ModelLoadError
-from engine.model_spec import DenseActivation, HeadModule, Pooling
+from engine.model_spec import DenseActivationFn, HeadModule, Pooling
 
 _POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _POOLING_FLAGS = {
@@ -20,7 +20,7 @@ _POOLING_FLAGS = {
 }
 _POOLING_KEYS = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt")
 _TORCH = ("torch.nn", "torch.nn.modules.activation", "torch.nn.modules.linear")
-_DENSE_ACTIVATIONS: dict[str, DenseActivation] = {
+_DENSE_ACTIVATIONS: dict[str, DenseActivationFn] = {
     "Identity": "identity",
     "Tanh": "tanh",
     "GELU": "gelu",
@@ -100,7 +100,7 @@ def torch_class(name: object) -> str | None:
     return last if module in _TORCH else None
 
 
-def _dense_activation(path: Path, name: object) -> DenseActivation:
+def _dense_activation(path: Path, name: object) -> DenseActivationFn:
     found = _DENSE_ACTIVATIONS.get(torch_class(name) or "")
     if found is None:
         raise refusal(

@@ -11,7 +11,7 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.families import Task
 from engine.errors import ConfigError
-from engine.model_spec import Activation, HeadSpec, Pooling
+from engine.model_spec import ActivationFn, HeadSpec, Pooling
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _POOLINGS: dict[str, Pooling] = {
 """As config.json calls them."""
 HEADLESS: tuple[Task, ...] = ("Model", "ForMaskedLM")
 _PROMPT_NAMES = (("query",), ("document", "passage", "corpus"))
-_SIMILARITIES: dict[Any, Activation] = {None: "cosine", "cosine": "cosine", "dot": "dot", "dot_score": "dot"}
+_SIMILARITIES: dict[Any, ActivationFn] = {None: "cosine", "cosine": "cosine", "dot": "dot", "dot_score": "dot"}
 
 
 def embedding_head(checkpoint: Checkpoint) -> HeadSpec:

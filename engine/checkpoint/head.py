@@ -48,8 +48,8 @@ class Head:
     """The head, and who said which and what its range is."""
 
     spec: HeadSpec
-    place: str
-    range_place: str
+    origin: str
+    range_origin: str
 
 
 def resolve_head(checkpoint: Checkpoint) -> Head:
@@ -69,19 +69,19 @@ def resolve_head(checkpoint: Checkpoint) -> Head:
         raise ConfigError(how_to_say_it(checkpoint), param="hf_overrides")
     if isinstance(stated.value, Tokens):
         if stated.authority is Authority.FILES:
-            _check_name(checkpoint, stated.value, stated.place)
-        return _token_head(checkpoint, stated.value, stated.place)
+            _check_name(checkpoint, stated.value, stated.origin)
+        return _token_head(checkpoint, stated.value, stated.origin)
     if stated.value == "classifier":
-        return _classifier_head(checkpoint, stated.place)
+        return _classifier_head(checkpoint, stated.origin)
     if stated.value == "modules":
-        return _modules_head(checkpoint, stated.place)
-    return Head(embedding_head(checkpoint), stated.place, stated.place)
+        return _modules_head(checkpoint, stated.origin)
+    return Head(embedding_head(checkpoint), stated.origin, stated.origin)
 
 
 def _from_config(checkpoint: Checkpoint, authority: Authority) -> Statement[Source] | None:
     """vLLM's keys, from the flag or as its converter saves them."""
     is_flag = authority is Authority.FLAG
-    place, config = ("--hf-overrides", checkpoint.overrides) if is_flag else ("config.json", checkpoint.files.config)
+    origin, config = ("--hf-overrides", checkpoint.overrides) if is_flag else ("config.json", checkpoint.files.config)
     tokens, method = config.get("classifier_from_token"), config.get("method")
     if config.get("is_original_qwen3_reranker"):
         method = method or "from_2_way_softmax"
@@ -101,7 +101,7 @@ def _from_config(checkpoint: Checkpoint, authority: Authority) -> Statement[Sour
             f"classifier_from_token needs a method: {' or '.join(METHODS)} (or is_original_qwen3_reranker).",
             param="hf_overrides.method",
         )
-    return Statement(Tokens(method, tuple(tokens)), authority, f"classifier_from_token of {place}")
+    return Statement(Tokens(method, tuple(tokens)), authority, f"classifier_from_token of {origin}")
 
 
 def _from_chain(checkpoint: Checkpoint) -> Statement[Source] | None:
@@ -112,11 +112,11 @@ def _from_chain(checkpoint: Checkpoint) -> Statement[Source] | None:
         score = chain.logit_score
         ids = (score.true_id,) if score.false_id is None else (score.false_id, score.true_id)
         kind: HeadKind = "no_post_processing" if score.false_id is None else "from_2_way_softmax"
-        return Statement(Tokens(kind, ids), Authority.FILES, score.place)
-    place = "modules.json"
+        return Statement(Tokens(kind, ids), Authority.FILES, score.origin)
+    origin = "modules.json"
     if not chain.is_cross_encoder:
-        return Statement("embedding", Authority.FILES, place)
-    return Statement("modules" if chain.pooling else "classifier", Authority.FILES, place)
+        return Statement("embedding", Authority.FILES, origin)
+    return Statement("modules" if chain.pooling else "classifier", Authority.FILES, origin)
 
 
 def _from_architecture(checkpoint: Checkpoint) -> Statement[Source] | None:
@@ -164,7 +164,7 @@ def _from_asked_prompt(checkpoint: Checkpoint) -> Statement[Source] | None:
     return None if name is None else _of_prompt(name, checkpoint, Authority.USUAL, "--score-template")
 
 
-def _of_prompt(name: str, checkpoint: Checkpoint, authority: Authority, place: str) -> Statement[Source] | None:
+def _of_prompt(name: str, checkpoint: Checkpoint, authority: Authority, origin: str) -> Statement[Source] | None:
     """The tokens of the models that are published with this prompt, where they agree."""
     found = {
         _tokens_of(model)
@@ -173,7 +173,7 @@ def _of_prompt(name: str, checkpoint: Checkpoint, authority: Authority, place: s
         and checkpoint.family.body in {a.removesuffix(checkpoint.family.language_model) for a in model.architectures}
     } - {None}
     tokens = found.pop() if len(found) == 1 else None
-    return None if tokens is None else Statement(tokens, authority, f"{place} {name}")
+    return None if tokens is None else Statement(tokens, authority, f"{origin} {name}")
 
 
 def _tokens_of(model: Published) -> Tokens | None:
@@ -181,7 +181,7 @@ def _tokens_of(model: Published) -> Tokens | None:
     return None if kind is None else Tokens(kind, model.tokens or model.token_ids)
 
 
-def _check_name(checkpoint: Checkpoint, tokens: Tokens, place: str) -> None:
+def _check_name(checkpoint: Checkpoint, tokens: Tokens, origin: str) -> None:
     """The checkpoint names a published model whose answer is another one than the files'.
 
     README.md was written about these files, so one of the two is wrong; a folder may be called anything.
@@ -190,12 +190,12 @@ def _check_name(checkpoint: Checkpoint, tokens: Tokens, place: str) -> None:
     theirs = _tokens_of(identity.model) if identity else None
     if identity is None or theirs is None:
         return
-    ours_ids, their_ids = _ids(checkpoint.tokenizer, tokens.tokens, place), _ids_or_none(checkpoint, theirs)
+    ours_ids, their_ids = _ids(checkpoint.tokenizer, tokens.tokens, origin), _ids_or_none(checkpoint, theirs)
     if ours_ids == their_ids:
         return
     ours = " and ".join(repr(checkpoint.tokenizer.id_to_token(i)) for i in ours_ids)
-    said = f"{place} scores by {ours}, and {identity.place} names {identity.id}, which scores by {theirs.names}"
-    if README in identity.place:
+    said = f"{origin} scores by {ours}, and {identity.origin} names {identity.id}, which scores by {theirs.names}"
+    if README in identity.origin:
         raise ConfigError(
             f"{checkpoint.label} contradicts itself: {said}. Correct one of the two; or decide with --hf-overrides "
             "(classifier_from_token and method), or with --ignore-config-key base_model, which leaves README.md out.",
@@ -212,10 +212,10 @@ def _ids_or_none(checkpoint: Checkpoint, tokens: Tokens) -> tuple[int, ...] | No
         return None
 
 
-def _token_head(checkpoint: Checkpoint, choice: Tokens, place: str) -> Head:
+def _token_head(checkpoint: Checkpoint, choice: Tokens, origin: str) -> Head:
     if not checkpoint.family.decoder:
         raise ConfigError(
-            f"{checkpoint.architecture} predicts no next token, so {place} cannot be its head.", param=_WHERE
+            f"{checkpoint.architecture} predicts no next token, so {origin} cannot be its head.", param=_WHERE
         )
     method, tokens = choice.kind, choice.tokens
     if method == "from_2_way_softmax" and len(tokens) != 2:
@@ -223,7 +223,7 @@ def _token_head(checkpoint: Checkpoint, choice: Tokens, place: str) -> Head:
             f"from_2_way_softmax needs two tokens, [false, true], and classifier_from_token has {len(tokens)}.",
             param=_WHERE,
         )
-    ids = _ids(checkpoint.tokenizer, tokens, place)
+    ids = _ids(checkpoint.tokenizer, tokens, origin)
     texts = [
         str(checkpoint.tokenizer.id_to_token(i)) if isinstance(t, int) else t for t, i in zip(tokens, ids, strict=True)
     ]
@@ -246,7 +246,7 @@ def _token_head(checkpoint: Checkpoint, choice: Tokens, place: str) -> Head:
         logit_mean=stated.value.mean,
         logit_sigma=stated.value.sigma,
     )
-    return Head(spec, place, stated.place)
+    return Head(spec, origin, stated.origin)
 
 
 def _check_two(texts: Sequence[str], ids: Sequence[int]) -> None:
@@ -260,28 +260,28 @@ def _check_two(texts: Sequence[str], ids: Sequence[int]) -> None:
         )
 
 
-def _ids(tokenizer: Tokenizer, tokens: Sequence[str | int], place: str) -> tuple[int, ...]:
-    return tuple(_token_id(tokenizer, token, place) for token in tokens)
+def _ids(tokenizer: Tokenizer, tokens: Sequence[str | int], origin: str) -> tuple[int, ...]:
+    return tuple(_token_id(tokenizer, token, origin) for token in tokens)
 
 
-def _token_id(tokenizer: Tokenizer, token: str | int, place: str) -> int:
+def _token_id(tokenizer: Tokenizer, token: str | int, origin: str) -> int:
     if isinstance(token, int):
         if tokenizer.id_to_token(token) is None:
-            raise ModelLoadError(f"{place} names the token id {token}, which is no token here.")
+            raise ModelLoadError(f"{origin} names the token id {token}, which is no token here.")
         return token
     token_id: int | None = tokenizer.token_to_id(token)
     if token_id is None:
         ids = tokenizer.encode(token, add_special_tokens=False).ids
         if len(ids) != 1:  # one id: the text has another spelling inside the vocabulary, such as Ġyes for ' yes'
             raise ConfigError(
-                f"{place}: {token!r} is not one token of the vocabulary but {len(ids)}.",
+                f"{origin}: {token!r} is not one token of the vocabulary but {len(ids)}.",
                 param=_WHERE,
             )
         token_id = int(ids[0])
     return token_id
 
 
-def _classifier_head(checkpoint: Checkpoint, place: str) -> Head:
+def _classifier_head(checkpoint: Checkpoint, origin: str) -> Head:
     stored = _num_labels(checkpoint)
     rows = rows_of_labels(checkpoint, stored)
     stated = resolve_range(checkpoint, num_labels=1 if len(rows) == 1 else stored)
@@ -294,10 +294,10 @@ def _classifier_head(checkpoint: Checkpoint, place: str) -> Head:
         logit_mean=stated.value.mean,
         logit_sigma=stated.value.sigma,
     )
-    return Head(spec, place, stated.place)
+    return Head(spec, origin, stated.origin)
 
 
-def _modules_head(checkpoint: Checkpoint, place: str) -> Head:
+def _modules_head(checkpoint: Checkpoint, origin: str) -> Head:
     chain = checkpoint.chain
     assert chain is not None
     assert chain.pooling is not None
@@ -330,7 +330,7 @@ def _modules_head(checkpoint: Checkpoint, place: str) -> Head:
         logit_mean=stated.value.mean,
         logit_sigma=stated.value.sigma,
     )
-    return Head(spec, place, stated.place)
+    return Head(spec, origin, stated.origin)
 
 
 def _num_labels(checkpoint: Checkpoint) -> int:

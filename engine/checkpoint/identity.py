@@ -31,7 +31,7 @@ class Identity:
     model: Published
     id: str
     """Of the hub."""
-    place: str
+    origin: str
     is_base: bool
     """The checkpoint was made from it, and its README.md or config.json says so."""
 
@@ -50,8 +50,8 @@ def identify(files: CheckpointFiles, architecture: str, ignored: tuple[str, ...]
         for other in fitting[1:]:
             if other.model.recipe != first.model.recipe:
                 raise ConfigError(
-                    f"{files.label} names two models that are scored differently: {first.id} by {first.place}, "
-                    f"{other.id} by {other.place}. Correct one of the two, or decide with --hf-overrides and "
+                    f"{files.label} names two models that are scored differently: {first.id} by {first.origin}, "
+                    f"{other.id} by {other.origin}. Correct one of the two, or decide with --hf-overrides and "
                     "--score-template; --ignore-config-key base_model leaves out what README.md says of the base.",
                     param="model",
                 )
@@ -76,7 +76,7 @@ def unless_flags_differ(
         "published of it.",
         identity.id,
         ", ".join(map(str, model.tokens or model.token_ids)) or "a head of its own",
-        identity.place,
+        identity.origin,
     )
     return None
 
@@ -90,9 +90,9 @@ def _is(files: CheckpointFiles) -> Iterator[Identity]:
     for entry in files.readme.get("model-index") or []:
         name = entry.get("name") if isinstance(entry, dict) else None
         names += [(by_id(name) or by_name(name), f"model-index in {README}")] if isinstance(name, str) else []
-    for found, place in names:
+    for found, origin in names:
         if found is not None:
-            yield Identity(*found, place, is_base=False)
+            yield Identity(*found, origin, is_base=False)
 
 
 def _folders(files: CheckpointFiles) -> list[Path]:
@@ -116,10 +116,10 @@ def _was_made_from(files: CheckpointFiles, ignored: tuple[str, ...]) -> Iterator
         stated += [(base, f"base_model in {README}") for base in (bases if isinstance(bases, list) else [bases])]
     if "_name_or_path" not in ignored:
         stated.append((files.config.get("_name_or_path"), "_name_or_path in config.json"))
-    for name, place in stated:
+    for name, origin in stated:
         found = by_id(name) if isinstance(name, str) else None
         if found is not None:
-            yield Identity(*found, place, is_base=True)
+            yield Identity(*found, origin, is_base=True)
 
 
 def _fits(claim: Identity, architecture: str, files: CheckpointFiles) -> bool:
@@ -130,7 +130,7 @@ def _fits(claim: Identity, architecture: str, files: CheckpointFiles) -> bool:
     logger.warning(
         "%s: %s names %s, which is a %s, and these files hold a %s: nothing is taken from what is published of it.",
         files.label,
-        claim.place,
+        claim.origin,
         claim.id,
         claim.model.architectures[0],
         architecture,

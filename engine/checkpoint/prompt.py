@@ -25,7 +25,7 @@ class Prompt:
     template: str | None
     use_sep_token: bool
     pair_prompt: str | None
-    place: str
+    origin: str
 
 
 def asked_built_in(score_template: str) -> str | None:
@@ -50,22 +50,22 @@ def resolve_prompt(checkpoint: Checkpoint, score_template: str, head: HeadSpec) 
         stated = _usual(checkpoint, head)
     is_pair = _use_sep_token(checkpoint, head, stated)
     takes_prompt = is_pair and stated.value is None
-    return Prompt(stated.value, is_pair, _pair_prompt(checkpoint) if takes_prompt else None, stated.place)
+    return Prompt(stated.value, is_pair, _pair_prompt(checkpoint) if takes_prompt else None, stated.origin)
 
 
 def _from_flag(checkpoint: Checkpoint, score_template: str) -> Statement[str | None] | None:
     if score_template == "auto":
         return None
-    place = "--score-template"
+    origin = "--score-template"
     if score_template == "none":
-        return Statement(None, Authority.FLAG, f"{place} none")
+        return Statement(None, Authority.FLAG, f"{origin} none")
     if not checkpoint.family.decoder:
         raise ConfigError(
             f"{checkpoint.architecture} encodes pairs with its tokenizer and takes no template.", param="score_template"
         )
     path = Path(score_template).expanduser()
     if path.is_file():
-        return Statement(f"file:{path.resolve()}", Authority.FLAG, place)
+        return Statement(f"file:{path.resolve()}", Authority.FLAG, origin)
     name = asked_built_in(score_template)
     if name is None:
         raise ConfigError(
@@ -77,7 +77,7 @@ def _from_flag(checkpoint: Checkpoint, score_template: str) -> Statement[str | N
         logger.info(
             "--score-template %s: there is no such file here; the built-in prompt %s is used.", score_template, name
         )
-    return Statement(name, Authority.FLAG, place)
+    return Statement(name, Authority.FLAG, origin)
 
 
 def _from_files(checkpoint: Checkpoint) -> Statement[str | None] | None:
@@ -87,10 +87,10 @@ def _from_files(checkpoint: Checkpoint) -> Statement[str | None] | None:
         return Statement(None, Authority.FILES, "modality_config, texts")
     if chain is None and not has_role_template(checkpoint.files):
         return None
-    place = "the saved chat template"
+    origin = "the saved chat template"
     if same_as_built_in(checkpoint.files) == QWEN3_RERANKER.name:  # its parts tokenise alike together and apart
-        return Statement(QWEN3_RERANKER.name, Authority.FILES, f"{place}, which is that one")
-    return Statement(f"{SAVED}{folder.resolve()}", Authority.FILES, place)
+        return Statement(QWEN3_RERANKER.name, Authority.FILES, f"{origin}, which is that one")
+    return Statement(f"{SAVED}{folder.resolve()}", Authority.FILES, origin)
 
 
 def _from_override(checkpoint: Checkpoint) -> Statement[str | None] | None:
@@ -110,7 +110,7 @@ def _from_table(checkpoint: Checkpoint) -> Statement[str | None] | None:
             "%s: by %s it was made from %s, so that model's prompt and range are assumed to be its own. If it was "
             "trained with another prompt, give it with --score-template; --ignore-config-key base_model ignores it.",
             checkpoint.label,
-            identity.place,
+            identity.origin,
             identity.id,
         )
     return Statement(identity.model.template, Authority.PUBLISHED, f"what is published of {identity.id}")

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from engine.errors import ModelLoadError
-from engine.model_spec import Activation, HeadKind
+from engine.model_spec import ActivationFn, HeadKind
 
 TABLE = Path(__file__).with_name("published.toml")
 
@@ -24,7 +24,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     token_ids: tuple[int, ...] = ()
     method: Literal["", "expectation"] = ""
     template: str | None = None
-    activation: Activation
+    activation: ActivationFn
     mean: float = 0.0
     sigma: float = 1.0
     max_len: int | None = None

@@ -9,15 +9,15 @@ from engine.checkpoint.authority import Authority, Statement, strongest
 from engine.checkpoint.chain_modules import torch_class
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import ConfigError
-from engine.model_spec import Activation
+from engine.model_spec import ActivationFn
 
-_TORCH_ACTIVATIONS: dict[str, Activation] = {
+_TORCH_ACTIVATIONS: dict[str, ActivationFn] = {
     "Identity": "identity",
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
     "Softmax": "softmax",
 }
-_PROBLEMS: dict[str, Activation | None] = {
+_PROBLEMS: dict[str, ActivationFn | None] = {
     "regression": "identity",
     "multi_label_classification": "sigmoid",
     "single_label_classification": None,
@@ -30,7 +30,7 @@ ACTIVATION_KEYS = ("problem_type", "sentence_transformers", "sbert_ce_default_ac
 class ScoreRange:
     """score = activation((logit - mean) / sigma)."""
 
-    activation: Activation
+    activation: ActivationFn
     mean: float = 0.0
     sigma: float = 1.0
 
@@ -41,7 +41,7 @@ def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[S
     ``problem_type`` comes after the keys of sentence-transformers, which never reads it; without any of them the table
     of published models counts, and then the sigmoid, as in sentence-transformers, TEI and vLLM.
     """
-    usual: Activation = "sigmoid" if num_labels < 2 else "softmax"
+    usual: ActivationFn = "sigmoid" if num_labels < 2 else "softmax"
     stated = strongest(
         _of_config(checkpoint, checkpoint.overrides, Authority.FLAG, "--hf-overrides", usual, num_labels),
         _of_metadata(checkpoint, num_labels),
@@ -60,15 +60,15 @@ def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[S
             param="hf_overrides.logit_sigma",
         )
     value = ScoreRange(stated.value.activation, float(mean or 0.0), float(sigma or 1.0))
-    return Statement(value, stated.authority, f"{stated.place}, calibrated by logit_mean and logit_sigma")
+    return Statement(value, stated.authority, f"{stated.origin}, calibrated by logit_mean and logit_sigma")
 
 
 def _of_config(
     checkpoint: Checkpoint,
     config: dict[str, Any],
     authority: Authority,
-    place: str,
-    usual: Activation,
+    origin: str,
+    usual: ActivationFn,
     num_labels: int,
 ) -> Statement[ScoreRange] | None:
     metadata = config.get("sentence_transformers")
@@ -77,27 +77,27 @@ def _of_config(
         ("sbert_ce_default_activation_function", config.get("sbert_ce_default_activation_function")),
     ):
         if name is not None:
-            return Statement(ScoreRange(_torch_activation(checkpoint, name, num_labels)), authority, f"{place}: {key}")
+            return Statement(ScoreRange(_torch_activation(checkpoint, name, num_labels)), authority, f"{origin}: {key}")
     problem = config.get("problem_type")
     if problem is None:
         return None
     if problem not in _PROBLEMS:
         raise ConfigError(
-            f"{place} of {checkpoint.label} has the problem_type {problem!r}; known are {', '.join(_PROBLEMS)}. "
+            f"{origin} of {checkpoint.label} has the problem_type {problem!r}; known are {', '.join(_PROBLEMS)}. "
             "Say which it is with --hf-overrides '{\"problem_type\": ...}'.",
             param="hf_overrides.problem_type",
         )
-    return Statement(ScoreRange(_PROBLEMS[problem] or usual), authority, f"{place}: problem_type {problem}")
+    return Statement(ScoreRange(_PROBLEMS[problem] or usual), authority, f"{origin}: problem_type {problem}")
 
 
 def _of_metadata(checkpoint: Checkpoint, num_labels: int) -> Statement[ScoreRange] | None:
     """What sentence-transformers saved; for several labels it saves Identity, and leaves the softmax to its caller."""
-    place, name = "config_sentence_transformers.json", checkpoint.metadata.get("activation_fn")
+    origin, name = "config_sentence_transformers.json", checkpoint.metadata.get("activation_fn")
     if name is not None:
         activation = _torch_activation(checkpoint, name, num_labels)
         if num_labels > 1 and activation == "identity":
             return None
-        return Statement(ScoreRange(activation), Authority.FILES, place)
+        return Statement(ScoreRange(activation), Authority.FILES, origin)
     if checkpoint.chain is None or any(checkpoint.config.get(key) is not None for key in ACTIVATION_KEYS):
         return None
     usual = ScoreRange("sigmoid" if num_labels < 2 else "softmax")
@@ -109,13 +109,13 @@ def _published(checkpoint: Checkpoint) -> Statement[ScoreRange] | None:
     if identity is None:
         return None
     model = identity.model
-    place = f"what is published of {identity.id}"
+    origin = f"what is published of {identity.id}"
     if model.sources:
-        place += f" ({model.sources})"
-    return Statement(ScoreRange(model.activation, model.mean, model.sigma), Authority.PUBLISHED, place)
+        origin += f" ({model.sources})"
+    return Statement(ScoreRange(model.activation, model.mean, model.sigma), Authority.PUBLISHED, origin)
 
 
-def _torch_activation(checkpoint: Checkpoint, name: Any, num_labels: int) -> Activation:
+def _torch_activation(checkpoint: Checkpoint, name: Any, num_labels: int) -> ActivationFn:
     found = _TORCH_ACTIVATIONS.get(torch_class(name) or "")
     if found is None or (found == "softmax" and num_labels < 2):
         why = "The softmax of one value is always 1. " if found else ""

@@ -1,4 +1,4 @@
-"""Ray as the one who places: the cluster, the devices that it sets aside, and everything that can be wrong with them.
+"""Ray, which chooses the nodes: the cluster, the devices that it sets aside, and all that can be wrong with them.
 
 ``connect`` takes the cluster of ``RAY_ADDRESS``, else one that runs on this machine, else it starts one here.
 ``reserve`` sets devices aside before anything is loaded: for one replica a group of bundles on one node (STRICT_PACK),
@@ -177,8 +177,8 @@ def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: i
     """What no waiting can change: a replica needs a node that holds all of it, and all replicas their devices."""
     held = [node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]]
     group = each * size
-    places = sum(int(amount // group) for amount in held)
-    if places >= num_replicas:
+    num_fitting = sum(int(amount // group) for amount in held)
+    if num_fitting >= num_replicas:
         return
     largest = max(held, default=0.0)
     if not any(held):

@@ -91,18 +91,18 @@ class StepPlan:
         keep = [kept for segment, row in self._rows.items() for kept in _keep_rows(row, segment.slots)]
         tokens, lens, types, keys = [], [], [], []
         read = np.ones(len(self.entries), bool)
-        for place, entry in enumerate(self.entries):
+        for position, entry in enumerate(self.entries):
             if isinstance(entry, LeafRun):
                 tokens.append(entry.tokens(entry.leaves.token_ids))
                 lens.append(entry.lens)
                 if entry.leaves.token_type_ids is not None:
                     types.append(entry.tokens(entry.leaves.token_type_ids))
                 if entry.leaves.key_lens is not None:
-                    keys.append((place, entry.leaves.key_lens[entry.first : entry.last]))
+                    keys.append((position, entry.leaves.key_lens[entry.first : entry.last]))
             else:
                 tokens.append(entry.token_ids)
                 lens.append(np.array([len(entry)]))
-                read[place] = bool(entry.pairs) and not self._reads_several(place)
+                read[position] = bool(entry.pairs) and not self._reads_several(position)
         counts = np.array(self._counts)
         read_segments, read_offsets = read.repeat(counts).nonzero()[0], None
         if any(entry.reads is not None for entry in self.entries):
@@ -122,13 +122,13 @@ class StepPlan:
             key_lens=_all_keys(lens, keys) if keys else None,
         )
 
-    def _reads_several(self, place: int) -> bool:
+    def _reads_several(self, position: int) -> bool:
         """Whether an entry's call names the tokens to read."""
-        call = self.calls[place]
+        call = self.calls[position]
         return call is not None and call.read_rows is not None
 
     def _several_reads(self, lens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """(R,) segments and places of the reads, entry after entry, where a call names the tokens to read."""
+        """(R,) segments and offsets of the reads, entry after entry, where a call names the tokens to read."""
         segments, offsets, first = [], [], 0
         for entry, call, own_lens in zip(self.entries, self.calls, lens, strict=True):
             if entry.reads is not None:
@@ -181,8 +181,8 @@ class StepPlan:
 def _all_keys(lens: list[np.ndarray], keys: list[tuple[int, np.ndarray]]) -> np.ndarray:
     """(S,) tokens that are seen of each segment; ``keys``: those of the entries that say it."""
     found = list(lens)
-    for place, key_lens in keys:
-        found[place] = key_lens
+    for position, key_lens in keys:
+        found[position] = key_lens
     return np.concatenate(found).astype(np.int32)
 
 

@@ -142,19 +142,19 @@ class _Branch:
         self._roots: list[Node] = []
 
     def grow(self) -> list[Node]:
-        """Top-down over groups of sorted pairs. The pairs of a group share their first ``depth`` tokens, which end at
+        """Top-down over runs of sorted pairs. The pairs of a run share their first ``depth`` tokens, which end at
         ``above``; what is left of them is cut into clusters that share enough to be a segment, and into leaves."""
         items = self._items
-        groups = [(0, len(items.lens), 0 if self._parent is None else len(self._parent), self._parent, True)]
-        while groups:
-            lo, hi, depth, above, may_hint = groups.pop()
+        runs = [(0, len(items.lens), 0 if self._parent is None else len(self._parent), self._parent, True)]
+        while runs:
+            lo, hi, depth, above, may_hint = runs.pop()
             firsts, lasts = self._clusters(lo, hi, depth, may_hint)
             alone = lasts - firsts == 1
             if items.hints is not None and may_hint:
                 hints = items.hints[firsts]
                 alone &= (hints <= depth) | (hints >= items.lens[firsts])
             for first, last in zip(firsts[~alone].tolist(), lasts[~alone].tolist(), strict=True):
-                groups.append(self._cluster(first, last, depth, above, may_hint))
+                runs.append(self._cluster(first, last, depth, above, may_hint))
             self._hang_leaves(firsts[alone], depth, above)
         return self._roots
 
@@ -171,7 +171,7 @@ class _Branch:
     def _cluster(
         self, first: int, last: int, depth: int, above: Segment | None, may_hint: bool
     ) -> tuple[int, int, int, Segment | None, bool]:
-        """The segment of a cluster, and the group of what is below it."""
+        """The segment of a cluster, and the run of pairs below it."""
         items = self._items
         length = int(items.lens[first])
         shared = length if last - first == 1 else int(items.common[first + 1 : last].min())

@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def queued_s(self) -> float:
-        """From the planned time to sending: waiting for a slot, or for this client."""
+        """From the planned time to sending: waiting for the limit of calls in flight, or for this client."""
         return self.sent_s - self.planned_s
 
     @property

@@ -19,7 +19,7 @@ def check(
     reference: Annotated[
         bool, Parameter(help="Run transformers too, where it is installed and has the architecture.")
     ] = True,
-    tokens: Annotated[bool, Parameter(help="List every token with its place and id.", negative=())] = False,
+    tokens: Annotated[bool, Parameter(help="List every token with its position and id.", negative=())] = False,
     json: Annotated[bool, Parameter(help="Print everything as JSON.", negative=())] = False,
 ) -> int:
     """Show how a pair becomes a score: prompt, token ids, cuts, logit, score, and what transformers says.

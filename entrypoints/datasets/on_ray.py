@@ -60,9 +60,9 @@ def score_on_ray(job: ScoreJob, values: dict[str, Any], num_actors: int | None) 
     each = amount_of(row, device)
     nodes = ray.nodes()
     check_nodes(nodes, row.ray_resource, each, 1, num_actors or 1)
-    places = sum(int(node["Resources"].get(row.ray_resource, 0) // each) for node in nodes if node["Alive"])
+    num_fitting = sum(int(node["Resources"].get(row.ray_resource, 0) // each) for node in nodes if node["Alive"])
     # The task that reads, and whatever else Ray runs beside the actors, need a core of their own.
-    size = num_actors or max(1, places - 1 if row.is_host else places)
+    size = num_actors or max(1, num_fitting - 1 if row.is_host else num_fitting)
     settings = {**values, "device": row.name}
 
     def score(done: int) -> Iterator[Scored]:

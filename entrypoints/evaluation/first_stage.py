@@ -56,17 +56,17 @@ def bm25_ranking(dataset: EvaluationSet, top_k: int) -> Ranking:
     names = list(dataset.documents)
     index = _Index([dataset.documents[name] for name in names])
     if dataset.candidates is not None:
-        places = {name: place for place, name in enumerate(names)}
+        numbers = {name: number for number, name in enumerate(names)}
         return {
-            query: _ordered(dataset.candidates[query], index.scores(dataset.queries[query]), places)
+            query: _ordered(dataset.candidates[query], index.scores(dataset.queries[query]), numbers)
             for query in dataset.queries
         }
     found = index.best(list(dataset.queries.values()), min(top_k, len(names)))
     return {query: [names[i] for i in best] for query, best in zip(dataset.queries, found, strict=True)}
 
 
-def _ordered(candidates: Sequence[str], scores: np.ndarray, places: dict[str, int]) -> list[str]:
-    return sorted(candidates, key=lambda name: -float(scores[places[name]]))
+def _ordered(candidates: Sequence[str], scores: np.ndarray, numbers: dict[str, int]) -> list[str]:
+    return sorted(candidates, key=lambda name: -float(scores[numbers[name]]))
 
 
 class _Index:
@@ -93,7 +93,7 @@ class _Index:
         return np.asarray(self._index.get_scores(tokens))
 
     def best(self, queries: list[str], size: int) -> list[list[int]]:
-        """For each query the places of the best texts that share a word with it."""
+        """For each query the numbers of the best texts that share a word with it."""
         found: list[list[int]] = []
         for query in queries:
             scores = self.scores(query)

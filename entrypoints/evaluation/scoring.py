@@ -30,7 +30,7 @@ class Reranked:
 
 def rerank_all(llm: LLM, dataset: EvaluationSet, first: Ranking) -> Reranked:
     """Every query with its candidates; equal logits keep the order of the first stage."""
-    places = [(query, document) for query in dataset.queries for document in first.get(query, ())]
+    scored = [(query, document) for query in dataset.queries for document in first.get(query, ())]
     logits: dict[str, dict[str, float]] = {query: {} for query in dataset.queries}
     num_truncated = 0
     start = time.perf_counter()
@@ -43,18 +43,18 @@ def rerank_all(llm: LLM, dataset: EvaluationSet, first: Ranking) -> Reranked:
         outputs: Iterator[ScoringRequestOutput] = chain.from_iterable(lists)
     else:
         outputs = llm.score_iter(
-            [dataset.queries[query] for query, _ in places],
-            [dataset.documents[document] for _, document in places],
+            [dataset.queries[query] for query, _ in scored],
+            [dataset.documents[document] for _, document in scored],
             use_tqdm=True,
         )
-    for (query, document), output in zip(places, outputs, strict=True):
+    for (query, document), output in zip(scored, outputs, strict=True):
         if output.error is not None:
             raise EngineError(f"Query {query!r} with document {document!r} has no score: {output.error}")
         logits[query][document] = output.outputs.logit
         num_truncated += output.truncated
     seconds = time.perf_counter() - start
     ranking = {query: _best_first(scored) for query, scored in logits.items() if scored}
-    return Reranked(ranking, logits, len(places), num_truncated, seconds)
+    return Reranked(ranking, logits, len(scored), num_truncated, seconds)
 
 
 def _best_first(logits: Mapping[str, float]) -> list[str]:

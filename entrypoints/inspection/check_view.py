@@ -79,8 +79,8 @@ def _ids(ids: list[int]) -> str:
 def _token_table(pair: CheckedPair) -> Text:
     width = len(str(max(pair.token_ids)))
     rows = zip(pair.token_ids, pair.tokens, strict=True)
-    lines = [f"{place:>6}  {token_id:>{width}}  {token!r}" for place, (token_id, token) in enumerate(rows)]
-    return Text("\n".join(["Tokens (place, id, text):", *lines]), overflow="fold")
+    lines = [f"{position:>6}  {token_id:>{width}}  {token!r}" for position, (token_id, token) in enumerate(rows)]
+    return Text("\n".join(["Tokens (position, id, text):", *lines]), overflow="fold")
 
 
 def _cuts(pair: CheckedPair) -> Iterator[Text]:

@@ -125,9 +125,9 @@ class VerifyReport:
 def settings_to_verify(values: Mapping[str, Any], capabilities: Capabilities) -> tuple[Setting, list[Setting]]:
     """Float32, and the others; one the user named is the only other one."""
     # Where the device has no float32, the CPU tells what it would be.
-    place = {} if BASELINE in capabilities.dtypes else {"device": HOST.name}
+    host = {} if BASELINE in capabilities.dtypes else {"device": HOST.name}
     rest = {name: value for name, value in values.items() if name not in ("dtype", "quantization")}
-    baseline = Setting(BASELINE, {**rest, "dtype": BASELINE, **place})
+    baseline = Setting(BASELINE, {**rest, "dtype": BASELINE, **host})
     if asked := {name: values[name] for name in ("dtype", "quantization") if values.get(name) not in (None, "auto")}:
         others = [Setting(" ".join(map(str, asked.values())), {**rest, **asked})]
         return baseline, [setting for setting in others if setting.name != BASELINE]

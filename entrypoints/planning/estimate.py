@@ -109,7 +109,7 @@ def _option(
     step = LIBRARIES + budget * shape.activation_bytes(dtype)
     limit = int(device.memory_bytes * device.usable_memory)
     room = limit - weights - step
-    # The KV cache may be smaller than wanted, but one whole pair has to have its place.
+    # The KV cache may be smaller than wanted, but one whole pair has to fit.
     fits = room >= kv_token * max_len
     replicas = num_devices // group if fits else 0
     seconds, bound = _step_seconds(shape, device, group, workload, budget, dtype, quantization, weights)

@@ -88,5 +88,5 @@ class ModelShape:
         return self.kv_numbers * round(BYTES_PER_NUMBER[dtype])
 
     def activation_bytes(self, dtype: str) -> int:
-        """Bytes of one token at the widest place of a layer: the stream and its copies, gate, up and their product."""
+        """Bytes of one token at the widest point of a layer: the stream and its copies, gate, up and their product."""
         return 3 * (self.sizes.hidden + self.sizes.intermediate) * round(BYTES_PER_NUMBER[dtype])

@@ -25,7 +25,7 @@ import torch
 import torch_npu
 
 from engine.kernels.npu.pages import BLOCK
-from engine.kernels.npu.plan import AttentionPlan, Call, Layout, gather, make_plan
+from engine.kernels.npu.plan import AttentionPlan, Launch, Layout, gather, make_plan
 from engine.kernels.ops import AttentionMeta
 
 AttentionForm = Literal["block table", "gathered", "npu_fusion_attention", "npu_prompt_flash_attention", "plain torch"]
@@ -80,15 +80,17 @@ def attend(
     # Without a rotation between, queries are still views of the fused projection.
     q, keys, values = q.contiguous(), gather(k, k_cache, plan), gather(v, v_cache, plan)
     outs = []
-    for call in plan.calls_within(max_segments=FIA_MAX_SEGMENTS if fia else FUSION_MAX_SEGMENTS, max_tokens=MAX_TOKENS):
+    for launch in plan.launches_within(
+        max_segments=FIA_MAX_SEGMENTS if fia else FUSION_MAX_SEGMENTS, max_tokens=MAX_TOKENS
+    ):
         if plan.layout == Layout.PAGED:
-            outs.append(_attend_pages(q[call.q], keys, values, plan, call, meta.scale, mask))
+            outs.append(_attend_pages(q[launch.q], keys, values, plan, launch, meta.scale, mask))
             continue
-        parts = (q[call.q], keys[call.kv], values[call.kv])
+        parts = (q[launch.q], keys[launch.kv], values[launch.kv])
         if fia:
-            outs.append(_fused_infer_attention(*parts, call, meta.scale, mask))
+            outs.append(_fused_infer_attention(*parts, launch, meta.scale, mask))
         else:
-            outs.append(_fusion_attention(*parts, call, meta.scale, mask if meta.causal else None))
+            outs.append(_fusion_attention(*parts, launch, meta.scale, mask if meta.causal else None))
     return (outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1)
 
 
@@ -97,7 +99,7 @@ def _attend_pages(
     keys: torch.Tensor,
     values: torch.Tensor,
     plan: AttentionPlan,
-    call: Call,
+    launch: Launch,
     scale: float,
     mask: torch.Tensor,
 ) -> torch.Tensor:
@@ -108,9 +110,9 @@ def _attend_pages(
         keys,
         values,
         atten_mask=mask,
-        block_table=plan.table[call.segments],
-        actual_seq_lengths=call.q_ends,
-        actual_seq_lengths_kv=call.kv_lens,
+        block_table=plan.table[launch.segments],
+        actual_seq_lengths=launch.q_ends,
+        actual_seq_lengths_kv=launch.kv_lens,
         num_heads=q.shape[1],
         num_key_value_heads=keys.shape[2] // q.shape[2],
         scale=scale,
@@ -122,15 +124,15 @@ def _attend_pages(
 
 
 def _fused_infer_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: Call, scale: float, mask: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, launch: Launch, scale: float, mask: torch.Tensor
 ) -> torch.Tensor:
     out, _ = torch_npu.npu_fused_infer_attention_score(
         q,
         k,
         v,
         atten_mask=mask,
-        actual_seq_lengths=call.q_ends,
-        actual_seq_lengths_kv=call.kv_ends,
+        actual_seq_lengths=launch.q_ends,
+        actual_seq_lengths_kv=launch.kv_ends,
         num_heads=q.shape[1],
         num_key_value_heads=k.shape[1],
         scale=scale,
@@ -141,7 +143,7 @@ def _fused_infer_attention(
 
 
 def _fusion_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: Call, scale: float, mask: torch.Tensor | None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, launch: Launch, scale: float, mask: torch.Tensor | None
 ) -> torch.Tensor:
     return torch_npu.npu_fusion_attention(
         q,
@@ -151,7 +153,7 @@ def _fusion_attention(
         input_layout="TND",
         atten_mask=mask,
         scale=scale,
-        actual_seq_qlen=call.q_ends,
-        actual_seq_kvlen=call.kv_ends,
+        actual_seq_qlen=launch.q_ends,
+        actual_seq_kvlen=launch.kv_ends,
         sparse_mode=FULL if mask is None else CAUSAL_RIGHT_DOWN,
     )[0]

@@ -134,8 +134,8 @@ def attend(
     outs = []
     for block in plan.rectangles:
         queries, keys, values = (
-            _heads_first(rows.index_select(0, places), block.num_segments, num_heads)
-            for rows, places in ((q, block.q_rows), (k, block.kv_rows), (v, block.kv_rows))
+            _heads_first(rows.index_select(0, picked), block.num_segments, num_heads)
+            for rows, picked in ((q, block.q_rows), (k, block.kv_rows), (v, block.kv_rows))
         )
         if block.square:
             out = _prompt_attention(queries, keys, values, block.mask, meta.scale)

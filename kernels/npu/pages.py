@@ -22,7 +22,7 @@ class Pages:
     """S segments, B blocks that are filled, W of them at most for one segment."""
 
     rows: np.ndarray
-    """(B * 128,) which row goes to each place of the blocks; behind a segment's last key, any row."""
+    """(B * 128,) which row goes to each line of the blocks; behind a segment's last key, any row."""
     table: np.ndarray
     """(S, W) block numbers; behind a segment's last block, 0."""
     num_blocks: int

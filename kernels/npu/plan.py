@@ -2,7 +2,7 @@
 
 A segment sees its context and then its own keys. Contexts are shared: siblings read the same rows, and a context may
 lie in the KV cache. Rows are therefore taken in two hops: first the few distinct cached rows are put in front of
-the step's keys (``cached_rows``), then places are read from there. There are three layouts of the keys:
+the step's keys (``cached_rows``), then rows are read from there. There are three layouts of the keys:
 
 * ``AS_THEY_LIE``: no contexts, the keys are the step's rows. Nothing is copied.
 * ``PAGED``: blocks of 128 keys with a table of blocks for each segment (``pages.py``). What is shared lies there once.
@@ -39,7 +39,7 @@ class Layout(Enum):
 class HostPlan:
     """A step's attention on the host; only segments that have queries, in the order of their queries.
 
-    A *place* is a row of the cached rows followed by the step's rows.
+    A *joint row* is one of the cached rows followed by the step's rows.
     """
 
     q_lens: np.ndarray
@@ -47,13 +47,13 @@ class HostPlan:
     cached_rows: np.ndarray
     """(P,) distinct slots of the KV cache."""
     sources: np.ndarray
-    """Places of all contexts' tokens, one context after the other."""
+    """Joint rows of all contexts' tokens, one context after the other."""
     context_starts: np.ndarray
     """(S,) where in ``sources`` each segment's context begins."""
     context_lens: np.ndarray
     """(S,)"""
     own_starts: np.ndarray
-    """(S,) the place of each segment's first own key."""
+    """(S,) the joint row of each segment's first own key."""
     own_lens: np.ndarray
     """(S,)"""
 
@@ -64,9 +64,9 @@ class HostPlan:
 
     @cached_property
     def kv_rows(self) -> np.ndarray:
-        """(K,) places, for the layout ``GATHERED``."""
-        last_place = int((self.own_starts + self.own_lens).max()) if len(self.q_lens) else 0
-        lookup = np.concatenate([self.sources, np.arange(last_place)])
+        """(K,) joint rows, for the layout ``GATHERED``."""
+        last_row = int((self.own_starts + self.own_lens).max()) if len(self.q_lens) else 0
+        lookup = np.concatenate([self.sources, np.arange(last_row)])
         starts = np.stack([self.context_starts, self.own_starts + len(self.sources)], 1).ravel()
         lengths = np.stack([self.context_lens, self.own_lens], 1).ravel()
         return lookup[expand_ranges(starts, lengths)]
@@ -95,8 +95,8 @@ class HostPlan:
 
 
 @dataclass(frozen=True)
-class Call:
-    """One call of the operator: a run of segments that respects its limits."""
+class Launch:
+    """One launch of the operator: a run of segments that respects its limits."""
 
     segments: slice
     q: slice
@@ -123,24 +123,24 @@ class AttentionPlan:
     cached_rows: torch.Tensor | None = None
     """(P,) int64, or None: nothing comes from the KV cache."""
     rows: torch.Tensor | None = None
-    """Places that are gathered, int64: (K,), or (B * 128,) for pages; None: the keys are read as they lie."""
+    """Joint rows that are gathered, int64: (K,), or (B * 128,) for pages; None: the keys are read as they lie."""
     table: torch.Tensor | None = None
     """(S, W) int32, for pages: each segment's blocks."""
     num_blocks: int = 0
     """For pages: that the operator is given, of which the last ones may hold nothing."""
-    calls: list[Call] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
     """Made when the operator and with it its limits are known."""
     for_graph: bool = False
-    """Only operators that can be captured, one call a layer."""
+    """Only operators that can be captured, one launch a layer."""
     layers: list[AttentionPlan] = field(default_factory=list)
     """A plan for a graph notes each use of itself here: graphs update operators in the order of their capture."""
 
-    def calls_within(self, *, max_segments: int, max_tokens: int) -> list[Call]:
-        """The step in as few calls as an operator with these limits needs."""
-        if not self.calls:
+    def launches_within(self, *, max_segments: int, max_tokens: int) -> list[Launch]:
+        """The step in as few launches as an operator with these limits needs."""
+        if not self.launches:
             host = self.host
-            self.calls = list(split(host.q_lens, host.kv_lens, max_segments=max_segments, max_tokens=max_tokens))
-        return self.calls
+            self.launches = list(split(host.q_lens, host.kv_lens, max_segments=max_segments, max_tokens=max_tokens))
+        return self.launches
 
 
 def plan_on_host(meta: AttentionMeta) -> HostPlan:
@@ -152,9 +152,9 @@ def plan_on_host(meta: AttentionMeta) -> HostPlan:
     ranges = meta.context_ranges.reshape(-1, 2).astype(np.int64)
     addresses = expand_ranges(ranges[:, 0], ranges[:, 1])
     is_cached = addresses < meta.kv_capacity
-    cached_rows, places = np.unique(addresses[is_cached], return_inverse=True)
+    cached_rows, rows_of_cached = np.unique(addresses[is_cached], return_inverse=True)
     sources = addresses - meta.kv_capacity + len(cached_rows)
-    sources[is_cached] = places
+    sources[is_cached] = rows_of_cached
 
     sizes = np.concatenate([[0], np.cumsum(ranges[:, 1])])
     return HostPlan(
@@ -168,7 +168,7 @@ def plan_on_host(meta: AttentionMeta) -> HostPlan:
     )
 
 
-def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tokens: int) -> Iterator[Call]:
+def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tokens: int) -> Iterator[Launch]:
     """Runs of whole segments within an operator's limits; a segment that is too long by itself is a run of its own."""
     q_ends, kv_ends = np.cumsum(q_lens), np.cumsum(kv_lens)
     first = 0
@@ -180,7 +180,7 @@ def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tok
             int(np.searchsorted(kv_ends, kv_base + max_tokens, side="right")),
         )
         last = max(last, first + 1)
-        yield Call(
+        yield Launch(
             segments=slice(first, last),
             q=slice(q_base, int(q_ends[last - 1])),
             kv=slice(kv_base, int(kv_ends[last - 1])),
@@ -192,7 +192,7 @@ def split(q_lens: np.ndarray, kv_lens: np.ndarray, *, max_segments: int, max_tok
 
 
 def index_arrays(host: HostPlan, layout: Layout) -> list[np.ndarray]:
-    """Cached rows, gathered places, and the table in one line: what a plan needs on the device. Those not needed are
+    """Cached rows, gathered rows, and the table in one line: what a plan needs on the device. Those not needed are
     empty."""
     nothing = np.empty(0, np.int64)
     if layout == Layout.AS_THEY_LIE:

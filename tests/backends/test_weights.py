@@ -29,10 +29,10 @@ def load(folder: Path, *, dummy_seed: int | None = None, narrow: bool = False, *
     params = Parameters(ReferenceOps(), device=CPU, dtype=torch.float32, tensors=tensors, keep_narrow_tables=narrow)
     model = family.build(model_spec, params)
     if tensors is None:
-        make_up_weights(params.slots, dummy_seed or 0)
+        make_up_weights(params.destinations, dummy_seed or 0)
     else:
-        check_tensors(model_spec.path, params.slots, tensors)
-        load_weights(params.slots, tensors)
+        check_tensors(model_spec.path, params.destinations, tensors)
+        load_weights(params.destinations, tensors)
     model.finish()
     assert isinstance(model, Decoder)
     return model

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.model_spec import Activation, HeadSpec
+from engine.model_spec import ActivationFn, HeadSpec
 from engine.scoring.activation import activate, logits_of, probabilities
 
 LOGITS = np.array([-3.0, 0.0, 2.0], np.float32)
 
 
-def head(activation: Activation) -> HeadSpec:
+def head(activation: ActivationFn) -> HeadSpec:
     return HeadSpec(kind="classifier", activation=activation)
 
 

@@ -64,10 +64,10 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Share]]:
         )
         model = family.build(spec, params)
         if tensors is None:
-            make_up_weights(params.slots, 3)
+            make_up_weights(params.destinations, 3)
         else:
-            check_tensors(spec.path, params.slots, tensors)
-            load_weights(params.slots, tensors)
+            check_tensors(spec.path, params.destinations, tensors)
+            load_weights(params.destinations, tensors)
         if is_decoder:
             model.finish()
         return Share(model, read[0], params.num_bytes)

@@ -201,7 +201,7 @@ class Dialect(ABC):
         type_ = self.body_type(keys)
         fields = read(body, type_)
         unknown = tuple(sorted(keys.keys() - set(type_.__struct_encode_fields__)))
-        return ParsedCall(self.call(fields, view), unknown, self.paths_of(fields), fields.request_id)
+        return ParsedCall(self.to_call(fields, view), unknown, self.paths_of(fields), fields.request_id)
 
     def body_type(self, keys: Keys) -> Any:
         """The struct of a body with these keys, where ``request_type`` has several."""
@@ -212,7 +212,7 @@ class Dialect(ABC):
         return self.text_paths
 
     @abstractmethod
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         """The call, from a body that was read as ``request_type``. Raises ``InvalidRequestError``."""
 
     @abstractmethod

@@ -135,7 +135,7 @@ class BedrockDialect(Dialect):
     request_type: ClassVar[Any] = BedrockBody
     answer_type: ClassVar[Any] = BedrockAnswer
 
-    def call(self, body: BedrockBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: BedrockBody, view: RequestView) -> RerankCall:
         wanted = body.reranking.bedrock if body.reranking else BedrockConfiguration()
         call = call_of(
             body,

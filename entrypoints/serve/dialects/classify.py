@@ -126,7 +126,7 @@ class ClassifyDialect(Dialect):
         one = isinstance(body.input, str) or isinstance(body.input[0], int | float)
         return TextPaths(("input",), ("input",) if one else ("input", ...))
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         if not isinstance(body, ClassifyMessagesBody | PoolingMessagesBody):
             return call_of(body, view, queries=[], documents=[], prompts=as_prompts(body.input, "input"))
         query, document, instruction = pair_of(body.messages)
@@ -191,8 +191,8 @@ class PoolingDialect(ClassifyDialect):
     request_type: ClassVar[Any] = (PoolingBody, PoolingMessagesBody)
     answer_type: ClassVar[Any] = PoolingAnswer
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
-        return replace(super().call(body, view), memo=body.encoding_format)
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
+        return replace(super().to_call(body, view), memo=body.encoding_format)
 
     def render(self, result: CallResult) -> Any:
         return PoolingAnswer(

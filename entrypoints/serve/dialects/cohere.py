@@ -51,7 +51,7 @@ class CohereV1Dialect(RerankDialect):
     probabilities = True
     answer_type: ClassVar[Any] = CohereAnswer
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         call = rerank_call(body, view, [as_query(body.query)], return_documents=False)
         return replace(call, chunks=chunk_options(body, default=ChunkOptions(most=V1_CHUNKS)))
 
@@ -119,7 +119,7 @@ class CohereV2Dialect(CohereV1Dialect):
     request_type: ClassVar[Any] = CohereV2Body
     answer_type: ClassVar[Any] = CohereV2Answer
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         call = rerank_call(body, view, [as_query(body.query)], return_documents=False)
         wanted = body.relevant_spans
         if wanted is not None and wanted.mode == "enabled":

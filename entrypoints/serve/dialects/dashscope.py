@@ -90,7 +90,7 @@ class DashScopeDialect(Dialect):
     request_type: ClassVar[Any] = DashScopeBody
     answer_type: ClassVar[Any] = DashScopeAnswer
 
-    def call(self, body: DashScopeBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: DashScopeBody, view: RequestView) -> RerankCall:
         parameters = body.parameters or DashScopeParameters()
         instruction = instruction_of(body) or parameters.instruct or None
         return call_of(
@@ -138,7 +138,7 @@ class FlatDashScopeDialect(RerankDialect):
     probabilities = True
     answer_type: ClassVar[Any] = FlatDashScopeAnswer
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         return rerank_call(body, view, [as_query(body.query)], return_documents=False)
 
     def render(self, result: CallResult) -> Any:

@@ -57,7 +57,7 @@ class DeepInfraDialect(Dialect):
     request_type: ClassVar[Any] = DeepInfraBody
     answer_type: ClassVar[Any] = DeepInfraAnswer
 
-    def call(self, body: DeepInfraBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: DeepInfraBody, view: RequestView) -> RerankCall:
         queries, documents = as_queries(body.queries, "queries"), as_documents(body.documents)
         if len(queries) not in (1, len(documents.texts)):
             fail(f"One query, or one for each of the {len(documents.texts)} documents; got {len(queries)}", "queries")

@@ -44,7 +44,7 @@ class InfinityDialect(RerankDialect):
     probabilities = True
     answer_type: ClassVar[Any] = InfinityAnswer
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         return rerank_call(body, view, [as_query(body.query)], return_documents=False)
 
     def render(self, result: CallResult) -> Any:

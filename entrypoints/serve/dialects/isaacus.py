@@ -69,7 +69,7 @@ class IsaacusDialect(Dialect):
     request_type: ClassVar[Any] = IsaacusBody
     answer_type: ClassVar[Any] = IsaacusAnswer
 
-    def call(self, body: IsaacusBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: IsaacusBody, view: RequestView) -> RerankCall:
         call = call_of(
             body,
             view,

@@ -66,7 +66,7 @@ class MixedbreadDialect(Dialect):
     request_type: ClassVar[Any] = MixedbreadBody
     answer_type: ClassVar[Any] = MixedbreadAnswer
 
-    def call(self, body: MixedbreadBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: MixedbreadBody, view: RequestView) -> RerankCall:
         return call_of(
             body,
             view,

@@ -57,7 +57,7 @@ class NvidiaDialect(Dialect):
     request_type: ClassVar[Any] = NvidiaBody
     answer_type: ClassVar[Any] = NvidiaAnswer
 
-    def call(self, body: NvidiaBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: NvidiaBody, view: RequestView) -> RerankCall:
         return call_of(
             body,
             view,

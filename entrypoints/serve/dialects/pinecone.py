@@ -51,7 +51,7 @@ class PineconeDialect(RerankDialect):
     precedence = 70
     answer_type: ClassVar[Any] = PineconeAnswer
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         return rerank_call(body, view, [as_query(body.query)])
 
     def render(self, result: CallResult) -> Any:

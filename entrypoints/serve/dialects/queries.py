@@ -52,7 +52,7 @@ class QueriesDialect(RerankDialect):
     request_type: ClassVar[Any] = QueriesBody
     answer_type: ClassVar[Any] = QueriesAnswer
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         if not body.queries:
             fail("At least one query is needed", "queries")
         queries = [as_query(query, ("queries", i)) for i, query in enumerate(body.queries)]

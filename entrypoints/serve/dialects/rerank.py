@@ -172,7 +172,7 @@ class RerankDialect(Dialect):
     request_type: ClassVar[Any] = RerankBody
     answer_type: ClassVar[Any] = RerankAnswer
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         return rerank_call(body, view, [as_query(body.query)])
 
     def render(self, result: CallResult) -> Any:

@@ -44,7 +44,7 @@ class SageMakerDialect(Dialect):
     request_type: ClassVar[Any] = SageMakerBody
     answer_type: ClassVar[Any] = SageMakerAnswer
 
-    def call(self, body: SageMakerBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: SageMakerBody, view: RequestView) -> RerankCall:
         for i, (query, _) in enumerate(body.text_pairs):
             if not query.strip():
                 fail("The query must not be empty", ("text_pairs", i, 0))
@@ -73,7 +73,7 @@ class SageMakerDocsDialect(SageMakerDialect):
     text_paths = TextPaths(("inputs", ...), ("docs", ...))
     request_type: ClassVar[Any] = SageMakerDocsBody
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         queries, documents = as_queries(body.inputs, "inputs"), as_documents(body.docs, "docs")
         if len(queries) not in (1, len(documents.texts)):
             fail(f"One query, or one for each of the {len(documents.texts)} docs; got {len(queries)}", "inputs")

@@ -122,7 +122,7 @@ class ScoreDialect(Dialect):
             fail(f"Two sides are needed, as one of {spellings}; found {', '.join(sorted(given)) or 'none'}", missing)
         return found
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         first, second = sides_of(body)
         queries, documents = as_queries(getattr(body, first), first), as_documents(getattr(body, second), second)
         if len(queries) not in (1, len(documents.texts)):

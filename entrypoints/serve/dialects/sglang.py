@@ -28,7 +28,7 @@ class SglangDialect(RerankDialect):
     title = "SGLang"
     answer_type: ClassVar[Any] = list[SglangEntry]
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         # Its code returns documents by default, its guide does not; clients ask for them either way.
         return rerank_call(body, view, [as_query(body.query)], return_documents=False)
 

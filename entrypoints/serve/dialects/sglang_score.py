@@ -97,7 +97,7 @@ class SglangScoreDialect(Dialect):
     def body_type(self, keys: Keys) -> Any:
         return SglangScoreIdsBody if keys.get("query") == "array" else SglangScoreBody
 
-    def call(self, body: SglangScoreBody | SglangScoreIdsBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: SglangScoreBody | SglangScoreIdsBody, view: RequestView) -> RerankCall:
         if not as_bool(body.apply_softmax, "apply_softmax", default=True):
             fail("Only the probabilities of the labels among themselves are known: apply_softmax true", "apply_softmax")
         if as_bool(body.return_token_logprobs, "return_token_logprobs", default=False):

@@ -35,7 +35,7 @@ class SiliconFlowDialect(JinaDialect):
     title = "SiliconFlow"
     answer_type: ClassVar[Any] = SiliconFlowAnswer
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         return rerank_call(body, view, [as_query(body.query)], return_documents=False)
 
     def render(self, result: CallResult) -> Any:

@@ -39,7 +39,7 @@ class SimilarityDialect(Dialect):
     request_type: ClassVar[Any] = SimilarityBody
     answer_type: ClassVar[Any] = list[float | None]
 
-    def call(self, body: SimilarityBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: SimilarityBody, view: RequestView) -> RerankCall:
         return call_of(
             body,
             view,

@@ -75,7 +75,7 @@ class TeiDialect(Dialect):
     request_type: ClassVar[Any] = TeiBody
     answer_type: ClassVar[Any] = list[TeiRank]
 
-    def call(self, body: Any, view: RequestView) -> RerankCall:
+    def to_call(self, body: Any, view: RequestView) -> RerankCall:
         if body.texts == []:
             fail("At least one text is needed", "texts", EMPTY)
         return tei_call(
@@ -176,7 +176,7 @@ class PredictDialect(TeiDialect):
     request_type: ClassVar[Any] = PredictBody
     answer_type: ClassVar[Any] = (list[Prediction], list[list[Prediction]])
 
-    def call(self, body: PredictBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: PredictBody, view: RequestView) -> RerankCall:
         inputs = body.inputs
         if not inputs:
             fail("At least one text is needed", "inputs", EMPTY)

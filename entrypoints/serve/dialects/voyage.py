@@ -60,7 +60,7 @@ class VoyageDialect(Dialect):
     request_type: ClassVar[Any] = VoyageBody
     answer_type: ClassVar[Any] = VoyageAnswer
 
-    def call(self, body: VoyageBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: VoyageBody, view: RequestView) -> RerankCall:
         named: dict[str, Any] = {}
         if body.truncate is None and body.truncation is not None:
             named["truncate"] = as_bool(body.truncation, "truncation", default=True)

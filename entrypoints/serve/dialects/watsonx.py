@@ -82,7 +82,7 @@ class WatsonxDialect(Dialect):
     request_type: ClassVar[Any] = WatsonxBody
     answer_type: ClassVar[Any] = WatsonxAnswer
 
-    def call(self, body: WatsonxBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: WatsonxBody, view: RequestView) -> RerankCall:
         parameters = body.parameters or WatsonxParameters()
         wanted = parameters.return_options or WatsonxOptions()
         named: dict[str, Any] = {}

@@ -43,7 +43,7 @@ class ZeroEntropyDialect(RerankDialect):
     answer_type: ClassVar[Any] = ZeroEntropyAnswer
     probabilities = True
 
-    def call(self, body: RerankBody, view: RequestView) -> RerankCall:
+    def to_call(self, body: RerankBody, view: RequestView) -> RerankCall:
         return rerank_call(body, view, [as_query(body.query)], return_documents=False)
 
     def render(self, result: CallResult) -> Any:

@@ -31,7 +31,7 @@ from tests.support.checkpoints import make_bert, make_qwen3
 FIA, FUSION = "npu_fused_infer_attention_score", "npu_fusion_attention"
 SHAPE = LayerShape(
     hidden=64, intermediate=96, num_heads=4, num_kv_heads=2, head_dim=128, scale=128**-0.5, causal=True, gated=True,
-    activation="silu", rms_norm=True, eps=1e-6,
+    hidden_act="silu", rms_norm=True, eps=1e-6,
 )  # fmt: skip
 
 
