@@ -28,7 +28,7 @@ def run(options: LatencyOptions, load: Callable[[], LLM]) -> int:
         raise ConfigError("--num-iters must be at least 1, --num-iters-warmup at least 0.")
     num_calls = options.num_iters + options.num_iters_warmup
     check_data_options(options, num_calls * options.random_batch_size)
-    path = check_output(options.output_json)
+    path = check_output(options.output_json, overwrite=options.overwrite)
     seconds: list[float] = []
     interrupted = False
     with load() as llm:

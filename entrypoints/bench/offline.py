@@ -8,13 +8,17 @@ from typing import Any
 from engine.entrypoints.bench.options import DataOptions
 from engine.entrypoints.bench.pytorch_format import write_records
 from engine.entrypoints.bench.results import check_writable, data_settings, environment, write_result
+from engine.entrypoints.files.writing import check_absent
 
 
-def check_output(path: str | None) -> Path | None:
+def check_output(path: str | None, *, overwrite: bool) -> Path | None:
+    """Where the result goes. Raises ``ConfigError`` where that cannot be written, or exists already."""
     if path is None:
         return None
-    check_writable(Path(path).expanduser().parent)
-    return Path(path).expanduser()
+    place = Path(path).expanduser()
+    check_absent(place, overwrite=overwrite)
+    check_writable(place.parent)
+    return place
 
 
 def save(path: Path | None, result: dict[str, Any], options: DataOptions, model: str) -> None:

@@ -124,6 +124,8 @@ class ServeOptions(DataOptions):
     """Extra keys of the JSON file."""
     plot: Annotated[bool, RESULT] = False
     """Write one self-contained HTML page and a PNG."""
+    overwrite: Annotated[bool, RESULT] = False
+    """Replace files that exist already."""
     disable_tqdm: Annotated[bool, RESULT] = False
     """No progress bar."""
     profile: Annotated[bool, RESULT, ignored("start the server with --profile DIR instead")] = False
@@ -151,6 +153,8 @@ class ThroughputOptions(DataOptions):
     """Times the whole set is scored; the best and the median are printed."""
     output_json: Annotated[str | None, RESULT] = None
     """Write the result here."""
+    overwrite: Annotated[bool, RESULT] = False
+    """Replace files that exist already."""
     disable_tqdm: Annotated[bool, RESULT] = False
     """No progress bar."""
 
@@ -167,6 +171,8 @@ class LatencyOptions(DataOptions):
     """Calls measured, each with another query."""
     output_json: Annotated[str | None, RESULT] = None
     """Write the result here."""
+    overwrite: Annotated[bool, RESULT] = False
+    """Replace files that exist already."""
     disable_tqdm: Annotated[bool, RESULT] = False
     """No progress bar."""
 
@@ -199,3 +205,5 @@ class PlotOptions:
     """The setting on the axis of --view load."""
     output: Annotated[str, Parameter(metavar="NAME")] = "bench"
     """Name of the page and the picture, without suffix."""
+    overwrite: bool = False
+    """Replace files that exist already."""

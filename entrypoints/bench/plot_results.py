@@ -10,6 +10,7 @@ from engine.entrypoints.bench.options import PlotOptions
 from engine.entrypoints.bench.plots import write_plots
 from engine.entrypoints.bench.result_charts import Result, load_charts, regression_charts, result_name, run_charts
 from engine.entrypoints.bench.results import check_writable
+from engine.entrypoints.files.writing import check_absent
 from engine.errors import ConfigError
 
 NEEDED = ("latencies", "start_times", "document_throughput", "request_rate", "date")
@@ -20,6 +21,8 @@ def run(options: PlotOptions) -> int:
     results = load_results([Path(name) for name in options.results])
     results.sort(key=lambda result: (result_name(result), float(result["request_rate"]), result["date"]))
     stem = Path(options.output)
+    written = [stem.with_name(stem.name + suffix) for suffix in (".html", ".png")]
+    check_absent(*written, overwrite=options.overwrite)
     check_writable(stem.parent)
     if options.view == "regression":
         charts = regression_charts(results)

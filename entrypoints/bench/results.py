@@ -18,6 +18,7 @@ from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Run
 from engine.entrypoints.bench.summary import Spread, Summary, spread
 from engine.entrypoints.bench.target import named_values
+from engine.entrypoints.files.writing import check_absent
 from engine.errors import ConfigError, StartupError
 
 
@@ -165,7 +166,12 @@ def result_path(options: ServeOptions, model: str) -> Path:
     """Where the result goes; the folder is made and tried out before anything is measured."""
     folder = Path(options.result_dir or ".").expanduser()
     check_writable(folder)
-    return folder / (options.result_filename or default_filename(options, model))
+    path = folder / (options.result_filename or default_filename(options, model))
+    if options.save_result and not options.append_result:
+        check_absent(path, overwrite=options.overwrite)
+    if options.plot:
+        check_absent(path.with_suffix(".html"), path.with_suffix(".png"), overwrite=options.overwrite)
+    return path
 
 
 def check_writable(folder: Path) -> None:

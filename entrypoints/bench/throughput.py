@@ -41,7 +41,7 @@ def run(options: ThroughputOptions, load: Callable[[], LLM]) -> int:
     """Measure the engine that ``load`` gives; the exit status."""
     say_what_is_ignored(options)
     check_data_options(options, options.num_prompts)
-    path = check_output(options.output_json)
+    path = check_output(options.output_json, overwrite=options.overwrite)
     with load() as llm:
         calls = load_calls(options, options.num_prompts, llm.spec.tokenizer_path)
         for call in calls[: options.num_warmups]:

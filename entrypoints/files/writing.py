@@ -18,14 +18,20 @@ def check_writable(path: Path, *, overwrite: bool = False, flag: str = "--overwr
     A file that exists is somebody's work: it is replaced only where ``overwrite`` says so; ``flag`` is how users do.
     """
     folder = path.parent
-    if path.exists() and not path.is_dir() and not overwrite:
-        raise ConfigError(f"{path} exists already. {flag} writes it anew; or name another file.", param="output")
+    check_absent(path, overwrite=overwrite, flag=flag)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file for the result.")
     if not folder.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {folder}.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{path} cannot be written: no permission to write in {folder}.")
+
+
+def check_absent(*paths: Path, overwrite: bool, flag: str = "--overwrite") -> None:
+    """A file that exists is somebody's work. Raises ``ConfigError`` for one, unless ``overwrite`` says otherwise."""
+    for path in paths:
+        if path.exists() and not path.is_dir() and not overwrite:
+            raise ConfigError(f"{path} exists already. {flag} writes it anew; or name another file.", param="output")
 
 
 def fingerprint(path: Path) -> str:

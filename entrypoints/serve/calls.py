@@ -19,7 +19,7 @@ from engine.entrypoints.serve.dialect_registry import DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.fields import Keys, read_keys
 from engine.entrypoints.serve.dialects.score import BODIES
-from engine.entrypoints.serve.errors import error_response, json_response
+from engine.entrypoints.serve.errors import error_response, for_clients, json_response
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import ClientGoneError, Lines, ScoreStream, while_connected
@@ -177,18 +177,19 @@ class CallHandler:
 
     def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         """The answer as a whole is not what was asked for, so it is an error; the scores that exist are in it."""
-        error = paths.error_located(result.errors[min(result.errors)])
+        error = for_clients(paths.error_located(result.errors[min(result.errors)]))
         content = dialect.render_error(error, request.state.request_id)
         partial = msgspec.to_builtins(dialect.render(result))
         if isinstance(content, dict) and isinstance(partial, dict):
             content = {**partial, **content, "failed": sorted(result.errors)}
-            located = {number: paths.error_located(one) for number, one in sorted(result.errors.items())}
+            located = {number: for_clients(paths.error_located(one)) for number, one in sorted(result.errors.items())}
             content |= {"errors": [{"index": i, "type": one.type, "message": str(one)} for i, one in located.items()]}
         status = dialect.error_status(error, error.status)
         self._count(request, dialect, status)
         return error_response(error, request.state.request_id, content, status)
 
     def _failure(self, request: Request, error: EngineError, dialect: Dialect) -> Response:
+        error = for_clients(error)
         status = self._service.config.overload_status if isinstance(error, OverloadedError) else error.status
         status = dialect.error_status(error, status)
         self._count(request, dialect, status)

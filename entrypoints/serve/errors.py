@@ -7,12 +7,31 @@ clients read. Clients never see a traceback or a path of this machine: details g
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
-from engine.errors import EngineError
+from engine.errors import EngineDeadError, EngineError, RequestError, StartupError
+
+_PATH = re.compile(r"(?<![\w.<])~?/[^\s'\",;)]+")
+
+
+def for_clients(error: EngineError) -> EngineError:
+    """The error as a client may read it: without paths of this machine, and no more than its first line.
+
+    The caller's own mistakes are told in full: their texts name fields and routes. Why a model cannot be loaded is the
+    operator's business, and stands in the log.
+    """
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, StartupError):
+        return EngineDeadError("The model cannot be loaded; the log of the server says why.", retry_after_s=5)
+    shown = _PATH.sub("(a path)", error.template.partition("\n")[0])
+    if shown == error.template:
+        return error
+    return type(error)(shown, param=error.path, retry_after_s=error.retry_after_s, code=error.code)
 
 
 def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
@@ -48,5 +67,6 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 
 def error_response(error: EngineError, request_id: str, content: Any = None, status: int | None = None) -> Response:
     """The error as an HTTP answer. ``content`` is the error in the shape of a dialect; by default the shared one."""
+    error = for_clients(error)
     body = error_object(error, request_id) if content is None else content
     return json_response(body, status or error.status, error_headers(error))

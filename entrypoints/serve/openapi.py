@@ -155,20 +155,24 @@ _ERROR = {
 _REASONS = {
     400: "The body or one of its values is wrong.",
     401: "No key, or a wrong one.",
+    403: "Sent by a web page of another site, which this server does not allow.",
     404: "The model is not served here.",
+    408: "The body came too slowly.",
     413: "Too many bytes, documents or tokens.",
     415: "The body is not JSON.",
+    421: "For a host name that this server does not have (--allowed-hosts).",
     422: "What TEI answers for a wrong value.",
     429: "Overloaded; Retry-After says when to come back.",
     431: "Too many headers.",
     500: "A pair has no finite score, or our own fault.",
     503: "Loading, overloaded, shutting down or dead; Retry-After says when to come back.",
+    504: "The call's own deadline passed before anything was scored.",
 }
 
 
 def _responses(operation: dict[str, Any]) -> dict[str, Any]:
     """The answers beside 200: the common error, or another dialect's object."""
-    codes = (401, 404, 431, 503) if "parameters" in operation else (401, 431, 503)
+    codes = (401, 403, 421, 431, 503, *([404] if "parameters" in operation else []))
     statuses = _REASONS if "requestBody" in operation else {code: _REASONS[code] for code in codes}
     content = {
         "application/json": {"schema": {"anyOf": [{"$ref": REF_TEMPLATE.format(name="Error")}, {"type": "object"}]}}

@@ -14,7 +14,8 @@ from engine.errors import ConfigError, StartupError
 logger = logging.getLogger(__name__)
 BACKLOG = 2048
 OTHER_DESCRIPTORS = 256
-"""What the process has open besides connections."""
+"""What the process has open besides connections; a fifth of it is used."""
+LEAST_CONNECTIONS = 16
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,20 +47,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def allow_open_files(num_connections: int) -> None:
-    """Raises this process's own limit on descriptors until the connections fit, or as far as the system lets it."""
+def allow_open_files(num_connections: int) -> int:
+    """Raises this process's own limit on descriptors until the connections fit, or as far as the system lets it.
+
+    Gives the number of connections that fit; says so where that is less than asked. Raises ``StartupError`` where not
+    even a few do.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = num_connections + OTHER_DESCRIPTORS
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        logger.warning(
-            "this process may open %d files only; %d connections need %d (raise the limit with ulimit -n)",
-            hard,
-            num_connections,
-            wanted,
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return num_connections
+    fitting = max(allowed - OTHER_DESCRIPTORS, allowed // 4)
+    if fitting < LEAST_CONNECTIONS:
+        raise StartupError(
+            f"This process may open {hard} files, which leaves no room for connections: a server needs "
+            f"{OTHER_DESCRIPTORS} and one for each connection. Raise the limit (ulimit -n {wanted})."
         )
-        wanted = hard
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    logger.warning(
+        "this process may open %d files only: %d connections are taken at a time instead of %d, which need %d "
+        "(ulimit -n)",
+        hard,
+        fitting,
+        num_connections,
+        wanted,
+    )
+    return fitting
 
 
 def port_holder(port: int) -> tuple[int, str] | None:

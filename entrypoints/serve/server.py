@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Protocol
@@ -99,8 +100,9 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
     if server_config.otlp_traces_endpoint:
         collector_url(server_config.otlp_traces_endpoint)
     listener = listen(server_config.host, server_config.port)
-    allow_open_files(server_config.max_connections)
     try:
+        fitting = allow_open_files(server_config.max_connections)
+        server_config = replace(server_config, max_connections=fitting)
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_Server((engine_config, *more_models), server_config, listener).run())
     finally:

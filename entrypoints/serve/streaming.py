@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, TextPaths
+from engine.entrypoints.serve.errors import for_clients
 from engine.entrypoints.serve.service import Progress
 from engine.errors import EngineError, ShuttingDownError
 from engine.request import RerankCall
@@ -153,7 +154,7 @@ class ScoreStream(Response):
         return {"index": document, "query_index": query} if self._call.every_query else {"index": document}
 
     def _rendered(self, error: EngineError) -> Any:
-        return self._dialect.render_error(self._text_paths.error_located(error), self._request_id)
+        return self._dialect.render_error(for_clients(self._text_paths.error_located(error)), self._request_id)
 
     async def _send_error(self, send: Send, error: EngineError) -> None:
         with suppress(OSError):

@@ -20,7 +20,7 @@ from engine.entrypoints.bench.plots import write_plots
 from engine.entrypoints.bench.result_charts import finished_per_second, load_charts, regression_charts, run_charts
 from engine.entrypoints.bench.results import append_result, write_result
 from engine.entrypoints.bench.sweep import result_file
-from engine.errors import StartupError
+from engine.errors import ConfigError, StartupError
 from tests.bench.command import WRONG_USAGE, main
 from tests.bench.stand_ins import StandIn, running
 
@@ -96,6 +96,26 @@ def test_plot_of_a_run_is_self_contained(tmp_path: Path) -> None:
     assert all(title and "against" in title for title in titles)
     assert not re.search(r"#[0-9a-f]{6}", "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL)))  # dark form
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_of_somebody_else_stay(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(result()))
+    (tmp_path / "p.html").write_text("mine")
+    plot = ["plot", "--results", str(tmp_path / "r.json"), "--output", str(tmp_path / "p")]
+    with pytest.raises(ConfigError, match=r"p\.html exists already\. --overwrite"):
+        main(plot)
+    assert (tmp_path / "p.html").read_text() == "mine"
+    assert main([*plot, "--overwrite"]) == 0
+    assert "<table>" in (tmp_path / "p.html").read_text()
+    with pytest.raises(ConfigError, match=r"r\.json exists already\. --overwrite"):
+        main(["latency", "--model", "m", "--output-json", str(tmp_path / "r.json")])
+    with running(StandIn("rerank")) as server:
+        where = ["--save-result", "--result-dir", str(tmp_path), "--result-filename", "r.json"]
+        words = ["serve", "--base-url", server.url, "--num-prompts", "5", *where, *QUICK]
+        with pytest.raises(ConfigError, match=r"r\.json exists already"):
+            main(words)
+        assert main([*words, "--overwrite"]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["completed"] == 5
 
 
 def test_page_says_when_there_is_no_picture(

@@ -26,7 +26,15 @@ START_TIMEOUT_S = 120.0
 class ServerProcess:
     """Use as a context manager; ``url`` and ``port`` are known once it is entered."""
 
-    def __init__(self, *arguments: str | Path, wait: str = "ready", environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str | Path,
+        wait: str = "ready",
+        environment: dict[str, str] | None = None,
+        before: tuple[str, ...] = (),
+    ) -> None:
+        """``before``: words of a command that runs the server."""
+        self._before = before
         self._environment = environment or {}
         self._arguments = [str(argument) for argument in arguments]
         self._pattern = _READY if wait == "ready" else _LISTENING
@@ -39,7 +47,7 @@ class ServerProcess:
         port = [] if "--port" in self._arguments else ["--port", "0"]
         threads = [] if "--cpu-threads" in self._arguments else ["--cpu-threads", "1"]
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *self._arguments, *port, *threads],
+            [*self._before, *COMMAND, "serve", *self._arguments, *port, *threads],
             stderr=subprocess.PIPE,
             text=True,
             env=environment,

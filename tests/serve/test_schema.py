@@ -64,6 +64,7 @@ def test_every_route_is_described() -> None:
     assert described == routes
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            assert {"403", "421", "431", "503"} <= set(operation["responses"]), (method, path)
             assert operation["summary"], (method, path)
             assert operation["responses"]["200"]["content"], (method, path)
             assert ("requestBody" in operation) == (method != "get" and path != "/ping"), (method, path)

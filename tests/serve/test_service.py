@@ -12,9 +12,17 @@ import pytest
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.auth import OPEN_ROUTES, check_exposure
+from engine.entrypoints.serve.errors import for_clients
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.page.files import PAGE_PATHS
-from engine.errors import ConfigError
+from engine.errors import (
+    ConfigError,
+    EngineDeadError,
+    EngineError,
+    InvalidRequestError,
+    ModelLoadError,
+    StepFailedError,
+)
 from engine.messages import SchedulerStats
 from tests.serve.conftest import running_server
 from tests.serve.fakes import FakeCore, FakeProcessor
@@ -311,3 +319,41 @@ async def test_openapi_and_docs() -> None:
     assert "HTTPValidationError" not in schemas
     assert "https://" not in page
     assert "http://" not in page
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            ModelLoadError("/srv/models/m/config.json is gone."),
+            "The model cannot be loaded; the log of the server says",
+        ),
+        (StepFailedError("OSError: [Errno 2] No such file: '/srv/m/model.safetensors'"), "OSError: [Errno 2] No such"),
+        (EngineDeadError('worker 1 ended (~/x/y.py:7)\nTraceback: File "/usr/lib/x.py"'), "worker 1 ended ("),
+        (EngineDeadError("The engine cannot run a step now."), "The engine cannot run a step now."),
+        (InvalidRequestError("There is no route /v1/x."), "There is no route /v1/x."),
+    ],
+)
+def test_clients_see_no_paths_of_this_machine(error: EngineError, shown: str) -> None:
+    text = str(for_clients(error))
+    assert text.startswith(shown)
+    assert "\n" not in text
+    if not isinstance(error, InvalidRequestError):
+        assert "/" not in text
+
+
+async def test_an_engine_that_ends_over_its_files_names_none_of_them() -> None:
+    core = FakeCore()
+
+    def gone(request: Any) -> Any:
+        raise ModelLoadError("/srv/models/secret/model.safetensors is gone.")
+
+    core.run = gone  # type: ignore[method-assign]
+    async with running_server(core) as server:
+        for path, texts in (("/v1/rerank", "documents"), ("/rerank", "texts")):
+            body = {"query": "q", texts: ["a"]}
+            answer = await server.client.post(path, json=body)
+            streamed = await server.client.post(path, json=body, headers={"Accept": "application/x-ndjson"})
+            assert answer.status_code == 503
+            assert "secret" not in answer.text + streamed.text
+            assert "log of the server" in answer.text
