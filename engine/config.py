@@ -57,6 +57,9 @@ class ModelConfig:
     """Longest pair in tokens, template included. None: what the model was made for."""
     max_docs_per_block: int | None = None
     """Most documents in one prompt of a listwise model. None: as many as it was published with."""
+    document_store_bytes: int = 0
+    """Most bytes of document vectors that a late-interaction model keeps between calls, in each API server. Entries are
+    found by the same caller and cache_salt only, since a hit shows in the time of an answer. 0: none are kept."""
     score_template: str = "auto"
     """``auto`` (the model's own), ``none``, the name of a built-in prompt, or the path of a template file."""
     ignore_config_key: tuple[str, ...] = ()

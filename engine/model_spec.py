@@ -79,6 +79,41 @@ class HeadSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SideForm:
+    """How the queries, or the documents, of a late-interaction model become tokens."""
+
+    mark_id: int | None
+    """Token that tells the side, behind the tokens that the tokenizer puts first; None: there is none."""
+    prompt: str
+    """Put before the text."""
+    length: int
+    """Most tokens of a text, all others included; what is longer is cut."""
+    skipped_ids: tuple[int, ...]
+    """Tokens that are read but not compared, such as punctuation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """Queries that are shorter are filled up with a token, whose vectors are compared like those of words."""
+
+    token_id: int
+    length: int
+    is_fixed: bool
+    """Longer queries are cut to ``length`` too."""
+    attends: bool
+    """The tokens of the query see those that were filled in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateTexts:
+    """The texts of a late-interaction model."""
+
+    query: SideForm
+    document: SideForm
+    expansion: Expansion | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A checkpoint, understood."""
 
@@ -100,6 +135,8 @@ class ModelSpec:
     """The built-in template that the model was published with, where that is known."""
     text_prompts: tuple[str, str] = ("", "")
     """Put before the query's text and before the document's by a bi-encoder."""
+    late: LateTexts | None = None
+    """Of a late-interaction model."""
     pair_prompt: str | None = None
     """Put before the query of a pair in the tokenizer's own form, unless a call gives another one as its instruction;
     None: such pairs take no instruction."""

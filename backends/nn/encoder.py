@@ -79,7 +79,7 @@ class Encoder:
             rms_norm=False,
             eps=shape.eps,
         )
-        self.reads_all = spec.head.pooling == "mean"
+        self.reads_all, self.reads_tokens = spec.head.pooling in ("mean", "tokens"), spec.head.pooling == "tokens"
         # Means are taken with tables that the host builds for each step.
         self.graphable = (attention is None or graphable) and not self.reads_all
         make = attention or (lambda index, reads_only: SelfAttention(params, shape, index, reads_only=reads_only))
@@ -124,6 +124,8 @@ class Encoder:
             x = layer(x, batch)
         if self.final_norm is not None:
             x = self.final_norm(x)
+        if self.reads_tokens:
+            return self.head(x.index_select(0, batch.read_rows))
         return self.head(mean_of_segments(x, batch) if self.reads_all else x)
 
     def _embed(self, batch: PackedBatch) -> torch.Tensor:

@@ -24,7 +24,11 @@ _WITHOUT_FILES = ("Normalize", "Dropout")
 """Modules whose folder may be empty, and so missing where folders are copied file by file."""
 _ENTRY_KEYS = ("idx", "name", "path", "type", "kwargs")
 """Of a module in the list; ``kwargs`` names arguments that a call may give it, and none is given here."""
-_VECTOR = "sentence_embedding"
+_VECTOR, _TOKENS = "sentence_embedding", "token_embeddings"
+_LATE_TYPES = ("ColBERT", "MultiVectorEncoder")
+_MASK = "MultiVectorMask"
+_ALIASES = {"pylate.models.Dense.Dense": "Dense"}
+"""Modules of PyLate that are those of sentence-transformers under another name."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class LogitScore:
     true_id: int
     false_id: int | None
     origin: str
+
+
+@dataclass(frozen=True)
+class LateMask:
+    """Which tokens of a late-interaction model are not compared."""
+
+    skiplist_words: tuple[str, ...] = ()
+    skiplist_tasks: tuple[str, ...] = ("document",)
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,11 @@ class Chain:
     include_prompt: bool = True
     logit_score: LogitScore | None = None
     modules: tuple[HeadModule, ...] = ()
-    """Behind the pooling."""
+    """Behind the pooling; of a late-interaction model, on each token."""
+    is_late: bool = False
+    """A late-interaction model: vectors of tokens are compared."""
+    late: LateMask | None = None
+    """Its MultiVectorMask, where there is one."""
 
     @property
     def is_cross_encoder(self) -> bool:
@@ -76,6 +92,9 @@ def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = Fa
     if not isinstance(stored, list) or not stored or not all(isinstance(entry, dict) for entry in stored):
         raise ModelLoadError(f"{path} must hold a list of modules, each an object with a type and a path.")
     chain: Chain | None = None
+    is_late = metadata.get("model_type") in _LATE_TYPES or any(
+        str(entry.get("type")).endswith(f".{_MASK}") for entry in stored
+    )
     for number, entry in enumerate(stored):
         known_keys(path, entry, _ENTRY_KEYS)
         kind = _kind(path, entry)
@@ -86,13 +105,16 @@ def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = Fa
                     f"module {number} is a {kind}, and a chain that is executed here begins with a Transformer",
                 )
             transformer = read_transformer(_folder(path, root, entry))
-            chain = Chain(transformer, transformer.output)
+            chain = Chain(transformer, transformer.output, is_late=is_late)
+            if transformer.query_expansion and not is_late:
+                reason = f"query_expansion is {transformer.query_expansion!r}, which only late-interaction models have"
+                raise refusal(path, reason)
         elif kind in _READERS:
             chain = _READERS[kind](chain, _folder(path, root, entry))
         else:
-            known = ", ".join(_READERS)
+            readers = ", ".join(_READERS)
             raise refusal(
-                path, f"module {number} is a {kind}, which is not executed here; what is: Transformer, {known}"
+                path, f"module {number} is a {kind}, which is not executed here; what is: Transformer, {readers}"
             )
     assert chain is not None
     if not is_decided:
@@ -102,6 +124,8 @@ def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = Fa
 
 def _kind(path: Path, entry: Mapping[str, Any]) -> str:
     name = entry.get("type")
+    if name in _ALIASES:
+        return _ALIASES[name]
     if not isinstance(name, str) or not name.startswith("sentence_transformers."):
         raise refusal(path, f"it names the module {name!r}, which is code of the checkpoint's own and is never run")
     return name.rpartition(".")[2]
@@ -130,7 +154,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _pooling(chain: Chain, folder: Path) -> Chain:
     config, path = _config(folder), folder / "config.json"
-    _reads(path, chain, "token_embeddings")
+    _reads(path, chain, _TOKENS)
+    if chain.is_late:
+        raise refusal(path, f"{METADATA} says that this is a late-interaction model, which pools no tokens")
     mode = pooling_mode(path, config)
     include = config.get("include_prompt", True) is not False
     return replace(chain, feature=_VECTOR, pooling=mode, include_prompt=include)
@@ -138,7 +164,7 @@ def _pooling(chain: Chain, folder: Path) -> Chain:
 
 def _dense(chain: Chain, folder: Path) -> Chain:
     config, path = _config(folder), folder / "config.json"
-    source = config.get("module_input_name") or _VECTOR
+    source = config.get("module_input_name") or (_TOKENS if chain.is_late else _VECTOR)
     _reads(path, chain, source, pooled=True)
     module = dense(folder, config)
     return replace(chain, modules=(*chain.modules, module), feature=config.get("module_output_name") or source)
@@ -157,6 +183,20 @@ def _normalize(chain: Chain, folder: Path) -> Chain:
     _reads(path, chain, source, pooled=True)
     feature = config.get("module_output_name") or source
     return replace(chain, modules=(*chain.modules, normalize()), feature=feature)
+
+
+def _mask(chain: Chain, folder: Path) -> Chain:
+    config, path = _config(folder), folder / "config.json"
+    _reads(path, chain, _TOKENS)
+    keys = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
+    known_keys(path, config, keys)
+    if config.get("keep_only_token_ids"):
+        raise refusal(path, "keep_only_token_ids compares pictures, and texts are read here")
+    words, tasks = config.get("skiplist_words") or (), config.get("skiplist_tasks") or ("document",)
+    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if not all(isinstance(word, str) for word in words) or not set(tasks) <= {"query", "document"}:
+        raise ModelLoadError(f"{path}: skiplist_words must be texts, and skiplist_tasks query or document.")
+    return replace(chain, late=LateMask(tuple(words), tasks))
 
 
 def _dropout(chain: Chain, folder: Path) -> Chain:
@@ -189,6 +229,7 @@ _READERS: dict[str, Callable[[Chain, Path], Chain]] = {
     "Normalize": _normalize,
     "Dropout": _dropout,
     "LogitScore": _logit_score,
+    _MASK: _mask,
 }
 """Modules that may stand behind the Transformer."""
 
@@ -197,13 +238,17 @@ def _reads(path: Path, chain: Chain, source: str, *, pooled: bool = False) -> No
     """The module's input is what the one before made."""
     if source != chain.feature:
         raise refusal(path, f"it reads {source!r}, and the module before it makes {chain.feature!r}")
-    if pooled and chain.pooling is None:
+    if pooled and chain.pooling is None and not chain.is_late:
         raise refusal(path, f"it works on {source!r} before a Pooling, and here modules work on pooled vectors only")
 
 
 def _check(path: Path, chain: Chain, metadata: Mapping[str, Any]) -> None:
     """The chain is what the metadata call it."""
     stated = metadata.get("model_type")
+    if chain.is_late:
+        if chain.feature != _TOKENS or not any(module.kind == "dense" for module in chain.modules):
+            raise refusal(path, "a late-interaction model is made of a Transformer, and Dense modules on its tokens")
+        return
     named = {"CrossEncoder": True, "SentenceTransformer": False, None: chain.is_cross_encoder}
     if stated not in named:
         raise refusal(

@@ -48,6 +48,11 @@ class Checkpoint:
         return str(self.config["architectures"][0])
 
     @property
+    def is_late(self) -> bool:
+        """A late-interaction model, in one of the layouts of ``late_interaction.py``."""
+        return self.chain.is_late if self.chain is not None else self.architecture == "HF_ColBERT"
+
+    @property
     def is_language_model(self) -> bool:
         """The files hold a language model, whatever an override calls it."""
         stored = self.files.config.get("architectures") or [""]

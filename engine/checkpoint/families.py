@@ -195,7 +195,7 @@ def _original_positions(config: Mapping[str, Any]) -> int | None:
 Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model", "ForRanking"]
 TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
 """How an architecture's name ends. The last two have no head: they embed."""
-RANKERS: dict[str, tuple[str, Task]] = {"JinaForRanking": ("qwen3", "ForRanking")}
+RANKERS: dict[str, tuple[str, Task]] = {"JinaForRanking": ("qwen3", "ForRanking"), "HF_ColBERT": ("bert", "Model")}
 """Architectures that are called by another name than their body's: its ``model_type``, and the task."""
 
 

@@ -17,7 +17,7 @@ WHOLE_BYTES = 32 << 20
 """Files up to this size are read whole: configs, tokenizers, the modules of a head."""
 NUM_SAMPLES = 1024
 SAMPLE_BYTES = 4096
-_FILES = ("*.safetensors", "*.gguf", "*.json")
+_FILES = ("*.safetensors", "*.gguf", "*.json", "artifact.metadata")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 

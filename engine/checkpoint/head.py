@@ -14,6 +14,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.embedding import HEADLESS, embedding_head, stated_pooling
 from engine.checkpoint.identity import README
 from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
+from engine.checkpoint.late_interaction import late_head
 from engine.checkpoint.listwise import listwise_head
 from engine.checkpoint.overrides import METHODS
 from engine.checkpoint.published_models import Published, published_models
@@ -54,6 +55,9 @@ class Head:
 
 def resolve_head(checkpoint: Checkpoint) -> Head:
     """By the strongest statement; ``ConfigError`` with the flags to use where nothing states it."""
+    if checkpoint.is_late:
+        place = "modules.json" if checkpoint.chain else "config.json"
+        return Head(late_head(checkpoint), place, place)
     if checkpoint.task == "ForRanking":
         return Head(listwise_head(checkpoint), "config.json", "its architecture")
     stated: Statement[Source] | None = strongest(

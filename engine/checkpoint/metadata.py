@@ -12,11 +12,12 @@ METADATA = "config_sentence_transformers.json"
 _READ = ("model_type", "prompts", "default_prompt_name", "similarity_fn_name", "activation_fn")
 _HARMLESS = ("__version__", "requirements", "keep_in_fp32_modules")
 """Versions, and a precision that heads have here in any case."""
-_OTHER_TYPES = {
-    "SparseEncoder": "a sparse model for the first stage of a search",
-    "ColBERT": "a late-interaction model",
-    "MultiVectorEncoder": "a late-interaction model",
-}
+_PYLATE = (
+    *("query_prefix", "document_prefix", "query_length", "document_length", "do_query_expansion"),
+    *("attend_to_expansion_tokens", "attend_to_mask_tokens", "skiplist_words"),
+)
+"""What PyLate saves here of a late-interaction model."""
+_OTHER_TYPES = {"SparseEncoder": "a sparse model for the first stage of a search"}
 
 
 def read_metadata(files: CheckpointFiles, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -33,8 +34,9 @@ def read_metadata(files: CheckpointFiles, ignored: tuple[str, ...] = ()) -> dict
             "here. Serve a cross-encoder or a bi-encoder.",
             param="model",
         )
+    known = (*_READ, *_HARMLESS, *(_PYLATE if stated == "ColBERT" else ()), *ignored)
     for key, value in found.items():
-        if key not in (*_READ, *_HARMLESS, *ignored) and value is not None:
+        if key not in known and value is not None:
             raise ConfigError(
                 f"{files.folder / METADATA} has {key} = {value!r}, which is not known here and may change scores. If "
                 f"it means nothing, pass --ignore-config-key {key}.",

@@ -23,6 +23,7 @@ from engine.checkpoint.fingerprint import files_of, fingerprint, written
 from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.identity import identify, unless_flags_differ
+from engine.checkpoint.late_interaction import late_texts
 from engine.checkpoint.metadata import read_metadata
 from engine.checkpoint.overrides import apply_overrides
 from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
@@ -66,6 +67,9 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         else resolve_prompt(checkpoint, config.score_template, head.spec)
     )
     max_model_len = _max_model_len(checkpoint, config.max_model_len)
+    late = late_texts(checkpoint, max_model_len) if head.spec.kind == "late_interaction" else None
+    if late is not None:  # no text is longer than its side may be
+        max_model_len = max(late.query.length, late.document.length)
     identity, chain = checkpoint.identity, checkpoint.chain
     folders = files_of(checkpoint.files.folder, head.spec, config.lora_modules.values())
     stamp = fingerprint(folders) if checkpoint.has_weights else ""
@@ -80,6 +84,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         template=prompt.template,
         known_template=identity.model.template if identity else None,
         text_prompts=text_prompts(checkpoint) if is_embedding and config.score_template != "none" else ("", ""),
+        late=late,
         pair_prompt=prompt.pair_prompt,
         lower_case=chain is not None and chain.transformer.lower_case,
         use_sep_token=prompt.use_sep_token,
@@ -221,6 +226,8 @@ def _max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
     if asked is None:
         chain, identity = checkpoint.chain, checkpoint.identity
         stated = chain.transformer.max_len if chain else identity.model.max_len if identity else None
+        if checkpoint.is_late:  # the sides have limits of their own
+            stated = None
         return min(limit, stated or limit)
     if not 1 <= asked <= limit:
         raise ConfigError(
@@ -240,6 +247,8 @@ def _position_limit(checkpoint: Checkpoint) -> int:
         raise ModelLoadError(
             f"config.json of {checkpoint.label} scales its positions to {limit}; at most {MOST_POSITIONS} are possible."
         )
+    if checkpoint.is_late:
+        return limit
     if not family.decoder or checkpoint.chain is not None:  # a decoder's tokenizer states its largest sibling's length
         stated = checkpoint.files.tokenizer_config.get("model_max_length")
         if isinstance(stated, int | float) and 0 < stated < _UNLIMITED:

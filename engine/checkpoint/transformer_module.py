@@ -25,18 +25,18 @@ _OUTPUTS: dict[str, tuple[str, str]] = {
     "text-generation": ("logits", "causal_logits"),
 }
 """Task -> what is taken of the network's output, and the name that it gets in the chain."""
-_WITHOUT_MEANING = ("unpad_inputs", "query_length", "document_length", "backend")
-"""Kernels, and the lengths of late-interaction models."""
+_WITHOUT_MEANING = ("unpad_inputs", "backend")
+"""Kernels."""
 _MODEL_ARGUMENTS = ("model_args", "model_kwargs")
 _HARMLESS_ARGUMENTS = (
     *("dtype", "torch_dtype", "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"),
     *("trust_remote_code", "revision", "variant", "file_name", "provider", "export"),
 )
 """Where and in which precision a network is loaded, and not what it computes."""
-_EMPTY_ONLY = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs", "query_expansion")
+_EMPTY_ONLY = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 _READ = (
     *("transformer_task", "modality_config", "module_output_name", "processing_kwargs"),
-    *("max_seq_length", "do_lower_case"),
+    *("max_seq_length", "do_lower_case", "query_length", "document_length", "query_expansion"),
 )
 _TEMPLATE_SETTINGS = ("padding", "padding_side", "truncation", "max_length", "return_tensors")
 """Arguments of the chat template that are the tokenizer's."""
@@ -71,6 +71,11 @@ class TransformerModule:
     max_len: int | None = None
     """Tokens of a text or a pair."""
     lower_case: bool = False
+    query_length: int | None = None
+    """Tokens of a query, and of a document, of late-interaction models; bi-encoders cut elsewhere."""
+    document_length: int | None = None
+    query_expansion: dict[str, Any] | None = None
+    """How a late-interaction model fills its queries up."""
 
 
 def read_transformer(folder: Path) -> TransformerModule:
@@ -104,7 +109,24 @@ def read_transformer(folder: Path) -> TransformerModule:
         reads_messages="message" in readable,
         max_len=min((limit for limit in limits if limit > 0), default=None),
         lower_case=bool(config.get("do_lower_case")),
+        query_length=_number(path, config, "query_length"),
+        document_length=_number(path, config, "document_length"),
+        query_expansion=_object(path, config, "query_expansion"),
     )
+
+
+def _number(path: Path, config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ModelLoadError(f"{path}: {key} must be a number of tokens, not {value!r}.")
+    return value
+
+
+def _object(path: Path, config: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    value = config.get(key)
+    if value and not isinstance(value, dict):
+        raise ModelLoadError(f"{path}: {key} must be an object, not {value!r}.")
+    return value or None
 
 
 def _config(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -33,6 +33,7 @@ from engine.inputs.checks import (
 )
 from engine.inputs.encoder import HuggingFaceEncoder, choose_encoder, keeps_all_bytes
 from engine.inputs.id_pairs import IdPairs
+from engine.inputs.late_interaction import LateEncoder, make_marks_plain
 from engine.inputs.listwise import ListwiseEncoder, listwise_limits
 from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs, encode_all
 from engine.inputs.part_limits import CallParts
@@ -66,6 +67,8 @@ class InputProcessor(TokenAccess):
         self._prompt, self._preformatted, self._compiled = self._compile_prompts(spec)
         limits = listwise_limits(spec, config.max_docs_per_block)
         listwise = ListwiseEncoder(self._tokenizer, limits, spec.max_model_len) if limits else None
+        if spec.late is not None:
+            make_marks_plain(self._tokenizer, spec.late)
         make_plain(self._tokenizer, list(self._compiled.values()))
         self._keeps_all_bytes = keeps_all_bytes(self._tokenizer)
         guard = SpecialIdGuard(self._tokenizer)
@@ -79,7 +82,8 @@ class InputProcessor(TokenAccess):
         self._without = TokenizerPairs(self._tokenizer, guard, type_ids=self._has_types, causal=spec.causal)
         self._listwise = listwise
         self._bi_encoder = EmbeddingEncoder(self._without, spec.text_prompts) if spec.head.kind == "embedding" else None
-        self._comparing = listwise or self._bi_encoder
+        late = LateEncoder(self._without, self._tokenizer, spec.late) if spec.late is not None else None
+        self._comparing = listwise or late or self._bi_encoder
         """Of a model that does not score a prompt with one pair in it."""
         self._id_pairs = IdPairs(
             spec.vocab_size, spec.max_model_len, bi_encoder=self._bi_encoder is not None, type_ids=self._has_types

@@ -17,6 +17,8 @@ from engine.model_spec import HeadSpec
 from engine.request import CorePrompt, EncodedPair
 from engine.scoring.activation import logits_of
 from engine.scoring.bi_encoder import Similarities
+from engine.scoring.document_store import ScopedStore
+from engine.scoring.late_interaction import LateScores
 from engine.scoring.listwise import ListScores
 
 
@@ -37,10 +39,12 @@ class Comparison(Protocol):
         ...
 
 
-def comparison_of(head: HeadSpec, pairs: Sequence[EncodedPair]) -> Comparison | None:
+def comparison_of(head: HeadSpec, pairs: Sequence[EncodedPair], store: ScopedStore | None = None) -> Comparison | None:
     """None: the core computes the pairs themselves."""
     if head.kind == "listwise":
         return ListScores(pairs)
+    if head.kind == "late_interaction":
+        return LateScores(pairs, mean=head.activation == "mean_max_sim", store=store)
     if pairs and pairs[0].bi_encoder:
         return Similarities(pairs, dot=head.activation == "dot")
     return None
@@ -49,9 +53,10 @@ def comparison_of(head: HeadSpec, pairs: Sequence[EncodedPair]) -> Comparison | 
 class PairCollector:
     """Gathers the outputs of one call. Every pair ends with a logit or with an error, in whatever order."""
 
-    def __init__(self, head: HeadSpec, pairs: Sequence[EncodedPair]) -> None:
+    def __init__(self, head: HeadSpec, pairs: Sequence[EncodedPair], store: ScopedStore | None = None) -> None:
+        """``store``: of document vectors, for a late-interaction model."""
         self._head = head
-        self._comparison = comparison_of(head, pairs)
+        self._comparison = comparison_of(head, pairs, store)
         self.prompts: Sequence[CorePrompt | EncodedPair] = self._comparison.prompts if self._comparison else pairs
         """What the core is to compute, in the order in which its answers number it."""
         self.logits = np.full(len(pairs), np.nan, np.float32)

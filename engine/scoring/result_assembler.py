@@ -14,6 +14,7 @@ from engine.model_spec import HeadSpec
 from engine.outputs import ScoredSpan
 from engine.request import CorePrompt, EncodedPair
 from engine.scoring.activation import activate, probabilities, ranking
+from engine.scoring.document_store import ScopedStore
 from engine.scoring.expansion import PairTexts
 from engine.scoring.pair_collector import PairCollector
 
@@ -40,12 +41,15 @@ class PairScore:
 class ResultAssembler:
     """The results of one call. Each is settled once, by the output that brings the last of its pairs."""
 
-    def __init__(self, head: HeadSpec, texts: PairTexts, pairs: Sequence[EncodedPair]) -> None:
-        """``pairs``: the encoded ones of ``texts``, from the first on; what was not encoded stays without a score."""
+    def __init__(
+        self, head: HeadSpec, texts: PairTexts, pairs: Sequence[EncodedPair], store: ScopedStore | None = None
+    ) -> None:
+        """``pairs``: the encoded ones of ``texts``, from the first on; what was not encoded stays without a score.
+        ``store``: of document vectors, for a late-interaction model."""
         self._head = head
         self._texts = texts
         self._pairs = pairs
-        self._collector = PairCollector(head, pairs)
+        self._collector = PairCollector(head, pairs, store)
         self._scores = np.full(texts.num_pairs, np.nan)
         self._results: list[PairScore | None] = [None] * texts.call.num_pairs
         self._chunks: list[list[int]] | None = None

@@ -42,6 +42,7 @@ from engine.model_spec import ModelSpec
 from engine.outputs import RerankResult, ScoringRequestOutput
 from engine.scoring.activation import ranking
 from engine.scoring.call_encoding import core_request
+from engine.scoring.document_store import document_store
 from engine.step import WorkerInfo
 
 SLICE_PAIRS = 512
@@ -77,6 +78,7 @@ class LLM:
         self.spec: ModelSpec = resolve_model(config.model)
         self._processor = InputProcessor(self.spec, config.model)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._store = document_store(self.spec, config.model.document_store_bytes)
         self._client: EngineClient = create_client(config, self.spec, self._processor.constant_prefix)
         try:
             trained = config.model.load_format != "dummy"
@@ -234,7 +236,7 @@ class LLM:
                     owner.results.add(output)
 
     def _submit(self, part: RunningSlice) -> None:
-        prompts = part.start(self.spec.head)
+        prompts = part.start(self.spec.head, self._store.scoped(part.adapter or ""))
         if not prompts:  # none of them can be read
             return
         request = core_request(part.call_id, prompts, arrival_s=time.monotonic(), adapter=part.adapter)
@@ -261,7 +263,8 @@ class LLM:
         return self._client.info
 
     def reset_prefix_cache(self) -> None:
-        """Forgets what is kept of earlier calls' queries."""
+        """Forgets what is kept of earlier calls' queries, and of their documents by a late-interaction model."""
+        self._store.clear()
         with self._lock:
             self._client.reset_prefix_cache()
 

@@ -17,6 +17,7 @@ from engine.model_spec import HeadSpec
 from engine.outputs import ScoringOutput, ScoringRequestOutput
 from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.call_encoding import CallEncoding
+from engine.scoring.document_store import ScopedStore
 from engine.scoring.expansion import PairTexts
 from engine.scoring.result_assembler import ResultAssembler
 
@@ -111,10 +112,10 @@ class RunningSlice:
         """Whether every pair of the slice is answered."""
         return self.results is not None and self.results.complete
 
-    def start(self, head: HeadSpec) -> Sequence[CorePrompt | EncodedPair]:
+    def start(self, head: HeadSpec, store: ScopedStore | None = None) -> Sequence[CorePrompt | EncodedPair]:
         """What the core is to compute, once it is encoded. Raises ``RequestError`` where it cannot be."""
         encoded = self.encoding.result()
-        self.results = ResultAssembler(head, encoded.texts, encoded.pairs)
+        self.results = ResultAssembler(head, encoded.texts, encoded.pairs, store)
         return self.results.prompts
 
     def outputs(self, next_id: Callable[[], str]) -> Iterator[ScoringRequestOutput]:

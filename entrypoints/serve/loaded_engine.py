@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
+from engine.config import ModelConfig
 from engine.inputs.processor import LEAST_ROOM
 from engine.inputs.spans import TextToken
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.prompts.published import QWEN3_RERANKER
+from engine.scoring.document_store import DocumentStore, document_store
 from engine.scoring.expansion import PairProcessor
 from engine.step import WorkerInfo
 
@@ -76,6 +78,14 @@ class LoadedEngine:
     """Names that calls use (``--served-model-name``). Empty: the name that the user gave."""
     adapters: tuple[str, ...] = ()
     """LoRA adapters, which calls name like models."""
+    store: DocumentStore = field(default_factory=lambda: DocumentStore(0))
+    """Document vectors of a late-interaction model, kept between calls."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, processor: Processor, client: CoreClient, config: ModelConfig) -> Self:
+        """A model with what its settings say of names, adapters and memory."""
+        store = document_store(spec, config.document_store_bytes)
+        return cls(spec, processor, client, config.served_model_name, tuple(config.lora_modules), store)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from engine.core.replicas import ReplicaClient, start_client
 from engine.entrypoints.inspection.self_test import SelfTest, run_self_test_async
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.inputs.processor import InputProcessor
+from engine.scoring.document_store import document_store
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ async def load_engine(
     """
     spec = await _in_daemon_thread(resolve_model, config.model)
     processor = await _in_daemon_thread(InputProcessor, spec, config.model)
+    document_store(spec, config.model.document_store_bytes)  # refused, where it is, before weights are read
     client = await start_client(config, spec, processor.constant_prefix)
     if on_started is not None:
         on_started(client)
@@ -60,4 +62,4 @@ async def load_engine(
     except BaseException:
         await client.shutdown(0.0)
         raise
-    return LoadedEngine(spec, processor, client, config.model.served_model_name, tuple(config.model.lora_modules))
+    return LoadedEngine.of(spec, processor, client, config.model)

@@ -6,7 +6,8 @@ somebody scrapes (``core_metrics.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from prometheus_client import (
@@ -23,6 +24,7 @@ from prometheus_client.utils import floatToGoString
 
 from engine.entrypoints.serve.core_metrics import CoreMetrics, WatchedCore
 from engine.entrypoints.serve.dialects.base import CallResult
+from engine.scoring.document_store import DocumentStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -84,6 +86,13 @@ class ServerMetrics:
         self.computed_tokens = Counter(
             "engine_computed_tokens", "Tokens that had to be computed for them; the rest was shared.", registry=registry
         )
+        self.document_lookups = Counter(
+            "engine_document_lookups", "Documents looked up in the store of vectors.", registry=registry
+        )
+        self.document_hits = Counter("engine_document_hits", "Documents found there.", registry=registry)
+        self.document_store_bytes = Gauge(
+            "engine_document_store_bytes", "Memory of the vectors kept, of one API server.", registry=registry
+        )
         self.api_servers = Gauge("engine_api_servers", "API servers that take calls.", registry=registry)
         self.api_servers.set(1)
         self.api_server_calls = Counter(
@@ -125,6 +134,15 @@ class ServerMetrics:
             _SCORE_BUCKETS,
             registry,
         )
+
+    @contextmanager
+    def counted(self, store: DocumentStore) -> Iterator[None]:
+        """Counts the look-ups that happen inside; on the event loop, where nothing else happens meanwhile."""
+        lookups, hits = store.lookups, store.hits
+        yield
+        self.document_lookups.inc(store.lookups - lookups)
+        self.document_hits.inc(store.hits - hits)
+        self.document_store_bytes.set(store.num_bytes)
 
     def count_result(self, result: CallResult) -> None:
         """Counts a finished call, whatever its dialect."""

@@ -166,7 +166,10 @@ class RerankService:
             self.metrics.pair_tokens.observe(pair_tokens)
             encode_s = time.monotonic() - started
             yield Accepted(num_tokens)
-            results = ResultAssembler(engine.spec.head, texts, pairs)
+            scope = f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller
+            with self.metrics.counted(engine.store):
+                store = engine.store.scoped(f"{chosen.adapter or ''}\0{scope}")
+                results = ResultAssembler(engine.spec.head, texts, pairs, store)
             if pairs and not passed(deadline):
                 request = core_request(
                     call_id,
@@ -176,7 +179,7 @@ class RerankService:
                     deadline_s=deadline,
                     adapter=chosen.adapter,
                     backlog_tokens=permit.backlog_tokens,
-                    cache_scope=f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller,
+                    cache_scope=scope,
                 )
                 permit.settle(known_size(request, shares=shares))
                 async with aclosing(engine.client.run(request)) as outputs:

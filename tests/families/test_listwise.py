@@ -156,3 +156,18 @@ def test_what_is_no_projector_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="embed_token"):
         processor(folder)
+
+
+def test_windows_in_some_layers(tmp_path: Path) -> None:
+    """As jina-reranker-v3.5 has them; the window is shorter than a document, so it bites."""
+    kinds = ["full_attention", "sliding_attention"]
+    windows = {"layer_types": kinds, "sliding_window": 8, "use_sliding_window": True}
+    folder = make_listwise(tmp_path / "windows", **windows)
+    assert processor(folder)._listwise._limits.document_tokens == 8192  # type: ignore[union-attr]
+    reference = Reference(folder)
+    for budget in (None, 64):
+        with LLM(str(folder), max_model_len=4096, max_docs_per_block=3, max_num_batched_tokens=budget) as llm:
+            found = scores(llm, QUERY, DOCUMENTS[:4])
+        # With less room than a document of 8192 tokens may need, every block has one.
+        expected = reference.rerank(QUERY, DOCUMENTS[:4], max_length=4096, max_document=8192)
+        assert np.abs(np.subtract(found, expected)).max() < 1e-5

@@ -100,8 +100,7 @@ class ApiServer:
         for position, model in enumerate(await self._models):
             processor = await asyncio.to_thread(InputProcessor, model.spec, model.config)
             client = RemoteCore(self._coordinator, position, model.info)
-            names, adapters = model.config.served_model_name, tuple(model.config.lora_modules)
-            engines.append(LoadedEngine(model.spec, processor, client, names, adapters))
+            engines.append(LoadedEngine.of(model.spec, processor, client, model.config))
         self._service.attach(*engines)
         self._coordinator.send(Attached())
 
