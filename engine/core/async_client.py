@@ -72,6 +72,8 @@ class AsyncMPClient:
         self._lost = asyncio.Event()
         self._core_ready = False
         """Whether the core last said that it can run steps."""
+        self._said = ""
+        """Why it last said that it cannot."""
         self._loading = False
         """Whether a core has been started that has not said yet that its model is loaded."""
         self._watch: asyncio.Task[None] | None = None
@@ -104,6 +106,13 @@ class AsyncMPClient:
     def healthy(self) -> bool:
         """Whether steps can run right now: the core is up, says that it is ready, and is not silent."""
         return self.alive and self._core_ready and self._silent_s < SILENCE_S
+
+    @property
+    def why_not_healthy(self) -> str:
+        """In words, while ``healthy`` is False."""
+        if not self.alive:
+            return "the engine core ended and is being replaced"
+        return self._said if not self._core_ready else f"the engine core has been silent for {self._silent_s:.0f} s"
 
     @property
     def _silent_s(self) -> float:
@@ -151,7 +160,7 @@ class AsyncMPClient:
 
     def _dispatch(self, message: EngineCoreOutputs | CoreHealth) -> None:
         if isinstance(message, CoreHealth):
-            self._core_ready = message.ready
+            self._core_ready, self._said = message.ready, message.reason
             if not message.ready and not self._hold_calls:
                 self._fail_all(EngineDeadError(message.reason))
             return

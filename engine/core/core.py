@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.config import EngineConfig
+from engine.core.known_pair import KnownPair
 from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor import Executor, StepError
 from engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
@@ -38,6 +39,13 @@ class _RunningStep:
     submitted_s: float
 
 
+class _BrokenWorkerError(StepError):
+    """No step of this worker can be trusted: no pair is to blame, and the worker has to be replaced."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(EngineDeadError(f"the worker {what}"), worker_lost=True)
+
+
 class EngineCore:
     """One scheduler and one executor. Not thread-safe: one thread drives it."""
 
@@ -57,6 +65,9 @@ class EngineCore:
         self.scheduler = Scheduler(
             config.scheduler, executor.info, constant_prefix, spec.causal, spec.max_model_len, clock
         )
+        self._known_pair = KnownPair(config.scheduler, executor.info)
+        self._failed_in_a_row = 0
+        """Steps that failed since one succeeded, or since the worker was last seen to be well."""
         self._running: deque[_RunningStep] = deque()
         self._num_restarts = 0
         self._last_done_s = clock()
@@ -72,6 +83,7 @@ class EngineCore:
         return self.scheduler.has_work
 
     def add(self, request: EngineCoreRequest) -> None:
+        self._known_pair.add(request)
         self.scheduler.add(request)
 
     def abort(self, call_id: str) -> None:
@@ -129,16 +141,46 @@ class EngineCore:
     def _collect(self, step: _RunningStep, result: EngineCoreOutputs) -> None:
         try:
             output = step.future.result()
+            if output.values.size and not np.isfinite(output.values).any() and (broken := self._check_worker()):
+                raise broken
         except StepError as failure:
-            result.outputs += self._recover(failure)
+            result.outputs += self._recover(self._judged(failure))
             return
+        self._failed_in_a_row = 0
         self._slowest_token_s = max(self._slowest_token_s, self._age(step) / step.num_tokens)
         self._last_done_s = self._clock()
         if self._stalled:
             self._stalled = False
             self._on_health(True, "steps are done again")
-        result.outputs += self.scheduler.update(output)
+        outputs = self.scheduler.update(output)
+        self._known_pair.learn(outputs)
+        result.outputs += outputs
         result.step_tokens += step.num_tokens
+
+    def _judged(self, failure: StepError) -> StepError:
+        """What a failed step means: from the second in a row on, the worker may be to blame instead of the pairs."""
+        if failure.worker_lost:
+            return failure
+        self._failed_in_a_row += 1
+        return (self._check_worker() if self._failed_in_a_row > 1 else None) or failure
+
+    def _check_worker(self) -> _BrokenWorkerError | None:
+        """Let the worker run a pair that was scored before; None if it can. It waits for that one step."""
+        step = self._known_pair.step()
+        if step is None:
+            return None
+        try:
+            output = self._executor.submit(step).result(self._config.device.step_timeout_s)
+        except TimeoutError:
+            self._executor.kill_hung()
+            return _BrokenWorkerError("does not end a step that it could do before")
+        except StepError as failure:
+            logger.error("the worker cannot run a pair that was scored before: %s", failure)
+            return _BrokenWorkerError("fails steps that it could do before")
+        if not np.isfinite(output.values).all():
+            return _BrokenWorkerError("has no finite score for a pair that had one before")
+        self._failed_in_a_row = 0
+        return None
 
     def _recover(self, failure: StepError) -> list[EngineCoreOutput]:
         """Replace what broke, then replay. Later steps are lost with the failed one; their results are ignored."""
@@ -147,8 +189,14 @@ class EngineCore:
         if failure.worker_lost:
             self._on_health(False, str(failure))
             self._num_restarts += 1
-        outputs, blame = self.scheduler.replay(failure.error, out_of_memory=failure.out_of_memory)
+        broken = failure if isinstance(failure, _BrokenWorkerError) else None
+        outputs, blame = self.scheduler.replay(
+            failure.error, out_of_memory=failure.out_of_memory, blame_pairs=broken is None
+        )
         self._executor.recover(failure, blame)
+        while broken and (broken := self._check_worker()):  # until the budget of restarts is spent
+            self._num_restarts += 1
+            self._executor.recover(broken, blame)
         self._last_done_s = self._clock()
         if failure.worker_lost or self._stalled:
             self._stalled = False

@@ -147,6 +147,11 @@ class ReplicaClient:
         return any(replica.client.healthy for replica in self._replicas)
 
     @property
+    def why_not_healthy(self) -> str:
+        """In words, while ``healthy`` is False: of the first replica."""
+        return self._replicas[0].client.why_not_healthy
+
+    @property
     def alive(self) -> bool:
         return any(replica.client.alive for replica in self._replicas)
 

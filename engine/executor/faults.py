@@ -9,6 +9,7 @@ KIND      what happens                                 VALUE
 crash     the process ends by SIGKILL
 hang      the step never ends
 slow      the step takes longer                        seconds
+fail      the step raises an error
 oom       the device has no memory for the step
 nan       scores of the step become NaN
 drop      the worker's answer is not sent              (only where the worker is a process of its own)
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 FAULTS_VARIABLE = "ENGINE_FAULTS"
 FLAG_VARIABLE = "ENGINE_ENABLE_FAULT_INJECTION"
 _RULE = re.compile(
-    r"(?P<kind>crash|hang|slow|oom|nan|drop)(=(?P<value>[\d.]+))?"
+    r"(?P<kind>crash|hang|slow|fail|oom|nan|drop)(=(?P<value>[\d.]+))?"
     r"(@((?P<step>\d+)(?P<later>\+)?|token:(?P<token>\d+)|over:(?P<over>\d+)))?"
 )
 
@@ -136,6 +137,8 @@ def _break(fault: Fault) -> None:
         threading.Event().wait()
     elif fault.kind == "slow":
         time.sleep(fault.value)
+    elif fault.kind == "fail":
+        raise RuntimeError("fault injection: the step fails")
     elif fault.kind == "oom":
         raise OutOfMemory("fault injection: no memory for this step")
 

@@ -385,9 +385,11 @@ class Scheduler:
 
     # -- failures -------------------------------------------------------------------------------------------------
 
-    def replay(self, error: EngineError, *, out_of_memory: bool = False) -> tuple[list[EngineCoreOutput], Blame]:
+    def replay(
+        self, error: EngineError, *, out_of_memory: bool = False, blame_pairs: bool = True
+    ) -> tuple[list[EngineCoreOutput], Blame]:
         """All steps in flight are lost, and so is the KV cache. Returns errors for pairs that are given up, and whether
-        pairs are to blame."""
+        pairs are to blame. ``blame_pairs`` False: none is, and what was held against some is forgotten."""
         plans = list(self._in_flight.values())
         self._in_flight.clear()
         self._memory.reset()
@@ -397,8 +399,12 @@ class Scheduler:
             # Steps run in order, so the first one lost is the one that failed.
             failed = plans[0]
             self._stats.replayed_pairs += sum(len(entry.pairs) for plan in plans for entry in plan.entries)
-            if not (out_of_memory and self._shrink(failed)):
+            if blame_pairs and not (out_of_memory and self._shrink(failed)):
                 outputs, blame = self._give_up(failed, error)
+        if not blame_pairs:
+            self._suspects = Suspects()
+            for call in self._calls.values():
+                call.attempts.clear()
         self._short.clear()
         self._old.clear()
         for call in list(self._calls.values()):

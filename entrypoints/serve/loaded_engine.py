@@ -54,6 +54,11 @@ class CoreClient(Protocol):
         ...
 
     @property
+    def why_not_healthy(self) -> str:
+        """In words, while ``healthy`` is False."""
+        ...
+
+    @property
     def stats(self) -> SchedulerStats:
         """The totals of the scheduler, as of its last step."""
         ...

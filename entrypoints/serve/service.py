@@ -112,8 +112,10 @@ class RerankService:
         if self.stopping:
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
         _ = self.engine
-        if not all(engine.client.healthy for engine in self.models):
-            raise EngineDeadError("The engine cannot run a step now.", retry_after_s=5)
+        for engine in self.models:
+            if not engine.client.healthy:
+                why = engine.client.why_not_healthy
+                raise EngineDeadError(f"The engine cannot run a step now: {why}.", retry_after_s=5)
 
     def served_name(self, name: str | None) -> str:
         """The name of the model that a call means by ``name``. Raises ``NotFoundError`` or ``NotReadyError``."""

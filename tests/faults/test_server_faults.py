@@ -144,3 +144,28 @@ def test_a_pair_that_kills_its_process_fails_alone(checkpoint: Path) -> None:
         assert scores(server.post("/v1/rerank", {"query": "q", "documents": documents[:2]}))
         assert server.metric("engine_core_worker_restarts_total") >= 2
         assert any("worker runs in a process of its own" in line for line in server.log)
+
+
+def test_a_worker_that_fails_every_step_is_replaced_while_ready_says_so(checkpoint: Path) -> None:
+    """Each worker fails from its twelfth step on; nobody but its own restarts pays for that."""
+    with (
+        ServerProcess(
+            checkpoint,
+            *("--enable-fault-injection", "--max-worker-restarts", "6"),
+            environment={"ENGINE_FAULTS": "fail@12+"},
+        ) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        small = CALL | {"documents": CALL["documents"][:2]}
+        expected = scores(server.post("/v1/rerank", small))
+        calls = pool.submit(lambda: [server.post("/v1/rerank", small) for _ in range(12)])
+        reasons: list[str] = []
+        while not calls.done():
+            answer = requests.get(f"{server.url}/ready", timeout=5)
+            if answer.status_code == 503:
+                reasons.append(answer.json()["error"]["message"])
+            time.sleep(0.01)
+        for call in calls.result():
+            assert scores(call) == pytest.approx(expected, abs=1e-6)
+        assert server.metric("engine_core_worker_restarts_total") >= 1
+    assert any("the worker fails steps that it could do before" in reason for reason in reasons), reasons

@@ -139,6 +139,7 @@ class FakeCore:
     def __init__(self, *, pairs_per_step: int = 4, step_s: float = 0.0) -> None:
         self.info = INFO
         self.healthy = True
+        self.why_not_healthy = "the worker process ended"
         self.stats = SchedulerStats()
         self.requests: list[EngineCoreRequest] = []
         self.aborted: list[str] = []

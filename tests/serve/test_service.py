@@ -51,7 +51,9 @@ async def test_status_routes() -> None:
         assert models["data"][0]["max_model_len"] == 4096
         assert (await server.client.get("/version")).json()["version"]
         server.core.healthy = False
-        assert (await server.client.get("/ready")).status_code == 503
+        ready = await server.client.get("/ready")
+        assert ready.status_code == 503
+        assert "the worker process ended" in ready.json()["error"]["message"], "it says why"
         assert (await server.client.get("/live")).status_code == 200
 
 

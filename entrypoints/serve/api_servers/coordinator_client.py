@@ -225,6 +225,7 @@ class RemoteCore:
 
     healthy = True
     """Not known here: ``RemoteStatus`` asks the coordinator."""
+    why_not_healthy = ""
 
     def __init__(self, coordinator: CoordinatorClient, position: int, info: WorkerInfo) -> None:
         self._coordinator = coordinator
