@@ -98,6 +98,19 @@ async def test_scores_lie_where_the_clients_of_a_dialect_expect_them(name: str) 
     assert logit in raw
 
 
+@pytest.mark.parametrize("name", ["rerank", "jina", "cohere-v1", "cohere-v2", "opensearch", "siliconflow"])
+@pytest.mark.parametrize("more", [{"max_tokens_per_doc": 2}, {"long_document": "chunk", "chunk_tokens": 16}])
+async def test_entries_hold_nothing_that_a_strict_parser_refuses(name: str, more: dict[str, Any]) -> None:
+    """Elasticsearch's parsers of Cohere, Jina and OpenShift take these three keys, also of a long document."""
+    body = {"query": "q", "documents": ["a long document " * 30, "short"], "return_documents": True, **more}
+    async with running_server() as server:
+        answer = (await server.client.post(f"/{name}/v1/rerank", json=body)).json()
+    for entry in answer["results"]:
+        assert set(entry) == {"index", "relevance_score", "document"}
+        assert {key for key, value in entry["document"].items() if value is not None} == {"text"}
+    assert name != "rerank" or answer["details"]
+
+
 async def test_a_shared_body_says_once_how_to_choose(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "engine.entrypoints.serve.calls")
     async with running_server() as server:

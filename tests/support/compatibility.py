@@ -55,8 +55,8 @@ SCHEMA_TEXT = """
 
 `/openapi.json` says exactly what each route takes and gives. `tests/serve/test_schema.py` holds Schemathesis to it with
 every check on; `python -m benchmarks.reliability.schema 50000` does so at length (results in `benchmarks/results/`).
-Two refusals are not foretold by it, as JSON Schema has no words for them: sides of a score that differ in length, and a
-`truncate_prompt_tokens` below what template, instruction or an uncut text need.
+Three refusals are not foretold by it, as JSON Schema has no words for them: sides that differ in length, texts of
+several APIs in one body, and a `truncate_prompt_tokens` below what template, instruction or an uncut text need.
 """
 FIELDS_TEXT = """
 ## Fields that every dialect takes

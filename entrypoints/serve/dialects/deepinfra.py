@@ -16,7 +16,7 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import Documents, QuerySide, as_documents, as_queries, fail
+from engine.entrypoints.serve.dialects.fields import Documents, Queries, as_documents, as_queries, fail
 from engine.entrypoints.serve.dialects.sagemaker import SageMakerScore, scores_in_order
 from engine.errors import EngineError
 from engine.request import RerankCall
@@ -26,7 +26,7 @@ from engine.scoring.result_assembler import PairScore
 class DeepInfraBody(Extensions, kw_only=True):
     """One query for all documents, or one for each."""
 
-    queries: QuerySide
+    queries: Queries
     documents: Documents
     service_tier: str | None = None
 
@@ -62,9 +62,6 @@ class DeepInfraDialect(Dialect):
         if len(queries) not in (1, len(documents.texts)):
             fail(f"One query, or one for each of the {len(documents.texts)} documents; got {len(queries)}", "queries")
         return call_of(body, view, queries=queries, documents=documents)
-
-    def paths_of(self, body: DeepInfraBody) -> TextPaths:
-        return self.text_paths if isinstance(body.queries, list) else TextPaths(("queries",))
 
     def render(self, result: CallResult) -> Any:
         tokens = result.prompt_tokens

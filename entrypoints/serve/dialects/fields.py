@@ -105,6 +105,11 @@ Cut = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": [*FLAGS,
 Text = Annotated[str, _exact(NOT_BLANK)]
 Query = Annotated[str | dict[str, Any], _exact(*_QUERY)]
 Queries = Annotated[list[str | dict[str, Any]], _exact({"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}})]
+TextOrQueries = Annotated[
+    str | list[str | dict[str, Any]],
+    _exact(NOT_BLANK, {"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}}),
+]
+"""Where a single object would mean something else."""
 QuerySide = Annotated[
     str | dict[str, Any] | list[str | dict[str, Any]],
     _exact(*_QUERY, {"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}}),

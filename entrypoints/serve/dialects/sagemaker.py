@@ -16,7 +16,14 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import QuerySide, Text, TextOrDocuments, as_documents, as_queries, fail
+from engine.entrypoints.serve.dialects.fields import (
+    Text,
+    TextOrDocuments,
+    TextOrQueries,
+    as_documents,
+    as_queries,
+    fail,
+)
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
 
@@ -61,7 +68,7 @@ class SageMakerDialect(Dialect):
 class SageMakerDocsBody(Extensions, kw_only=True):
     """A query for each document, or one for all."""
 
-    inputs: QuerySide
+    inputs: TextOrQueries
     docs: TextOrDocuments
 
 
