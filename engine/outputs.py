@@ -54,6 +54,8 @@ class ScoringRequestOutput:
     num_cached_tokens: int = 0
     spans: tuple[ScoredSpan, ...] = ()
     """Of a document that was read in chunks: all of them, best first. ``token_ids`` are the best chunk's."""
+    unfamiliar: bool = False
+    """The tokenizer hardly knows the query or the document, so the score says little."""
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -75,3 +77,5 @@ class RerankResult:
     truncated: bool = False
     spans: tuple[ScoredSpan, ...] = ()
     """Of a document that was read in chunks: all of them, best first."""
+    unfamiliar: bool = False
+    """The tokenizer hardly knows the query or the document, so the score says little."""

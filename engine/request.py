@@ -137,6 +137,8 @@ class EncodedPair:
     prompts: tuple[CorePrompt, ...] = ()
     """What the core computes for the pair, and for others with it: a listwise model's block, or the two texts of a
     late-interaction model, query first. Empty: ``token_ids``."""
+    unfamiliar: bool = False
+    """The tokenizer hardly knows the query or the document (``engine/inputs/unfamiliar.py``)."""
     num_own_tokens: int | None = None
     """Tokens that this pair adds to a prompt that several pairs share."""
 

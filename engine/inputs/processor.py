@@ -40,6 +40,7 @@ from engine.inputs.part_limits import CallParts
 from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.inputs.token_access import TokenAccess
 from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, fit
+from engine.inputs.unfamiliar import UnfamiliarTokens
 from engine.inputs.windows import never, shortened
 from engine.model_spec import ModelSpec
 from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
@@ -91,12 +92,14 @@ class InputProcessor(TokenAccess):
         self.default_instruction = self._default_instruction(config)
         self.min_pair_tokens = self._check_room()
         """Tokens of the shortest pair: template, default instruction, two letters."""
+        self._unfamiliar: UnfamiliarTokens | None = None
         self.constant_prefix = EMPTY
         """(n,) int32: the leading ids of every prompt with the default instruction."""
         if listwise is not None:
             self.constant_prefix = listwise.constant_prefix
         elif spec.causal and self._comparing is None:
             self.constant_prefix = self._find_constant_prefix()
+        self._unfamiliar = UnfamiliarTokens(self._tokenizer, self.encode(["a"], ["b"])[0])
 
     @property
     def reads_lists(self) -> bool:
@@ -208,7 +211,11 @@ class InputProcessor(TokenAccess):
             found |= self._within(pairs, limit, options)
         else:
             found |= self._comparing.encode(pairs, limit, options)
-        return [self._with_cuts(found[i], i, parts, limit, options) for i in range(len(documents))]
+        encoded = [self._with_cuts(found[i], i, parts, limit, options) for i in range(len(documents))]
+        marks = self._unfamiliar
+        if marks is None:
+            return encoded
+        return [marks.marked(pair) if isinstance(pair, EncodedPair) else pair for pair in encoded]
 
     @staticmethod
     def _with_cuts(pair: Encoded, number: int, parts: CallParts, limit: int, options: PairOptions) -> Encoded:

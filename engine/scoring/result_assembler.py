@@ -36,6 +36,8 @@ class PairScore:
     """Of a document that was read in chunks: all of them, best first."""
     pair: int = 0
     """Number of the encoded pair whose score this is: of a chunked document, its best chunk."""
+    unfamiliar: bool = False
+    """The tokenizer hardly knows the query or the document, so the score says little."""
 
 
 class ResultAssembler:
@@ -108,7 +110,7 @@ class ResultAssembler:
     def _score(self, number: int, pair: int, truncated: bool, spans: tuple[ScoredSpan, ...] = ()) -> PairScore:
         query, document = self._texts.call.position(number)
         logit, score = float(self._collector.logits[pair]), float(self._scores[pair])
-        return PairScore(document, logit, score, truncated, query, spans, pair)
+        return PairScore(document, logit, score, truncated, query, spans, pair, self._pairs[pair].unfamiliar)
 
     @property
     def num_results(self) -> int:

@@ -307,7 +307,8 @@ def ranked_results(
     for i in ranking(np.array([output.outputs.logit for output in outputs], np.float32)).tolist():
         score, logit = outputs[i].outputs.score, outputs[i].outputs.logit
         if min_score is None or score >= min_score:
-            results.append(RerankResult(i, score, logit, documents[i], outputs[i].truncated, outputs[i].spans))
+            found = outputs[i]
+            results.append(RerankResult(i, score, logit, documents[i], found.truncated, found.spans, found.unfamiliar))
     return results[:top_n]
 
 

@@ -127,7 +127,9 @@ class RunningSlice:
             if found is not None:
                 outputs = ScoringOutput(found.score, found.logit)
                 ids = pairs[found.pair].token_ids
-                yield ScoringRequestOutput(next_id(), outputs, ids, found.truncated, spans=found.spans)
+                yield ScoringRequestOutput(
+                    next_id(), outputs, ids, found.truncated, spans=found.spans, unfamiliar=found.unfamiliar
+                )
                 continue
             error = failed.get(number)
             if error is not None:

@@ -37,6 +37,7 @@ class RankedText:
     score: float
     logit: float
     truncated: bool
+    unfamiliar: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def rank_texts(llm: LLM, query: str, texts: Sequence[Text]) -> Ranking:
         if output.error is not None:
             source = f"{shown_name(text.file)}:{text.line}" if text.line else shown_name(text.file)
             raise EngineError(f"{source} has no score: {output.error}")
-        scored.append(RankedText(text, output.outputs.score, output.outputs.logit, output.truncated))
+        scored.append(RankedText(text, output.outputs.score, output.outputs.logit, output.truncated, output.unfamiliar))
     order = ranking(np.array([entry.logit for entry in scored], np.float32)).tolist()
     bounded = llm.spec.head.activation in ("sigmoid", "softmax")
     return Ranking(query, [scored[i] for i in order], bounded)
@@ -86,6 +87,8 @@ def _json_lines(entries: Iterator[tuple[int, RankedText]]) -> Iterator[str]:
             "text": entry.text.text,
             "truncated": entry.truncated,
         }
+        if entry.unfamiliar:
+            row["unfamiliar"] = True
         if isinstance(entry.text.row, dict):
             row["row"] = entry.text.row
         yield msgspec.json.encode(row).decode() + "\n"
@@ -142,4 +145,6 @@ def _footer(ranked: Ranking, num_shown: int) -> str:
     parts = [f"{num_shown} of {len(ranked.best_first)}"]
     if cut:
         parts.append(f"{cut} longer than the model can read and cut")
+    if unfamiliar := sum(entry.unfamiliar for entry in ranked.best_first):
+        parts.append(f"{unfamiliar} hardly known to the model's tokenizer, whose scores say little")
     return ", ".join(parts)

@@ -80,6 +80,9 @@ class ServerMetrics:
             "engine_unscored_pairs", "Pairs that the deadline of their call left without a score.", registry=registry
         )
         self.truncated_pairs = Counter("engine_truncated_pairs", "Pairs that had to be cut.", registry=registry)
+        self.unfamiliar_pairs = Counter(
+            "engine_unfamiliar_pairs", "Pairs whose text the tokenizer hardly knows.", registry=registry
+        )
         self.cancelled = Counter("engine_cancelled", "Calls whose client went away.", registry=registry)
         self.unknown_fields = Counter("engine_unknown_fields", "Body fields that were ignored.", registry=registry)
         self.logical_tokens = Counter("engine_logical_tokens", "Tokens of answered calls.", registry=registry)
@@ -151,6 +154,7 @@ class ServerMetrics:
             self.failed_pairs.labels(error.type).inc()
         self.unscored_pairs.inc(len(result.unscored))
         self.truncated_pairs.inc(result.truncated_documents)
+        self.unfamiliar_pairs.inc(result.unfamiliar_documents)
         self.logical_tokens.inc(result.prompt_tokens)
         self.computed_tokens.inc(result.computed_tokens)
         self.call_s.observe(result.total_s)

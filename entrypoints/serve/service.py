@@ -202,6 +202,7 @@ class RerankService:
             computed_tokens=stats.computed_tokens if stats else 0,
             num_steps=stats.num_steps if stats else 0,
             truncated_documents=sum(one.truncated for one in in_order),
+            unfamiliar_documents=sum(one.unfamiliar for one in in_order),
             encode_s=encode_s,
             queue_s=stats.queue_s if stats else 0.0,
             compute_s=stats.compute_s if stats else 0.0,

@@ -112,3 +112,13 @@ def test_time_runs_out(server: ServerProcess) -> None:
     assert not scored & set(body["unscored"])
     assert len(scored) + len(body["unscored"]) == 800
     assert server.metric("engine_queued_pairs") == 0
+
+
+def test_texts_that_the_tokenizer_hardly_knows_are_marked(server: ServerProcess) -> None:
+    documents = [ANSWER, "Пекин является столицей Китая.", "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย"]
+    before = server.metric("engine_unfamiliar_pairs_total")
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": documents}).json()
+    assert {entry["index"]: entry.get("unfamiliar") for entry in answer["details"]} == {1: True, 2: True}
+    data = server.post("/v1/score", {"text_1": QUERY, "text_2": documents}).json()["data"]
+    assert [entry.get("unfamiliar") for entry in data] == [None, True, True]
+    assert server.metric("engine_unfamiliar_pairs_total") - before == 4

@@ -45,6 +45,7 @@ class CallResult:
     computed_tokens: int = 0
     num_steps: int = 0
     truncated_documents: int = 0
+    unfamiliar_documents: int = 0
     encode_s: float = 0.0
     queue_s: float = 0.0
     compute_s: float = 0.0

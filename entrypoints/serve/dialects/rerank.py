@@ -81,6 +81,8 @@ class DetailedEntry(RerankEntry, kw_only=True):
     """An entry that says itself what was done with its document: of a stream, and of a call with several queries."""
 
     truncated: bool | UnsetType = UNSET
+    unfamiliar: bool | UnsetType = UNSET
+    """The tokenizer hardly knows the query or the document, so the score says little."""
     span: Span | UnsetType = UNSET
     query_index: int | UnsetType = UNSET
 
@@ -90,6 +92,8 @@ class RerankDetail(msgspec.Struct, kw_only=True):
 
     index: int
     truncated: bool | UnsetType = UNSET
+    unfamiliar: bool | UnsetType = UNSET
+    """The tokenizer hardly knows the query or the document, so the score says little."""
     span: Span | UnsetType = UNSET
 
 
@@ -208,4 +212,5 @@ def _sent_back(pair: PairScore, call: RerankCall) -> dict[str, Any] | UnsetType:
 
 def _detail(pair: PairScore) -> dict[str, Any]:
     found: dict[str, Any] = {"truncated": True} if pair.truncated else {}
+    found |= {"unfamiliar": True} if pair.unfamiliar else {}
     return found | ({"span": Span(pair.spans[0].start, pair.spans[0].end)} if pair.spans else {})

@@ -87,6 +87,7 @@ class ScoreEntry(msgspec.Struct, kw_only=True):
     object: str = "score"
     score: float
     truncated: bool | UnsetType = UNSET
+    unfamiliar: bool | UnsetType = UNSET
 
 
 class ScoreAnswer(PartialAnswer, kw_only=True):
@@ -147,7 +148,12 @@ class ScoreDialect(Dialect):
         )
 
     def render_pair(self, pair: PairScore, call: RerankCall) -> Any:
-        return ScoreEntry(index=pair.index, score=pair.score, truncated=True if pair.truncated else UNSET)
+        return ScoreEntry(
+            index=pair.index,
+            score=pair.score,
+            truncated=True if pair.truncated else UNSET,
+            unfamiliar=True if pair.unfamiliar else UNSET,
+        )
 
 
 def sides_of(body: ScoreFields) -> tuple[str, str]:
