@@ -23,7 +23,7 @@ from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.entrypoints.serve.detect import DialectPreferences, choose_anywhere
 from engine.entrypoints.serve.dialects.base import RequestView
-from engine.entrypoints.serve.dialects.fields import read_keys
+from engine.entrypoints.serve.dialects.body import read_keys
 from engine.errors import EngineError
 from engine.inputs.processor import InputProcessor
 from engine.request import EncodedPair, RerankCall

@@ -63,7 +63,7 @@ class Call:
         return self.num_answered == self.num_pairs
 
     def unanswered(self) -> np.ndarray:
-        """Their positions."""
+        """Numbers of the pairs that have no answer yet."""
         return (~self.answered).nonzero()[0]
 
     def plant(self, roots: list[Node]) -> None:

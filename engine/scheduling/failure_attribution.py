@@ -24,6 +24,8 @@ MAX_GIVEN_UP = 3
 
 
 class Suspects:
+    """Pairs of lost steps that are neither cleared nor given up, and how many of them a step may hold."""
+
     def __init__(self) -> None:
         self._pairs: set[tuple[str, int]] = set()
         self._limit = 0
@@ -51,6 +53,7 @@ class Suspects:
         return any(readers)
 
     def clear(self, call_id: str, pairs: Iterable[int]) -> None:
+        """These pairs of the call were answered, or nobody waits for them: they are suspected no more."""
         if self._pairs:
             self._pairs.difference_update((call_id, pair) for pair in pairs)
 

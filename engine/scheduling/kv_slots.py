@@ -13,6 +13,8 @@ from engine.ranges import Range, append_range
 
 
 class KVSlots:
+    """``capacity``: slots of the KV cache, in tokens. All ranges are ``(start, length)``."""
+
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.clear()
@@ -31,6 +33,7 @@ class KVSlots:
         return True
 
     def uncommit(self, num_slots: int) -> None:
+        """Take back a promise of ``commit``."""
         self.committed -= num_slots
         assert self.committed >= 0
 
@@ -51,6 +54,7 @@ class KVSlots:
         return taken
 
     def release(self, ranges: list[Range]) -> None:
+        """Give back what ``allocate`` handed out, whole or in parts."""
         for slot_range in ranges:
             self.used -= slot_range[1]
             insort(self._free, slot_range)

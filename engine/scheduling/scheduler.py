@@ -25,21 +25,21 @@ from itertools import count
 import numpy as np
 
 from engine.config import SchedulerConfig
-from engine.errors import DeadlineExceededError, EngineError, NonFiniteScoreError, StepFailedError
+from engine.errors import DeadlineExceededError, EngineError, StepFailedError
 from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.scheduling.call import Call
 from engine.scheduling.failure_attribution import Suspects
 from engine.scheduling.kv_memory import KVMemory
 from engine.scheduling.policy import CallHeap, least_work, oldest
+from engine.scheduling.step_filler import LOOK_PAST, StepFiller
 from engine.scheduling.step_plan import StepPlan
-from engine.scheduling.token_tree import Entry, LeafRun, Segment, SegmentState
+from engine.scheduling.step_values import values_of_calls, without_non_finite
+from engine.scheduling.token_tree import LeafRun, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)
 MIN_TOKEN_BUDGET = 64
-LOOK_PAST = 64
-"""Segments and calls that may be looked past in one step before it is called full."""
 NO_PAIRS = np.zeros(0, np.int32)
 NO_VALUES = np.zeros((0, 1), np.float32)
 
@@ -77,6 +77,7 @@ class Scheduler:
         self._step_ids = count()
         self._in_flight: dict[int, StepPlan] = {}
         self._suspects = Suspects()
+        self._filler = StepFiller(self._memory, self._suspects, clock)
         self._stats = SchedulerStats(step_token_counts=[0] * (len(STEP_TOKEN_BOUNDS) + 1))
         self._fill_sum = 0.0
         self._unplannable: list[EngineCoreOutput] = []
@@ -196,92 +197,13 @@ class Scheduler:
                 self._others_first = True
                 continue
             try:
-                memory_free = self._take_from(call, plan, memory_free)
+                memory_free = self._filler.take_from(call, plan, memory_free)
             except Exception as error:
                 self._end_unplannable(call, error)
         for call in touched:
             if call.frontier:
                 calls.push(call)
         return memory_free
-
-    def _take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
-        """Move entries from the call's frontier into the plan; returns whether commitments may still be made.
-
-        Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
-        """
-        skipped: list[Entry] = []
-        frontier, constant_prefix, before = call.frontier, self._memory.store.constant_prefix, plan.num_tokens
-        while frontier and not plan.full and len(skipped) < LOOK_PAST:
-            entry = frontier.pop()
-            if (
-                constant_prefix is not None
-                and entry.parent is constant_prefix
-                and constant_prefix.state is SegmentState.WAITING
-            ):
-                self._take_constant_prefix(constant_prefix, call, plan)
-            if entry.parent is not None and entry.parent.state is SegmentState.WAITING:
-                skipped.append(entry)
-            elif isinstance(entry, LeafRun):
-                skipped += self._take_leaves(call, entry, plan)
-            elif not plan.fits(entry) or self._suspects.crowded(call, entry, plan):
-                skipped.append(entry)
-            elif not self._memory.commit(entry, memory_free):
-                memory_free = False
-                skipped.append(entry)
-            else:
-                entry.state = SegmentState.SCHEDULED
-                plan.add(entry, call)
-                call.took(len(entry))
-                call.uncover(entry.below())
-        frontier.extend(reversed(skipped))
-        if plan.num_tokens > before:
-            call.num_steps += 1
-            call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
-            plan.adapter = call.request.adapter
-        return memory_free
-
-    def _take_leaves(self, call: Call, run: LeafRun, plan: StepPlan) -> list[LeafRun]:
-        """Take what fits of some leaves, looking past those that are too long; returns the others, in order."""
-        if self._suspects:
-            return self._take_leaves_one_by_one(call, run, plan)
-        leaves, first, last = run
-        left: list[LeafRun] = []
-        while first < last and not plan.full:
-            count = plan.num_fitting(leaves, first, last)
-            if not count:
-                fitting = leaves.lens[first : min(last, first + LOOK_PAST)] <= plan.token_budget - plan.num_tokens
-                count = int(fitting.argmax())
-                if not fitting[count]:
-                    break
-                left.append(LeafRun(leaves, first, first + count))
-            else:
-                self._take_run(call, LeafRun(leaves, first, first + count), plan)
-            first += count
-        return [*left, LeafRun(leaves, first, last)] if first < last else left
-
-    def _take_leaves_one_by_one(self, call: Call, run: LeafRun, plan: StepPlan) -> list[LeafRun]:
-        left: list[LeafRun] = []
-        for leaf in run.one_by_one():
-            fits = not plan.full and plan.num_fitting(*leaf) and len(left) < LOOK_PAST
-            if fits and not self._suspects.crowded(call, leaf, plan):
-                self._take_run(call, leaf, plan)
-            elif left and left[-1].last == leaf.first:
-                left[-1] = LeafRun(run.leaves, left[-1].first, leaf.last)
-            else:
-                left.append(leaf)
-        return left
-
-    def _take_run(self, call: Call, run: LeafRun, plan: StepPlan) -> None:
-        num_tokens = run.num_tokens
-        plan.add_leaves(run, call, num_tokens)
-        call.took(num_tokens)
-
-    def _take_constant_prefix(self, constant_prefix: Segment, call: Call, plan: StepPlan) -> None:
-        """The first step that needs the constant prefix computes it, for everybody."""
-        if plan.fits(constant_prefix):
-            constant_prefix.state = SegmentState.SCHEDULED
-            plan.add(constant_prefix, None)
-            call.computed_tokens += len(constant_prefix)
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -291,24 +213,7 @@ class Scheduler:
         if plan is None:  # lost and replayed meanwhile
             return []
         self._stats.device_s += output.device_s
-        found: dict[Call, list[tuple[np.ndarray, np.ndarray]]] = {}
-        row = 0
-        for call, entry in zip(plan.calls, plan.entries, strict=True):
-            if call is None:
-                continue
-            if call.read_rows is not None:
-                if entry.reads is not None:
-                    end = row + len(entry.reads.rows)
-                    found.setdefault(call, []).append((entry.reads.rows, output.values[row:end]))
-                    row = end
-            elif isinstance(entry, LeafRun):
-                end = row + entry.num_leaves
-                found.setdefault(call, []).append((entry.pairs, entry.of_pairs(output.values[row:end])))
-                row = end
-            elif entry.pairs:
-                values = output.values[row : row + 1].repeat(len(entry.pairs), axis=0)
-                found.setdefault(call, []).append((np.array(entry.pairs), values))
-                row += 1
+        found = values_of_calls(plan, output.values)
         self._settle(plan)
         all_finite = bool(np.isfinite(output.values).all())
         answers = (self._answer_scored(call, parts, all_finite) for call, parts in found.items() if not call.aborted)
@@ -341,16 +246,7 @@ class Scheduler:
             all_finite = bool(np.isfinite(values).all())
         errors: dict[int, WireError] = {}
         if not all_finite:
-            finite = np.isfinite(values).all(axis=1)
-            if num_rows is None:
-                values = values[finite]
-            else:
-                finite = np.logical_and.reduceat(finite, num_rows.cumsum() - num_rows)
-                values, num_rows = values[finite.repeat(num_rows)], num_rows[finite]
-            for pair in pairs[~finite].tolist():
-                error = NonFiniteScoreError(f"the model's score for document {pair} is not finite")
-                errors[pair] = WireError.of(error)
-            pairs = pairs[finite]
+            pairs, values, num_rows, errors = without_non_finite(pairs, values, num_rows)
         return self._answer(call, pairs, values, errors, num_rows)
 
     def _answer(
@@ -435,6 +331,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
+        """Whether any call waits for an answer."""
         return bool(self._calls)
 
     @property
@@ -444,9 +341,11 @@ class Scheduler:
 
     @property
     def num_in_flight(self) -> int:
+        """Steps that were planned and have not come back."""
         return len(self._in_flight)
 
     def drop_queries(self) -> None:
+        """Forget the queries that are kept between calls, except those in use; the constant prefix stays."""
         self._memory.store.drop_queries()
 
     def _count_step(self, plan: StepPlan) -> None:
@@ -457,6 +356,7 @@ class Scheduler:
         self._fill_sum += plan.num_tokens / self._token_budget
 
     def stats(self) -> SchedulerStats:
+        """Totals since the start, and the present state: the same object each time, brought up to date."""
         stats = self._stats
         # An aborted call stays until its steps in flight have ended; nobody waits for it.
         live = [call for call in self._calls.values() if not call.aborted]

@@ -6,37 +6,11 @@ O(tokens) in NumPy; Python runs once for each segment that is shared, and not at
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from engine.ranges import common_prefix
+from engine.scheduling.sorted_pairs import SortedPairs, begin_with, sort_pairs
 from engine.scheduling.token_tree import Leaves, Node, Segment
-
-_WINDOW = 16
-"""Tokens compared at a time when neighbours are told apart: most differ at once."""
-
-
-class _Sorted(NamedTuple):
-    """Different pairs in the order of their tokens. N of them; P pairs have these tokens."""
-
-    starts: np.ndarray
-    """(N,) where each begins in the call's tokens."""
-    lens: np.ndarray
-    pairs: np.ndarray
-    """(P,) pairs of the call; equal ones stand together."""
-    bounds: np.ndarray | None
-    """(N + 1,) where the pairs of each begin; None: each is one."""
-    common: np.ndarray
-    """(N,) how many tokens each shares with the one before it."""
-    hints: np.ndarray | None
-    """(N,) where its query ends."""
-
-    def pairs_of(self, item: int) -> list[int]:
-        if self.bounds is None:
-            return [int(self.pairs[item])]
-        found: list[int] = self.pairs[self.bounds[item] : self.bounds[item + 1]].tolist()
-        return found
 
 
 class TreeBuilder:
@@ -89,12 +63,12 @@ class TreeBuilder:
         on_constant_prefix = (
             np.zeros(len(members), bool)
             if constant_prefix is None
-            else _begin_with(token_ids, starts, lens, members, constant_prefix)
+            else begin_with(token_ids, starts, lens, members, constant_prefix)
         )
         roots: list[Node] = []
         for parent, chosen in ((constant_prefix, members[on_constant_prefix]), (None, members[~on_constant_prefix])):
             if len(chosen):
-                roots += _Branch(self, token_ids, _sort(token_ids, starts, lens, chosen, hints), parent).grow()
+                roots += _Branch(self, token_ids, sort_pairs(token_ids, starts, lens, chosen, hints), parent).grow()
         for root in roots:
             if isinstance(root, Segment):
                 _measure_paths(root)
@@ -134,7 +108,7 @@ _FIRST = np.zeros(1, np.int32)
 class _Branch:
     """Everything under one parent: the constant prefix, or none."""
 
-    def __init__(self, builder: TreeBuilder, token_ids: np.ndarray, items: _Sorted, parent: Segment | None) -> None:
+    def __init__(self, builder: TreeBuilder, token_ids: np.ndarray, items: SortedPairs, parent: Segment | None) -> None:
         self._longest, self._least = builder.max_segment_tokens, builder.min_shared_tokens
         self._token_ids = token_ids
         self._items = items
@@ -233,65 +207,6 @@ class _Branch:
         self._hang(Leaves(self._token_ids, starts, lens, pairs, above, bounds=bounds), above)
 
 
-def _begin_with(
-    token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray, constant_prefix: Segment
-) -> np.ndarray:
-    """(len(members),) whether each pair begins with the constant prefix and goes on behind it."""
-    long_enough = lens[members] > len(constant_prefix)
-    chosen = starts[members[long_enough]]
-    equal = (token_ids[chosen[:, None] + np.arange(len(constant_prefix))] == constant_prefix.token_ids).all(axis=1)
-    found: np.ndarray = long_enough.copy()
-    found[long_enough] = equal
-    return found
-
-
-def _sort(
-    token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray, hints: np.ndarray | None
-) -> _Sorted:
-    order = _order(token_ids, starts, lens, members)
-    starts, lens = starts[order], lens[order]
-    hints = None if hints is None else hints[order]
-    common = _shared_with_previous(token_ids, starts, lens)
-    again = (common == lens) & (common == np.concatenate([[-1], lens[:-1]]))
-    if not again.any():
-        return _Sorted(starts, lens, order, None, common, hints)
-    kept = (~again).nonzero()[0]
-    bounds = np.concatenate([kept, [len(order)]])
-    return _Sorted(starts[kept], lens[kept], order, bounds, common[kept], None if hints is None else hints[kept])
-
-
-def _order(token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """The members in the order of their tokens; equal ones in their own order."""
-    letters = token_ids.astype(">u4").tobytes()
-    firsts, ends = (4 * starts[members]).tolist(), (4 * (starts[members] + lens[members])).tolist()
-    keys = [letters[first:end] for first, end in zip(firsts, ends, strict=True)]
-    order: np.ndarray = members[sorted(range(len(keys)), key=keys.__getitem__)]
-    return order
-
-
-def _shared_with_previous(token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray) -> np.ndarray:
-    """(N,) leading tokens that each sorted pair shares with the one before it; 0 for the first."""
-    common = np.zeros(len(lens), np.int64)
-    if len(lens) < 2:
-        return common
-    first, last = (token_ids[starts[i] : starts[i] + lens[i]] for i in (0, -1))
-    depth = common_prefix(first, last)  # whatever the outermost share, all share
-    limits = np.minimum(lens[1:], lens[:-1])
-    active, window = np.arange(1, len(lens)), _WINDOW
-    while len(active):
-        columns = depth + np.arange(window)
-        limit = limits[active - 1]
-        # Reads past the end of a pair are of other pairs' tokens, or clipped; they do not count.
-        here = token_ids.take(starts[active][:, None] + columns, mode="clip")
-        before = token_ids.take(starts[active - 1][:, None] + columns, mode="clip")
-        differs = (here != before) | (columns >= limit[:, None])
-        found = differs.argmax(axis=1)
-        same = ~differs[np.arange(len(active)), found]
-        common[active] = np.minimum(depth + np.where(same, window, found), limit)
-        active, depth, window = active[same], depth + window, 4 * window
-    return common
-
-
 def _flat(
     token_ids: np.ndarray,
     starts: np.ndarray,
@@ -330,6 +245,7 @@ def _measure_paths(root: Segment) -> None:
 
 
 def total_tokens(roots: Sequence[Node]) -> int:
+    """Tokens that computing these trees takes, each segment and leaf once."""
     total, stack = 0, list(roots)
     while stack:
         node = stack.pop()
@@ -342,10 +258,12 @@ def total_tokens(roots: Sequence[Node]) -> int:
 
 
 def segments_of(roots: Sequence[Node]) -> Iterator[Segment]:
+    """Every segment of these trees that has something below it."""
     return (segment for root in roots if isinstance(root, Segment) for segment in root.descend())
 
 
 def leaves_of(roots: Sequence[Node]) -> Iterator[Leaves]:
+    """Every set of leaves of these trees."""
     for root in roots:
         if isinstance(root, Leaves):
             yield root

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from engine.entrypoints.serve.detect import COMMON, DialectChoice, DialectPreferences, choose_anywhere, choose_on_path
 from engine.entrypoints.serve.dialect_registry import DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
-from engine.entrypoints.serve.dialects.fields import Keys, read_keys
+from engine.entrypoints.serve.dialects.body import Keys, read_keys
 from engine.entrypoints.serve.dialects.score import BODIES
 from engine.entrypoints.serve.errors import error_response, for_clients, json_response
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from engine.entrypoints.serve.dialect_registry import BY_BODY, DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import Dialect
-from engine.entrypoints.serve.dialects.fields import Keys
+from engine.entrypoints.serve.dialects.body import Keys
 from engine.entrypoints.serve.dialects.rerank import RerankDialect
 
 COMMON = DIALECTS[RerankDialect.name]

@@ -148,17 +148,17 @@ def test_a_call_that_cannot_be_planned_costs_only_itself() -> None:
     assert {key for key in found if key[0] == "bad"} == {("bad", 0), ("bad", 1)}
 
 
-@pytest.mark.parametrize("place", ["_take_from", "keep"])
+@pytest.mark.parametrize("place", ["take_from", "keep"])
 def test_an_error_while_planning_a_step_finds_its_call(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever raises while a step is planned: the call that it is about gets an error, the others their scores."""
     core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, FakeExecutor(fake_info(budget=16)))
     scheduler = core.scheduler
-    owner = scheduler if place == "_take_from" else scheduler._memory
+    owner = scheduler._filler if place == "take_from" else scheduler._memory
     original = getattr(owner, place)
 
     def fail(*arguments: Any) -> Any:
         result = original(*arguments)
-        names = [arguments[0].call_id] if place == "_take_from" else [c.call_id for c in arguments[0].calls if c]
+        names = [arguments[0].call_id] if place == "take_from" else [c.call_id for c in arguments[0].calls if c]
         if "bad" in names:
             raise ZeroDivisionError("planned on purpose")
         return result

@@ -11,7 +11,7 @@ from engine.entrypoints.serve.admission import CallSize
 from engine.entrypoints.serve.detect import COMMON, DialectPreferences, choose_anywhere, choose_on_path
 from engine.entrypoints.serve.dialect_registry import BY_BODY, BY_PATH, CHOOSABLE, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect, RequestView, matches
-from engine.entrypoints.serve.dialects.fields import read_keys
+from engine.entrypoints.serve.dialects.body import read_keys
 from engine.request import RerankCall
 from tests.serve.conftest import running_server
 from tests.serve.example_bodies import example_body

@@ -17,8 +17,8 @@ import msgspec
 from engine.entrypoints.serve.detect import COMMON
 from engine.entrypoints.serve.dialect_registry import DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect
+from engine.entrypoints.serve.dialects.body import read_keys
 from engine.entrypoints.serve.dialects.extensions import Extensions
-from engine.entrypoints.serve.dialects.fields import read_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "compatibility.md"

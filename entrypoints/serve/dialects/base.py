@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.entrypoints.serve.dialects.fields import Keys, read
+from engine.entrypoints.serve.dialects.body import Keys, read
 from engine.entrypoints.serve.errors import error_object
 from engine.errors import EngineError, FieldPath
 from engine.request import RerankCall

@@ -23,8 +23,9 @@ from engine.entrypoints.serve.dialects.base import (
     TextPaths,
     partial_of,
 )
+from engine.entrypoints.serve.dialects.body import Keys
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import EXACT, NOT_BLANK, Keys, Prompts, as_prompts, fail
+from engine.entrypoints.serve.dialects.fields import EXACT, NOT_BLANK, Prompts, as_prompts, fail
 from engine.entrypoints.serve.dialects.score import ScoreUsage
 from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.request import RerankCall

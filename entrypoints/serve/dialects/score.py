@@ -17,17 +17,9 @@ from engine.entrypoints.serve.dialects.base import (
     TextPaths,
     partial_of,
 )
+from engine.entrypoints.serve.dialects.body import Keys
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import (
-    Bool,
-    Documents,
-    Keys,
-    QuerySide,
-    as_bool,
-    as_documents,
-    as_queries,
-    fail,
-)
+from engine.entrypoints.serve.dialects.fields import Bool, Documents, QuerySide, as_bool, as_documents, as_queries, fail
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore
 
