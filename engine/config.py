@@ -172,6 +172,20 @@ class ServerConfig:
     """Address to listen on; other than loopback only with a key."""
     port: int = 8000
     """Port to listen on. 0: a free one, which the log names."""
+    uds: str | None = None
+    """Listen on this Unix socket instead of host and port; who may open the file may call."""
+    ssl_certfile: str | None = None
+    """Speak HTTPS with this certificate (PEM); it is read again when the file changes."""
+    ssl_keyfile: str | None = None
+    """Its key. None: in the same file."""
+    ssl_keyfile_password: str | None = None
+    """Password of the key."""
+    ssl_ca_certs: str | None = None
+    """Authorities whose certificates clients may show."""
+    ssl_cert_reqs: Literal[0, 1, 2] = 0
+    """Whether clients must show one: 0 no, 1 it is checked if there is one, 2 yes."""
+    ssl_ciphers: str | None = None
+    """Ciphers in the words of OpenSSL. None: its own choice."""
     api_key: tuple[str, ...] = ()
     """A key that callers must send; may be given several times. None: everybody on this machine may call."""
     api_key_file: str | None = None

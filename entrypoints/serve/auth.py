@@ -36,7 +36,7 @@ def check_exposure(config: ServerConfig) -> None:
     """
     if any(not key.strip() for key in config.api_key):
         raise ConfigError("--api-key must not be empty: an empty key would let everyone in.", param="api_key")
-    if config.api_key or config.insecure_no_auth or is_loopback(config.host):
+    if config.api_key or config.insecure_no_auth or config.uds or is_loopback(config.host):
         return
     raise ConfigError(
         f"--host {config.host} can be reached from other machines, and no key is set: everyone there could use this "

@@ -61,7 +61,7 @@ def _allowed_hosts(config: ServerConfig) -> frozenset[str] | None:
     """The host names that are answered for; None: all."""
     if config.allowed_hosts:
         return None if "*" in config.allowed_hosts else frozenset(map(str.lower, config.allowed_hosts))
-    if config.api_key or not is_loopback(config.host):
+    if config.api_key or config.uds or not is_loopback(config.host):  # browsers cannot reach a Unix socket
         return None
     return frozenset((config.host.lower(), "localhost"))
 

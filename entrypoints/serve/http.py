@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
+from engine.entrypoints.serve.tls import CertificateWatch, tls_settings
 
 KEEP_ALIVE_S = 75
 HARD_STOP_S = 2.0
@@ -20,6 +21,15 @@ HARD_STOP_S = 2.0
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: the server's own decide when to stop."""
 
+    def __init__(self, settings: uvicorn.Config, config: ServerConfig) -> None:
+        super().__init__(settings)
+        self._certificates = CertificateWatch(config)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: is the certificate another one?"""
+        self._certificates.look(self.config.ssl)
+        return await super().on_tick(counter)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -27,7 +37,7 @@ class HttpServer(uvicorn.Server):
 
 def http_server(app: ASGIApp, config: ServerConfig) -> HttpServer:
     """The HTTP server of one process, with the limits of ``config`` at its sockets."""
-    return HttpServer(http_settings(app, config))
+    return HttpServer(http_settings(app, config), config)
 
 
 def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
@@ -44,6 +54,7 @@ def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=stop_timeout_s(config),
         root_path=config.root_path,
+        **tls_settings(config),
         proxy_headers=False,
     )
 

@@ -47,6 +47,40 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def listen_on_path(path: str) -> socket.socket:
+    """A bound, listening Unix socket. A file that nobody listens on any more is replaced. Raises ``ConfigError``."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if Path(path).is_socket():
+            _remove_abandoned(path)
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"--uds {path}: {error.strerror or error}.", param="uds") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_abandoned(path: str) -> None:
+    """Removes the file of a socket that nobody listens on; raises ``OSError`` where somebody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+    raise OSError("another process listens on it")
+
+
+def address_of(listener: socket.socket, *, tls: bool) -> str:
+    """What a log calls a listening socket: an address for clients."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{host}:{port}"
+
+
 def allow_open_files(num_connections: int) -> int:
     """Raises this process's own limit on descriptors until the connections fit, or as far as the system lets it.
 

@@ -200,6 +200,7 @@ class GuardedProtocol(HttpToolsProtocol):
         body = msgspec.json.encode(error_object(error, uuid.uuid4().hex))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[error.status] + head + body)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not under TLS
+            self.transport.write_eof()
         self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
         self.flow.resume_reading()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Protocol
 
 from engine.config import EngineConfig, ServerConfig
@@ -32,8 +33,9 @@ from engine.entrypoints.serve.loading import load_engine
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.metrics import ServerMetrics
-from engine.entrypoints.serve.ports import allow_open_files, listen
+from engine.entrypoints.serve.ports import address_of, allow_open_files, listen, listen_on_path
 from engine.entrypoints.serve.service import RerankService
+from engine.entrypoints.serve.tls import check_tls
 from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
 from engine.ipc.stop_signals import stop_signals
@@ -99,7 +101,11 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
             raise ConfigError(f"--dialect: {error}", param="dialect") from error
     if server_config.otlp_traces_endpoint:
         collector_url(server_config.otlp_traces_endpoint)
-    listener = listen(server_config.host, server_config.port)
+    check_tls(server_config)
+    if server_config.uds is not None:
+        listener = listen_on_path(server_config.uds)
+    else:
+        listener = listen(server_config.host, server_config.port)
     try:
         fitting = allow_open_files(server_config.max_connections)
         server_config = replace(server_config, max_connections=fitting)
@@ -107,6 +113,8 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
             return runner.run(_Server((engine_config, *more_models), server_config, listener).run())
     finally:
         listener.close()
+        if server_config.uds is not None:
+            Path(server_config.uds).unlink(missing_ok=True)
 
 
 class _Server:
@@ -178,8 +186,8 @@ class _Server:
 
     async def _load(self) -> None:
         """Loads the models in turn; calls are taken when all of them are there."""
-        host, port = self._listener.getsockname()[:2]
-        logger.info("listening on http://%s:%d (pid %d), loading the model", host, port, os.getpid())
+        address = address_of(self._listener, tls=self._config.ssl_certfile is not None)
+        logger.info("listening on %s (pid %d), loading the model", address, os.getpid())
         engines: list[LoadedEngine] = []
         try:
             for config in self._engine_configs:
@@ -194,9 +202,8 @@ class _Server:
         for engine in engines:
             info = engine.client.info
             logger.info(
-                "ready on http://%s:%d: %s on %s in %s, loaded in %.1f s",
-                host,
-                port,
+                "ready on %s: %s on %s in %s, loaded in %.1f s",
+                address,
                 ", ".join((engine.spec.name, *engine.adapters)),
                 info.device,
                 info.dtype,

@@ -14,6 +14,7 @@ import logging
 import mmap
 import os
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp
@@ -68,7 +69,9 @@ class FairListener:
         index: int,
         make_protocol: Callable[[], asyncio.Protocol],
         num_open: Callable[[], int],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self._listener = listener
         self._counts = counts
         self._index = index
@@ -136,7 +139,7 @@ class FairListener:
 
     async def _open(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self._tls)
         except OSError:
             connection.close()  # its client is gone
 
@@ -145,7 +148,7 @@ class SharingHttpServer(HttpServer):
     """uvicorn, taking its connections from a ``FairListener``."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig, counts: ConnectionCounts, index: int) -> None:
-        super().__init__(http_settings(app, config))
+        super().__init__(http_settings(app, config), config)
         self._counts = counts
         self._index = index
 
@@ -154,7 +157,14 @@ class SharingHttpServer(HttpServer):
         assert sockets is not None
         await self.lifespan.startup()
         self._listeners = [
-            FairListener(one, self._counts, self._index, self._protocol, lambda: len(self.server_state.connections))
+            FairListener(
+                one,
+                self._counts,
+                self._index,
+                self._protocol,
+                lambda: len(self.server_state.connections),
+                self.config.ssl,
+            )
             for one in sockets
         ]
         self.servers = self._listeners  # type: ignore[assignment]  # closed and waited for like its own
