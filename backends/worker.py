@@ -13,6 +13,7 @@ import torch
 
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.group import LOADING_TIMEOUT_S, TPGroup, join_tp_group
+from engine.backends.library_model import LibraryModel
 from engine.backends.loading.adapter_files import load_adapters
 from engine.backends.loading.checkpoint import Checkpoint, open_model
 from engine.backends.loading.fit import check_fit
@@ -68,8 +69,9 @@ class Worker:
         )
         self.tp_group = group = join_tp_group(self.tp_rank, backend, self.config.device.step_timeout_s)
         try:
-            params, model, adapters, ops_notes = self._load_model(backend, device, dtype)
-            if not self.config.device.skip_self_test:
+            num_bytes, model, adapters, ops_notes = self._load_model(backend, device, dtype)
+            own = not self.spec.by_library
+            if own and not self.config.device.skip_self_test:
                 ops_notes = (*ops_notes, *backend.self_test(model.layer_shape))
             budget = group.all_reduce_min("token budget", limits.token_budget, LOADING_TIMEOUT_S)
             bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
@@ -85,7 +87,7 @@ class Worker:
                 adapters=adapters,
                 graphs=group.size == 1 and self.profiler is None,
             )
-            for num_tokens in backend.capabilities.warm_up_tokens:
+            for num_tokens in backend.capabilities.warm_up_tokens if own else ():
                 self.runner.warm_up(min(num_tokens, budget))
             best, tuning_notes = self._tune(self.runner, backend, budget) if model.graphable else (budget, ())
             if self.spec.causal and self.config.scheduler.max_num_batched_tokens is None:
@@ -103,7 +105,7 @@ class Worker:
             kv_bytes_per_token=bytes_per_token,
             max_num_batched_tokens=budget,
             num_outputs=model.num_outputs,
-            weight_bytes=params.num_bytes,
+            weight_bytes=num_bytes,
             load_s=time.perf_counter() - started,
             peak_memory_bytes=backend.peak_memory_bytes(device),
             notes=(*notes, *ops_notes, *tuning_notes),
@@ -145,7 +147,10 @@ class Worker:
 
     def _load_model(
         self, backend: Backend, device: torch.device, dtype: torch.dtype
-    ) -> tuple[Parameters, Model, Adapters | None, tuple[str, ...]]:
+    ) -> tuple[int, Model, Adapters | None, tuple[str, ...]]:
+        """Bytes of the weights, the model, its adapters, and what there is to say."""
+        if self.spec.by_library:
+            return self._load_from_library(device, dtype)
         family = find_family(self.spec.model_type)
         self._check_files()
         checkpoint = None
@@ -181,7 +186,17 @@ class Worker:
         model.finish()
         adapters = self._load_adapters(adapter_ops, model, params, family.CHECKPOINT_PREFIX) if adapter_ops else None
         notes = () if checkpoint is None else _quantization_notes(self.config, checkpoint, quantization, params)
-        return params, model, adapters, (*notes, ops_note)
+        return params.num_bytes, model, adapters, (*notes, ops_note)
+
+    def _load_from_library(self, device: torch.device, dtype: torch.dtype) -> tuple[int, Model, None, tuple[str, ...]]:
+        self._check_files()
+        if self.tp_group.size > 1:
+            raise ConfigError(
+                "--tensor-parallel-size above 1 is not supported with --model-impl transformers",
+                param="tensor_parallel_size",
+            )
+        model = LibraryModel(self.spec, device=device, dtype=dtype)
+        return model.num_bytes, model, None, (model.description,)
 
     def _check_files(self) -> None:
         """The files are still those that were understood at start; raises ``ModelLoadError`` where they are others."""

@@ -14,6 +14,7 @@ from engine.devices import DeviceName
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ExecutorName = Literal["auto", "uni", "mp", "ray"]
+ModelImpl = Literal["auto", "transformers"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 PrefixCache = Literal["off", "template", "query"]
 Quantization = Literal["int16", "int8", "int4", "fp8", "w8a8"]
@@ -53,6 +54,9 @@ class ModelConfig:
     """Compute the linear layers in this precision; `engine verify` says what it costs. None: the model's dtype."""
     load_format: LoadFormat = "auto"
     """Where the weights come from; dummy: random ones, for measuring without a download."""
+    model_impl: ModelImpl = "auto"
+    """Who computes the network. auto: the engine. transformers: any class for sequence classification of the installed
+    library, as it runs it; exact, and several times slower."""
     max_model_len: int | None = None
     """Longest pair in tokens, template included. None: what the model was made for."""
     max_docs_per_block: int | None = None

@@ -127,6 +127,8 @@ class ModelSpec:
     config: dict[str, Any] = field(default_factory=dict)
     """config.json after overrides, ``auto_map`` removed."""
     head: HeadSpec
+    by_library: bool = False
+    """The installed transformers runs the network (``--model-impl transformers``)."""
     causal: bool
     """Left context only: prefixes can be shared and documents chunked."""
     template: str | None = None

@@ -30,13 +30,15 @@ class Checkpoint:
     identity: Identity | None
     chain: Chain | None
     has_weights: bool
+    by_library: bool = False
+    """The installed transformers runs the network."""
     asked_prompt: str | None = None
     """The built-in prompt that ``--score-template`` names."""
 
     @property
     def causal(self) -> bool:
         """Whether its tokens see only those before them."""
-        return is_causal(self.config["model_type"], self.config)
+        return not self.by_library and is_causal(self.config["model_type"], self.config)
 
     @property
     def label(self) -> str:

@@ -59,7 +59,7 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
 def stated_pooling(checkpoint: Checkpoint) -> Pooling:
     """As config.json says, else as is usual in the family; ``ConfigError`` for a pooling that is not computed."""
     stated = checkpoint.config.get(POOLING_KEY)
-    if stated is None:
+    if stated is None or checkpoint.by_library:
         return checkpoint.family.pooling
     if stated not in _POOLINGS or (checkpoint.causal and _POOLINGS[stated] != "last"):
         known = ("last",) if checkpoint.causal else _POOLINGS

@@ -15,6 +15,7 @@ from engine.checkpoint.embedding import HEADLESS, embedding_head, stated_pooling
 from engine.checkpoint.identity import README
 from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
 from engine.checkpoint.late_interaction import late_head
+from engine.checkpoint.library_model import library_labels
 from engine.checkpoint.listwise import listwise_head
 from engine.checkpoint.overrides import METHODS
 from engine.checkpoint.published_models import Published, published_models
@@ -340,6 +341,8 @@ def _modules_head(checkpoint: Checkpoint, origin: str) -> Head:
 def _num_labels(checkpoint: Checkpoint) -> int:
     """What config.json says, or else the stored head: the library default of two would be a guess."""
     config, declared, field = checkpoint.config, None, ""
+    if checkpoint.by_library:
+        return library_labels(config)
     if config.get("num_labels") is not None:
         declared, field = int(config["num_labels"]), "num_labels"
     elif isinstance(config.get("id2label"), dict):

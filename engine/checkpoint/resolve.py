@@ -24,9 +24,10 @@ from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.identity import identify, unless_flags_differ
 from engine.checkpoint.late_interaction import late_texts
+from engine.checkpoint.library_model import library_family, library_position_limit
 from engine.checkpoint.metadata import read_metadata
 from engine.checkpoint.overrides import apply_overrides
-from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
+from engine.checkpoint.prompt import NO_TEMPLATE, Prompt, asked_built_in, resolve_prompt
 from engine.checkpoint.remote_code import check_remote_code
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
@@ -80,6 +81,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         model_type=checkpoint.config["model_type"],
         config=checkpoint.config,
         head=head.spec,
+        by_library=checkpoint.by_library,
         causal=checkpoint.causal,
         template=prompt.template,
         known_template=identity.model.template if identity else None,
@@ -105,16 +107,11 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     files = CheckpointFiles(chain.transformer.folder if chain else root, config.model, root)
     if config.load_format != "dummy" and not files.tensors:
         raise ModelLoadError(f"{files.folder}: its safetensors files hold no tensors.")
-    hf_config = usual_config(files.label, apply_overrides(files.config, config.hf_overrides))
-    if "is_causal" in config.ignore_config_key:
-        hf_config.pop("is_causal", None)
-    family, task = _family(hf_config, files.folder)
-    check_config_numbers(files.label, hf_config)
-    hf_config = complete_config(files.label, hf_config, config.ignore_config_key)
-    check_config_numbers(files.label, hf_config)  # again, with the defaults of what it leaves out
+    hf_config, family, task = _network(config, files)
     stored = (files.config.get("architectures") or [hf_config["architectures"][0]])[0]
     identity = identify(files, stored, config.ignore_config_key)
-    check_remote_code(files, family, identity, config.ignore_config_key)
+    if config.model_impl == "auto":
+        check_remote_code(files, family, identity, config.ignore_config_key)
     tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder))
     checkpoint = Checkpoint(
         files=files,
@@ -127,10 +124,44 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
         identity=unless_flags_differ(identity, config.hf_overrides, tokenizer),
         chain=chain,
         has_weights=config.load_format != "dummy",
+        by_library=config.model_impl == "transformers",
         asked_prompt=asked_built_in(config.score_template),
     )
     _check_task(checkpoint)
     return checkpoint
+
+
+def _network(config: ModelConfig, files: CheckpointFiles) -> tuple[dict[str, Any], Family, Task]:
+    """config.json after overrides, with what it leaves out, and which network it describes."""
+    hf_config = apply_overrides(files.config, config.hf_overrides)
+    ignored = config.ignore_config_key
+    if config.model_impl == "transformers":
+        _check_library_settings(config)
+        takes_template = config.score_template not in NO_TEMPLATE
+        return hf_config, *library_family(files, hf_config, ignored, takes_template=takes_template)
+    hf_config = usual_config(files.label, hf_config)
+    if "is_causal" in ignored:
+        hf_config.pop("is_causal", None)
+    family, task = _family(hf_config, files.folder)
+    check_config_numbers(files.label, hf_config)
+    hf_config = complete_config(files.label, hf_config, ignored)
+    check_config_numbers(files.label, hf_config)  # again, with the defaults of what it leaves out
+    return hf_config, family, task
+
+
+def _check_library_settings(config: ModelConfig) -> None:
+    """What the engine does with its own networks only."""
+    for flag, value in (
+        ("quantization", config.quantization),
+        ("lora_modules", config.lora_modules),
+        ("load_format", config.load_format == "dummy"),
+    ):
+        if value:
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} is not supported with --model-impl transformers: the library runs the "
+                "network, with the weights as the files have them.",
+                param=flag,
+            )
 
 
 def check_own_prompt(checkpoint: Checkpoint, score_template: str) -> None:
@@ -192,8 +223,10 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
         or task is None
         or architecture not in {f"{body}{task}" for body in (family.body, *family.aliases)}
     ):
+        other = " Or let the installed transformers run it, several times slower: --model-impl transformers."
         raise ConfigError(
-            f"The architecture {architecture} (model_type {model_type}) is not supported. These are: {supported()}.",
+            f"The architecture {architecture} (model_type {model_type}) is not supported. These are: {supported()}."
+            f"{other if architecture.endswith('ForSequenceClassification') else ''}",
             param="model",
         )
     if not family.decoder and task == "ForCausalLM":
@@ -222,7 +255,7 @@ def _check_task(checkpoint: Checkpoint) -> None:
 
 def _max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
     """As asked; else what the chain says, or what is published, within what the network can read."""
-    limit = _position_limit(checkpoint)
+    limit = _position_limit(checkpoint, asked)
     if asked is None:
         chain, identity = checkpoint.chain, checkpoint.identity
         stated = chain.transformer.max_len if chain else identity.model.max_len if identity else None
@@ -237,7 +270,9 @@ def _max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
     return asked
 
 
-def _position_limit(checkpoint: Checkpoint) -> int:
+def _position_limit(checkpoint: Checkpoint, asked: int | None) -> int:
+    if checkpoint.by_library:
+        return library_position_limit(checkpoint.files, checkpoint.config, asked)
     config, family = checkpoint.config, checkpoint.family
     limit = position_limit(config["model_type"], config)
     if limit is None:
@@ -289,6 +324,7 @@ def _decision(checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len:
         known = f", {'made from' if identity.is_base else 'known as'} {identity.id} by {identity.origin}"
     scaled = f"(logit - {spec.logit_mean:g}) / {spec.logit_sigma:g}"
     mask = ", every token sees all of its pair" if checkpoint.family.decoder and not checkpoint.causal else ""
+    known += ", computed by transformers itself (--model-impl transformers)" if checkpoint.by_library else ""
     calibrated = f" of {scaled}" if (spec.logit_mean, spec.logit_sigma) != (0.0, 1.0) else ""
     plain = "pairs by the tokenizer" if prompt.use_sep_token else "query and document joined"
     own = {"embedding": "the texts alone", "listwise": "many documents", "late_interaction": "the texts, marked"}

@@ -478,4 +478,5 @@ def _longer_than(limit: int, where: FieldPath) -> InvalidRequestError:
 def _takes_types(spec: ModelSpec) -> bool:
     """The model tells query and document apart by token types, and its tokenizer makes them."""
     names = CheckpointFiles(Path(spec.tokenizer_path), spec.name).tokenizer_config.get("model_input_names")
-    return num_token_types(spec.model_type, spec.config) > 1 and (names is None or "token_type_ids" in names)
+    has_types = spec.by_library or num_token_types(spec.model_type, spec.config) > 1
+    return has_types and (names is None or "token_type_ids" in names)

@@ -80,8 +80,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "backends/measure": NETWORKS | {"backends/registry.py", "backends/models"},
     "backends/model_runner.py": NETWORKS | {"backends/models"},
+    "backends/library_model.py": NETWORKS,
     "backends/worker.py": NETWORKS
     | {
+        "backends/library_model.py",
         "engine/checkpoint",  # whether the files are still those that were understood
         "backends/registry.py",
         "backends/loading/adapter_files.py",
