@@ -35,6 +35,8 @@ class Case:
     ranges: list[list[tuple[int, int]]]
     last_only: bool = False
     causal: bool = True
+    unseen: int = 0
+    """Queries of each segment behind its keys."""
 
 
 CASES = {
@@ -44,12 +46,13 @@ CASES = {
     "chain of three": Case([6, 9, 18], [0, 1, 1], [[(0, 16)], [(0, 16), (CAPACITY, 6), (40, 1)]]),
     "last queries": Case([19, 5, 1], [-1, 0, 0], [[(CAPACITY, 19)]], last_only=True),
     "encoder": Case([5, 18], [-1, -1], [], causal=False),
+    "more queries than keys": Case([5, 18], [-1, -1], [], causal=False, unseen=27),
 }
 
 
 def build(case: Case, dtype: torch.dtype, device: torch.device, heads: int, kv_heads: int, head_dim: int):
     own_lens = array(case.own)
-    q_lens = np.ones_like(own_lens) if case.last_only else own_lens
+    q_lens = np.ones_like(own_lens) if case.last_only else own_lens + np.int32(case.unseen)
     num_tokens, num_queries = int(own_lens.sum()), int(q_lens.sum())
     meta = AttentionMeta(
         q_starts=array(np.cumsum(q_lens) - q_lens),

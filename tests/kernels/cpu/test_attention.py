@@ -40,6 +40,7 @@ CASES = {
     "empty context": Case([4], [0], [[]]),
     "encoder": Case([5, 18, 270], causal=False),
     "encoder, first only": Case([5, 18], q_lens=[1, 1], causal=False),
+    "encoder, more queries than keys": Case([5, 18, 40], q_lens=[32, 18, 48], causal=False),
 }
 
 

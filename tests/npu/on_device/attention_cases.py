@@ -61,6 +61,7 @@ CASES: dict[str, Case] = {
     "reads": make_case([6, 3, 4], [[("row", 0, 6)]], [-1, 0, 0], [0, 1, 1]),
     "tails": make_case([6, 3, 4], [[("slot", 3, 2)]], [-1, 0, -1], [2, 3, 1]),
     "both_ways": make_case([3, 1, 7], causal=False),
+    "both_ways_unseen": make_case([3, 1, 7], q_lens=[6, 4, 7], causal=False),
     "both_ways_reads": make_case([3, 1, 7], q_lens=[1, 1, 1], causal=False),
 }
 
