@@ -31,16 +31,30 @@ class Workload:
     query_tokens: int = 90
     document_tokens: int = 190
     documents: int = 100
+    block: int = 125
+    """Most documents in one prompt of a listwise model."""
 
-    def computed_tokens(self, *, shares: bool) -> int:
-        """A model without left context shares nothing."""
-        queries = 1 if shares else self.documents
+    def block_documents(self, max_len: int) -> int:
+        """Documents that a listwise model reads in one prompt of at most ``max_len`` tokens."""
+        room = (max_len - self.query_tokens) // max(1, self.document_tokens)
+        return max(1, min(self.documents, self.block, room))
+
+    def computed_tokens(self, shape: ModelShape, max_len: int) -> int:
+        """A model without left context shares nothing; a listwise one reads the query once a block, and a
+        late-interaction model computes each text by itself."""
+        queries = 1 if shape.causal or shape.reads == "texts" else self.documents
+        if shape.reads == "lists":
+            queries = -(-self.documents // self.block_documents(max_len))
         return queries * self.query_tokens + self.documents * self.document_tokens
 
-    @property
-    def mean_keys(self) -> float:
-        """What a token of a document attends to, on average, in a causal model."""
-        return self.query_tokens + self.document_tokens / 2
+    def mean_keys(self, shape: ModelShape, max_len: int) -> float:
+        """What a token of a document attends to, on average."""
+        if shape.reads == "texts":
+            return self.document_tokens
+        if not shape.causal:
+            return self.query_tokens + self.document_tokens
+        documents = self.block_documents(max_len) if shape.reads == "lists" else 1
+        return self.query_tokens + documents * self.document_tokens / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +126,10 @@ def _option(
     # The KV cache may be smaller than wanted, but one whole pair has to fit.
     fits = room >= kv_token * max_len
     replicas = num_devices // group if fits else 0
-    seconds, bound = _step_seconds(shape, device, group, workload, budget, dtype, quantization, weights)
-    computed = workload.computed_tokens(shares=shape.causal)
+    seconds, bound = _step_seconds(shape, device, group, workload, max_len, budget, dtype, quantization, weights)
+    computed = workload.computed_tokens(shape, max_len)
     call_tokens = min(computed, budget)
-    call_step, _ = _step_seconds(shape, device, group, workload, call_tokens, dtype, quantization, weights)
+    call_step, _ = _step_seconds(shape, device, group, workload, max_len, call_tokens, dtype, quantization, weights)
     rate = replicas * budget / seconds
     return Option(
         dtype=dtype,
@@ -140,6 +154,7 @@ def _step_seconds(
     device: DataSheet,
     group: int,
     workload: Workload,
+    max_len: int,
     tokens: int,
     dtype: str,
     quantization: str | None,
@@ -148,7 +163,7 @@ def _step_seconds(
     """How long a step of ``tokens`` takes on a group of devices, and which resource it waits for."""
     linear_rate = device.rates[quantization or dtype] * device.step_share * group
     attention_rate = device.rates[dtype] * device.step_share * ATTENTION_SHARE * group
-    keys = workload.mean_keys if shape.causal else workload.query_tokens + workload.document_tokens
+    keys = workload.mean_keys(shape, max_len)
     compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)
     sent = 2 * (group - 1) / group * shape.sizes.hidden * BYTES_PER_NUMBER[dtype]
     links = 2 * shape.sizes.num_layers * tokens * sent / device.link if group > 1 else 0.0

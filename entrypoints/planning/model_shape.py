@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from engine.checkpoint.config_names import usual_config
-from engine.checkpoint.families import BodySizes, body_sizes, is_causal, position_limit
+from engine.checkpoint.families import RANKERS, BodySizes, body_sizes, is_causal, position_limit
 from engine.config import BYTES_PER_NUMBER
 from engine.errors import ConfigError
+
+Reads = Literal["pairs", "lists", "texts"]
+"""What the model computes: pairs; documents of a query together (listwise); texts by themselves (late interaction)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,7 @@ class ModelShape:
     """Tokens of the longest pair that the body has positions for."""
     stored_dtype: str
     causal: bool
+    reads: Reads
     linear_params: int
     """Numbers in the linear layers."""
     other_params: int
@@ -51,6 +55,7 @@ class ModelShape:
             max_len=max_len,
             stored_dtype=stated if stated in BYTES_PER_NUMBER else "float32",
             causal=is_causal(model_type, config),
+            reads=_reads(config),
             linear_params=tensors.linear_numbers,
             other_params=tensors.other_numbers,
             products=tensors.layer_products,
@@ -66,8 +71,10 @@ class ModelShape:
     def token_flop(self) -> float:
         """Operations of the matrix products for one computed token.
 
-        The last layer makes keys and values only, except at read tokens.
+        The last layer makes keys and values only, except at read tokens; it is whole where many tokens are read.
         """
+        if self.reads != "pairs":
+            return 2.0 * self.linear_params
         sizes = self.sizes
         last = 2 * sizes.hidden * sizes.num_kv_heads * sizes.head_dim
         return 2.0 * (self.linear_params * (sizes.num_layers - 1) / sizes.num_layers + last)
@@ -90,3 +97,9 @@ class ModelShape:
     def activation_bytes(self, dtype: str) -> int:
         """Bytes of one token at the widest point of a layer: the stream and its copies, gate, up and their product."""
         return 3 * (self.sizes.hidden + self.sizes.intermediate) * round(BYTES_PER_NUMBER[dtype])
+
+
+def _reads(config: Mapping[str, Any]) -> Reads:
+    architecture = (config.get("architectures") or [""])[0]
+    task = RANKERS.get(str(architecture), ("", ""))[1]
+    return "lists" if task == "ForRanking" else "texts" if task == "Model" else "pairs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.backends.data_sheet import DataSheet, data_sheets
@@ -54,6 +54,8 @@ def make_plan(
     config: ModelConfig, device: str, num_devices: int, workload: Workload, *, cpu_threads: int | None = None
 ) -> Plan:
     shape = ModelShape.of(_config_json(config))
+    if config.max_docs_per_block is not None:
+        workload = replace(workload, block=config.max_docs_per_block)
     max_len = min(config.max_model_len or shape.max_len, shape.max_len)
     if device not in HERE:
         facts = _data_sheet(device)
@@ -146,7 +148,15 @@ def _notes(plan: Plan) -> list[str]:
             f"--quantization {faster.quantization} should be {faster.tokens_per_s / chosen.tokens_per_s:.1f} times as "
             "fast; engine verify says what it costs in accuracy."
         )
-    if plan.shape.causal is False:
+    if plan.shape.reads == "lists":
+        documents = plan.workload.block_documents(plan.max_len)
+        notes.append(
+            f"A listwise model: {documents} documents of the call are one prompt, whose keys and values stay until it "
+            "is done; --max-model-len and --max-docs-per-block make it shorter."
+        )
+    elif plan.shape.reads == "texts":
+        notes.append("A late-interaction model: each text is computed by itself, and once a call.")
+    elif plan.shape.causal is False:
         notes.append("The model has no left context: nothing of a query is shared between its documents.")
     return notes
 

@@ -30,7 +30,7 @@ def print_plan(plan: Plan, out: Console) -> None:
     out.print(
         wrapped(
             f"A call: {work.documents} documents of {work.document_tokens} tokens after {work.query_tokens} of "
-            f"template and query, {work.computed_tokens(shares=shape.causal):,} computed tokens."
+            f"template and query, {work.computed_tokens(shape, plan.max_len):,} computed tokens."
         )
     )
     out.print()

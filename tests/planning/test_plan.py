@@ -141,8 +141,24 @@ def test_small_steps_wait_for_the_weights() -> None:
 def test_an_encoder_shares_nothing_and_keeps_nothing(tmp_path: Path) -> None:
     shape = ModelShape.of(json.loads((make_bert(tmp_path / "bert") / "config.json").read_text()))
     assert shape.kv_bytes("float32") == 0
-    assert Workload().computed_tokens(shares=False) == 28_000
-    assert Workload().computed_tokens(shares=True) == 19_090
+    shape = ModelShape.of(QWEN)
+    assert Workload().computed_tokens(replace(shape, causal=False), 8192) == 28_000
+    assert Workload().computed_tokens(shape, 8192) == 19_090
+
+
+def test_lists_and_texts_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listwise = ModelShape.of(QWEN | {"architectures": ["JinaForRanking"]})
+    work = Workload()
+    assert listwise.token_flop > ModelShape.of(QWEN).token_flop  # the last layer is whole
+    assert work.block_documents(8192) == (8192 - 90) // 190 == 42
+    assert work.computed_tokens(listwise, 8192) == 3 * 90 + 19_000
+    assert work.mean_keys(listwise, 8192) == 90 + 42 * 95
+    assert replace(work, block=10).computed_tokens(listwise, 8192) == 10 * 90 + 19_000
+    late = replace(listwise, reads="texts", causal=False)
+    assert (work.computed_tokens(late, 512), work.mean_keys(late, 512)) == (19_090, 190)
+    (folder / "config.json").write_text(json.dumps(QWEN | {"architectures": ["JinaForRanking"]}))
+    report = planned(capsys, folder, "--device", "h200", "--max-model-len", "8192")
+    assert any("42 documents" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
