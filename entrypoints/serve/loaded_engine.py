@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, Self
@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from engine.config import ModelConfig
 from engine.inputs.processor import LEAST_ROOM
 from engine.inputs.spans import TextToken
+from engine.inputs.windows import never
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.prompts.published import QWEN3_RERANKER
@@ -29,6 +30,12 @@ class Processor(PairProcessor, Protocol):
 
     def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
         """The tokens of a text with their characters. Raises ``InvalidRequestError``."""
+        ...
+
+    def token_windows(
+        self, text: str, *, add_special_tokens: bool = True, stop: Callable[[], bool] = never
+    ) -> Iterator[list[TextToken]]:
+        """``text_tokens`` a window at a time. Raises ``InvalidRequestError``, and ``GivenUpError`` after ``stop``."""
         ...
 
     def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:

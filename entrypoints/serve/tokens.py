@@ -19,6 +19,7 @@ from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.loaded_engine import Processor
 from engine.entrypoints.serve.service import RerankService
+from engine.entrypoints.serve.token_stream import TokenStream, is_long
 from engine.request import PairOptions, all_encoded
 
 _IDS = {"type": "array", "items": TOKEN_ID}
@@ -108,13 +109,19 @@ class TokenRoutes:
         processor = engine.processor
         if isinstance(fields, TokenizeInputsBody):
             texts = [fields.inputs] if isinstance(fields.inputs, str) else fields.inputs
+            if is_long(texts):
+                return await TokenStream(self._service, engine, texts, special=special).tei()
             tokens = await self._service.in_thread(
                 lambda: [processor.text_tokens(text, add_special_tokens=special) for text in texts]
             )
             return json_response([[SimpleToken(*astuple(token)) for token in one] for one in tokens])
+        with_strings = as_bool(fields.return_token_strs, "return_token_strs", default=False)
+        if isinstance(fields, TokenizeBody) and is_long([fields.prompt]):
+            stream = TokenStream(self._service, engine, [fields.prompt], special=special)
+            return await stream.vllm(with_strings=with_strings)
         ids = await self._service.in_thread(_prompt_ids, processor, fields, special)
         strings = None
-        if as_bool(fields.return_token_strs, "return_token_strs", default=False):
+        if with_strings:
             strings = await self._service.in_thread(processor.token_strings, ids)
         return json_response(TokenizeAnswer(len(ids), engine.spec.max_model_len, ids, strings))
 

@@ -148,3 +148,17 @@ def test_lengths_that_are_not_known(inputs: Any) -> None:
     assert isinstance(short, EncodedPair)
     blank = inputs.encode_each(["q"], [" " * 3 * 10**6], PairOptions(truncate_prompt_tokens=200))[0]
     assert blank.truncated_document
+
+
+@pytest.mark.parametrize("name", ["qwen3 reranker", "bert reranker", "xlm-roberta reranker"])
+def test_tokens_in_windows(name: str, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = build(FAMILIES[name](tmp_path_factory.mktemp("model")))
+    for module in ("windows", "token_access"):
+        monkeypatch.setattr(f"engine.inputs.{module}.WINDOW", 4096)
+    for text in long_texts(9000)[:6]:
+        for special in (True, False):
+            parts = list(inputs.token_windows(text, add_special_tokens=special))
+            assert len(parts) > 2
+            whole = inputs.text_tokens(text, add_special_tokens=special)
+            assert [token.id for part in parts for token in part] == [token.id for token in whole]
+            assert [token.start for part in parts for token in part] == [token.start for token in whole]

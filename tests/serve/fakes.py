@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import numpy as np
 
 from engine.errors import PARAM, EngineDeadError, InvalidRequestError
 from engine.inputs.spans import Span, TextToken
-from engine.inputs.windows import never
+from engine.inputs.windows import GivenUpError, never
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions
@@ -122,6 +122,15 @@ class FakeProcessor:
     def text_tokens(self, text: str, *, add_special_tokens: bool = True) -> list[TextToken]:
         words = [TextToken(token_of(m[0]), m[0], False, *m.span()) for m in re.finditer(r"\S+", text)]
         return [*([TextToken(1, "<s>", True, None, None)] if add_special_tokens else []), *words]
+
+    def token_windows(
+        self, text: str, *, add_special_tokens: bool = True, stop: Callable[[], bool] = never
+    ) -> Iterator[list[TextToken]]:
+        tokens = self.text_tokens(text, add_special_tokens=add_special_tokens)
+        for start in range(0, len(tokens), 1000):
+            if stop():
+                raise GivenUpError
+            yield tokens[start : start + 1000]
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [*([1] if add_special_tokens else []), *(token_of(word) for word in text.split())]

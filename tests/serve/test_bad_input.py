@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -242,3 +243,17 @@ async def test_tokenize() -> None:
         for path, body in (("/tokenize", {}), ("/tokenize", {"prompt": 5}), ("/detokenize", {"tokens": ["a"]})):
             status, answer = await _post(server, body, path)
             assert status == 400, answer
+
+
+@pytest.mark.parametrize("texts", [["w " * 50_000], ["w " * 50_000, "", "x"], ["", "w " * 50_000]])
+async def test_tokens_of_long_texts_are_sent_as_they_are_found(texts: list[str]) -> None:
+    """The same answer as for short ones, in parts."""
+    async with running_server() as server:
+        processor = server.processor
+        tei = (await server.client.post("/tokenize", json={"inputs": texts})).json()
+        body = {"prompt": texts[-1] or "x", "return_token_strs": True}
+        vllm = (await server.client.post("/tokenize", json=body)).json()
+    expected = [[asdict(token) for token in processor.text_tokens(text)] for text in texts]
+    assert tei == expected
+    ids = processor.tokenize(texts[-1])
+    assert vllm == {"count": len(ids), "max_model_len": 4096, "tokens": ids, "token_strs": [str(i) for i in ids]}
