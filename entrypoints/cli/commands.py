@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rerank": ("engine.entrypoints.cli.rerank:rerank", "Rank lines, paragraphs or files for a query."),
     "score": ("engine.entrypoints.cli.score:score", "Score pairs from files."),
     "run-batch": ("engine.entrypoints.cli.run_batch:run_batch", "Work through a file of OpenAI batch lines."),
+    "mcp": ("engine.entrypoints.cli.mcp:mcp", "Offer the tool rerank over the Model Context Protocol."),
     "bench": ("engine.entrypoints.cli.bench:bench", "Measure a server or this machine."),
     "eval": ("engine.entrypoints.cli.eval:eval_", "Measure the quality of a model on judged data."),
     "check": ("engine.entrypoints.cli.check:check", "Show how one pair becomes a score."),

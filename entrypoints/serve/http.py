@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from engine.config import ServerConfig
+from engine.entrypoints.serve.ports import listen
 from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
 from engine.entrypoints.serve.tls import CertificateWatch, tls_settings
 
@@ -57,6 +58,17 @@ def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
         **tls_settings(config),
         proxy_headers=False,
     )
+
+
+def run_app(app: ASGIApp, host: str, port: int) -> None:
+    """Serves another application until a signal, with the usual limits at its sockets. Raises ``StartupError``."""
+    usual = ServerConfig()
+    limits = SocketLimits(usual.header_timeout_s, usual.body_timeout_s, usual.max_connections)
+    with listen(host, port) as listener:
+        settings = uvicorn.Config(
+            app, http=guarded_protocol(limits), ws="none", lifespan="on", log_config=None, server_header=False
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def stop_timeout_s(config: ServerConfig) -> int:

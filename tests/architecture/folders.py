@@ -194,6 +194,7 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/serve/server.py",
         "entrypoints/settings",
     },
+    "entrypoints/model_context": {PACKAGE, "entrypoints/serve"},
     "entrypoints/demo": set(),
     "entrypoints/cli": {
         PACKAGE,
@@ -202,6 +203,7 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/terminal.py",
         "entrypoints/settings",
         "entrypoints/assets",
+        "entrypoints/model_context",
         "entrypoints/batch",
         "entrypoints/bench",
         "entrypoints/conversion",

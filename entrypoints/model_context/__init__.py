@@ -1,0 +1,1 @@
+"""``engine mcp``: the reranker as a tool of the Model Context Protocol."""
