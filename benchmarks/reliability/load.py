@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,11 @@ def call_body(seed: int, num_documents: int = 8, words: int = 40) -> dict[str, A
     return {"query": f"query {seed} {rng.choice(WORDS)}", "documents": documents}
 
 
+def body_of_any_size(seed: int) -> dict[str, Any]:
+    """The same with 1 to 64 documents: powers of two, each as often as the others."""
+    return call_body(seed, num_documents=2 ** random.Random(-seed).randrange(7))
+
+
 @dataclass
 class Outcome:
     """What became of the calls: seconds by status, 0 for a connection that broke."""
@@ -47,10 +52,13 @@ class Outcome:
     seconds: dict[int, list[float]] = field(default_factory=dict)
     wall_s: float = 0.0
     in_time: int = 0
-    """Answered with 200 within ``wall_s``: what came later is no goodput."""
+    """Pairs of calls that were answered with 200 within ``wall_s``: what came later is no goodput."""
+    pairs: dict[int, list[int]] = field(default_factory=dict)
+    """Pairs of each call, by status, in the order of ``seconds``."""
 
-    def add(self, status: int, seconds: float) -> None:
+    def add(self, status: int, seconds: float, pairs: int = 1) -> None:
         self.seconds.setdefault(status, []).append(seconds)
+        self.pairs.setdefault(status, []).append(pairs)
 
     def count(self, status: int) -> int:
         return len(self.seconds.get(status, ()))
@@ -61,6 +69,7 @@ class Outcome:
 
     @property
     def goodput(self) -> float:
+        """Pairs a second."""
         return self.in_time / self.wall_s if self.wall_s else 0.0
 
 
@@ -77,26 +86,31 @@ async def send(client: aiohttp.ClientSession, url: str, body: dict[str, Any], ou
         async with client.post(f"{url}/v1/rerank", json=body) as answer:
             content = await answer.json()
             complete = answer.status != 200 or len(content["results"]) == len(body["documents"])
-            outcome.add(answer.status if complete else -1, time.monotonic() - started)
+            outcome.add(answer.status if complete else -1, time.monotonic() - started, len(body["documents"]))
     except (aiohttp.ClientError, TimeoutError, OSError):
-        outcome.add(0, time.monotonic() - started)
+        outcome.add(0, time.monotonic() - started, len(body["documents"]))
 
 
-async def closed_loop(url: str, callers: int, seconds: float, first_seed: int = 0) -> Outcome:
+Body = Callable[[int], dict[str, Any]]
+
+
+async def closed_loop(url: str, callers: int, seconds: float, first_seed: int = 0, body: Body = call_body) -> Outcome:
     outcome, started = Outcome(), time.monotonic()
     seeds = iter(range(first_seed, 10**9))
 
     async def caller(client: aiohttp.ClientSession) -> None:
         while time.monotonic() - started < seconds:
-            await send(client, url, call_body(next(seeds)), outcome)
+            await send(client, url, body(next(seeds)), outcome)
 
     async with session() as client:
         await asyncio.gather(*(caller(client) for _ in range(callers)))
-    outcome.wall_s, outcome.in_time = time.monotonic() - started, outcome.count(200)
+    outcome.wall_s, outcome.in_time = time.monotonic() - started, sum(outcome.pairs.get(200, ()))
     return outcome
 
 
-async def open_loop(url: str, calls_per_s: float, seconds: float, first_seed: int = 0) -> Outcome:
+async def open_loop(
+    url: str, calls_per_s: float, seconds: float, first_seed: int = 0, body: Body = call_body
+) -> Outcome:
     """Poisson arrivals, whether answers come or not. The goodput is that of the time in which calls arrived."""
     rng = random.Random(first_seed)
     outcome, started = Outcome(), time.monotonic()
@@ -105,9 +119,9 @@ async def open_loop(url: str, calls_per_s: float, seconds: float, first_seed: in
     async with session() as client:
         while due < seconds:
             await asyncio.sleep(max(0.0, started + due - time.monotonic()))
-            tasks.add(asyncio.create_task(send(client, url, call_body(seed), outcome)))
+            tasks.add(asyncio.create_task(send(client, url, body(seed), outcome)))
             due, seed = due + rng.expovariate(calls_per_s), seed + 1
-        outcome.wall_s, outcome.in_time = time.monotonic() - started, outcome.count(200)
+        outcome.wall_s, outcome.in_time = time.monotonic() - started, sum(outcome.pairs.get(200, ()))
         await asyncio.gather(*tasks)
     return outcome
 

@@ -8,8 +8,8 @@ wait is what is queued over the measured speed (``waiting.py``). Its own size do
 no more often than small ones.
 
 **Fair shares.** The last eighth of each limit is for callers (API key or address) that have nothing in flight, so one
-caller cannot fill the queue. What a caller already has in flight is passed on with each call (``backlog_tokens``), and
-the scheduler puts the call behind others by that much.
+caller cannot fill the queue. What a caller already has in flight, in calls that are no longer, is passed on with each
+call (``backlog_tokens``), and the scheduler puts the call behind others by that much.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Permit(Protocol):
     """The part of the queue that one call holds, as a context: leaving it releases all of it."""
 
     backlog_tokens: int
-    """Tokens that its caller had in flight before it."""
+    """Tokens that its caller had in flight before it, in calls that are no longer."""
 
     def settle(self, size: CallSize) -> None:
         """Says the real numbers, once the texts are cut into pairs and tokens."""
@@ -136,7 +136,7 @@ class AdmissionPermit:
         self._queue = queue
         self.caller = caller
         self.backlog_tokens = backlog_tokens
-        """Tokens that its caller had in flight before it."""
+        """Tokens that its caller had in flight before it, in calls that are no longer."""
         self.open_pairs = self.open_tokens = self.open_work = 0
         self.settle(size)
 
@@ -165,7 +165,7 @@ class AdmissionPermit:
         self.release()
 
     def _hold(self, num_pairs: int, num_tokens: int, work: int) -> None:
-        self._admission.add(self.caller, num_pairs - self.open_pairs, num_tokens - self.open_tokens)
+        self._admission.change(self.caller, num_pairs - self.open_pairs, self.open_tokens, num_tokens)
         self._queue.change(self.open_work, work)
         self.open_pairs, self.open_tokens, self.open_work = num_pairs, num_tokens, work
 
@@ -183,7 +183,8 @@ class Admission:
         self.idle.set()
         self.queues: defaultdict[str, ModelQueue] = defaultdict(lambda: ModelQueue(clock))
         """By model."""
-        self._tokens_of: Counter[str] = Counter()
+        self._tokens_of: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        """Tokens in flight of each caller, by the bits of the tokens that a call has left."""
         self._calls_of: Counter[str] = Counter()
 
     async def acquire(
@@ -201,7 +202,13 @@ class Admission:
         self.num_calls += 1
         self._calls_of[caller] += 1
         self.idle.clear()
-        return AdmissionPermit(self, caller, queue, size, self._tokens_of[caller])
+        return AdmissionPermit(self, caller, queue, size, self._backlog_tokens(caller, size.num_tokens))
+
+    def _backlog_tokens(self, caller: str, num_tokens: int) -> int:
+        """Tokens of the caller's calls in flight that are no longer than one of ``num_tokens``: behind a longer one of
+        its own, or of another caller of the same address, a short call need not stand."""
+        most = num_tokens.bit_length()
+        return sum(tokens for bits, tokens in self._tokens_of[caller].items() if bits <= most)
 
     def call_ended(self, caller: str) -> None:
         """Counts a call that is over."""
@@ -212,11 +219,13 @@ class Admission:
         if self.num_calls == 0:
             self.idle.set()
 
-    def add(self, caller: str, num_pairs: int, num_tokens: int) -> None:
-        """Counts pairs and tokens in flight; negative numbers are what was answered."""
+    def change(self, caller: str, num_pairs: int, tokens_before: int, tokens_after: int) -> None:
+        """Counts pairs and tokens in flight of a call; a negative number of pairs is what was answered."""
         self.num_pairs += num_pairs
-        self.num_tokens += num_tokens
-        self._tokens_of[caller] += num_tokens
+        self.num_tokens += tokens_after - tokens_before
+        tokens_of = self._tokens_of[caller]
+        tokens_of[tokens_before.bit_length()] -= tokens_before
+        tokens_of[tokens_after.bit_length()] += tokens_after
 
     @property
     def wait_s(self) -> float:

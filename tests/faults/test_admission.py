@@ -63,6 +63,21 @@ def test_one_caller_cannot_fill_the_queue() -> None:
             pass
 
 
+def test_a_short_call_does_not_stand_behind_a_long_one_of_the_same_address() -> None:
+    admission = Admission(ServerConfig())
+    with admission.admit(size(10_000, 2_000_000), "address"), admission.admit(size(1, 200), "address") as short:
+        assert short.backlog_tokens == 0
+        with (
+            admission.admit(size(1, 220), "address") as second,
+            admission.admit(size(9000, 10**6 * 2), "address") as long,
+        ):
+            assert second.backlog_tokens == 200, "but behind another short one"
+            assert long.backlog_tokens == 2_000_420
+        short.answered(1)
+        with admission.admit(size(1, 220), "address") as third:
+            assert third.backlog_tokens == 0
+
+
 def test_estimates_lie_near_the_truth() -> None:
     def estimate(call: RerankCall, template: int) -> tuple[int, int]:
         found = estimated_size(call, template, 8192, shares=True)
