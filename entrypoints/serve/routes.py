@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,13 +20,8 @@ from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
 from engine.entrypoints.serve.tokens import TokenRoutes
 
-MODEL_IN_PATH = {
-    "name": "model",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "minLength": 1},
-    "description": "A name of /v1/models; a name in the body wins.",
-}
+IN_PATH = re.compile(r"\{(\w+)")
+"""Parameters of a path."""
 
 
 def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
@@ -40,8 +36,8 @@ def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> No
 
 def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[str, Any], method: str = "POST") -> None:
     name = path.strip("/").translate(str.maketrans("/.-{}:", "______")) or "root"
-    if "{model" in path:
-        schema = {**schema, "parameters": [*schema.get("parameters", ()), MODEL_IN_PATH]}
+    if inside := IN_PATH.findall(path):
+        schema = {**schema, "parameters": [*schema.get("parameters", ()), *map(_in_path, inside)]}
     app.add_api_route(
         path,
         handler,
@@ -53,6 +49,17 @@ def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[st
     )
     if method == "GET":  # what probes such as `wget --spider` ask with
         app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False, response_model=None)
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    model = "A name of /v1/models; a name in the body wins."
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+        "description": model if name == "model" else "Anything: it changes nothing.",
+    }
 
 
 def _add_calls(app: FastAPI, calls: CallHandler) -> None:

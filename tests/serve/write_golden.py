@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.serve.conftest import Server, running_server
 from tests.serve.example_bodies import example_body
 
 FOLDER = Path(__file__).with_name("golden")
-VARYING = {"created": 0, "cost": {}, "e2e_latency": 0, "inference_latency": 0}
+VARYING = {"created": 0, "cost": {}, "e2e_latency": 0, "inference_latency": 0, "latency": 0}
 
 Case = dict[str, Any]
 
@@ -58,7 +59,7 @@ def first_cases(dialect: Dialect) -> list[Case]:
 def path_for(dialect: Dialect) -> str:
     """One on which the example is read and answered by this dialect."""
     if dialect.paths:
-        return next(iter(dialect.paths)).replace("{model:path}", "fake")
+        return re.sub(r"\{.*?\}", "fake", next(iter(dialect.paths)))
     owners = [COMMON, *BY_PATH.values()]
     shared = next(path for owner in owners if owner.task == dialect.task for path in owner.paths)
     return shared if dialect in BY_BODY and not dialect.recognised_by else f"{shared}?dialect={dialect.name}"
