@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -242,11 +242,19 @@ def _side(side: Any, name: str) -> Iterator[Prompt]:
         raise TypeError(f"{name} is missing: a text, token ids, or an iterable of them expected")
     if is_prompt(side):
         return iter([_prompt(side, name)])
-    if isinstance(side, Mapping) and "content" in side:
-        raise TypeError(f"{name}: only text can be scored")
+    if isinstance(side, Mapping):  # not a list of its keys
+        _refuse_object(side, name)
     if not isinstance(side, Iterable):
         raise TypeError(f"{name}: a text, token ids, or an iterable of them expected, got {type(side).__name__}")
     return (_prompt(item, f"{name}[{i}]") for i, item in enumerate(side))
+
+
+def _refuse_object(value: Mapping[Any, Any], where: str) -> NoReturn:
+    keys = ", ".join(repr(str(key)) for key in list(value)[:5])
+    raise TypeError(
+        f"{where}: only text can be scored: a text or a list of token ids expected, got an object with {keys}. "
+        "Pictures and other media are not read; pass the text itself"
+    )
 
 
 def _prompt(value: Any, where: str) -> Prompt:
@@ -258,6 +266,8 @@ def _prompt(value: Any, where: str) -> Prompt:
             raise ValueError(f"{where} has a lone surrogate at position {error.start}, which is no character") from None
         return str(value)
     if isinstance(value, Mapping):
+        if not any(isinstance(value.get(key), str | list | np.ndarray) for key in ("prompt", "prompt_token_ids")):
+            _refuse_object(value, where)
         value = value.get("prompt_token_ids", value.get("prompt"))
         if isinstance(value, str):
             return _prompt(value, where)

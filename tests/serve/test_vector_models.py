@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine import LLM
+from engine.entrypoints.offline.arguments import pair_stream
 from engine.errors import ConfigError
 from engine.scoring.document_store import DocumentStore
 from tests.e2e.server import ServerProcess
@@ -62,9 +63,32 @@ def test_what_a_list_does_not_have_is_said(lists: ServerProcess) -> None:
     assert "documents[1]" in answer.text
     body["documents"] = ["short", "also short"]
     assert lists.post("/v1/rerank", body).status_code == 200  # nothing is too long, so there is nothing to cut
-    picture = {"query": QUERY, "documents": [{"image": "https://example.org/x.png"}]}
-    answer = lists.post("/v1/rerank", picture)
-    assert 400 <= answer.status_code < 500
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"image": "data:image/png;base64,iVBORw0KGgo="},
+        {"text": "a cat", "image": "https://example.org/cat.png"},
+        {"content": [{"type": "text", "text": "a cat", "image_url": {"url": "https://example.org/cat.png"}}]},
+        {"content": [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}]},
+    ],
+)
+def test_a_picture_is_refused_on_every_path(lists: ServerProcess, picture: dict[str, Any]) -> None:
+    for path, body in (
+        ("/v1/rerank", {"query": QUERY, "documents": ["x", picture]}),
+        ("/v1/rerank", {"query": picture, "documents": ["x"]}),
+        ("/v1/rerank", {"queries": [QUERY, picture], "documents": ["x"]}),
+        ("/v1/score", {"text_1": QUERY, "text_2": [picture]}),
+        ("/v1/score", {"text_1": QUERY, "text_2": picture}),
+    ):
+        answer = lists.post(path, body)
+        assert answer.status_code == 400, (path, body, answer.text)
+        assert "text" in answer.text
+        assert "scored" in answer.text or "query is a text" in answer.text
+    for sides in ((QUERY, ["x", picture]), (QUERY, picture), (picture, ["x"])):
+        with pytest.raises(TypeError, match="only text can be scored"):
+            list(pair_stream(*sides)[0])
 
 
 def test_documents_are_kept_within_one_caller_and_salt(late: Path) -> None:

@@ -37,6 +37,7 @@ _PART = {
     "properties": {"text": {"type": "string"}, "type": {"const": "text"}},
 }
 _NO_MEDIA = dict.fromkeys(("image", "image_url", "video", "audio"), False)
+_MEDIA = (*_NO_MEDIA, "video_url", "audio_url", "input_audio", "file")
 _NO_PARTS = {"not": {"type": "array"}}
 DOCUMENT_OBJECTS: tuple[dict[str, Any], ...] = (
     {
@@ -185,6 +186,8 @@ def as_query(value: str | dict[str, Any], where: Where = "query") -> str:
     """The text of a query: a string, ``{"text"}`` or ``{"content": [parts]}``."""
     if isinstance(value, str):
         text = value
+    elif (media := _media(value)) is not None:
+        fail(f"Only text can be scored, got a query with {media!r}; nothing is ever fetched", where)
     elif isinstance(value.get("content"), list):
         text = _parts_text(value["content"], where)
     elif isinstance(value.get("text"), str):
@@ -284,6 +287,11 @@ def _object_text(item: dict[str, Any], where: Where, rank_fields: list[str] | No
     return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MOST).strip()
 
 
+def _media(item: dict[str, Any]) -> str | None:
+    """The key under which a query, or a part of a text, holds a picture or the like, whatever its text says."""
+    return next((key for key in _MEDIA if item.get(key) is not None), None)
+
+
 def _own_instruction(item: dict[str, Any], where: Where) -> str | None:
     """``{"text": ..., "instruction": ...}``: what this document is to be judged by. Other objects are all data."""
     if not isinstance(item.get("text"), str) or "instruction" not in item:
@@ -297,7 +305,12 @@ def _own_instruction(item: dict[str, Any], where: Where) -> str | None:
 def _parts_text(parts: list[Any], where: Where) -> str:
     texts = []
     for i, part in enumerate(parts):
-        if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+        if (
+            not isinstance(part, dict)
+            or part.get("type", "text") != "text"
+            or not isinstance(part.get("text"), str)
+            or _media(part)
+        ):
             fail("Only text can be scored, and this part is none; nothing is ever fetched", inside(where, "content", i))
         texts.append(part["text"])
     return "\n".join(texts)
