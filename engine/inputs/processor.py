@@ -46,7 +46,7 @@ from engine.model_spec import ModelSpec
 from engine.prompts.compiled import EMPTY, CompiledPrompt, SpecialIdGuard, compile_prompt, make_plain, surround
 from engine.prompts.preformatted import Preformatted
 from engine.prompts.published import QWEN3_RERANKER
-from engine.prompts.template import Template
+from engine.prompts.template import Placeholder, Template
 from engine.ranges import common_prefix
 from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, all_encoded
 
@@ -417,8 +417,12 @@ class InputProcessor(TokenAccess):
             own = instructions[i] if instructions is not None else None
             instruction = self._instruction(own, ("instructions", i)) if own else common
             prompt = self._prompt_with(instruction)
-            empty = prompt.template.empty_text if prompt else ""
-            pairs[i] = Pair(queries[q] or empty, document or empty, instruction, prompt)
+            query, empty = queries[q], ""
+            if prompt is not None:
+                empty = prompt.template.empty_text
+                query = prompt.template.stripped(Placeholder.QUERY, query)
+                document = prompt.template.stripped(Placeholder.DOCUMENT, document)
+            pairs[i] = Pair(query or empty, document or empty, instruction, prompt)
         return pairs, refused
 
     def _unwrapped(self, query: str, document: str, index: int, where: FieldPath) -> Pair:

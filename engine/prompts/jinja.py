@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import ConfigError, ModelLoadError
@@ -14,6 +14,11 @@ from engine.prompts.template import Piece, Placeholder, Template, split_placehol
 
 _MARKED = re.compile("\ue000(" + "|".join(Placeholder) + ")\ue001")
 """Private-use characters: no template contains them, and Jinja's filters for text leave them alone."""
+_TEXTS = (Placeholder.QUERY, Placeholder.DOCUMENT)
+_SUBSETS = tuple(frozenset(texts) for texts in ((), _TEXTS, _TEXTS[:1], _TEXTS[1:]))
+_WHITE = " \n\t"
+_LONG = 'Aé <b> & "1,5" {x}\n\n' * 300 + "z"
+"""A text that no filter leaves alone: long, with both cases, marks of HTML, two newlines."""
 _MARKS = {placeholder: f"\ue000{placeholder}\ue001" for placeholder in Placeholder}
 
 
@@ -34,6 +39,8 @@ class JinjaSource:
     """A message's content is a list of typed parts, not a string."""
     roles: tuple[str, str] = ("query", "document")
     """Of the messages that hold the two texts of a pair."""
+    around: str = ""
+    """Before and behind the mark in both texts."""
 
     def shows_pair(self) -> bool:
         """Whether both texts of a pair of these roles appear in it, each once; False where it cannot be rendered.
@@ -61,7 +68,7 @@ class JinjaSource:
             raise ConfigError(f"{self.name} cannot be rendered: {error}.", param="score_template") from error
 
     def _rendered(self, before: list[dict[str, Any]], values: Mapping[str, Any]) -> str:
-        query, document = _MARKS[Placeholder.QUERY], _MARKS[Placeholder.DOCUMENT]
+        query, document = (f"{self.around}{_MARKS[one]}{self.around}" for one in _TEXTS)
         pair = [self._message(role, text) for role, text in zip(self.roles, (query, document), strict=True)]
         given = {**self.values, "query": query, "document": document, **values, "messages": [*before, *pair]}
         try:
@@ -81,11 +88,39 @@ def from_jinja(source: JinjaSource) -> Template:
     name = source.name
     text, without = source.render(_MARKS[Placeholder.INSTRUCTION]), source.render(None)
     pieces = checked(split_placeholders(text, _MARKED), name)
+    strips = _stripped_texts(source, text)
     default = _default_instruction(text, without, name)
     if default is not None:
-        return Template(name, (pieces,), default)
+        return Template(name, (pieces,), default, strips=strips)
     plain = checked(split_placeholders(without, _MARKED), name)
-    return Template(name, (plain,), with_instruction=Template(f"{name}, with instruction", (pieces,)))
+    other = Template(f"{name}, with instruction", (pieces,), strips=strips)
+    return Template(name, (plain,), with_instruction=other, strips=strips)
+
+
+def _stripped_texts(source: JinjaSource, text: str) -> frozenset[Placeholder]:
+    """The texts whose white space at both ends the template drops; ``text``: as rendered with plain marks.
+
+    Raises ``ConfigError`` for a template that does something else to them (cuts them, changes their case), since a
+    prompt is rendered once and a caller's text is put in as it is.
+    """
+    instruction = _MARKS[Placeholder.INSTRUCTION]
+    padded = replace(source, around=_WHITE).render(instruction)
+    found = [strips for strips in _SUBSETS if _padded(text, _WHITE, strips) == padded]
+    if found and replace(source, around=_LONG).render(instruction) == _padded(text, _LONG, frozenset()):
+        return found[0]
+    raise ConfigError(
+        f"{source.name} does more to a text than to drop the white space at both ends: it cuts it, or changes its "
+        "letters. That is not executed here; a template that shows query and document as they are is.",
+        param="score_template",
+    )
+
+
+def _padded(text: str, around: str, but_for: frozenset[Placeholder]) -> str:
+    """``text`` with ``around`` on both sides of its marks, without those in ``but_for``."""
+    for placeholder in _TEXTS:
+        if placeholder not in but_for:
+            text = text.replace(_MARKS[placeholder], f"{around}{_MARKS[placeholder]}{around}")
+    return text
 
 
 def checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:

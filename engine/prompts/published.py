@@ -71,6 +71,7 @@ TEMPLATES: dict[str, Template] = {
             with_instruction=(
                 "<|im_start|>system\n<query>{query}</query>\n<instruction>{instruction}</instruction>" + _ZERANK_BEHIND,
             ),
+            strips=True,
         ),
         Template.of(
             "skillrouter",

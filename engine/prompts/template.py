@@ -46,6 +46,8 @@ class Template:
     """What stands for a query or a document without a letter."""
     between_specials: bool = False
     """Whether the tokenizer's own special tokens go around it, as around any text (Llama and Mistral: BOS before)."""
+    strips: frozenset[Placeholder] = frozenset()
+    """Texts of the caller that lose the white space at both ends (``| trim`` of a chat template)."""
 
     @classmethod
     def of(
@@ -56,11 +58,14 @@ class Template:
         with_instruction: tuple[str, ...] | None = None,
         between_specials: bool = False,
         empty_text: str = "",
+        strips: bool = False,
     ) -> Template:
         """A template from texts with ``{query}``, ``{document}`` and ``{instruction}``, one text a part."""
         other = None
         if with_instruction:
-            other = cls.of(f"{name}, with instruction", *with_instruction, between_specials=between_specials)
+            other = cls.of(
+                f"{name}, with instruction", *with_instruction, between_specials=between_specials, strips=strips
+            )
         return cls(
             name=name,
             parts=tuple(split_placeholders(part) for part in parts),
@@ -68,7 +73,12 @@ class Template:
             with_instruction=other,
             empty_text=empty_text,
             between_specials=between_specials,
+            strips=frozenset((Placeholder.QUERY, Placeholder.DOCUMENT)) if strips else frozenset(),
         )
+
+    def stripped(self, placeholder: Placeholder, text: str) -> str:
+        """A text of the caller as it goes into the prompt."""
+        return text.strip() if placeholder in self.strips else text
 
     def says_the_same(self, other: Template) -> bool:
         """The same text, however it is cut into parts."""
@@ -76,6 +86,7 @@ class Template:
         a, b = self.with_instruction, other.with_instruction
         return (
             mine == its
+            and self.strips == other.strips
             and self.default_instruction == other.default_instruction
             and (a is b or (a is not None and b is not None and a.says_the_same(b)))
         )

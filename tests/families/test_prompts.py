@@ -66,12 +66,17 @@ def test_zerank(tmp_path: Path) -> None:
     config = ModelConfig(model=str(folder))
     inputs = InputProcessor(replace(resolve_model(config), template="zerank-2"), config)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    for query in QUERIES:
+    for query in (*QUERIES, "  a query \n"):
         for instruction in (None, "Find code"):
-            asked = f"<query>{query}</query>\n<instruction>{instruction}</instruction>" if instruction else query
+            query_text = query.strip()
+            asked = (
+                f"<query>{query_text}</query>\n<instruction>{instruction}</instruction>" if instruction else query_text
+            )
             prompts = [
-                f"<|im_start|>system\n{asked}<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-                for text in TEXTS
+                f"<|im_start|>system\n{asked}<|im_end|>\n<|im_start|>user\n{text.strip()}<|im_end|>\n<|im_start|>assistant\n"
+                for text in (*TEXTS, " spaces around \n")
             ]
             expected = [list(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-            assert ids(inputs, query, instruction=instruction) == expected
+            documents = [*TEXTS, " spaces around \n"]
+            pairs = inputs.encode([query], documents, PairOptions(instruction=instruction))
+            assert [pair.token_ids.tolist() for pair in pairs] == expected

@@ -150,6 +150,30 @@ def test_metadata_tell_head_and_activation(saved: Make) -> None:
     assert (spec.head.kind, spec.head.token_ids, spec.head.activation) == ("no_post_processing", (900,), "identity")
 
 
+TRIMMED = "<|im_start|>{{ messages[0].content | trim }}\n--\n{{ messages[1].content.strip() }}<|im_end|>\n"
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_white_space_that_a_template_drops(saved: Make, structured: bool) -> None:
+    template = TRIMMED.replace(".content", ".content[0].text") if structured else TRIMMED
+    folder = saved(template, message_format="structured" if structured else "flat")
+    for query, document in ((" a query ", "\n\ttext with  spaces \n"), ("q", "d"), (" q", " ")):
+        wanted = expected(folder, query, document, template, structured=structured)
+        assert ids(build(folder), query, [document]) == [wanted]
+    one_side = template.replace(" | trim", "")
+    (folder / "chat_template.jinja").write_text(one_side)
+    assert ids(build(folder), " q ", [" d "]) == [expected(folder, " q ", " d ", one_side, structured=structured)]
+
+
+@pytest.mark.parametrize(
+    "change", [" | lower", "[:500]", " | truncate(99)", " | replace('\\n', ' ')", ".lstrip()", " | e"]
+)
+def test_a_template_that_changes_texts_is_refused(saved: Make, change: str) -> None:
+    folder = saved(PLAIN.replace("messages[1].content", f"messages[1].content{change}"))
+    with pytest.raises(ConfigError, match=r"does more to a text than to drop|must show the document exactly once"):
+        build(folder)
+
+
 def test_named_templates(saved: Make) -> None:
     folder = saved(None, arguments={"chat_template": "rerank"})
     config = json.loads((folder / "tokenizer_config.json").read_text())
