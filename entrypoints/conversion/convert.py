@@ -153,6 +153,13 @@ def _row_of_tokens(conversion: Conversion, config: ModelConfig, stored: dict[str
     spec = resolve_model(replace(config, model=model))
     if spec.head.kind not in ("from_2_way_softmax", "no_post_processing") or spec.head.num_labels != 1:
         return
+    for key, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0)):
+        if spec.config.get(key, neutral) not in (None, neutral):
+            conversion.done.append(
+                f"The head stays the language model's: {key} changes the logit of each token by itself, which the one "
+                "row of a classifier cannot. Serve it with the flags that it needs now."
+            )
+            return
     tied = bool(conversion.config.get("tie_word_embeddings", False)) or LM_HEAD not in stored
     embedding = next((name for name in stored if name.endswith("embed_tokens.weight")), None)
     tensor = embedding if tied else LM_HEAD

@@ -29,6 +29,12 @@ CASES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...], dict[str, Any
     "Llama: queries and the head": (
         "llama", "grouped, no biases", ("q_proj",), ("score.weight",), {"rank": 1},
     ),
+    "Phi-3: fused projections, a head of which part rotates": (
+        "phi3", "three quarters of a head rotate, longrope", ("qkv_proj", "gate_up_proj", "o_proj"), (), {},
+    ),
+    "Qwen3-MoE: attention and experts": (
+        "qwen3_moe", "two of six experts, the first layer dense", ("q_proj", "up_proj", "down_proj"), (), {},
+    ),
     "XLM-R: a new head": (
         "xlm-roberta", "three layers", ("query", "value", "output.dense"),
         tuple(f"classifier.{name}" for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")), {},
@@ -61,12 +67,13 @@ def test_an_adapter_scores_like_the_merged_checkpoint(
     family, shape, modules, whole, settings = CASES[name]
     base = FAMILIES[family].make(tmp_path / "base", shape)
     adapter = make_adapter(tmp_path / "adapter", base, modules, whole=whole, **settings)
-    with load(merge(tmp_path / "merged", base, adapter)) as merged, load(base) as plain:
+    more = FAMILIES[family].settings
+    with load(merge(tmp_path / "merged", base, adapter), **more) as merged, load(base, **more) as plain:
         expected, expected_of_base = logits(merged), logits(plain)
     assert max(abs(a - b) for a, b in zip(expected, expected_of_base, strict=True)) > 0.01
     for kernels in ("compiled", "torch"):
         monkeypatch.setenv(KERNELS_VARIABLE, kernels)
-        with load(base, lora_modules={"mine": str(adapter)}) as llm:
+        with load(base, lora_modules={"mine": str(adapter)}, **more) as llm:
             assert logits(llm, "mine") == pytest.approx(expected, rel=1e-4, abs=1e-4)
             assert logits(llm) == pytest.approx(expected_of_base, rel=1e-5, abs=1e-5)
 

@@ -16,6 +16,7 @@ from engine.config import ModelConfig
 from engine.entrypoints.cli import main
 from engine.entrypoints.conversion.convert import convert
 from engine.errors import ConfigError, ModelLoadError
+from tests.families.cases import FAMILIES
 from tests.quantized.gguf_writer import write_gguf
 from tests.quantized.packers import awq, quantize_folder
 from tests.quantized.test_gguf import mixed, plain_scores
@@ -243,3 +244,13 @@ def test_unused_tensors_keep_their_type(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     convert(ModelConfig(model=str(tmp_path / "m")), tmp_path / "out", dtype="float16")
     assert load_file(tmp_path / "out" / "model.safetensors")["bert.embeddings.position_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(("family", "key"), [("gemma2", "final_logit_softcapping"), ("granite", "logits_scaling")])
+def test_logits_that_are_changed_one_by_one_stay_those_of_tokens(family: str, key: str, tmp_path: Path) -> None:
+    entry = FAMILIES[family]
+    entry.make(tmp_path / "m", next(iter(entry.shapes)))
+    expected = ours(tmp_path / "m", **entry.settings)
+    report = convert(ModelConfig(model=str(tmp_path / "m"), **entry.settings), tmp_path / "out", dtype="float32")
+    assert any(f"The head stays the language model's: {key}" in line for line in report)
+    assert ours(tmp_path / "out", **entry.settings) == expected

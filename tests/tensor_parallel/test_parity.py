@@ -80,6 +80,11 @@ CASES: dict[str, Case] = {
         ("deberta-v2", "as published"),
         ("deberta-v2", "projections of their own, exact distances"),
         ("new", "NTK scaling"),
+        ("mpnet", "three layers"),
+        ("eurobert", "late"),
+        ("gemma2", "caps that bite, a window of 16"),
+        ("phi3", "three quarters of a head rotate, longrope"),
+        ("qwen3_moe", "two of six experts, the first layer dense"),
     )
 }
 
