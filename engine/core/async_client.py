@@ -288,6 +288,10 @@ class AsyncMPClient:
         client.child.release()
         client.channel.close()
 
+    def reset_prefix_cache(self) -> None:
+        """Drops the keys and values that are kept between calls; a core that is not there has none."""
+        self._send(MPClient.reset_prefix_cache)
+
     def kill(self) -> None:
         """End the core at once, and with it its workers; ``shutdown`` then has nothing to wait for."""
         self._closing = True

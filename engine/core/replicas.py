@@ -181,6 +181,11 @@ class ReplicaClient:
         """Until no replica is left."""
         await asyncio.gather(*(replica.client.wait_lost() for replica in self._replicas))
 
+    def reset_prefix_cache(self) -> None:
+        """Drops the keys and values that any replica keeps between calls."""
+        for replica in self._replicas:
+            replica.client.reset_prefix_cache()
+
     def kill(self) -> None:
         for replica in self._replicas:
             replica.client.kill()

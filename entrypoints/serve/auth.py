@@ -23,7 +23,16 @@ from engine.entrypoints.serve.page.files import PAGE_PATHS
 from engine.errors import AuthenticationError, ConfigError
 
 OPEN_ROUTES = frozenset(
-    ("/live", "/ready", "/health", "/.well-known/live", "/.well-known/ready", "/v1/cluster/auth"),
+    (
+        "/live",
+        "/ready",
+        "/health",
+        "/.well-known/live",
+        "/.well-known/ready",
+        "/v1/cluster/auth",
+        "/v2/health/live",
+        "/v2/health/ready",
+    ),
 )
 SCHEMES = ("bearer", "zenapikey")
 """What stands before a key in ``Authorization``, in lower case."""

@@ -74,6 +74,10 @@ class CoreClient(Protocol):
         """The outputs of a call as its steps finish; closing the generator aborts the rest. Raises ``EngineError``."""
         ...
 
+    def reset_prefix_cache(self) -> None:
+        """Drops the keys and values that are kept between calls."""
+        ...
+
     async def shutdown(self, timeout_s: float) -> None:
         """Ends the core; calls in flight get ``timeout_s`` to finish."""
         ...

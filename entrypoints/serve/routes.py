@@ -14,6 +14,7 @@ from engine.entrypoints.serve.dialect_registry import BY_PATH, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect
 from engine.entrypoints.serve.dialects.queries import QueriesDialect
 from engine.entrypoints.serve.docs_page import docs_page
+from engine.entrypoints.serve.open_inference import InferAnswer, InferBody, OpenInferenceRoutes
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
 from engine.entrypoints.serve.page.files import add_page
 from engine.entrypoints.serve.service import RerankService
@@ -29,9 +30,10 @@ def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> No
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
+    _add_open_inference(app, OpenInferenceRoutes(service))
     if not service.config.disable_fastapi_docs:
         app.add_api_route("/docs", docs_page, methods=["GET"], include_in_schema=False, response_model=None)
-        add_page(app)
+    add_page(app)
 
 
 def _add(app: FastAPI, path: str, handler: Any, summary: str, *, schema: dict[str, Any], method: str = "POST") -> None:
@@ -95,6 +97,20 @@ def _add_tokens(app: FastAPI, tokens: TokenRoutes) -> None:
     _add(app, "/decode", tokens.detokenize, "The same, where TEI has it.", schema=decode)
 
 
+def _add_open_inference(app: FastAPI, routes: OpenInferenceRoutes) -> None:
+    schema = page("application/json", {"type": "object"})
+    for path, handler, summary in (
+        ("/v2", routes.server, "Open Inference Protocol: what this server is."),
+        ("/v2/health/live", routes.live, "The same as /live."),
+        ("/v2/health/ready", routes.ready, "The same as /ready."),
+        ("/v2/models/{model:path}/ready", routes.model_ready, "Whether the model is ready."),
+        ("/v2/models/{model:path}", routes.model, "Inputs and outputs of the model."),
+    ):
+        _add(app, path, handler, summary, schema=schema, method="GET")
+    infer = route_schema([InferBody], [InferAnswer])
+    _add(app, "/v2/models/{model:path}/infer", routes.infer, "Scores of a query and its documents.", schema=infer)
+
+
 def _add_status(app: FastAPI, status: StatusRoutes) -> None:
     for path, handler, summary in (
         ("/v1/models", status.models, "What is served here."),
@@ -113,6 +129,8 @@ def _add_status(app: FastAPI, status: StatusRoutes) -> None:
         ("/load", status.load, "The number of calls in flight."),
     ):
         _add(app, path, handler, summary, schema=page("application/json", {"type": "object"}), method="GET")
+    done = page("application/json", {"type": "object"})
+    _add(app, "/reset_prefix_cache", status.reset_prefix_cache, "Keep nothing of the calls so far.", schema=done)
     _add(app, "/ping", status.ready, "The same.", schema=page("application/json", {"type": "object"}))
     text = page("text/plain", {"type": "string"})
     _add(app, "/metrics", status.metrics, "Prometheus text.", schema=text, method="GET")

@@ -30,6 +30,13 @@ class StatusRoutes:
         self._service.check_ready()
         return json_response({"status": "ready"})
 
+    async def reset_prefix_cache(self, request: Request) -> Response:
+        """Drops keys and values that are kept between calls; what runs keeps its own."""
+        _ = self._service.engine  # or 503
+        for engine in self._service.models:
+            engine.client.reset_prefix_cache()
+        return json_response({"status": "reset"})
+
     async def version(self, request: Request) -> Response:
         """The version of the engine."""
         return json_response({"version": __version__})

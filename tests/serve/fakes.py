@@ -155,8 +155,12 @@ class FakeCore:
         self.nan_pairs: set[int] = set()
         self.failing: dict[int, WireError] = {}
         self.dead = False
+        self.num_resets = 0
         self._pairs_per_step = pairs_per_step
         self._step_s = step_s
+
+    def reset_prefix_cache(self) -> None:
+        self.num_resets += 1
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
         self.requests.append(request)

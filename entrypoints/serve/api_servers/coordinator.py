@@ -33,6 +33,7 @@ from engine.entrypoints.serve.api_servers.messages import (
     FromApiServer,
     MetricsPage,
     MetricsRequest,
+    ResetPrefixCache,
     Run,
     StateChange,
     Status,
@@ -154,6 +155,8 @@ class Coordinator:
                 broker.run(message)
             case AbortCall():
                 broker.abort(message)
+            case ResetPrefixCache(model):
+                list(self._service.models)[model].client.reset_prefix_cache()
             case StatusRequest(number):
                 server.send(self._status(number))
             case MetricsRequest(number):

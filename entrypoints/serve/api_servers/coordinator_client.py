@@ -26,6 +26,7 @@ from engine.entrypoints.serve.api_servers.messages import (
     FromApiServer,
     MetricsPage,
     MetricsRequest,
+    ResetPrefixCache,
     Run,
     Status,
     StatusRequest,
@@ -248,6 +249,10 @@ class RemoteCore:
             assert isinstance(output, EngineCoreOutput)
             finished = output.stats is not None
             yield output
+
+    def reset_prefix_cache(self) -> None:
+        """Has the coordinator drop what the core keeps between calls."""
+        self._coordinator.send(ResetPrefixCache(self._position))
 
     async def shutdown(self, timeout_s: float) -> None:
         """Nothing to do: the coordinator ends the cores."""

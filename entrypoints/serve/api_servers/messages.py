@@ -152,6 +152,13 @@ class AbortCall(msgspec.Struct, array_like=True, gc=False, tag="abort"):
     call_id: str
 
 
+class ResetPrefixCache(msgspec.Struct, array_like=True, gc=False, tag="reset_prefix_cache"):
+    """Keys and values that a model's core keeps between calls are to be dropped."""
+
+    model: int
+    """Number of the model among those of the server."""
+
+
 class StatusRequest(msgspec.Struct, array_like=True, gc=False, tag="status?"):
     """Asks whether the server is ready, and how many calls are in flight."""
 
@@ -173,5 +180,14 @@ class Snapshot(msgspec.Struct, array_like=True, gc=False, tag="counts"):
 
 ToApiServer = Attach | StateChange | Admitted | CallOutput | CallFailed | Status | MetricsPage | SnapshotRequest | Stop
 FromApiServer = (
-    Connected | Attached | ApiServerFailed | AdmitRequest | Run | AbortCall | StatusRequest | MetricsRequest | Snapshot
+    Connected
+    | Attached
+    | ApiServerFailed
+    | AdmitRequest
+    | Run
+    | AbortCall
+    | ResetPrefixCache
+    | StatusRequest
+    | MetricsRequest
+    | Snapshot
 )
