@@ -18,9 +18,9 @@ TORCH ?= torch==2.13.0
 # Parallel test processes; two cores are enough for the whole suite.
 JOBS ?= 2
 PYTEST_ARGS ?=
-# What `make check` runs: no server, no model of more than a few thousand weights.
-QUICK := tests/architecture tests/inputs tests/engine tests/serve/test_golden.py tests/serve/test_dialects.py \
-	tests/bench/test_dataset.py tests/bench/test_summary.py
+# What `make check` runs: no server, no model, no comparison with another library's tokenizers or defaults.
+QUICK := tests/architecture tests/engine tests/serve/test_golden.py tests/bench/test_dataset.py tests/bench/test_summary.py \
+	tests/inputs/test_identity.py tests/inputs/test_ranges.py tests/inputs/test_resolver.py tests/inputs/test_saved_templates.py
 CPP := $(wildcard kernels/cpu/csrc/*.cpp kernels/cpu/csrc/*.h)
 NATIVE := $(shell find kernels CMakeLists.txt \( -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 

@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from engine.devices import DEVICES
-from tests.architecture.folders import ALLOWED, CONTRACT, VOCABULARY
+from tests.architecture.folders import ALLOWED, CONTRACT, VOCABULARY, kernels_of
 from tests.architecture.modules import cycles, import_graph, modules
 from tests.architecture.source_tree import LINKED_FOLDERS, dotted_names, product_files, python_files
 
@@ -60,6 +60,26 @@ def test_every_file_has_a_place_in_the_table() -> None:
 def test_folders_import_only_what_they_may() -> None:
     wrong = [place for places in broken_rules().values() for place in places]
     assert not wrong, "\n".join(wrong)
+
+
+def unused_rules() -> list[str]:
+    """Imports that the table allows and no file makes. Rows that are made for each device alike do not count."""
+    used = {
+        (owner(modules()[name].path), owner(modules()[target].path))
+        for name, targets in import_graph().items()
+        for target in targets
+    }
+    by_device = {f"backends/{row.name}" for row in DEVICES} | {kernels_of(row) for row in DEVICES}
+    return [
+        f"{source} may import {target}"
+        for source, targets in ALLOWED.items()
+        for target in sorted(targets)
+        if source not in by_device and (source, target) not in used
+    ]
+
+
+def test_what_may_be_imported_is_imported() -> None:
+    assert not unused_rules(), "take these out of tests/architecture/folders.py"
 
 
 def test_the_table_itself_has_an_order() -> None:

@@ -1,4 +1,4 @@
-"""The slots never hands out a slot twice and forgets none."""
+"""No slot is handed out twice, and none is forgotten."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def test_slots_are_disjoint_and_come_back(actions: list[tuple[bool, int]]) -> No
             size, ranges = held.pop(size % len(held))
             slots.release(ranges)
             slots.uncommit(size)
-        slots = [slot for _, ranges in held for start, length in ranges for slot in range(start, start + length)]
-        assert len(slots) == len(set(slots)) == slots.used == slots.committed
-        assert all(0 <= slot < 64 for slot in slots)
+        taken = [slot for _, ranges in held for start, length in ranges for slot in range(start, start + length)]
+        assert len(taken) == len(set(taken)) == slots.used == slots.committed
+        assert all(0 <= slot < 64 for slot in taken)
     for size, ranges in held:
         slots.release(ranges)
         slots.uncommit(size)
