@@ -38,6 +38,8 @@ class ChunkOptions:
     """Tokens that neighbours share, at most half a chunk. None: an eighth of a chunk."""
     most: int = 0
     """Most chunks of a document; the rest of it is cut off. 0: no limit."""
+    ceiling: int = 0
+    """Chunks after which a document is read no further, as the call will be refused. 0: none."""
 
     @classmethod
     def wanted(

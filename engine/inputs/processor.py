@@ -354,7 +354,8 @@ class InputProcessor(TokenAccess):
                 bare[key] = self._bare_tokens(key[0], key[1], options)
             room = self._limit(options) - bare[key]
             limits = {"most": chunks.most, "limit": options.max_tokens_per_doc}
-            how.append(Chunking.of(room, chunks.tokens, chunks.overlap, side=options.truncation_side, **limits))
+            found = Chunking.of(room, chunks.tokens, chunks.overlap, side=options.truncation_side, **limits)
+            how.append(replace(found, ceiling=chunks.ceiling))
         return chunk_spans(self._tokenizer, documents, how, stop)
 
     def _bare_tokens(self, query: str, instruction: str | None, options: PairOptions) -> int:

@@ -49,6 +49,8 @@ class Chunking:
     limit: int = 0
     """The document is cut to this before (0: not at all), at the end that ``side`` names."""
     side: Side = "right"
+    ceiling: int = 0
+    """Chunks after which the document need not be read on (0: all of it)."""
 
     @classmethod
     def of(
@@ -79,7 +81,8 @@ def chunk_spans(
 def _offsets(tokenizer: Tokenizer, text: str, how: Chunking, stop: Callable[[], bool]) -> np.ndarray:
     """(n, 2) int64: the letters of each token of a long text, as far as its chunks are wanted."""
     stride = how.size - how.overlap
-    wanted = how.most * stride + how.size if how.most else None
+    most = how.most or how.ceiling
+    wanted = most * stride + how.size if most else None
     if how.limit and how.side == "right":
         wanted = min(how.limit, wanted or how.limit)
     parts, count = [], 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,10 @@ class CallEncoding:
         ``GivenUpError`` after ``give_up``.
         """
         if self.call.chunks is not None and self.call.prompts is None:
+            chunks = replace(self.call.chunks, ceiling=self._max_pairs + 1) if self._max_pairs else self.call.chunks
             spans: list[list[Span]] = []
             for start, end in self._steps(size):
-                spans += self.texts.chunk_spans(self._processor, self.call.chunks, start, end, self._given_up.is_set)
+                spans += self.texts.chunk_spans(self._processor, chunks, start, end, self._given_up.is_set)
                 yield 0
             self.texts = self.texts.cut(spans, self._max_pairs)
         lists = self._processor.reads_lists and self.call.prompts is None

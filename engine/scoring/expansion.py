@@ -134,7 +134,7 @@ class PairTexts:
         num_pairs = sum(map(len, chunks))
         if max_pairs is not None and num_pairs > max_pairs:
             raise TooLargeError(
-                f"The documents make {num_pairs} chunks, more than the {max_pairs} that one call may have "
+                f"The documents make {num_pairs} chunks at least, more than the {max_pairs} that one call may have "
                 "(--max-documents). Ask for longer chunks, or set max_chunks_per_doc.",
                 param="documents",
             )
