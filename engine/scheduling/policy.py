@@ -18,33 +18,38 @@ from itertools import count
 from engine.config import SchedulerConfig
 from engine.scheduling.call import Call
 
+SHORT_STEPS = 8
+"""Calls of at most so many steps of work are equally short: among them the first comes first, so that under overload
+none of them waits much longer than the others."""
 SWEEP_FROM = 256
+Key = tuple[float, float]
 
 
-def least_work(call: Call, config: SchedulerConfig) -> float:
-    """Tokens; the call with the smallest key goes first in the half of the short ones."""
+def least_work(call: Call, config: SchedulerConfig, token_budget: int) -> Key:
+    """Tokens and seconds; the call with the smallest key goes first in the half of the short ones."""
     request = call.request
-    return call.remaining_tokens + request.backlog_tokens + request.priority * config.priority_tokens
+    work = max(call.remaining_tokens, SHORT_STEPS * token_budget)
+    return work + request.backlog_tokens + request.priority * config.priority_tokens, request.arrival_s
 
 
-def oldest(call: Call, config: SchedulerConfig) -> float:
-    """Tokens; the call with the smallest key goes first in the half of the old ones."""
+def oldest(call: Call, config: SchedulerConfig, token_budget: int) -> Key:
+    """Tokens and seconds; the call with the smallest key goes first in the half of the old ones."""
     request = call.request
-    return (
-        request.arrival_s * config.ageing_tokens_per_s
-        + request.backlog_tokens
-        + request.priority * config.priority_tokens
-    )
+    waited = request.arrival_s * config.ageing_tokens_per_s
+    return waited + request.backlog_tokens + request.priority * config.priority_tokens, request.arrival_s
 
 
 class CallHeap:
     """Calls in one order. A call that has nothing left to schedule may still be in it until it is at the front."""
 
-    def __init__(self, key: Callable[[Call, SchedulerConfig], float], config: SchedulerConfig) -> None:
+    def __init__(
+        self, key: Callable[[Call, SchedulerConfig, int], Key], config: SchedulerConfig, token_budget: int
+    ) -> None:
         self._key = key
         self._config = config
+        self._token_budget = token_budget
         self._order = count()
-        self._heap: list[tuple[float, int, Call]] = []
+        self._heap: list[tuple[Key, int, Call]] = []
         self._sweep_at = SWEEP_FROM
 
     def __len__(self) -> int:
@@ -52,7 +57,7 @@ class CallHeap:
 
     def push(self, call: Call) -> None:
         """Enter a call, with the key that it has now."""
-        heapq.heappush(self._heap, (self._key(call, self._config), next(self._order), call))
+        heapq.heappush(self._heap, (self._key(call, self._config, self._token_budget), next(self._order), call))
         if len(self._heap) > self._sweep_at:
             self._heap = [entry for entry in self._heap if entry[2].frontier]
             heapq.heapify(self._heap)

@@ -70,8 +70,8 @@ class Scheduler:
             cut_at_query=self._memory.store.keeps_queries,
         )
         self._calls: dict[str, Call] = {}
-        self._short = CallHeap(least_work, config)
-        self._old = CallHeap(oldest, config)
+        self._short = CallHeap(least_work, config, self._token_budget)
+        self._old = CallHeap(oldest, config, self._token_budget)
         self._others_first = False
         """The last step was the oldest call's, more than by half or by its adapter: the next one is the others'."""
         self._step_ids = count()

@@ -106,7 +106,7 @@ def test_calls_that_are_done_do_not_stay_behind_one_that_is_not() -> None:
 
 
 def test_the_sweep_keeps_what_waits() -> None:
-    heap = CallHeap(oldest, SchedulerConfig())
+    heap = CallHeap(oldest, SchedulerConfig(), BUDGET)
     subject = scheduler()
     for i in range(2 * SWEEP_FROM):
         subject.add(request(f"c{i}", [[i, 1]], float(i)))
@@ -114,3 +114,13 @@ def test_the_sweep_keeps_what_waits() -> None:
     for call in calls:
         heap.push(call)
     assert [heap.pop() for _ in range(len(heap))] == calls
+
+
+def test_calls_of_a_few_steps_are_done_in_the_order_in_which_they_came() -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
+    sizes = [16, 1, 8, 2, 16, 4, 1, 16]
+    for i, count in enumerate(sizes):
+        subject.add(request(f"c{i}", pairs(count, 100 * i), clock.now + i))
+    done = [output.call_id for output in run_all(subject, runner) if output.stats]
+    assert [done.index(f"c{i}") for i in range(len(sizes))] == pytest.approx(range(len(sizes)), abs=1)
