@@ -34,8 +34,6 @@ AGREEMENT = 2e-2
 
 CACHE = "cuda"
 """Key of the step's ``PreparedAttention`` in ``AttentionMeta.cache``."""
-LIMITED = "cuda, limited"
-"""The same for layers with a window or a cap, where the step's form has none."""
 
 
 class AttentionForm(Protocol):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engine.backends.cuda.attention import CACHE, LIMITED, AttentionForm, PreparedAttention, RangeForm
+from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
 from engine.backends.cuda.forms import GATE, NORM, ROTATION, SCORE, Forms
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
 from engine.kernels.groups import GroupLayout
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
+from engine.kernels.reference_attention import attend as plain_attention
 from engine.kernels.triton.attention import default_config
 from engine.kernels.triton.gated_activation import Gate
 from engine.kernels.triton.launch import MAX_ROW
@@ -112,23 +113,22 @@ class CudaOps:
             self.head_shape = (q.shape[1], k.shape[1], q.shape[2])
         limited = meta.window is not None or meta.score_cap is not None
         prepared: PreparedAttention | None = meta.cache.get(CACHE)
-        if limited and (prepared is None or not isinstance(prepared.form, RangeForm)):
-            prepared = meta.cache.get(LIMITED)  # FlashAttention inside torch takes no cap: the range form does both
+        form = self.form_for(meta) if prepared is None else prepared.form
+        if limited and not isinstance(form, RangeForm):  # only that form has both, and the self-test found it wrong
+            return plain_attention(q, k, v, k_cache, v_cache, meta)
         if prepared is None:
-            form = self.form_for(meta, limited=limited)
             arrays = form.tables(meta, q.shape[1] // k.shape[1])
             prepared = PreparedAttention(form, [torch.from_numpy(array).to(self.device) for array in arrays])
-            meta.cache[LIMITED if limited else CACHE] = prepared
+            meta.cache[CACHE] = prepared
         return prepared.form.attend(q, k, v, k_cache, v_cache, meta, prepared.tables)
 
     def attend_by(self, form: AttentionForm) -> None:
         """All steps by one form, until the backend has measured which is the fastest."""
         self.small_form = self.large_form = form
 
-    def form_for(self, meta: AttentionMeta, *, limited: bool = False) -> AttentionForm:
-        """``limited``: with a window or a cap, which only the range form has."""
+    def form_for(self, meta: AttentionMeta) -> AttentionForm:
         form = self.small_form if meta.own_lens.sum() <= self.small_tokens else self.large_form
-        if form is None or (limited and not isinstance(form, RangeForm)):
+        if form is None:
             head_dim = 0 if self.head_shape is None else self.head_shape[2]
             form = RangeForm(default_config(self.dtype, head_dim))
         return form

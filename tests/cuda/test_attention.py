@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from engine.backends.cuda.attention import GatherForm, RangeForm
+from engine.backends.cuda.ops import CudaOps
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.reference import ReferenceOps
 from engine.kernels.triton.attention import (
@@ -91,6 +93,17 @@ def test_windows_and_caps(name: str, window: int | None, score_cap: float | None
     limited = meta.of_layer(window, score_cap)
     expected = ReferenceOps().attention(*tensors, limited)
     torch.testing.assert_close(run_kernel(*tensors, limited), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_where_the_range_form_was_found_wrong(device: torch.device) -> None:
+    *tensors, meta = build(CASES["step prefix"], torch.float32, device, 2, 1, 24)
+    ops = CudaOps(device, torch.float32)
+    limited = meta.of_layer(18, 3.0)
+    expected = ReferenceOps().attention(*tensors, limited)
+    for form in (RangeForm(SMALL), GatherForm()):
+        ops.attend_by(form)
+        meta.cache.clear()
+        torch.testing.assert_close(ops.attention(*tensors, limited), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
