@@ -79,3 +79,24 @@ class RerankResult:
     """Of a document that was read in chunks: all of them, best first."""
     unfamiliar: bool = False
     """The tokenizer hardly knows the query or the document, so the score says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """A text's vector."""
+
+    embedding: list[float]
+    """As the model's modules make it: of unit length where they say so. Empty where there is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequestOutput:
+    """The answer for one text of ``LLM.embed``, in input order."""
+
+    request_id: str
+    outputs: EmbeddingOutput
+    prompt_token_ids: list[int] = field(repr=False, compare=False)
+    truncated: bool = False
+    finished: bool = True
+    error: str | None = None
+    """Why there is no vector."""

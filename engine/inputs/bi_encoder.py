@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -42,6 +43,17 @@ class EmbeddingEncoder:
             else:
                 found[i] = together(query, document)
         return found
+
+    def encode_texts(
+        self, texts: Sequence[str], side: Literal["query", "document"] | None, limit: int, options: PairOptions
+    ) -> list[Encoded]:
+        """Texts by themselves, behind the prompt of a side; an error in the place of one that cannot be read."""
+        prompt = {"query": self._query_prompt, "document": self._document_prompt, None: ""}[side]
+        names: dict[str, tuple[Side, FieldPath]] = {
+            prompt + text: (options.truncation_side, ("texts", i)) for i, text in enumerate(texts)
+        }
+        encoded = self._texts.encode_singles(names, limit, options.truncate)
+        return [encoded[prompt + text] for text in texts]
 
 
 def together(query: EncodedPair, document: EncodedPair) -> EncodedPair:

@@ -13,11 +13,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from engine.checkpoint.families import num_token_types
-from engine.checkpoint.files import CheckpointFiles, load_tokenizer
+from engine.checkpoint.files import load_tokenizer
 from engine.checkpoint.template import load_template
 from engine.config import ModelConfig
 from engine.errors import PARAM, ConfigError, FieldPath, InvalidRequestError, RequestError
@@ -39,6 +39,7 @@ from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, 
 from engine.inputs.part_limits import CallParts
 from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.inputs.token_access import TokenAccess
+from engine.inputs.token_types import takes_types
 from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, fit
 from engine.inputs.unfamiliar import UnfamiliarTokens
 from engine.inputs.windows import never, shortened
@@ -73,7 +74,7 @@ class InputProcessor(TokenAccess):
         make_plain(self._tokenizer, list(self._compiled.values()))
         self._keeps_all_bytes = keeps_all_bytes(self._tokenizer)
         guard = SpecialIdGuard(self._tokenizer)
-        self._has_types = _takes_types(spec)
+        self._has_types = takes_types(spec)
         is_text = bool(self._compiled) or listwise is not None
         encoder = choose_encoder(self._tokenizer) if is_text else HuggingFaceEncoder(self._tokenizer)
         if listwise is not None:
@@ -264,6 +265,22 @@ class InputProcessor(TokenAccess):
 
     def _encoder_of(self, pair: Pair) -> PairEncoder:
         return self._without if pair.prompt is None else self._with_prompt
+
+    def encode_texts(
+        self, texts: Sequence[str], side: Literal["query", "document"] | None = None, options: PairOptions = _DEFAULTS
+    ) -> list[Encoded]:
+        """Texts that a bi-encoder embeds, each behind the prompt of a side, or why one cannot be read.
+
+        Raises ``InvalidRequestError`` for a model of another kind.
+        """
+        if self._bi_encoder is None:
+            raise InvalidRequestError(
+                "This model scores pairs and embeds no texts by a vector each. Serve a bi-encoder for that, such as a "
+                "checkpoint of sentence-transformers that ends with a pooling."
+            )
+        for i, text in enumerate(texts):
+            check_text(text, ("texts", i))
+        return self._bi_encoder.encode_texts(texts, side, self._limit(options), options)
 
     def encode_ids(self, query_ids: Sequence[TokenIds], document_ids: Sequence[TokenIds]) -> list[EncodedPair]:
         """Pairs given as token ids: the query's ids followed by the document's. No template is added, nothing is cut.
@@ -478,10 +495,3 @@ def _longer_than(limit: int, where: FieldPath) -> InvalidRequestError:
     """The error about a text of which not all tokens were counted."""
     message = f"{PARAM} has more than {limit} tokens, and the limit is {limit}. Shorten it, or let it be truncated."
     return InvalidRequestError(message, param=where)
-
-
-def _takes_types(spec: ModelSpec) -> bool:
-    """The model tells query and document apart by token types, and its tokenizer makes them."""
-    names = CheckpointFiles(Path(spec.tokenizer_path), spec.name).tokenizer_config.get("model_input_names")
-    has_types = spec.by_library or num_token_types(spec.model_type, spec.config) > 1
-    return has_types and (names is None or "token_type_ids" in names)

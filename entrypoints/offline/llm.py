@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, count, islice
@@ -33,13 +33,14 @@ from engine.entrypoints.offline.arguments import (
     pair_stream,
     resolve_callable_overrides,
 )
+from engine.entrypoints.offline.embedding import RunningTexts, TextSide, TextSlice
 from engine.entrypoints.offline.interrupts import interrupt_after
 from engine.entrypoints.offline.slices import PairSlice, RunningSlice, in_slices
 from engine.errors import InvalidRequestError
 from engine.inputs.checks import check_query
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import ModelSpec
-from engine.outputs import RerankResult, ScoringRequestOutput
+from engine.outputs import EmbeddingRequestOutput, RerankResult, ScoringRequestOutput
 from engine.scoring.activation import ranking
 from engine.scoring.call_encoding import core_request
 from engine.scoring.document_store import document_store
@@ -49,6 +50,8 @@ SLICE_PAIRS = 512
 """Pairs of one request to the core; they share their common beginning."""
 WINDOW = 4
 """Slices in flight at a time, the ones being tokenised included."""
+_Slice = PairSlice | TextSlice
+_Running = RunningSlice | RunningTexts
 PROGRESS_TEXT = "Processed prompts"
 
 
@@ -68,7 +71,7 @@ class LLM:
         hf_overrides: Mapping[str, Any] | Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._slices: dict[str, RunningSlice] = {}
+        self._slices: dict[str, _Running] = {}
         self._closed = False
         overrides = {} if callable(hf_overrides) else dict(hf_overrides or {})
         config = engine_config({"model": model, "hf_overrides": overrides, **settings})
@@ -184,18 +187,43 @@ class LLM:
                 rankings[i] = ranked_results(listed, own, top_n=top_n or None, min_score=min_score)
         return rankings[0] if one else rankings
 
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        /,
+        *,
+        side: TextSide | None = None,
+        use_tqdm: bool | Callable[..., Any] = False,
+        **options: Any,
+    ) -> list[EmbeddingRequestOutput]:
+        """The vectors of texts, in input order, by a bi-encoder: what it compares when it scores pairs.
+
+        ``side`` puts the model's prompt for queries or for documents before each text; None puts none. ``options`` are
+        limits as in ``score`` (``truncate_prompt_tokens``, ``truncate``). A text that cannot be read has an ``error``.
+        Raises ``ValueError`` (``InvalidRequestError`` is one) for a model that embeds no texts.
+        """
+        self._check_open()
+        if side not in (None, "query", "document"):
+            raise ValueError(f"side must be 'query', 'document' or None, got {side!r}")
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        adapter, settings = self._adapter(options), pair_settings(options)
+        starts = range(0, len(listed), SLICE_PAIRS)
+        slices = (TextSlice(start, listed[start : start + SLICE_PAIRS], side) for start in starts)
+        outputs: Iterator[Any] = self._run(slices, len(listed), adapter, settings, use_tqdm)
+        return list(outputs)
+
     def _adapter(self, options: dict[str, Any]) -> str | None:
         return adapter_of(options.pop("lora_request", None), self.config.model.lora_modules)
 
     def _run(
         self,
-        slices: Iterator[PairSlice],
+        slices: Iterator[_Slice],
         total: int | None,
         adapter: str | None,
         settings: PairSettings,
         use_tqdm: bool | Callable[..., Any],
-    ) -> Iterator[ScoringRequestOutput]:
-        window: deque[RunningSlice] = deque()
+    ) -> Iterator[Any]:
+        window: deque[_Running] = deque()
         bar = _progress_bar(use_tqdm, total)
         try:
             self._fill(window, slices, adapter, settings)
@@ -214,15 +242,15 @@ class LLM:
             bar.close()
 
     def _fill(
-        self, window: deque[RunningSlice], slices: Iterator[PairSlice], adapter: str | None, settings: PairSettings
+        self, window: deque[_Running], slices: Iterator[_Slice], adapter: str | None, settings: PairSettings
     ) -> None:
         while len(window) < WINDOW and (part := next(slices, None)) is not None:
             call_id = f"offline-{next(self._call_ids)}"
-            encoding = self._threads.submit(part.encode, self._processor, settings)
-            self._slices[call_id] = running = RunningSlice(call_id, part.first, encoding, adapter)
+            encoding: Future[Any] = self._threads.submit(part.encode, self._processor, settings)
+            self._slices[call_id] = running = part.running(call_id, encoding, adapter)
             window.append(running)
 
-    def _advance(self, window: deque[RunningSlice]) -> None:
+    def _advance(self, window: deque[_Running]) -> None:
         """Hand over what is encoded and take in what is scored; waits only when neither is there."""
         for part in window:
             if part.results is None and (part is window[0] or part.encoding.done()):
@@ -235,7 +263,7 @@ class LLM:
                 if owner is not None and owner.results is not None:
                     owner.results.add(output)
 
-    def _submit(self, part: RunningSlice) -> None:
+    def _submit(self, part: _Running) -> None:
         prompts = part.start(self.spec.head, self._store.scoped(part.adapter or ""))
         if not prompts:  # none of them can be read
             return
@@ -243,7 +271,7 @@ class LLM:
         with self._lock, interrupt_after():
             self._client.submit(request)
 
-    def _give_up(self, window: deque[RunningSlice]) -> None:
+    def _give_up(self, window: deque[_Running]) -> None:
         for part in window:
             part.encoding.cancel()
             self._slices.pop(part.call_id, None)

@@ -68,6 +68,10 @@ class PairSlice:
             raise error.at(_counted_from(self.first, error.path)) from error
         return EncodedSlice(encoding.texts.without(encoding.errors), encoding.pairs)
 
+    def running(self, call_id: str, encoding: Future[EncodedSlice], adapter: str | None) -> RunningSlice:
+        """The slice in flight."""
+        return RunningSlice(call_id, self.first, encoding, adapter)
+
 
 def _encode_ids(
     processor: InputProcessor, queries: list[list[int]], documents: list[list[int]], settings: PairSettings

@@ -169,3 +169,34 @@ def test_what_cannot_be_pooled_says_so(tmp_path: Path, pooling: str, more: tuple
     folder = add_modules(save_random(tmp_path, "BertModel", "bert", **ENCODER), pooling, {}, *more)
     with pytest.raises(ConfigError, match=message):
         build(folder)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_embed_gives_the_vectors_that_are_compared(case: str, tmp_path: Path) -> None:
+    architecture, tokenizer, config, pooling, prompts = CASES[case]
+    folder = add_modules(save_random(tmp_path, architecture, tokenizer, **config), pooling, prompts)
+    texts = [*TEXTS[:5], TEXTS[0]]
+    with LLM(str(folder)) as llm:
+        outputs = llm.embed(texts)
+        sides = [np.array(llm.embed(QUERY, side="query")[0].outputs.embedding)]
+        sides += [np.array(one.outputs.embedding) for one in llm.embed(texts, side="document")]
+        scores = [one.outputs.score for one in llm.score(QUERY, texts, use_tqdm=False)]
+        with pytest.raises(ValueError, match="side"):
+            llm.embed(texts, side="left")  # type: ignore[arg-type]
+        assert llm.embed([]) == []
+        refused = llm.embed(["short", " ".join(TEXTS) * 9], truncate=False, truncate_prompt_tokens=20)
+        assert [one.error is None for one in refused] == [True, False]
+    found = np.array([one.outputs.embedding for one in outputs])
+    expected = vectors(folder, texts, pooling)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.abs(found - expected).max() < 1e-5
+    assert [float(sides[0] @ side) for side in sides[1:]] == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_reranker_embeds_nothing(tmp_path: Path) -> None:
+    settings = ENCODER | {"num_labels": 1}
+    with (
+        LLM(str(save_random(tmp_path, "BertForSequenceClassification", "bert", **settings))) as llm,
+        pytest.raises(InvalidRequestError, match="bi-encoder"),
+    ):
+        llm.embed(["a text"])
