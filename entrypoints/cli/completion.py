@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
+
+from engine.errors import ConfigError
 
 Shell = Literal["bash", "zsh", "fish"]
 
 
 def completion(
-    shell: Annotated[Shell, Parameter(help="Whose completion is printed.")],
+    shell: Annotated[Shell | None, Parameter(help="Whose completion is printed. None: that of $SHELL.")] = None,
 ) -> int:
     """Print the completion of a shell: `source <(engine completion bash)`.
 
@@ -19,6 +23,17 @@ def completion(
     """
     from engine.entrypoints.cli.app import build_app
 
-    settings: dict[str, Shell] = {"shell": shell}  # by name, and yet no subprocess with a shell
+    settings: dict[str, Shell] = {"shell": shell or _of_environment()}  # by name, and yet no subprocess with a shell
     print(build_app([]).generate_completion(prog_name="engine", **settings))
     return 0
+
+
+def _of_environment() -> Shell:
+    """The shell that $SHELL names. Raises ``ConfigError`` where it is none of those with a completion."""
+    name = Path(os.environ.get("SHELL", "")).name
+    for shell in get_args(Shell):
+        if shell == name:
+            return shell  # type: ignore[no-any-return]
+    raise ConfigError(
+        f"$SHELL names {name or 'no shell'}: say which completion to print, engine completion bash, zsh or fish."
+    )

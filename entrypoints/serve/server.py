@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -189,6 +190,7 @@ class _Server:
         address = address_of(self._listener, tls=self._config.ssl_certfile is not None)
         logger.info("listening on %s (pid %d), loading the model", address, os.getpid())
         engines: list[LoadedEngine] = []
+        started_s = time.monotonic()
         try:
             for config in self._engine_configs:
                 engines.append(await load_engine(config, on_started=self._clients.append))
@@ -202,8 +204,9 @@ class _Server:
         for engine in engines:
             info = engine.client.info
             logger.info(
-                "ready on %s: %s on %s in %s, loaded in %.1f s",
+                "ready on %s after %.1f s: %s on %s in %s, weights loaded in %.1f s",
                 address,
+                time.monotonic() - started_s,
                 ", ".join((engine.spec.name, *engine.adapters)),
                 info.device,
                 info.dtype,

@@ -55,7 +55,7 @@ def declared(*extras: str) -> set[str]:
     optional = project()["optional-dependencies"]
     names = {import_name(line) for line in project()["dependencies"]}
     names |= {import_name(line) for extra in extras for line in optional[extra]}
-    parts = {"fastapi": {"starlette"}, "cyclopts": {"rich"}, "pytest": {"_pytest"}, "transformers": {"safetensors"}}
+    parts = {"fastapi": {"starlette"}, "pytest": {"_pytest"}, "transformers": {"safetensors"}}
     parts["langchain_core"] = {"pydantic"}
     parts["mcp"] = {"httpx2"}
     return names.union(*(parts[name] for name in names & set(parts)))
