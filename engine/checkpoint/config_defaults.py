@@ -69,6 +69,17 @@ def with_defaults(label: str, config: Mapping[str, Any], keys: tuple[str, ...]) 
                 f"take the key out: then it is {defaults[key]!r}, the default of the architecture's config class.",
                 param="model",
             )
+    for key in keys:
+        if isinstance(defaults.get(key), bool) and not isinstance(config.get(key), bool | None):
+            raise ConfigError(
+                f"config.json of {label} has {key} = {config[key]!r}, which must be true or false.", param="model"
+            )
+    if "rope_theta" in keys and config.get("rope_theta", 0) is None and "rope_theta" not in rope_of(config):
+        raise ConfigError(
+            f"config.json of {label} has rope_theta = null, where a {model_type} network needs a value. State it, or "
+            "take the key out.",
+            param="model",
+        )
     absent = {key: defaults[key] for key in keys if key not in config and defaults.get(key) is not None}
     absent |= _worked_out(model_type, {**absent, **config}, set(absent))
     stated_base = "rope_theta" in config or "rope_theta" in rope_of({**config, **absent})

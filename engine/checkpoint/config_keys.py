@@ -174,6 +174,8 @@ def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str,
 
 
 def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    if key == "causal" and family_of(config["model_type"]).decoder:  # an encoder's key, which decoders call is_causal
+        return value is None or value is True
     if key in NEUTRAL:
         return value in NEUTRAL[key]
     if key == "pooler_hidden_size":

@@ -210,6 +210,12 @@ def _family(config: dict[str, Any], folder: Path) -> tuple[Family, Task]:
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise ModelLoadError(f'{folder / "config.json"} names no architecture ("architectures": [...]).')
+    if len(architectures) > 1:
+        raise ConfigError(
+            f"config.json names several architectures ({', '.join(map(str, architectures))}), and only one of them can "
+            'be the network. Say which with --hf-overrides \'{"architectures": ["..."]}\'.',
+            param="hf_overrides.architectures",
+        )
     architecture: str = architectures[0]
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None

@@ -72,6 +72,12 @@ def _of_config(
     num_labels: int,
 ) -> Statement[ScoreRange] | None:
     metadata = config.get("sentence_transformers")
+    if isinstance(metadata, dict) and (unknown := sorted(set(metadata) - {"activation_fn", "version"})):
+        raise ConfigError(
+            f"{origin} of {checkpoint.label} has {unknown[0]} in sentence_transformers, which is not known and may "
+            "change scores; known are activation_fn and version.",
+            param="hf_overrides.sentence_transformers",
+        )
     for key, name in (
         ("sentence_transformers", metadata.get("activation_fn") if isinstance(metadata, dict) else None),
         ("sbert_ce_default_activation_function", config.get("sbert_ce_default_activation_function")),

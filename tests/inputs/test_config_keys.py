@@ -45,6 +45,10 @@ def test_the_defaults_are_those_of_the_installed_transformers() -> None:
     ("changes", "message"),
     [
         ({"is_causal": "no"}, "has is_causal = 'no', which is not what this network computes"),
+        ({"causal": False}, "has causal = False"),
+        ({"embedding_multiplier": 12.0}, "has embedding_multiplier"),
+        ({"query_pre_attn_scalar": 99}, "has query_pre_attn_scalar"),
+        ({"attn_logit_softcapping": 50.0}, "has attn_logit_softcapping"),
         ({"pooling": "avg"}, "has pooling = 'avg'"),
         ({"temperature": 0.2}, "has temperature = 0.2"),
         ({"use_bidirectional_attention": True}, "has use_bidirectional_attention = True"),
@@ -62,6 +66,20 @@ def test_a_key_that_changes_the_computation(small: Make, changes: dict[str, Any]
     with pytest.raises(ConfigError, match=message):
         resolve_model(ModelConfig(model=str(folder)))
     resolve_model(ModelConfig(model=str(folder), ignore_config_key=tuple(changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false', which must be true or false"),
+        ({"rope_theta": None}, "rope_theta = null"),
+        ({"architectures": ["Qwen3ForCausalLM", "Qwen3Model"]}, "names several architectures"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.Identity", "scale": 5}}, "has scale in sentence_trans"),
+    ],
+)
+def test_values_that_are_none(small: Make, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_model(ModelConfig(model=str(small(config_changes=changes))))
 
 
 def test_neutral_values(small: Make) -> None:
