@@ -94,9 +94,9 @@ def test_only_the_api_port_listens(watched: tuple[ServerProcess, Path]) -> None:
 @pytest.mark.usefixtures("watched")
 def test_channels_are_private() -> None:
     sockets = [Path(line.split()[-1]) for line in Path("/proc/net/unix").read_text().splitlines() if "/engine-" in line]
-    folders = {path.parent for path in sockets if path.exists()}
-    assert folders, "core and worker talk over sockets in a folder"
-    for folder in folders:
+    assert sockets, "core and worker talk over sockets"
+    for folder in {path.parent for path in sockets if path.exists()}:
+        # Of a server that is only starting: once both ends are connected, the folder is gone and nobody can join.
         assert folder.stat().st_mode & 0o777 == 0o700, folder
 
 
