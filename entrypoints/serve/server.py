@@ -8,6 +8,7 @@ accepted is finished until the deadline, exit 0. A second one stops at once.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from engine.config import EngineConfig, ServerConfig
@@ -103,6 +105,8 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
     if server_config.otlp_traces_endpoint:
         collector_url(server_config.otlp_traces_endpoint)
     check_tls(server_config)
+    if server_config.grpc_port is not None:
+        _grpc_module().check_grpc(server_config)
     if server_config.uds is not None:
         listener = listen_on_path(server_config.uds)
     else:
@@ -116,6 +120,16 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
         listener.close()
         if server_config.uds is not None:
             Path(server_config.uds).unlink(missing_ok=True)
+
+
+def _grpc_module() -> ModuleType:
+    """Raises ``ConfigError`` where the extra is missing."""
+    try:
+        return importlib.import_module("engine.entrypoints.serve.grpc_rerank")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--grpc-port needs {error.name}: pip install 'rerank-engine[grpc]'.", param="grpc_port"
+        ) from error
 
 
 class _Server:
@@ -137,6 +151,9 @@ class _Server:
         for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         self._http = http = self._http_side()
+        grpc = None if self._config.grpc_port is None else _grpc_module().GrpcServer(self._service)
+        if grpc is not None:
+            await grpc.start()
         serving = asyncio.create_task(http.serve())
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(self._stop.wait())
@@ -161,6 +178,8 @@ class _Server:
                     task.cancel()
             await asyncio.wait((loading,))
             http.stop()
+            if grpc is not None:
+                await grpc.stop()
             await self._service.stop()
             await serving
 

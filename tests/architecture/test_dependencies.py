@@ -14,6 +14,8 @@ OURS = ("engine", "tests", "benchmarks")
 # distribution -> import name, where they differ
 IMPORT_NAMES = {
     "pyyaml": "yaml",
+    "grpcio": "grpc",
+    "protobuf": "google",
     "pyzmq": "zmq",
     "ir_measures": "ir_measures",
     "haystack_ai": "haystack",

@@ -1,0 +1,178 @@
+"""The gRPC service ``tei.v1.Rerank`` of text-embeddings-inference over the same scoring service (extra ``grpc``).
+
+The messages are built from their field numbers when the server starts, so no generated code has to match the installed
+protobuf. (https://github.com/huggingface/text-embeddings-inference/blob/main/proto/tei.proto)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from engine.config import ServerConfig
+from engine.entrypoints.serve.dialects.base import CallResult
+from engine.entrypoints.serve.service import RerankService
+from engine.errors import (
+    AuthenticationError,
+    ConfigError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    StartupError,
+)
+from engine.request import PairOptions, RerankCall
+
+SERVICE = "tei.v1.Rerank"
+_TYPES = {"string": 9, "bool": 8, "float": 2, "uint32": 13, "uint64": 4}
+_MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
+    "RerankRequest": (
+        ("query", 1, "string"),
+        ("texts", 2, "repeated string"),
+        ("truncate", 3, "bool"),
+        ("raw_scores", 4, "bool"),
+        ("return_text", 5, "bool"),
+    ),
+    "Rank": (("index", 1, "uint32"), ("text", 2, "optional string"), ("score", 3, "float")),
+    "Metadata": (
+        ("compute_chars", 1, "uint32"),
+        ("compute_tokens", 2, "uint32"),
+        ("total_time_ns", 3, "uint64"),
+        ("tokenization_time_ns", 4, "uint64"),
+        ("queue_time_ns", 5, "uint64"),
+        ("inference_time_ns", 6, "uint64"),
+    ),
+    "RerankResponse": (("ranks", 1, "repeated Rank"), ("metadata", 2, "Metadata")),
+}
+"""Name -> fields: name, number and type, which are what the protocol is."""
+
+
+def _build() -> dict[str, Any]:
+    """Message classes by their names."""
+    file = descriptor_pb2.FileDescriptorProto(name="engine_tei.proto", package="tei.v1", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, number, kind in fields:
+            words = kind.split()
+            field = message.field.add(name=field_name, number=number, label=3 if words[0] == "repeated" else 1)
+            if words[-1] in _TYPES:
+                field.type = _TYPES[words[-1]]
+            else:
+                field.type, field.type_name = 11, f".tei.v1.{words[-1]}"
+            if words[0] == "optional":
+                field.proto3_optional, field.oneof_index = True, len(message.oneof_decl)
+                message.oneof_decl.add(name=f"_{field_name}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tei.v1.{name}")) for name in _MESSAGES}
+
+
+def _status_of(error: EngineError) -> Any:
+    by_status = {401: "UNAUTHENTICATED", 404: "NOT_FOUND", 503: "UNAVAILABLE", 429: "RESOURCE_EXHAUSTED"}
+    if isinstance(error, OverloadedError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    usual = "INVALID_ARGUMENT" if 400 <= error.status < 500 else "INTERNAL"
+    return getattr(grpc.StatusCode, by_status.get(error.status, usual))
+
+
+class GrpcServer:
+    """Use ``start`` and ``stop`` on the loop of the service."""
+
+    def __init__(self, service: RerankService) -> None:
+        self._service = service
+        self._messages = _build()
+        self._server: Any = grpc.aio.server(
+            options=(("grpc.max_receive_message_length", service.config.max_body_bytes),)
+        )
+        handler = grpc.unary_unary_rpc_method_handler(
+            self._rerank,
+            request_deserializer=self._messages["RerankRequest"].FromString,
+            response_serializer=self._messages["RerankResponse"].SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Rerank": handler}),))
+        host = service.config.host
+        address = f"[{host}]" if ":" in host else host
+        try:
+            self.port: int = self._server.add_insecure_port(f"{address}:{service.config.grpc_port}")
+        except RuntimeError as error:
+            raise StartupError(f"--grpc-port {service.config.grpc_port}: {error}", param="grpc_port") from error
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Calls in flight get a moment to end."""
+        await self._server.stop(1.0)
+
+    async def _rerank(self, request: Any, context: Any) -> Any:
+        config = self._service.config
+        try:
+            caller = _caller(config.api_key, dict(context.invocation_metadata() or ()), context.peer())
+            if not request.texts:
+                raise InvalidRequestError("At least one text is needed.", param="texts")
+            if not request.query.strip():
+                raise InvalidRequestError("The query must not be empty.", param="query")
+            call = RerankCall(
+                queries=[request.query],
+                documents=list(request.texts),
+                options=PairOptions(truncate=request.truncate),
+                raw_scores=request.raw_scores,
+                probabilities=not request.raw_scores,
+                caller=caller,
+            )
+            result = await self._service.score(call, uuid.uuid4().hex)
+            if result.errors:
+                raise result.errors[min(result.errors)]
+        except EngineError as error:
+            self._service.metrics.errors.labels(error.type).inc()
+            self._service.metrics.calls.labels(f"/{SERVICE}/Rerank", "grpc", str(error.status)).inc()
+            return await context.abort(_status_of(error), str(error))
+        self._service.metrics.calls.labels(f"/{SERVICE}/Rerank", "grpc", "200").inc()
+        return self._answer(result, request.return_text)
+
+    def _answer(self, result: CallResult, return_text: bool) -> Any:
+        texts = result.call.documents
+        ranks = [
+            self._messages["Rank"](
+                index=pair.index, score=pair.score, **({"text": texts[pair.index]} if return_text else {})
+            )
+            for pair in result.pairs
+        ]
+        metadata = self._messages["Metadata"](
+            compute_chars=sum(map(len, texts)) + len(result.call.queries[0]),
+            compute_tokens=result.prompt_tokens,
+            total_time_ns=int(1e9 * result.total_s),
+            tokenization_time_ns=int(1e9 * result.encode_s),
+            queue_time_ns=int(1e9 * result.queue_s),
+            inference_time_ns=int(1e9 * result.compute_s),
+        )
+        return self._messages["RerankResponse"](ranks=ranks, metadata=metadata)
+
+
+def _caller(keys: tuple[str, ...], metadata: dict[str, Any], peer: str) -> str:
+    """Who calls. Raises ``AuthenticationError`` without a known key, where there are keys."""
+    if not keys:
+        return peer.rpartition(":")[0]
+    value = str(metadata.get("authorization") or metadata.get("x-api-key") or "")
+    scheme, _, rest = value.partition(" ")
+    key = rest.strip() if scheme.lower() == "bearer" else value
+    digest = hashlib.sha256(key.encode()).digest()
+    # Every digest is compared, so that the time says nothing about which one was close.
+    matches = [hmac.compare_digest(digest, hashlib.sha256(known.encode()).digest()) for known in keys]
+    if not key or not any(matches):
+        raise AuthenticationError("An API key is needed, and a known one: metadata authorization: Bearer KEY.")
+    return digest.hex()[:16]
+
+
+def check_grpc(config: ServerConfig) -> None:
+    """Raises ``ConfigError`` for what gRPC cannot be combined with."""
+    if config.api_server_count > 1 or config.uds or config.ssl_certfile:
+        raise ConfigError(
+            "--grpc-port is for one API server on an address without TLS: leave out --api-server-count, --uds and "
+            "--ssl-certfile, or put a proxy in front.",
+            param="grpc_port",
+        )
