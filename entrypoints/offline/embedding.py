@@ -7,16 +7,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from engine.entrypoints.offline.arguments import PairSettings
-from engine.errors import EngineError, RequestError
+from engine.errors import RequestError
 from engine.inputs.processor import InputProcessor
-from engine.messages import EngineCoreOutput
 from engine.model_spec import HeadSpec
 from engine.outputs import EmbeddingOutput, EmbeddingRequestOutput
 from engine.request import Encoded, EncodedPair
 from engine.scoring.document_store import ScopedStore
+from engine.scoring.vectors import Vectors
 
 TextSide = Literal["query", "document"]
 """Which prompt of the model is put before a text."""
@@ -37,22 +35,6 @@ class TextSlice:
     def running(self, call_id: str, encoding: Future[list[Encoded]], adapter: str | None) -> RunningTexts:
         """The slice in flight."""
         return RunningTexts(call_id, self.first, encoding, adapter)
-
-
-class Vectors:
-    """Takes the outputs of the core in any order."""
-
-    def __init__(self, num_texts: int) -> None:
-        self.vectors: list[np.ndarray | None] = [None] * num_texts
-        self.errors: dict[int, EngineError] = {}
-        self.complete = not num_texts
-
-    def add(self, output: EngineCoreOutput) -> None:
-        """Enter an output's vectors and errors."""
-        for index, (vector,) in zip(output.indices.tolist(), output.rows(), strict=True):
-            self.vectors[index] = vector
-        self.errors |= {index: error.rebuilt() for index, error in output.errors.items()}
-        self.complete = self.complete or output.stats is not None
 
 
 class RunningTexts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from engine.config import ModelConfig
 from engine.inputs.processor import LEAST_ROOM
@@ -14,6 +14,7 @@ from engine.inputs.windows import never
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.prompts.published import QWEN3_RERANKER
+from engine.request import Encoded, PairOptions
 from engine.scoring.document_store import DocumentStore, document_store
 from engine.scoring.expansion import PairProcessor
 from engine.step import WorkerInfo
@@ -23,6 +24,12 @@ class Processor(PairProcessor, Protocol):
     """What the server needs of ``engine.inputs.processor.InputProcessor``."""
 
     min_pair_tokens: int
+
+    def encode_texts(
+        self, texts: Sequence[str], side: Literal["query", "document"] | None = None, options: PairOptions = ...
+    ) -> list[Encoded]:
+        """Texts that a bi-encoder embeds. Raises ``InvalidRequestError`` for a model of another kind."""
+        ...
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Raises ``InvalidRequestError``."""

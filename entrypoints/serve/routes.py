@@ -14,6 +14,7 @@ from engine.entrypoints.serve.dialect_registry import BY_PATH, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect
 from engine.entrypoints.serve.dialects.queries import QueriesDialect
 from engine.entrypoints.serve.docs_page import docs_page
+from engine.entrypoints.serve.embeddings import EmbeddingAnswer, EmbeddingBody, EmbeddingRoutes
 from engine.entrypoints.serve.open_inference import InferAnswer, InferBody, OpenInferenceRoutes
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
 from engine.entrypoints.serve.page.files import add_page
@@ -31,6 +32,7 @@ def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> No
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
     _add_open_inference(app, OpenInferenceRoutes(service))
+    _add_embeddings(app, EmbeddingRoutes(service))
     if not service.config.disable_fastapi_docs:
         app.add_api_route("/docs", docs_page, methods=["GET"], include_in_schema=False, response_model=None)
     add_page(app)
@@ -95,6 +97,12 @@ def _add_tokens(app: FastAPI, tokens: TokenRoutes) -> None:
     _add(app, "/tokenize", tokens.tokenize, "Token ids of a text.", schema=encode)
     _add(app, "/detokenize", tokens.detokenize, "Text of token ids.", schema=decode)
     _add(app, "/decode", tokens.detokenize, "The same, where TEI has it.", schema=decode)
+
+
+def _add_embeddings(app: FastAPI, routes: EmbeddingRoutes) -> None:
+    schema = route_schema([EmbeddingBody], [EmbeddingAnswer])
+    _add(app, "/v1/embeddings", routes.embed, "Vectors of texts, by a bi-encoder, as OpenAI has it.", schema=schema)
+    _add(app, "/embeddings", routes.embed, "The same, for clients whose base URL has no version.", schema=schema)
 
 
 def _add_open_inference(app: FastAPI, routes: OpenInferenceRoutes) -> None:

@@ -16,6 +16,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from engine.config import ServerConfig
 from engine.entrypoints.serve.admission import Admission, AdmissionControl, estimated_size, known_size
 from engine.entrypoints.serve.deadline import passed, until
@@ -24,10 +26,11 @@ from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.served_models import ServedModels
 from engine.entrypoints.serve.tracing import trace_result
-from engine.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
-from engine.request import RerankCall
+from engine.errors import EngineDeadError, InvalidRequestError, RequestError, ShuttingDownError
+from engine.request import PairOptions, RerankCall, all_encoded
 from engine.scoring.call_encoding import CallEncoding, core_request
 from engine.scoring.result_assembler import PairScore, ResultAssembler
+from engine.scoring.vectors import Vectors
 
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 """``draining``: not ready, but calls that still come are taken; ``refusing``: only calls in flight are finished."""
@@ -46,6 +49,18 @@ class Accepted:
     prompt_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingResult:
+    """The vectors of a call's texts, in input order."""
+
+    model: str
+    vectors: list[np.ndarray]
+    """(H,) float32 each."""
+    prompt_tokens: int
+
+
+Side = Literal["query", "document"]
+"""Which prompt of the model is put before a text."""
 Progress = Accepted | list[PairScore] | CallResult
 T = TypeVar("T")
 
@@ -211,6 +226,41 @@ class RerankService:
         self.metrics.count_result(result)
         trace_result(result)
         yield result
+
+    async def embed(
+        self, texts: list[str], side: Side | None, options: PairOptions, model: str | None, caller: str, request_id: str
+    ) -> EmbeddingResult:
+        """The vectors of texts by a bi-encoder, under the limits of any call.
+
+        Raises what ``run`` raises, and ``InvalidRequestError`` for a model that embeds no texts.
+        """
+        started = time.monotonic()
+        self.check_accepting()
+        chosen = self.models.choose(model)
+        engine = chosen.engine
+        self._check_cut(engine, options.truncate_prompt_tokens)
+        call = RerankCall(queries=[], documents=[], prompts=list(texts), options=options)
+        size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=False)
+        call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
+        with await self.admission.acquire(call_id, size, caller, model=engine.names[0], patience_s=None) as permit:
+            encoded = await self.in_thread(engine.processor.encode_texts, texts, side, options)
+            for number, one in enumerate(encoded):
+                if isinstance(one, RequestError):
+                    raise one.at(("input", number))
+            prompts = all_encoded(encoded)
+            vectors = Vectors(len(prompts))
+            request = core_request(
+                call_id, prompts, arrival_s=started, adapter=chosen.adapter, backlog_tokens=permit.backlog_tokens
+            )
+            permit.settle(known_size(request, shares=False))
+            async with aclosing(engine.client.run(request)) as outputs:
+                async for output in outputs:
+                    permit.answered(len(output.indices) + len(output.errors))
+                    vectors.add(output)
+        if vectors.errors:
+            raise vectors.errors[min(vectors.errors)]
+        found = [vector for vector in vectors.vectors if vector is not None]
+        return EmbeddingResult(chosen.name, found, sum(prompt.num_tokens for prompt in prompts))
 
     def _check_cut(self, engine: LoadedEngine, asked: int | None) -> None:
         least, most = engine.pair_limits

@@ -6,6 +6,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,9 @@ class FakeProcessor:
     def __init__(self) -> None:
         self.num_encoded = 0
         self.constant_prefix = np.array([1], np.int32)
+
+    def encode_texts(self, *arguments: Any) -> list[Any]:
+        raise InvalidRequestError("This model scores pairs.")
 
     def encode_each(
         self,
