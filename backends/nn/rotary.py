@@ -118,6 +118,8 @@ def _longrope(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) 
     """Ding et al. 2024, arXiv 2402.13753. Other factors hold for texts beyond the original length, in transformers for
     all that share a batch with one, so only inputs up to it have a score of their own."""
     longest, original = settings["max_position_embeddings"], settings["original_max_position_embeddings"]
+    if longest is None:
+        raise KeyError("max_position_embeddings")
     if settings["num_positions"] > original:
         raise ModelLoadError(
             f"rope scaling 'longrope' is supported for inputs up to the original {original} tokens; pass "

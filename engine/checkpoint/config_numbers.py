@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.checkpoint.families import family_of
+from engine.checkpoint.families import FAMILIES, family_of
 from engine.errors import ModelLoadError
 
 MOST_POSITIONS = 2**22
@@ -70,12 +70,15 @@ _MOST_DEPTH = 16
 
 def check_config_numbers(label: str, config: Mapping[str, Any]) -> None:
     """Raises ``ModelLoadError`` for the first number of config.json, after overrides, that no network can have."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    own_keys = {} if family is None else family.own_keys
+    theirs = {ours: name for name, ours in own_keys.items() if ours == "logit_sigma"}  # a key of sentence-transformers
     for key, kind in _KINDS.items():
         value = config.get(key)
         if value is not None and not isinstance(value, kind):
             raise _wrong(label, key, value, f"must be {_NAMES[kind]}")
     for key, value in _numbers(label, config):
-        _check_bounds(label, key, value)
+        _check_bounds(label, key, value, theirs.get(key, key))
     _check_heads(label, config)
     kinds = config.get("layer_types")
     if kinds and not (all(isinstance(kind, str) for kind in kinds) and len(kinds) >= config["num_hidden_layers"]):
@@ -97,21 +100,22 @@ def _numbers(label: str, config: Mapping[str, Any], prefix: str = "", depth: int
             yield from ((f"{prefix}{last}", item) for item in value if isinstance(item, float))
 
 
-def _check_bounds(label: str, key: str, value: Any) -> None:
+def _check_bounds(label: str, key: str, value: Any, shown: str) -> None:
+    """``shown``: what the file calls it."""
     last = key.rpartition(".")[2]
     if value is None:
         return
     if last in _WHOLE:
         least, most = _WHOLE[last]
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise _wrong(label, key, value, f"must be a whole number from {least} to {most}")
+            raise _wrong(label, shown, value, f"must be a whole number from {least} to {most}")
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(label, key, value, "must be a finite number")
+        raise _wrong(label, shown, value, "must be a finite number")
     if last in _REAL:
         low, high = _REAL[last]
         if not low <= value <= high:
-            raise _wrong(label, key, value, f"must be from {low:g} to {high:g}")
+            raise _wrong(label, shown, value, f"must be from {low:g} to {high:g}")
 
 
 def _check_heads(label: str, config: Mapping[str, Any]) -> None:

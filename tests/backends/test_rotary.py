@@ -52,8 +52,10 @@ def test_old_spelling_of_the_type() -> None:
 
 def test_unsupported_scaling_says_what_is_supported() -> None:
     with pytest.raises(
-        ModelLoadError, match=r"'longrope' is not supported; supported are default, divided, linear, llama3, ntk, yarn"
+        ModelLoadError, match=r"'spiral' is not supported; supported are default, divided, linear, llama3, longrope"
     ):
+        rope_tables({"rope_scaling": {"rope_type": "spiral"}}, 64, 8, CPU)
+    with pytest.raises(ModelLoadError, match="'longrope' needs 'max_position_embeddings'"):
         rope_tables({"rope_scaling": {"rope_type": "longrope"}}, 64, 8, CPU)
     with pytest.raises(ModelLoadError, match="'linear' needs 'factor'"):
         rope_tables({"rope_scaling": {"rope_type": "linear"}}, 64, 8, CPU)

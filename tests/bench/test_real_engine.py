@@ -60,7 +60,17 @@ def test_throughput_and_latency(
     assert result["model_id"] == PACKAGED_MODEL.name
     records = json.loads((tmp_path / "t.pytorch.json").read_text())
     assert {record["metric"]["name"] for record in records} == {"requests_per_second", "tokens_per_second"}
-    words = ["--batch-size", "4", "--num-iters", "3", "--num-iters-warmup", "1", "--output-json", str(path)]
+    words = [
+        "--overwrite",
+        "--batch-size",
+        "4",
+        "--num-iters",
+        "3",
+        "--num-iters-warmup",
+        "1",
+        "--output-json",
+        str(path),
+    ]
     assert main(["latency", *common, *words]) == 0
     result = json.loads(path.read_text())
     assert len(result["latencies"]) == 3

@@ -32,7 +32,12 @@ def bench(server: StandIn, *words: str) -> int:
 
 
 def measure(server: StandIn, folder: Path, *words: str) -> dict[str, Any]:
-    assert bench(server, "--save-result", "--result-dir", str(folder), "--result-filename", "r.json", *words) == 0
+    assert (
+        bench(
+            server, "--save-result", "--result-dir", str(folder), "--result-filename", "r.json", "--overwrite", *words
+        )
+        == 0
+    )
     return json.loads((folder / "r.json").read_text())
 
 

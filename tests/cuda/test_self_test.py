@@ -29,7 +29,7 @@ from tests.support.checkpoints import make_qwen3
 pytestmark = [needs_interpreter, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 SHAPE = LayerShape(
     hidden=48, intermediate=32, num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25, causal=True, gated=True,
-    activation="silu", rms_norm=True, eps=1e-6,
+    hidden_act="silu", rms_norm=True, eps=1e-6,
 )  # fmt: skip
 
 

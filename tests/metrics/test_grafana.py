@@ -24,6 +24,11 @@ UNSHOWN = {
     "engine_core_finished_pairs_total",
     "engine_logical_tokens_total",  # shown as they were scheduled
     "engine_computed_tokens_total",
+    *(
+        "engine_document_lookups_total",
+        "engine_document_hits_total",
+        "engine_document_store_bytes",
+    ),  # one kind of model
 }
 
 

@@ -17,14 +17,20 @@ QUIET = ["--device", "cpu", "--cpu-threads", "1"]
 
 @contextmanager
 def logging_restored() -> Iterator[None]:
-    """A command sets up the root logger for its process; a test gives it back."""
+    """A command sets up the root logger for its process, and libraries switch off the loggers of others; a test gives
+    all of them back."""
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before, level, disabled = root.handlers[:], root.level, root.manager.disable
     try:
         yield
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+        root.manager.disable = disabled
+        for name, logger in root.manager.loggerDict.items():
+            if isinstance(logger, logging.Logger) and name.partition(".")[0] == "engine":
+                logger.disabled, logger.propagate = False, True
+                logger.setLevel(logging.NOTSET)
 
 
 def run_here(*words: str | Path) -> int:

@@ -134,9 +134,9 @@ def test_the_shares_of_a_decoder_are_the_model(
         keys, values = (tensor[head * 32 : (head + 1) * 32] for tensor in (k, v))
         first = model.layers[0]
         assert torch.equal(plain(first.qkv), torch.cat([own[0], keys, values]))
-        assert torch.equal(plain(first.gate_up), torch.cat(own[1:]))
+        assert torch.equal(plain(first.mlp.gate_up), torch.cat(own[1:]))
         assert torch.equal(plain(first.o_proj.weight), o.chunk(size, 1)[index])
-        assert torch.equal(plain(first.down_proj.weight), down.chunk(size, 1)[index])
+        assert torch.equal(plain(first.mlp.down.weight), down.chunk(size, 1)[index])
         rows = file["lm_head.weight"]
         assert torch.equal(model.head.state.vectors[0], rows[NO_YES[1]] - rows[NO_YES[0]])
         assert model.kv_shape is not None
@@ -174,10 +174,10 @@ def test_made_up_weights_are_divided_the_same_way(tmp_path: Path, load: Callable
         assert isinstance(share.model, Decoder)
         return share.model.layers[0]
 
-    whole = plain(layer(alone).down_proj.weight)
-    assert torch.equal(torch.cat([plain(layer(share).down_proj.weight) for share in shares], 1), whole)
-    gates = [plain(layer(share).gate_up).chunk(2)[0] for share in shares]
-    assert torch.equal(torch.cat(gates), plain(layer(alone).gate_up).chunk(2)[0])
+    whole = plain(layer(alone).mlp.down.weight)
+    assert torch.equal(torch.cat([plain(layer(share).mlp.down.weight) for share in shares], 1), whole)
+    gates = [plain(layer(share).mlp.gate_up).chunk(2)[0] for share in shares]
+    assert torch.equal(torch.cat(gates), plain(layer(alone).mlp.gate_up).chunk(2)[0])
 
 
 @pytest.mark.parametrize(("units", "size"), [(8, 2), (8, 8), (2, 4), (1, 4), (2000, 3), (7, 4)])
