@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -13,11 +15,21 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
-def end_on_stop_signals() -> None:
-    """Until the command has its own handlers, such a signal ends the process in order, with exit code 0."""
+@contextmanager
+def end_on_stop_signals() -> Iterator[None]:
+    """Until the command has its own handlers, such a signal ends the process in order, with exit code 0.
+
+    At the end the caller's process has the handlers that it had.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(0)
 
-    for number in stop_signals():
-        signal.signal(number, end)
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python

@@ -16,13 +16,13 @@ def serve(values: dict[str, Any]) -> int:
     """
     from engine.ipc.stop_signals import end_on_stop_signals
 
-    end_on_stop_signals()
-    from engine.entrypoints.settings.log_setup import set_up_logging
-    from engine.entrypoints.settings.several_models import build_several
+    with end_on_stop_signals():
+        from engine.entrypoints.settings.log_setup import set_up_logging
+        from engine.entrypoints.settings.several_models import build_several
 
-    engine_configs, server_config = build_several(values)
-    set_up_logging(server_config.log_level, server_config.log_format)
-    from engine.entrypoints.serve.server import run_server
+        engine_configs, server_config = build_several(values)
+        set_up_logging(server_config.log_level, server_config.log_format)
+        from engine.entrypoints.serve.server import run_server
 
-    first, *others = engine_configs
-    return run_server(first, server_config, *others)
+        first, *others = engine_configs
+        return run_server(first, server_config, *others)

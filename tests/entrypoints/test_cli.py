@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_the_guides_commands(command: str, served: dict[str, Any], capsys: pytes
     notices = capsys.readouterr().err.splitlines()
     assert any(line.startswith("engine: --disable-radix-cache is accepted and has no effect: ") for line in notices)
     assert len(notices) == sum(flag in command for flag in ("radix", "chunked", "attention", "embedding", "remote"))
+
+
+@pytest.mark.parametrize(("command", "code"), [("serve m", 0), ("serve m --port x", 2)])
+def test_the_callers_signal_handlers_stay(command: str, code: int, served: dict[str, Any]) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    assert run(command.split()) == code
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.parametrize("flag", ["-tp", "--tp", "--tp-size", "--tensor-parallel-size", "--tensor_parallel_size"])
