@@ -16,6 +16,10 @@ os.environ.pop("COLUMNS", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, and they hand it down; the tests of Ctrl-C need an interrupt that arrives.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # nohup starts its command so; a server that inherits this does not end on the signal, as it should. With a handler
+    # that does nothing, the tests still outlive their terminal, and the programs they start have the default.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
