@@ -43,7 +43,8 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGINE_")} | {"PYTHONSAFEPATH": "1"}
-        environment |= self._environment
+        # Nobody is refused for a wait: how long one is depends on the machine. The limit has tests of its own.
+        environment |= {"ENGINE_MAX_QUEUE_SECONDS": "0"} | self._environment
         port = [] if "--port" in self._arguments else ["--port", "0"]
         threads = [] if "--cpu-threads" in self._arguments else ["--cpu-threads", "1"]
         self.process = subprocess.Popen(
