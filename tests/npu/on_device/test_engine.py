@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,13 @@ def test_a_form_that_takes_the_device_along_costs_one_start(checkpoint: Path, tm
     flags = ("--device", "npu", *SMALL_STEPS, "--executor", "mp", "--enforce-eager")
     environment = {"NPU_SIMULATOR_BROKEN": "npu_swiglu=lost", "XDG_CACHE_HOME": str(tmp_path)}
     with ServerProcess(checkpoint, *flags, environment=environment) as running:
+        said = "not npu_swiglu: the process that tried it last ended"
+        deadline = time.monotonic() + 20
+        while not any(said in line for line in running.log) and time.monotonic() < deadline:
+            time.sleep(0.05)  # what was found at the start is said after the line that the fixture waits for
         lines = "\n".join(running.log)
         assert "a worker lost its device while it loaded the model: starting it again" in lines
-        assert "not npu_swiglu: the process that tried it last ended" in lines
+        assert said in lines
         answer = running.post("/v1/rerank", {"query": CHINA, "documents": PASSAGES}).json()["results"]
     scores = [entry["relevance_score"] for entry in sorted(answer, key=lambda entry: entry["index"])]
     assert len(scores) == len(PASSAGES)
