@@ -128,7 +128,7 @@ def loaded_checkpoint(folder: Path) -> Path:
 
 async def overload(checkpoint: Path, seconds: float) -> list[Figure]:
     """Default flags, calls of 1 to 64 documents. Client and server share the machine."""
-    with ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded")) as server:
+    with ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded"), limits_wait=True) as server:
         await closed_loop(server.url, 8, 2.0, 10**8, body_of_any_size)
         figures: list[Figure] = []
         live: list[float] = []
@@ -176,7 +176,10 @@ def _overload_figure(factor: int, outcome: Outcome, before: float, after: float)
 
 async def large_call(checkpoint: Path, documents: int) -> Figure:
     """A caller of one document beside a caller of very many: alone, and while the large call runs."""
-    with ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded")) as server, ThreadPoolExecutor(1) as pool:
+    with (
+        ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded"), limits_wait=True) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
 
         def one(seed: int) -> float:
             started = time.monotonic()
