@@ -7,6 +7,7 @@ names; a fused projection is one linear weight with several destinations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,6 +166,18 @@ class Parameters:
                 self.destinations.append(Destination(f"{rows.name}.bias", (total,), take_bias, rows.wanted))
             self.parts.setdefault(rows.name, []).append(WeightPart(weight, rows, above, in_features, columns))
             above += rows.count
+        return weight
+
+    def convolution(self, name: str, out_features: int, kernel: tuple[int, ...]) -> LinearWeight:
+        """A convolution over windows that do not overlap, with its bias: one product, a window being a row."""
+        weight = self.ops.new_linear(out_features, math.prod(kernel), bias=True)
+        self._linears.append(weight)
+
+        def take(first: int, rows: torch.Tensor) -> None:
+            weight.load_rows(first, rows.flatten(1))
+
+        self.destinations.append(Destination(f"{name}.weight", (out_features, *kernel), take))
+        self.destinations.append(Destination(f"{name}.bias", (out_features,), weight.load_bias))
         return weight
 
     def _new_grouped(

@@ -209,9 +209,9 @@ class EncoderLayer:
         attended = self.attention(before(x) if before else x, batch)
         if self.attention.reads_only:
             x = x.index_select(0, batch.read_rows)
-        x = _sum(self.out(attended, x))
+        x = stream_sum(self.out(attended, x))
         x = behind(x) if behind else x
-        x = _sum(self.down(self._mlp(self.mlp_norm(x) if self.shape.pre_norm else x), x))
+        x = stream_sum(self.down(self._mlp(self.mlp_norm(x) if self.shape.pre_norm else x), x))
         return x if self.shape.pre_norm else self.mlp_norm(x)
 
     def _mlp(self, x: torch.Tensor) -> Activation:
@@ -223,6 +223,7 @@ class EncoderLayer:
         return self.ops.linear_geglu(x, self.up, tanh=tanh)
 
 
-def _sum(stream: tuple[torch.Tensor | None, torch.Tensor]) -> torch.Tensor:
+def stream_sum(stream: tuple[torch.Tensor | None, torch.Tensor]) -> torch.Tensor:
+    """The residual stream of ``Ops.linear_residual`` as one tensor."""
     delta, residual = stream
     return residual if delta is None else residual + delta
