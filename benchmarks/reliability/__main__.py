@@ -12,10 +12,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from benchmarks.reliability import scenarios
+from benchmarks.reliability import overload, scenarios
 from benchmarks.reliability.figures import Figure, save, table
 from benchmarks.reliability.fuzz import fuzz
 from benchmarks.reliability.schema import schema
@@ -26,7 +26,7 @@ TABLES = {
     "fault": ("tests/faults", "tests/processes", "tests/e2e/test_lifecycle.py"),
     "security": ("tests/security", "tests/architecture/test_forbidden.py"),
 }
-Made = Figure | list[Figure]
+Made = Figure | Awaitable[Figure] | AsyncIterator[Figure]
 
 
 def tests_passed(name: str) -> Figure:
@@ -38,7 +38,7 @@ def tests_passed(name: str) -> Figure:
     return Figure(f"{name} table", "all as specified", last.strip("= "), done.returncode == 0, counts)
 
 
-def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made | Awaitable[Made]]]:
+def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made]]:
     """Scenario by name; each call does the work."""
     several = 2 if short else 50
     return {
@@ -49,8 +49,8 @@ def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made | Awaitab
         "schema": lambda: asyncio.to_thread(schema, 500 if short else 50_000),
         "worker-kills": lambda: scenarios.worker_kills(checkpoint, several),
         "api-kills": lambda: scenarios.api_kills(checkpoint, several),
-        "overload": lambda: scenarios.overload(checkpoint, 5.0 if short else 40.0),
-        "large-call": lambda: scenarios.large_call(checkpoint, 1000 if short else 10_000),
+        "overload": lambda: overload.overload(checkpoint, 8.0 if short else 30.0),
+        "large-call": lambda: overload.large_call(checkpoint, 1000 if short else 10_000),
         "broken-workers": lambda: scenarios.broken_workers(checkpoint, 60 if short else 300),
         "stop-while-loading": lambda: scenarios.stop_while_loading(checkpoint, 4 if short else 20),
         "large-bodies": lambda: scenarios.large_bodies(checkpoint, 1 if short else 10),
@@ -67,11 +67,19 @@ async def measure(names: list[str], short: bool) -> list[Figure]:
         for name, scenario in plan(checkpoint, short).items():
             if names and name not in names:
                 continue
-            made = scenario()
-            result = made if isinstance(made, Figure | list) else await made
-            figures += result if isinstance(result, list) else [result]
-            print(table(figures[-1:]).splitlines()[-1], flush=True)
+            async for figure in figures_of(scenario()):
+                figures.append(figure)
+                print(table([figure]).splitlines()[-1], flush=True)
     return figures
+
+
+async def figures_of(made: Made) -> AsyncIterator[Figure]:
+    """Each figure as soon as it is made."""
+    if isinstance(made, AsyncIterator):
+        async for figure in made:
+            yield figure
+    else:
+        yield made if isinstance(made, Figure) else await made
 
 
 def main() -> int:

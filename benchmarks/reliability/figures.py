@@ -59,3 +59,10 @@ def save(folder: Path, figures: Sequence[Figure], settings: dict[str, Any]) -> P
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     (folder / f"{name}.md").write_text(f"`{settings['command']}`\n\n{table(figures)}\n")
     return folder / f"{name}.md"
+
+
+def live_figure(when: str, taken: list[float]) -> Figure:
+    p99 = quantile(taken, 0.99)
+    return Figure(
+        f"/live at p99 {when}", "<= 100 ms", f"{p99 * 1e3:.0f} ms of {len(taken)}", p99 <= 0.1, {"seconds": taken}
+    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +34,28 @@ WORDS = [
 ]
 
 
+LEFT = -2
+"""The status of a call whose client left before the answer."""
+UNSENT = -3
+"""The status of a call that was due while ``MOST_OPEN`` others waited for their answers: it was never sent."""
+MOST_OPEN = 1000
+PATIENCE_S = 60.0
+"""How long a client waits for an answer; then its call counts as broken (0)."""
+SETTLE_S = 5.0
+"""Of a load, before goodput is counted."""
+PAUSE_S = 0.1
+"""How long a caller of a closed loop waits after a refusal."""
+
+
 def call_body(seed: int, num_documents: int = 8, words: int = 40) -> dict[str, Any]:
     """A call whose query and documents nobody else sends."""
     rng = random.Random(seed)
     documents = [" ".join(rng.choices(WORDS, k=words)) for _ in range(num_documents)]
     return {"query": f"query {seed} {rng.choice(WORDS)}", "documents": documents}
+
+
+MEAN_DOCUMENTS = 127 / 7
+"""Of ``body_of_any_size``."""
 
 
 def body_of_any_size(seed: int) -> dict[str, Any]:
@@ -51,6 +69,7 @@ class Outcome:
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     wall_s: float = 0.0
+    """Of the part of the load in which goodput is counted."""
     in_time: int = 0
     """Pairs of calls that were answered with 200 within ``wall_s``: what came later is no goodput."""
     pairs: dict[int, list[int]] = field(default_factory=dict)
@@ -72,23 +91,50 @@ class Outcome:
         """Pairs a second."""
         return self.in_time / self.wall_s if self.wall_s else 0.0
 
+    async def count_goodput(self, seconds: float) -> None:
+        """Counts the pairs answered until ``seconds`` from now, without a first part in which the queue fills: its
+        calls are answered later, as those at the end are."""
+        settle_s = min(SETTLE_S, seconds / 4)
+        await asyncio.sleep(settle_s)
+        before, started = sum(self.pairs.get(200, ())), time.monotonic()
+        await asyncio.sleep(seconds - settle_s)
+        self.wall_s, self.in_time = time.monotonic() - started, sum(self.pairs.get(200, ())) - before
+
 
 @asynccontextmanager
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Keeps its connections, and opens as many as there are calls."""
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as client:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as client:
         yield client
 
 
-async def send(client: aiohttp.ClientSession, url: str, body: dict[str, Any], outcome: Outcome) -> None:
-    started = time.monotonic()
+@dataclass(frozen=True)
+class Prepared:
+    """A call's body as it is sent, so that no time of a measurement goes into making it."""
+
+    content: bytes
+    documents: int
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> Prepared:
+        return cls(json.dumps(body).encode(), len(body["documents"]) if isinstance(body["documents"], list) else 0)
+
+
+async def send(client: aiohttp.ClientSession, url: str, body: Prepared, outcome: Outcome) -> int:
+    """The status that was counted."""
+    status, started = 0, time.monotonic()
     try:
-        async with client.post(f"{url}/v1/rerank", json=body) as answer:
+        headers = {"content-type": "application/json"}
+        async with client.post(f"{url}/v1/rerank", data=body.content, headers=headers) as answer:
             content = await answer.json()
-            complete = answer.status != 200 or len(content["results"]) == len(body["documents"])
-            outcome.add(answer.status if complete else -1, time.monotonic() - started, len(body["documents"]))
+            status = answer.status
+            if status == 200 and len(content["results"]) != body.documents:
+                status = -1
     except (aiohttp.ClientError, TimeoutError, OSError):
-        outcome.add(0, time.monotonic() - started, len(body["documents"]))
+        status = 0
+    outcome.add(status, time.monotonic() - started, body.documents)
+    return status
 
 
 Body = Callable[[int], dict[str, Any]]
@@ -100,34 +146,44 @@ async def closed_loop(url: str, callers: int, seconds: float, first_seed: int = 
 
     async def caller(client: aiohttp.ClientSession) -> None:
         while time.monotonic() - started < seconds:
-            await send(client, url, body(next(seeds)), outcome)
+            if await send(client, url, Prepared.of(body(next(seeds))), outcome) == 503:
+                await asyncio.sleep(PAUSE_S)
 
     async with session() as client:
-        await asyncio.gather(*(caller(client) for _ in range(callers)))
-    outcome.wall_s, outcome.in_time = time.monotonic() - started, sum(outcome.pairs.get(200, ()))
+        await asyncio.gather(outcome.count_goodput(seconds), *(caller(client) for _ in range(callers)))
     return outcome
 
 
 async def open_loop(
     url: str, calls_per_s: float, seconds: float, first_seed: int = 0, body: Body = call_body
 ) -> Outcome:
-    """Poisson arrivals, whether answers come or not. The goodput is that of the time in which calls arrived."""
-    rng = random.Random(first_seed)
-    outcome, started = Outcome(), time.monotonic()
-    tasks: set[asyncio.Task[None]] = set()
-    due, seed = 0.0, first_seed
+    """Poisson arrivals, whether answers come or not. The goodput is that of the time in which calls arrived.
+
+    All bodies are made before the first is sent, and at most ``MOST_OPEN`` calls are open at a time.
+    """
+    rng, outcome = random.Random(first_seed), Outcome()
+    times = list(itertools.takewhile(lambda due: due < seconds, arrivals(rng, calls_per_s)))
+    bodies = [Prepared.of(body(first_seed + number)) for number in range(len(times))]
+    started = time.monotonic()
+    tasks: set[asyncio.Task[int]] = set()
     async with session() as client:
-        while due < seconds:
+        counting = asyncio.create_task(outcome.count_goodput(seconds))
+        for due, prepared in zip(times, bodies, strict=True):
             await asyncio.sleep(max(0.0, started + due - time.monotonic()))
-            tasks.add(asyncio.create_task(send(client, url, body(seed), outcome)))
-            due, seed = due + rng.expovariate(calls_per_s), seed + 1
-        outcome.wall_s, outcome.in_time = time.monotonic() - started, sum(outcome.pairs.get(200, ()))
+            if len(tasks) >= MOST_OPEN:
+                outcome.add(UNSENT, 0.0, prepared.documents)
+                continue
+            task = asyncio.create_task(send(client, url, prepared, outcome))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await counting
         await asyncio.gather(*tasks)
     return outcome
 
 
-LEFT = -2
-"""The status of a call whose client left before the answer."""
+def arrivals(rng: random.Random, calls_per_s: float) -> Iterator[float]:
+    """Seconds of Poisson arrivals, without end."""
+    return itertools.accumulate(rng.expovariate(calls_per_s) for _ in itertools.count())
 
 
 async def mixed_load(url: str, calls_per_s: float, seconds: float, first_seed: int) -> Outcome:
@@ -149,12 +205,12 @@ async def mixed_load(url: str, calls_per_s: float, seconds: float, first_seed: i
 
 
 async def _one_of_many(client: aiohttp.ClientSession, url: str, seed: int, kind: int, outcome: Outcome) -> None:
-    bodies = {
+    bodies: dict[int, Callable[[], dict[str, Any]]] = {
         0: lambda: call_body(seed, num_documents=1, words=1500),
         1: lambda: call_body(seed, num_documents=60, words=20),
         2: lambda: {"query": "q", "documents": seed},
     }
-    work = send(client, url, bodies.get(kind, lambda: call_body(seed))(), outcome)
+    work = send(client, url, Prepared.of(bodies.get(kind, lambda: call_body(seed))()), outcome)
     if kind != 3:
         await work
         return

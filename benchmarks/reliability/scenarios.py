@@ -7,30 +7,24 @@ import json
 import os
 import signal
 import socket
-import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 
-from benchmarks.reliability.figures import Figure, quantile
+from benchmarks.reliability.figures import Figure, live_figure, quantile
 from benchmarks.reliability.load import (
     LEFT,
     Outcome,
-    body_of_any_size,
     call_body,
     closed_loop,
     mixed_load,
-    open_loop,
     probe_live,
 )
-from engine.config import ServerConfig
 from tests.e2e.server import ServerProcess, all_gone
-from tests.support.checkpoints import make_qwen3
 
 CANARY = call_body(424242, num_documents=3)
 
@@ -118,95 +112,6 @@ async def api_kills(checkpoint: Path, kills: int) -> Figure:
     )
 
 
-def loaded_checkpoint(folder: Path) -> Path:
-    """Eight million parameters: enough that the model, not HTTP, is what a call costs, as with any real one.
-
-    With a toy, ten times the capacity would be more than two cores can even send.
-    """
-    return make_qwen3(folder, hidden=384, layers=4, heads=6, kv_heads=3, head_dim=64, intermediate=1152)
-
-
-async def overload(checkpoint: Path, seconds: float) -> list[Figure]:
-    """Default flags, calls of 1 to 64 documents. Client and server share the machine."""
-    with ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded"), limits_wait=True) as server:
-        await closed_loop(server.url, 8, 2.0, 10**8, body_of_any_size)
-        figures: list[Figure] = []
-        live: list[float] = []
-        peak = await closed_loop(server.url, 16, seconds, 2 * 10**8, body_of_any_size)
-        for factor in (2, 5, 10):
-            stop = asyncio.Event()
-            probing = asyncio.create_task(probe_live(server.url, stop))
-            calls_per_s = factor * peak.count(200) / peak.wall_s
-            outcome = await open_loop(server.url, calls_per_s, seconds, factor * 10**6, body_of_any_size)
-            stop.set()
-            live = await probing
-            # The peak once more: what else the machine does may have changed it.
-            after = await closed_loop(server.url, 16, seconds, 2 * 10**8 + factor * 10**6, body_of_any_size)
-            figures.append(_overload_figure(factor, outcome, peak.goodput, after.goodput))
-            peak = after
-        figures.append(_live_figure("at 10x load", live))
-    return figures
-
-
-def _overload_figure(factor: int, outcome: Outcome, before: float, after: float) -> Figure:
-    """``before`` and ``after``: the peak's pairs a second on both sides of the overload."""
-    refused, accepted = outcome.seconds.get(503, []), outcome.seconds.get(200, [])
-    other = {status: number for status, number in outcome.counts.items() if status not in (200, 503)}
-    share, refusal_s = 2 * outcome.goodput / (before + after), quantile(refused, 0.99)
-    accepted_s, limit_s = quantile(accepted, 0.99), ServerConfig.max_queue_seconds
-    offered = [pairs for each in outcome.pairs.values() for pairs in each]
-    sizes = statistics.mean(outcome.pairs.get(200, [0])), statistics.mean(offered)
-    return Figure(
-        f"open-loop load at {factor}x capacity, default flags, 1 to 64 documents a call",
-        f"goodput >= 95% of the peak before and after; refusals p99 <= 20 ms; accepted p99 <= {limit_s:g} s",
-        f"goodput {share:.0%} of {before:.0f} and {after:.0f} pairs/s; {len(refused)} refusals p99 "
-        f"{refusal_s * 1e3:.0f} ms; {len(accepted)} accepted p50 {quantile(accepted, 0.5):.2f} s, "
-        f"p99 {accepted_s:.2f} s; pairs a call {sizes[0]:.1f} accepted, {sizes[1]:.1f} offered; "
-        f"others {other or 'none'}",
-        share >= 0.95 and refusal_s <= 0.02 and accepted_s <= limit_s and not other,
-        {
-            "statuses": outcome.counts,
-            "before_per_s": before,
-            "after_per_s": after,
-            "goodput_per_s": outcome.goodput,
-            "pairs_a_call": sizes,
-        },
-    )
-
-
-async def large_call(checkpoint: Path, documents: int) -> Figure:
-    """A caller of one document beside a caller of very many: alone, and while the large call runs."""
-    with (
-        ServerProcess(loaded_checkpoint(checkpoint.parent / "loaded"), limits_wait=True) as server,
-        ThreadPoolExecutor(1) as pool,
-    ):
-
-        def one(seed: int) -> float:
-            started = time.monotonic()
-            assert server.post("/v1/rerank", call_body(seed, num_documents=1)).status_code == 200
-            return time.monotonic() - started
-
-        alone = [one(seed) for seed in range(30)]
-        body = call_body(10**8, num_documents=documents)
-        started = time.monotonic()
-        large = pool.submit(requests.post, f"{server.url}/v1/rerank", json=body, timeout=600)
-        server.wait_for("engine_core_waiting_pairs", documents // 2)
-        beside: list[float] = []
-        while not large.done():
-            beside.append(one(10**6 + len(beside)))
-        large_s = time.monotonic() - started
-        assert large.result().status_code == 200, large.result().text[:200]
-    slower = quantile(beside, 0.5) - quantile(alone, 0.5)
-    return Figure(
-        f"one document at a time beside a call of {documents}",
-        "no call refused; p99 under a second",
-        f"p50 {quantile(alone, 0.5) * 1e3:.0f} ms alone, {quantile(beside, 0.5) * 1e3:.0f} ms beside it, p99 "
-        f"{quantile(beside, 0.99) * 1e3:.0f} ms of {len(beside)}; the large call took {large_s:.1f} s",
-        quantile(beside, 0.99) < 1.0,
-        {"alone_s": alone, "beside_s": beside, "large_s": large_s, "slower_s": slower},
-    )
-
-
 async def broken_workers(checkpoint: Path, calls: int) -> Figure:
     """Every worker fails each of its steps from the fortieth on; calls go on all the while."""
     arguments = ("--enable-fault-injection", "--max-worker-restarts", str(calls))
@@ -246,13 +151,6 @@ async def stop_while_loading(checkpoint: Path, times: int) -> Figure:
     )
 
 
-def _live_figure(when: str, taken: list[float]) -> Figure:
-    p99 = quantile(taken, 0.99)
-    return Figure(
-        f"/live at p99 {when}", "<= 100 ms", f"{p99 * 1e3:.0f} ms of {len(taken)}", p99 <= 0.1, {"seconds": taken}
-    )
-
-
 async def large_bodies(checkpoint: Path, bodies: int) -> Figure:
     document = "panda bamboo " * 270
     body = json.dumps({"query": "q", "documents": [document] * 9000, "max_tokens_per_doc": 4}).encode()
@@ -264,7 +162,7 @@ async def large_bodies(checkpoint: Path, bodies: int) -> Figure:
             assert answer.status_code == 200, answer.text[:200]
         stop.set()
         taken = await probing
-    return _live_figure(f"while {bodies} bodies of {len(body) / 2**20:.0f} MiB are read", taken)
+    return live_figure(f"while {bodies} bodies of {len(body) / 2**20:.0f} MiB are read", taken)
 
 
 @contextmanager
