@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import PARAM, FieldPath, InvalidRequestError
+from engine.request import PairOptions
 
 TokenIds = Sequence[int] | np.ndarray
 
@@ -42,6 +43,31 @@ def check_query(query: Any, where: FieldPath) -> None:
 def no_tokens(where: FieldPath) -> InvalidRequestError:
     """The error about a text, or a pair, of which the tokenizer leaves nothing: no model reads an empty sequence."""
     return InvalidRequestError(f"{PARAM} has no token: nothing is left of it once it is tokenised.", param=where)
+
+
+def longer_than(limit: int, where: FieldPath) -> InvalidRequestError:
+    """The error about a text of which not all tokens were counted, so that only the limit is known."""
+    message = f"{PARAM} has more than {limit} tokens, and the limit is {limit}. Shorten it, or let it be truncated."
+    return InvalidRequestError(message, param=where)
+
+
+def token_limit(options: PairOptions, max_model_len: int) -> int:
+    """Tokens that a prompt of this call may have.
+
+    Raises ``InvalidRequestError`` about an option whose value is impossible.
+    """
+    for name in ("max_tokens_per_doc", "max_tokens_per_query"):
+        if getattr(options, name) < 0:
+            raise InvalidRequestError(f"{name} must be 0 (no limit) or more.", param=name)
+    asked = options.truncate_prompt_tokens
+    if asked is None or asked == -1:
+        return max_model_len
+    if not 1 <= asked <= max_model_len:
+        raise InvalidRequestError(
+            f"truncate_prompt_tokens is {asked}; possible are -1 (the model's length) and 1 to {max_model_len}.",
+            param="truncate_prompt_tokens",
+        )
+    return asked
 
 
 def wrong_lengths(num_queries: int, num_documents: int) -> InvalidRequestError:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
-from engine.errors import PARAM, FieldPath, InvalidRequestError
-from engine.inputs.checks import query_path
-from engine.inputs.pair_encoder import Pair
+from engine.errors import PARAM, FieldPath, InvalidRequestError, RequestError
+from engine.inputs.checks import longer_than, no_tokens, query_path
+from engine.inputs.pair_encoder import Pair, encode_all
 from engine.inputs.truncation import Side, cut_texts, may_exceed
 from engine.inputs.windows import Shortened, shortened
-from engine.request import PairOptions
+from engine.request import Encoded, PairOptions
 
 _OWN_LIMITS = {"query": "max_tokens_per_query", "document": "max_tokens_per_doc"}
 
@@ -80,6 +80,14 @@ class CallParts:
             if i in self.pairs:
                 self.pairs[i] = changed
 
+    def refuse_empty_queries(self, tokenizer: Tokenizer) -> None:
+        """Takes out the pairs whose query the tokenizer empties: it is as good as blank."""
+        texts = list({pair.query for pair in self.pairs.values()})
+        encodings = zip(texts, encode_all(tokenizer, texts, special=False), strict=True)
+        empty = {text for text, encoding in encodings if not encoding.ids}
+        for i in [i for i, pair in self.pairs.items() if pair.query in empty]:
+            self.refuse("query", i, no_tokens(()).template)
+
     def apply_own_limits(self, tokenizer: Tokenizer, options: PairOptions) -> None:
         """The caller's own limits on query and document. A pair of which such a cut leaves nothing is refused."""
         for name, option in _OWN_LIMITS.items():
@@ -98,6 +106,21 @@ class CallParts:
                 elif short[before] != before:
                     self.pairs[i] = _with_text(self.pairs[i], name, short[before])
                     self.cut[name].add(i)
+
+    def with_cuts(self, pair: Encoded, number: int, limit: int, options: PairOptions) -> Encoded:
+        """A pair with what was cut before it was tokenised; errors name no length that is not known."""
+        if isinstance(pair, RequestError):
+            if options.truncate or number not in self.left_out or number in self.refused:
+                return pair
+            return longer_than(limit, pair.path)
+        query, document = number in self.cut["query"], number in self.cut["document"]
+        if not query and not document:
+            return pair
+        return replace(
+            pair,
+            truncated_query=query or pair.truncated_query,
+            truncated_document=document or pair.truncated_document,
+        )
 
 
 def _with_text(pair: Pair, name: str, text: str) -> Pair:

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from engine.errors import InvalidRequestError, RequestError
-from engine.inputs import part_limits, processor, windows
+from engine.inputs import part_limits, whole_prompts, windows
 from engine.inputs.encoder_sample import _ALPHABETS, TEXTS
 from engine.inputs.spans import Chunking, chunk_spans
 from engine.inputs.windows import GivenUpError, shortened
@@ -74,7 +74,7 @@ def test_what_is_kept_is_what_the_whole_text_gives(
 
     short = encoded()
     whole = windows.Shortened
-    for module in (part_limits, processor):
+    for module in (part_limits, whole_prompts):
         monkeypatch.setattr(module, "shortened", lambda _tokenizer, text, _limit, _side: whole(text, is_whole=True))
     for pair, expected in zip(short, encoded(), strict=True):
         if isinstance(expected, RequestError):
