@@ -226,7 +226,7 @@ def replica_config(config: EngineConfig, index: int) -> EngineConfig:
 def work_tokens(request: EngineCoreRequest) -> int:
     """What the call will be computed as, near enough to compare replicas: each query once, then the documents."""
     lens = request.query_lens
-    if lens is None:
+    if lens is None or len(lens) == 1:
         return len(request.token_ids)
     other_query = np.diff(lens, prepend=0) != 0  # two that follow each other and are equally long count as one
     return int(lens[other_query].sum() + (request.pair_lens - lens).sum())

@@ -35,6 +35,7 @@ class UnfamiliarTokens:
     def __init__(self, tokenizer: Tokenizer, shortest: EncodedPair) -> None:
         """``shortest``: a pair of two letters in the model's prompt, whose other tokens are the template."""
         self._kinds = _kinds(tokenizer)
+        self._knows_all = not self._kinds.any()
         self._told = False
         self._query = shortest.query_len - 1
         """Tokens of the template before and behind the query; the document's follow."""
@@ -43,9 +44,11 @@ class UnfamiliarTokens:
 
     def marked(self, pair: EncodedPair) -> EncodedPair:
         """The pair, with ``unfamiliar`` where query or document is such a text."""
-        if not self._kinds.any() or pair.prompts:
+        if self._knows_all or pair.prompts:
             return pair
         kinds = self._kinds[pair.token_ids]
+        if not np.count_nonzero(kinds):
+            return pair
         if pair.query_len:
             sides = [(kinds[: pair.query_len], self._query), (kinds[pair.query_len :], self._document)]
         else:

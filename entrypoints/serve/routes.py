@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import request_response
 
 from engine.entrypoints.serve.calls import DIALECT_HEADERS, CallHandler
 from engine.entrypoints.serve.detect import COMMON
@@ -26,8 +28,18 @@ IN_PATH = re.compile(r"\{(\w+)")
 """Parameters of a path."""
 
 
+class PlainRoute(APIRoute):
+    """A route whose handler takes the request and gives the response: FastAPI has nothing to inject or convert, and
+    does not look for it at each call."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.app = request_response(self.endpoint)
+
+
 def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
     """Adds every route of the server to the application."""
+    app.router.route_class = PlainRoute
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
@@ -67,7 +79,7 @@ def _in_path(name: str) -> dict[str, Any]:
 
 
 def _add_calls(app: FastAPI, calls: CallHandler) -> None:
-    for path, owner in BY_PATH.items():
+    for path, owner in sorted(BY_PATH.items(), key=lambda item: item[1] is not COMMON):  # they are tried in this order
         _add(app, path, calls.on_path_of(owner), owner.paths[path], schema=_schema_of(owner))
     put = calls.on_path_of(COMMON)
     _add(app, "/v1/rerank", put, "SGLang takes PUT as well.", schema=_schema_of(COMMON), method="PUT")

@@ -8,6 +8,7 @@ accepted is finished until the deadline, exit 0. A second one stops at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -217,6 +218,8 @@ class _Server:
                     self._stats.append(asyncio.create_task(log_stats(partial(attrgetter("stats"), engines[-1].client))))
             await self._http.attach(engines)
             self._service.attach(*engines)
+            gc.collect()
+            gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
         except BaseException:
             await asyncio.gather(*(engine.client.shutdown(0.0) for engine in engines))
             raise

@@ -8,8 +8,9 @@ stream use ``score``, which waits for the end.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import secrets
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -78,6 +79,8 @@ class RerankService:
         self.cut_off = asyncio.Event()
         """Set when the drain deadline has passed: what still runs is answered with an error."""
         self.models = ServedModels()
+        self._process = secrets.token_hex(4)
+        self._call_numbers = itertools.count()
         self._threads = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenizer")
         metrics.running_calls.set_function(lambda: self.admission.num_calls)
         metrics.queued_pairs.set_function(lambda: self.admission.num_pairs)
@@ -132,6 +135,10 @@ class RerankService:
                 why = engine.client.why_not_healthy
                 raise EngineDeadError(f"The engine cannot run a step now: {why}.", retry_after_s=5)
 
+    def _call_id(self, request_id: str) -> str:
+        """What the core knows a call by: of two clients that choose the same request id, and of two API servers."""
+        return f"{request_id}.{self._process}{next(self._call_numbers):x}"
+
     def served_name(self, name: str | None) -> str:
         """The name of the model that a call means by ``name``. Raises ``NotFoundError`` or ``NotReadyError``."""
         return self.models.choose(name).name
@@ -167,8 +174,7 @@ class RerankService:
         shares = engine.spec.causal
         size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=shares)
         patience_s = min((s for s in (patience_s, call.timeout_s) if s is not None), default=None)
-        # Two clients may choose the same request id; the core's ids are ours alone.
-        call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
+        call_id = self._call_id(request_id)
         with await self.admission.acquire(
             call_id, size, call.caller, model=engine.names[0], patience_s=patience_s
         ) as permit:
@@ -241,7 +247,7 @@ class RerankService:
         self._check_cut(engine, options.truncate_prompt_tokens)
         call = RerankCall(queries=[], documents=[], prompts=list(texts), options=options)
         size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=False)
-        call_id = f"{request_id}.{uuid.uuid4().hex[:8]}"
+        call_id = self._call_id(request_id)
         with await self.admission.acquire(call_id, size, caller, model=engine.names[0], patience_s=None) as permit:
             encoded = await self.in_thread(engine.processor.encode_texts, texts, side, options)
             for number, one in enumerate(encoded):
