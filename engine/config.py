@@ -97,9 +97,9 @@ class SchedulerConfig:
     prefix_store_tokens: int | None = None
     """Byte budget of the store, expressed in tokens. None: a quarter of ``kv_cache_tokens``."""
     ageing_tokens_per_s: float = 20_000.0
-    """Tokens of a caller's own backlog that one second of waiting outweighs, among the oldest calls."""
+    """Tokens of priority (``priority_tokens``) that one second of waiting outweighs, among the oldest calls."""
     priority_tokens: float = 100_000.0
-    """Tokens of work, or of backlog, that one unit of priority outweighs."""
+    """Tokens of work, of backlog or of ageing that one unit of priority outweighs."""
     pipeline_depth: int = 2
     """Steps planned ahead of the device, the running one included."""
 

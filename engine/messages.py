@@ -64,8 +64,8 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     cache_scope: str = ""
     """Prefixes kept between calls are shared only within one scope (the constant template excepted)."""
     backlog_tokens: int = 0
-    """Tokens that the same caller had in flight when this call came, in calls that are no longer. They weigh like work
-    of this call."""
+    """Tokens that the same caller still had to have computed when this call came, in calls that are short or no longer.
+    The call stands behind others by as much."""
     read_offsets: np.ndarray | None = None
     """(sum of ``read_lens``,) int32: places of the tokens that are read, ascending in a prompt, prompt after prompt.
     None: every prompt is read once, at its end."""

@@ -27,14 +27,17 @@ class Call:
         "num_in_flight",
         "num_pairs",
         "num_steps",
+        "planned_before",
         "read_rows",
         "remaining_tokens",
         "request",
         "roots",
     )
 
-    def __init__(self, request: EngineCoreRequest) -> None:
+    def __init__(self, request: EngineCoreRequest, planned_before: int = 0) -> None:
+        """``planned_before``: tokens that all steps had taken when the call came."""
         self.request = request
+        self.planned_before = planned_before
         self.num_pairs = len(request.pair_lens)
         self.answered = np.zeros(self.num_pairs, bool)
         self.num_answered = 0

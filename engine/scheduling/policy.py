@@ -5,7 +5,11 @@ the other takes. So a call of one document passes one of 10,000 at once, and wha
 whatever else comes: nobody starves. Where the oldest call's next segment alone is more than half of a step, or has an
 adapter that others do not use, it takes turns with the others from step to step.
 
-What its caller already had inside counts in both orders: who sends much waits behind himself, not in front of others.
+Calls of a few steps are equally short: among them the first comes first, and what its caller already had inside when a
+call came counts as if it had come so much later. So who sends much waits behind himself, not in front of others, while
+his own calls are done in the order in which they came: under overload none of them waits much longer than the others.
+Long calls come behind them, the one with the least work first. Among the oldest only the time of arrival counts.
+
 A key changes only when its call makes progress, so a heap is enough for each order.
 """
 
@@ -19,24 +23,25 @@ from engine.config import SchedulerConfig
 from engine.scheduling.call import Call
 
 SHORT_STEPS = 8
-"""Calls of at most so many steps of work are equally short: among them the first comes first, so that under overload
-none of them waits much longer than the others."""
+"""Calls of at most so many steps of work are equally short."""
 SWEEP_FROM = 256
-Key = tuple[float, float]
+Key = tuple[float, float, float]
 
 
 def least_work(call: Call, config: SchedulerConfig, token_budget: int) -> Key:
-    """Tokens and seconds; the call with the smallest key goes first in the half of the short ones."""
+    """Whether it is long, tokens, seconds; the call with the smallest key goes first in the half of the short ones."""
     request = call.request
-    work = max(call.remaining_tokens, SHORT_STEPS * token_budget)
-    return work + request.backlog_tokens + request.priority * config.priority_tokens, request.arrival_s
+    favour = request.priority * config.priority_tokens
+    work = call.remaining_tokens + favour
+    if work <= SHORT_STEPS * token_budget:
+        return 0, call.planned_before + request.backlog_tokens + favour, request.arrival_s
+    return 1, work + request.backlog_tokens, request.arrival_s
 
 
 def oldest(call: Call, config: SchedulerConfig, token_budget: int) -> Key:
-    """Tokens and seconds; the call with the smallest key goes first in the half of the old ones."""
+    """Tokens; the call with the smallest key goes first in the half of the old ones."""
     request = call.request
-    waited = request.arrival_s * config.ageing_tokens_per_s
-    return waited + request.backlog_tokens + request.priority * config.priority_tokens, request.arrival_s
+    return request.arrival_s * config.ageing_tokens_per_s + request.priority * config.priority_tokens, 0, 0
 
 
 class CallHeap:

@@ -87,7 +87,7 @@ class Scheduler:
     def add(self, request: EngineCoreRequest) -> None:
         """Accept a call; from now on each of its pairs gets exactly one answer."""
         assert request.call_id not in self._calls, "call ids must be unique"
-        call = Call(request)
+        call = Call(request, self._stats.computed_tokens)
         self._calls[call.call_id] = call
         self._stats.logical_tokens += len(request.token_ids)
         self._plant(call)

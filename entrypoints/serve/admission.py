@@ -3,9 +3,9 @@
 The decision is made when the body has been read, before anything is tokenised; tokens are estimated from the texts
 then, and counted exactly once they are known. A call that was admitted is never refused later.
 
-**Seconds.** A call that would wait longer than ``max_queue_seconds``, or than its caller does, is refused at once: the
-wait is what is queued over the measured speed (``waiting.py``). Its own size does not matter: large calls are refused
-no more often than small ones.
+**Seconds.** A call that would wait longer than three quarters of ``max_queue_seconds``, or than its caller does, is
+refused at once: the wait is what is queued over the measured speed (``waiting.py``), and what is left is for the call's
+own steps. Its own size does not matter: large calls are refused no more often than small ones.
 
 **Fair shares.** The last eighth of each limit is for callers (API key or address) that have nothing in flight, so one
 caller cannot fill the queue. What a caller already has in flight, in calls that are no longer, is passed on with each
@@ -23,7 +23,7 @@ from typing import Protocol, Self
 
 from engine.config import ServerConfig
 from engine.core.replicas import work_tokens
-from engine.entrypoints.serve.waiting import ModelQueue
+from engine.entrypoints.serve.waiting import FULL_SHARE, ModelQueue
 from engine.errors import OverloadedError, TooLargeError
 from engine.messages import EngineCoreRequest
 from engine.request import RerankCall
@@ -85,7 +85,7 @@ class Permit(Protocol):
     """The part of the queue that one call holds, as a context: leaving it releases all of it."""
 
     backlog_tokens: int
-    """Tokens that its caller had in flight before it, in calls that are no longer."""
+    """Work that its caller had in flight before it, in calls that are short or no longer."""
 
     def settle(self, size: CallSize) -> None:
         """Says the real numbers, once the texts are cut into pairs and tokens."""
@@ -136,7 +136,7 @@ class AdmissionPermit:
         self._queue = queue
         self.caller = caller
         self.backlog_tokens = backlog_tokens
-        """Tokens that its caller had in flight before it, in calls that are no longer."""
+        """Work that its caller had in flight before it, in calls that are short or no longer."""
         self.open_pairs = self.open_tokens = self.open_work = 0
         self.settle(size)
 
@@ -165,7 +165,8 @@ class AdmissionPermit:
         self.release()
 
     def _hold(self, num_pairs: int, num_tokens: int, work: int) -> None:
-        self._admission.change(self.caller, num_pairs - self.open_pairs, self.open_tokens, num_tokens)
+        self._admission.change(num_pairs - self.open_pairs, num_tokens - self.open_tokens)
+        self._admission.change_backlog(self.caller, self.open_work, work)
         self._queue.change(self.open_work, work)
         self.open_pairs, self.open_tokens, self.open_work = num_pairs, num_tokens, work
 
@@ -183,8 +184,8 @@ class Admission:
         self.idle.set()
         self.queues: defaultdict[str, ModelQueue] = defaultdict(lambda: ModelQueue(clock))
         """By model."""
-        self._tokens_of: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        """Tokens in flight of each caller, by the bits of the tokens that a call has left."""
+        self._work_of: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        """Work in flight of each caller, by the bits of the work that a call has left."""
         self._calls_of: Counter[str] = Counter()
 
     async def acquire(
@@ -202,30 +203,34 @@ class Admission:
         self.num_calls += 1
         self._calls_of[caller] += 1
         self.idle.clear()
-        return AdmissionPermit(self, caller, queue, size, self._backlog_tokens(caller, size.num_tokens))
+        return AdmissionPermit(self, caller, queue, size, self._backlog(caller, size.work, queue))
 
-    def _backlog_tokens(self, caller: str, num_tokens: int) -> int:
-        """Tokens of the caller's calls in flight that are no longer than one of ``num_tokens``: behind a longer one of
-        its own, or of another caller of the same address, a short call need not stand."""
-        most = num_tokens.bit_length()
-        return sum(tokens for bits, tokens in self._tokens_of[caller].items() if bits <= most)
+    def _backlog(self, caller: str, work: int, queue: ModelQueue) -> int:
+        """Work of the caller's calls in flight that are short, or no longer than one of so much ``work``: behind a
+        longer one of its own, or of another caller of the same address, a short call need not stand."""
+        short = queue.short_bits(self._config.max_queue_seconds or ServerConfig.max_queue_seconds)
+        most = max(work.bit_length(), short)
+        return sum(tokens for bits, tokens in self._work_of[caller].items() if bits <= most)
 
     def call_ended(self, caller: str) -> None:
         """Counts a call that is over."""
         self.num_calls -= 1
         self._calls_of[caller] -= 1
         if not self._calls_of[caller]:  # callers come and go without end
-            del self._calls_of[caller], self._tokens_of[caller]
+            del self._calls_of[caller], self._work_of[caller]
         if self.num_calls == 0:
             self.idle.set()
 
-    def change(self, caller: str, num_pairs: int, tokens_before: int, tokens_after: int) -> None:
-        """Counts pairs and tokens in flight of a call; a negative number of pairs is what was answered."""
+    def change(self, num_pairs: int, num_tokens: int) -> None:
+        """Counts pairs and tokens that came in, or left where the numbers are negative."""
         self.num_pairs += num_pairs
-        self.num_tokens += tokens_after - tokens_before
-        tokens_of = self._tokens_of[caller]
-        tokens_of[tokens_before.bit_length()] -= tokens_before
-        tokens_of[tokens_after.bit_length()] += tokens_after
+        self.num_tokens += num_tokens
+
+    def change_backlog(self, caller: str, before: int, after: int) -> None:
+        """A call of this caller that had ``before`` tokens of work left has ``after`` now."""
+        work_of = self._work_of[caller]
+        work_of[before.bit_length()] -= before
+        work_of[after.bit_length()] += after
 
     @property
     def wait_s(self) -> float:
@@ -270,11 +275,10 @@ class Admission:
 
 def _wait_limits(limit_s: float, kept: int, patience_s: float | None) -> Iterable[tuple[float, str]]:
     """Seconds that a call may wait, and the words for each limit."""
-    if limit_s and kept:
-        whose = f"; an eighth of {limit_s:g} s is kept for other callers"
-        yield limit_s - limit_s / kept, f"longer than --max-queue-seconds allows{whose}"
-    elif limit_s:
-        yield limit_s, f"longer than the {limit_s:g} s of --max-queue-seconds"
+    if limit_s:
+        most_s = FULL_SHARE * (limit_s - limit_s / kept if kept else limit_s)
+        whose = ", of which an eighth is kept for other callers" if kept else ""
+        yield most_s, f"longer than lets it be answered within --max-queue-seconds ({limit_s:g} s{whose})"
     if patience_s is not None:
         yield patience_s, f"longer than the {patience_s:g} s that its caller waits"
 

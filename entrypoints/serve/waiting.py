@@ -18,6 +18,9 @@ WINDOW_S = 0.1
 """Shortest time over which a speed is measured."""
 SHORT_SHARE = 0.25
 """A call is short whose work takes at most this share of the longest wait."""
+FULL_SHARE = 0.75
+"""The queue is full at this share of the longest wait. The rest is for the call's own steps, and for what comes
+otherwise than estimated: a queue that never empties keeps a device as busy, however short it is."""
 SIZES = 64
 """Powers of two by which the work of calls is told apart."""
 
@@ -81,6 +84,11 @@ class ModelQueue:
         self._work_of_size[before.bit_length()] -= before
         self._work_of_size[after.bit_length()] += after
 
+    def short_bits(self, most_s: float) -> int:
+        """Calls whose work has at most so many bits are short, where ``most_s`` is the longest wait; 0 while the speed
+        is not known."""
+        return int(SHORT_SHARE * most_s * (self.speed.tokens_per_s or 0.0)).bit_length()
+
     def wait_s(self, work: int, most_s: float) -> float:
         """Seconds that a call of so much work would wait; 0 while the speed is not known.
 
@@ -89,7 +97,7 @@ class ModelQueue:
         speed = self.speed.tokens_per_s
         if speed is None:
             return 0.0
-        short = int(SHORT_SHARE * most_s * speed).bit_length()
+        short = self.short_bits(most_s)
         if work.bit_length() > short:
             return self.work / speed
         return min(self.work, 2 * sum(self._work_of_size[: short + 1])) / speed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from engine.config import SchedulerConfig
@@ -84,13 +86,34 @@ def test_adapters_take_turns() -> None:
     assert steps_until(subject, runner, "other", clock) <= 3
 
 
-def test_a_callers_backlog_stands_behind_others_in_both_orders() -> None:
+def test_a_callers_backlog_stands_behind_others() -> None:
     clock = Clock()
     subject, runner = scheduler(budget=BUDGET, clock=clock, max_num_seqs=4), FakeRunner(256)
     for i in range(40):
         subject.add(request(f"hog {i}", pairs(1, i), clock.now, backlog_tokens=10_000_000 * i))
     subject.add(request("newcomer", pairs(1, 5000), clock.now + 1.0))
     assert steps_until(subject, runner, "newcomer", clock) <= 2
+
+
+def test_the_calls_of_one_caller_are_done_in_the_order_in_which_they_came() -> None:
+    """Also where what it has in flight grows and shrinks: else a large call would let all later ones pass."""
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
+    rng, in_flight, done = random.Random(0), {}, []
+    for i in range(60):
+        for _ in range(rng.choice((0, 0, 3))):
+            name, count = str(len(done) + len(in_flight)), rng.choice((1, 1, 1, 16))
+            subject.add(request(name, pairs(count, 100 * i), clock.now, backlog_tokens=sum(in_flight.values())))
+            in_flight[name] = 4 * count
+        clock.now += 1.0
+        if plan := subject.schedule():
+            for output in subject.update(runner.execute(plan)):
+                in_flight[output.call_id] -= 4 * len(output.indices)
+                if output.stats:
+                    done.append(int(output.call_id))
+                    del in_flight[output.call_id]
+    assert len(done) > 40
+    assert max(abs(place - name) for place, name in enumerate(done)) <= 2, "a step may hold the ends of several"
 
 
 def test_calls_that_are_done_do_not_stay_behind_one_that_is_not() -> None:

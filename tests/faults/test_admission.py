@@ -30,7 +30,7 @@ def test_a_call_is_let_in_or_refused_as_a_whole() -> None:
         assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (1, 10, 100)
     assert (admission.num_calls, admission.num_pairs, admission.num_tokens) == (0, 0, 0)
     assert admission.queues[""].work == 0
-    assert not admission._tokens_of
+    assert not admission._work_of
     assert admission.idle.is_set()
 
 
