@@ -1,48 +1,28 @@
-"""Which head a checkpoint gets: token rows of its language model head, its own classifier, saved modules, or none."""
+"""The head of a checkpoint: token rows of its language model head, its own classifier, saved modules, or none."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from tokenizers import Tokenizer
 
-from engine.checkpoint.authority import Authority, Statement, strongest
+from engine.checkpoint.authority import Authority
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.embedding import HEADLESS, embedding_head, stated_pooling
+from engine.checkpoint.embedding import embedding_head, stated_pooling
+from engine.checkpoint.head_source import WHERE, Tokens, stated_source, tokens_of
 from engine.checkpoint.identity import README
 from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
 from engine.checkpoint.late_interaction import late_head
 from engine.checkpoint.library_model import library_labels
 from engine.checkpoint.listwise import listwise_head
-from engine.checkpoint.overrides import METHODS
-from engine.checkpoint.published_models import Published, published_models
-from engine.checkpoint.saved_template import same_as_built_in
 from engine.checkpoint.score_range import resolve_range
 from engine.checkpoint.suggestions import how_to_say_it
 from engine.errors import ConfigError, ModelLoadError, StartupError
-from engine.model_spec import HeadKind, HeadSpec
+from engine.model_spec import HeadSpec
 
 logger = logging.getLogger(__name__)
-
-_WHERE = "hf_overrides.classifier_from_token"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A head of the language model's rows: [false, true] or those that count, as texts or as ids."""
-
-    kind: HeadKind
-    tokens: tuple[str | int, ...]
-
-    @property
-    def names(self) -> str:
-        return " and ".join(f"id {token}" if isinstance(token, int) else repr(token) for token in self.tokens)
-
-
-Source = Tokens | Literal["classifier", "modules", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -55,21 +35,16 @@ class Head:
 
 
 def resolve_head(checkpoint: Checkpoint) -> Head:
-    """By the strongest statement; ``ConfigError`` with the flags to use where nothing states it."""
+    """The head by the strongest statement about it.
+
+    Raises ``ConfigError`` with the flags to use where nothing states it, ``ModelLoadError`` for files that deny it.
+    """
     if checkpoint.is_late:
         place = "modules.json" if checkpoint.chain else "config.json"
         return Head(late_head(checkpoint), place, place)
     if checkpoint.task == "ForRanking":
         return Head(listwise_head(checkpoint), "config.json", "its architecture")
-    stated: Statement[Source] | None = strongest(
-        _from_config(checkpoint, Authority.FLAG),
-        _from_chain(checkpoint),
-        _from_config(checkpoint, Authority.FILES),
-        _from_architecture(checkpoint),
-        _from_saved_prompt(checkpoint),
-        _from_table(checkpoint),
-        _from_asked_prompt(checkpoint),
-    )
+    stated = stated_source(checkpoint)
     if stated is None:
         raise ConfigError(how_to_say_it(checkpoint), param="hf_overrides")
     if isinstance(stated.value, Tokens):
@@ -83,116 +58,13 @@ def resolve_head(checkpoint: Checkpoint) -> Head:
     return Head(embedding_head(checkpoint), stated.origin, stated.origin)
 
 
-def _from_config(checkpoint: Checkpoint, authority: Authority) -> Statement[Source] | None:
-    """vLLM's keys, from the flag or as its converter saves them."""
-    is_flag = authority is Authority.FLAG
-    origin, config = ("--hf-overrides", checkpoint.overrides) if is_flag else ("config.json", checkpoint.files.config)
-    tokens, method = config.get("classifier_from_token"), config.get("method")
-    if config.get("is_original_qwen3_reranker"):
-        method = method or "from_2_way_softmax"
-        if tokens is None:
-            raise ConfigError(
-                'is_original_qwen3_reranker needs its two tokens: add "classifier_from_token": ["no", "yes"].',
-                param=_WHERE,
-            )
-    if tokens is None and method is None:
-        return None
-    if tokens is None:
-        raise ConfigError(f"The method {method} needs classifier_from_token.", param=_WHERE)
-    if not is_flag and not checkpoint.is_language_model:  # a record of how the stored classifier was made
-        return None
-    if method not in METHODS:
-        raise ConfigError(
-            f"classifier_from_token needs a method: {' or '.join(METHODS)} (or is_original_qwen3_reranker).",
-            param="hf_overrides.method",
-        )
-    return Statement(Tokens(method, tuple(tokens)), authority, f"classifier_from_token of {origin}")
-
-
-def _from_chain(checkpoint: Checkpoint) -> Statement[Source] | None:
-    chain = checkpoint.chain
-    if chain is None:
-        return None
-    if chain.logit_score is not None:
-        score = chain.logit_score
-        ids = (score.true_id,) if score.false_id is None else (score.false_id, score.true_id)
-        kind: HeadKind = "no_post_processing" if score.false_id is None else "from_2_way_softmax"
-        return Statement(Tokens(kind, ids), Authority.FILES, score.origin)
-    origin = "modules.json"
-    if not chain.is_cross_encoder:
-        return Statement("embedding", Authority.FILES, origin)
-    return Statement("modules" if chain.pooling else "classifier", Authority.FILES, origin)
-
-
-def _from_architecture(checkpoint: Checkpoint) -> Statement[Source] | None:
-    if checkpoint.chain is not None:
-        return None
-    if checkpoint.task in HEADLESS:
-        if _is_classifier_by_its_code(checkpoint):
-            return Statement("classifier", Authority.FILES, "auto_map and the tensors of its head")
-        if checkpoint.metadata.get("model_type") == "CrossEncoder":
-            raise ModelLoadError(
-                f"{checkpoint.label} is a {checkpoint.architecture}, which has no head, and "
-                "config_sentence_transformers.json calls it a CrossEncoder: its modules.json is missing, which says "
-                "what follows the network. Download the whole checkpoint."
-            )
-        return Statement("embedding", Authority.FILES, "config.json")
-    if checkpoint.task == "ForSequenceClassification" and not checkpoint.is_language_model:
-        return Statement("classifier", Authority.FILES, "config.json")
-    return None
-
-
-def _is_classifier_by_its_code(checkpoint: Checkpoint) -> bool:
-    """Its class is the bare network, but its authors' code reads a classifier, which the files hold."""
-    tensors = checkpoint.files.tensors if checkpoint.has_weights else {}
-    stores_head = not checkpoint.has_weights or any(name in tensors for name in checkpoint.family.head_tensors)
-    return "AutoModelForSequenceClassification" in checkpoint.files.remote_code and stores_head
-
-
-def _from_saved_prompt(checkpoint: Checkpoint) -> Statement[Source] | None:
-    """A chat template that is a published prompt word for word: it says which answer the model was asked for."""
-    name = same_as_built_in(checkpoint.files)
-    return None if name is None else _of_prompt(name, checkpoint, Authority.FILES, "its chat template, the prompt")
-
-
-def _from_table(checkpoint: Checkpoint) -> Statement[Source] | None:
-    identity = checkpoint.identity
-    tokens = _tokens_of(identity.model) if identity else None
-    if identity is None or tokens is None:
-        return None
-    return Statement(tokens, Authority.PUBLISHED, f"what is published of {identity.id}")
-
-
-def _from_asked_prompt(checkpoint: Checkpoint) -> Statement[Source] | None:
-    """``--score-template NAME`` names a prompt that asks for certain answers."""
-    name = checkpoint.asked_prompt
-    return None if name is None else _of_prompt(name, checkpoint, Authority.USUAL, "--score-template")
-
-
-def _of_prompt(name: str, checkpoint: Checkpoint, authority: Authority, origin: str) -> Statement[Source] | None:
-    """The tokens of the models that are published with this prompt, where they agree."""
-    found = {
-        _tokens_of(model)
-        for model in published_models()
-        if model.template == name
-        and checkpoint.family.body in {a.removesuffix(checkpoint.family.language_model) for a in model.architectures}
-    } - {None}
-    tokens = found.pop() if len(found) == 1 else None
-    return None if tokens is None else Statement(tokens, authority, f"{origin} {name}")
-
-
-def _tokens_of(model: Published) -> Tokens | None:
-    kind = model.head_kind
-    return None if kind is None else Tokens(kind, model.tokens or model.token_ids)
-
-
 def _check_name(checkpoint: Checkpoint, tokens: Tokens, origin: str) -> None:
     """The checkpoint names a published model whose answer is another one than the files'.
 
     README.md was written about these files, so one of the two is wrong; a folder may be called anything.
     """
     identity = checkpoint.identity
-    theirs = _tokens_of(identity.model) if identity else None
+    theirs = tokens_of(identity.model) if identity else None
     if identity is None or theirs is None:
         return
     ours_ids, their_ids = _ids(checkpoint.tokenizer, tokens.tokens, origin), _ids_or_none(checkpoint, theirs)
@@ -220,13 +92,13 @@ def _ids_or_none(checkpoint: Checkpoint, tokens: Tokens) -> tuple[int, ...] | No
 def _token_head(checkpoint: Checkpoint, choice: Tokens, origin: str) -> Head:
     if not checkpoint.family.decoder:
         raise ConfigError(
-            f"{checkpoint.architecture} predicts no next token, so {origin} cannot be its head.", param=_WHERE
+            f"{checkpoint.architecture} predicts no next token, so {origin} cannot be its head.", param=WHERE
         )
     method, tokens = choice.kind, choice.tokens
     if method == "from_2_way_softmax" and len(tokens) != 2:
         raise ConfigError(
             f"from_2_way_softmax needs two tokens, [false, true], and classifier_from_token has {len(tokens)}.",
-            param=_WHERE,
+            param=WHERE,
         )
     ids = _ids(checkpoint.tokenizer, tokens, origin)
     texts = [
@@ -239,7 +111,7 @@ def _token_head(checkpoint: Checkpoint, choice: Tokens, origin: str) -> Head:
         raise ConfigError(
             f"{checkpoint.label} gives {num_labels} values a pair ({', '.join(texts)}), and a score is one value. Name "
             "one token, or two with the method from_2_way_softmax.",
-            param=_WHERE,
+            param=WHERE,
         )
     stated = resolve_range(checkpoint)
     spec = HeadSpec(
@@ -256,7 +128,7 @@ def _token_head(checkpoint: Checkpoint, choice: Tokens, origin: str) -> Head:
 
 def _check_two(texts: Sequence[str], ids: Sequence[int]) -> None:
     if ids[0] == ids[1]:
-        raise ConfigError(f"Both tokens of classifier_from_token are {texts[0]!r}.", param=_WHERE)
+        raise ConfigError(f"Both tokens of classifier_from_token are {texts[0]!r}.", param=WHERE)
     if texts[0].strip().lower() in POSITIVE and texts[1].strip().lower() in NEGATIVE:
         logger.warning(
             "classifier_from_token is [%r, %r], but the order is [false, true]: "
@@ -280,7 +152,7 @@ def _token_id(tokenizer: Tokenizer, token: str | int, origin: str) -> int:
         if len(ids) != 1:  # one id: the text has another spelling inside the vocabulary, such as Ġyes for ' yes'
             raise ConfigError(
                 f"{origin}: {token!r} is not one token of the vocabulary but {len(ids)}.",
-                param=_WHERE,
+                param=WHERE,
             )
         token_id = int(ids[0])
     return token_id
