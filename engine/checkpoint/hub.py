@@ -38,12 +38,34 @@ def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[s
     """
     if not model:
         return _packaged()
+    path = _local(model)
+    if path is not None:
+        return folder_of(path) if path.is_file() else path
+    if os.environ.get("ENGINE_USE_MODELSCOPE", "").lower() in ("1", "true", "yes"):
+        return _from_modelscope(model, revision)
+    return _from_hub(model, revision, files)
+
+
+def check_local(model: str) -> None:
+    """Raises what ``resolve_model`` would at once: for a path that is none, and for a folder without a model in it.
+
+    Takes no time, so that a server can say it before it says that it listens.
+    """
+    path = _local(model) if model else None
+    if path is None or path.is_file():
+        return
+    if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+        raise ModelLoadError(f"{path} has no config.json: is it the folder of a model?")
+
+
+def _local(model: str) -> Path | None:
+    """The folder or GGUF file that ``model`` names; None: it is a name on the hub."""
     path = Path(os.path.expanduser(model))  # Path.expanduser raises for an unknown user
     if path.is_dir():
         gguf = None if (path / "config.json").is_file() else find_gguf(path)
-        return path.resolve() if gguf is None else folder_of(gguf)
+        return path.resolve() if gguf is None else gguf
     if path.is_file() and path.suffix == ".gguf":
-        return folder_of(path)
+        return path
     if path.is_file():
         raise ConfigError(
             f"{model} is a file. Name the folder that holds config.json, the tokenizer and the safetensors files; of "
@@ -55,9 +77,7 @@ def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[s
             f"There is no folder {model}, and it cannot be the name of a model on the hub ('owner/name').",
             param="model",
         )
-    if os.environ.get("ENGINE_USE_MODELSCOPE", "").lower() in ("1", "true", "yes"):
-        return _from_modelscope(model, revision)
-    return _from_hub(model, revision, files)
+    return None
 
 
 def _packaged() -> Path:

@@ -65,6 +65,10 @@ class Call:
     def finished(self) -> bool:
         return self.num_answered == self.num_pairs
 
+    def num_tokens(self, pairs: np.ndarray | list[int]) -> int:
+        """Tokens of these pairs as they were asked for, shared ones in each."""
+        return int(self.request.pair_lens[pairs].sum()) if len(pairs) else 0
+
     def unanswered(self) -> np.ndarray:
         """Numbers of the pairs that have no answer yet."""
         return (~self.answered).nonzero()[0]

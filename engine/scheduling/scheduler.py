@@ -89,7 +89,6 @@ class Scheduler:
         assert request.call_id not in self._calls, "call ids must be unique"
         call = Call(request, self._stats.computed_tokens)
         self._calls[call.call_id] = call
-        self._stats.logical_tokens += len(request.token_ids)
         self._plant(call)
 
     def take_unplannable(self) -> list[EngineCoreOutput]:
@@ -264,6 +263,7 @@ class Scheduler:
         call.num_answered += num_answers
         finished = call.finished
         self._stats.finished_pairs += num_answers
+        self._stats.logical_tokens += call.num_tokens(pairs) + call.num_tokens(list(errors))
         self._stats.finished_calls += finished
         if self._suspects:
             self._suspects.clear(call.call_id, [*pairs.tolist(), *errors])

@@ -103,6 +103,6 @@ def from_stream(message: Mapping[str, Any], documents: Sequence[Any]) -> RankedD
     if "relevance_score" in message:
         return ranked(message, documents)
     if "index" in message:
-        return DocumentError(int(message["index"]), str(message["message"]))
+        return DocumentError(int(message["index"]), str(message["error"]["message"]))
     code = str(message.get("error", {}).get("code"))
     raise failure_of(int(code) if code.isdigit() else 500, message, {})

@@ -65,10 +65,10 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allow = ", ".join(sorted(_methods_of(request)))
         ours: EngineError = MethodNotAllowedError(f"{request.method} is not possible on {path}; allowed: {allow}.")
-        response = error_response(ours, request.state.request_id)
+        response = error_response(ours, request.scope)
         response.headers["Allow"] = allow
         return response
-    return error_response(NotFoundError(_no_such_route(path)), request.state.request_id)
+    return error_response(NotFoundError(_no_such_route(path)), request.scope)
 
 
 def _no_such_route(path: str) -> str:
@@ -84,4 +84,4 @@ def _methods_of(request: Request) -> set[str]:
 
 async def _engine_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
-    return error_response(error, request.state.request_id)
+    return error_response(error, request.scope)

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.errors import error_response
+from engine.entrypoints.serve.errors import error_response, route_path
 from engine.entrypoints.serve.page.files import PAGE_PATHS
 from engine.errors import AuthenticationError, ConfigError
 
@@ -96,7 +96,7 @@ class Authentication:
             scope.setdefault("state", {})["caller"] = caller
         elif not _is_open(scope):
             reason = "The API key is wrong." if presented else "An API key is needed: Authorization: Bearer KEY."
-            response = error_response(AuthenticationError(reason), scope["state"]["request_id"])
+            response = error_response(AuthenticationError(reason), scope)
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -110,14 +110,8 @@ class Authentication:
 
 def _is_open(scope: Scope) -> bool:
     """The same path may belong to a call: ``POST /`` is TEI's, and needs a key."""
-    path = _route_path(scope)
+    path = route_path(scope)
     return path in OPEN_ROUTES or (scope["method"] == "GET" and path in PAGE_PATHS)
-
-
-def _route_path(scope: Scope) -> str:
-    """What the router matches: the path without the prefix that a proxy put before it."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def _presented_key(headers: Headers) -> str | None:

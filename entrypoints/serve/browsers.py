@@ -39,7 +39,7 @@ class BrowserGuard:
             if self._open and not self._is_allowed(headers.get("origin")):
                 _check_site(scope["method"], headers)
         except RequestError as error:
-            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -19,7 +19,7 @@ from engine.entrypoints.serve.dialect_registry import DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.body import Keys, read_keys
 from engine.entrypoints.serve.dialects.score import BODIES
-from engine.entrypoints.serve.errors import error_response, for_clients, json_response
+from engine.entrypoints.serve.errors import beside, error_response, for_clients, json_response, route_path
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import ClientGoneError, Lines, ScoreStream, while_connected
@@ -178,7 +178,7 @@ class CallHandler:
     def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         """The answer as a whole is not what was asked for, so it is an error; the scores that exist are in it."""
         error = for_clients(paths.error_located(result.errors[min(result.errors)]))
-        content = dialect.render_error(error, request.state.request_id)
+        content = _rendered(error, request, dialect)
         partial = msgspec.to_builtins(dialect.render(result))
         if isinstance(content, dict) and isinstance(partial, dict):
             content = {**partial, **content, "failed": sorted(result.errors)}
@@ -186,7 +186,7 @@ class CallHandler:
             content |= {"errors": [{"index": i, "type": one.type, "message": str(one)} for i, one in located.items()]}
         status = dialect.error_status(error, error.status)
         self._count(request, dialect, status)
-        return error_response(error, request.state.request_id, content, status)
+        return error_response(error, request.scope, content, status)
 
     def _failure(self, request: Request, error: EngineError, dialect: Dialect) -> Response:
         error = for_clients(error)
@@ -194,8 +194,8 @@ class CallHandler:
         status = dialect.error_status(error, status)
         self._count(request, dialect, status)
         self._service.metrics.errors.labels(error.type).inc()
-        content = dialect.render_error(error, request.state.request_id)
-        return error_response(error, request.state.request_id, content, status)
+        content = _rendered(error, request, dialect)
+        return error_response(error, request.scope, content, status)
 
     async def _stream(self, request: Request, parsed: ParsedCall, dialect: Dialect, lines: Lines) -> Response:
         progress = self._service.run(parsed.call, request.state.request_id, _patience_s(request))
@@ -225,6 +225,11 @@ class CallHandler:
 
     def _count(self, request: Request, dialect: Dialect, status: int) -> None:
         self._service.metrics.calls.labels(request.scope["route"].path, dialect.name, str(status)).inc()
+
+
+def _rendered(error: EngineError, request: Request, dialect: Dialect) -> Any:
+    content = dialect.render_error(error, request.state.request_id)
+    return content | beside(error, route_path(request.scope)) if dialect.is_shared else content
 
 
 def _patience_s(request: Request) -> float | None:

@@ -24,7 +24,7 @@ from engine.version import __version__
 
 _COUNTERS = (
     ("steps", "Steps executed.", "num_steps"),
-    ("scheduled_logical_tokens", "Tokens of scheduled pairs.", "logical_tokens"),
+    ("scheduled_logical_tokens", "Tokens of pairs that the core finished, shared ones in each.", "logical_tokens"),
     ("scheduled_computed_tokens", "Tokens computed for them.", "computed_tokens"),
     ("finished_calls", "Calls finished by the core.", "finished_calls"),
     ("finished_pairs", "Pairs finished by the core.", "finished_pairs"),

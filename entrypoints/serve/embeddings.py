@@ -78,7 +78,7 @@ class EmbeddingRoutes:
             self._service.metrics.cancelled.inc()
             return Response(status_code=499)
         except EngineError as error:
-            answer, status = error_response(error, request.state.request_id), error.status
+            answer, status = error_response(error, request.scope), error.status
             self._service.metrics.errors.labels(error.type).inc()
         self._service.metrics.calls.labels(request.scope["route"].path, NAME, str(status)).inc()
         return answer

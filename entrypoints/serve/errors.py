@@ -1,7 +1,11 @@
 """Errors as HTTP answers: one shape that the clients of all object dialects can read.
 
-``error`` is OpenAI's and vLLM's object; the top-level ``message`` is what the Cohere SDK reads, ``detail`` what Jina's
-clients read. Clients never see a traceback or a path of this machine: details go to the log, under the request id.
+``error`` is OpenAI's and vLLM's object. On paths where clients of several APIs send the same body, its message stands
+once more beside it, since nothing tells those apart that stop over its absence: ``detail`` for the clients of Jina and
+Xinference (``resp["detail"]`` in langchain and llama-index), ``message`` where Cohere's and DashScope's clients call.
+Dialects that are known have their own shapes.
+
+Clients never see a traceback or a path of this machine: details go to the log, under the request id.
 """
 
 from __future__ import annotations
@@ -12,9 +16,17 @@ from typing import Any
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Scope
 
 from engine.errors import EngineDeadError, EngineError, RequestError, StartupError
 
+_MESSAGE_BESIDE = {
+    "/v1/rerank": "detail",
+    "/rerank": "detail",
+    "/v2/rerank": "message",
+    "/v1/reranks": "message",
+    "/reranks": "message",
+}
 _PATH = re.compile(r"(?<![\w.<])~?/[^\s'\",;)]+")
 
 
@@ -36,18 +48,27 @@ def for_clients(error: EngineError) -> EngineError:
 
 def error_object(error: EngineError, request_id: str) -> dict[str, Any]:
     """The error in the shape that clients of all object dialects read."""
-    message = str(error)
     return {
         "error": {
-            "message": message,
+            "message": str(error),
             "type": error.type,
             "param": error.param,
             "code": error.code or str(error.status),  # OpenAI's is text or null
             "request_id": request_id,
-        },
-        "message": message,
-        "detail": message,
+        }
     }
+
+
+def beside(error: EngineError, path: str) -> dict[str, str]:
+    """The field besides ``error`` that clients on this path may need, by its name."""
+    name = _MESSAGE_BESIDE.get(path)
+    return {name: str(error)} if name else {}
+
+
+def route_path(scope: Scope) -> str:
+    """What the router matches: the path without the prefix that a proxy put before it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def error_headers(error: EngineError) -> dict[str, str]:
@@ -65,8 +86,10 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
 
 
-def error_response(error: EngineError, request_id: str, content: Any = None, status: int | None = None) -> Response:
-    """The error as an HTTP answer. ``content`` is the error in the shape of a dialect; by default the shared one."""
+def error_response(error: EngineError, scope: Scope, content: Any = None, status: int | None = None) -> Response:
+    """The error as the HTTP answer to the request of ``scope``. ``content`` is the error in the shape of a dialect; by
+    default the shared one, as the clients of its path need it."""
     error = for_clients(error)
-    body = error_object(error, request_id) if content is None else content
-    return json_response(body, status or error.status, error_headers(error))
+    if content is None:
+        content = error_object(error, scope["state"]["request_id"]) | beside(error, route_path(scope))
+    return json_response(content, status or error.status, error_headers(error))

@@ -96,7 +96,7 @@ class Limits:
             self._check_headers(scope)
         except RequestError as error:
             over = True
-            await error_response(error, scope["state"]["request_id"])(scope, receive, closing)
+            await error_response(error, scope)(scope, receive, closing)
             return
         await self._app(scope, counted, closing)
 

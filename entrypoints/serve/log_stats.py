@@ -22,7 +22,7 @@ def stats_fields(before: SchedulerStats, now: SchedulerStats, seconds: float) ->
         "pairs_per_s": (now.finished_pairs - before.finished_pairs) / seconds,
         "tokens_per_s": logical / seconds,
         "computed_tokens_per_s": computed / seconds,
-        # A call's tokens count when it comes in, its steps when they run: a period may have more of the latter.
+        # Pairs and their tokens count when they are answered, steps when they run: there may be more of the latter.
         "shared": max(0.0, 1 - computed / logical) if logical else 0.0,
         "device_busy": min(1.0, (now.device_s - before.device_s) / seconds),
     }

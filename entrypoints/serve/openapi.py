@@ -134,7 +134,7 @@ def _bounded(node: Any, bounds: dict[str, dict[str, Any]]) -> Any:
 
 _ERROR = {
     "type": "object",
-    "required": ["error", "message"],
+    "required": ["error"],
     "properties": {
         "error": {
             "type": "object",
@@ -147,8 +147,8 @@ _ERROR = {
                 "request_id": {"type": "string"},
             },
         },
-        "message": {"type": "string"},
-        "detail": {"type": "string"},
+        "message": {"type": "string", "description": "The same, on paths whose clients read it here."},
+        "detail": {"type": "string", "description": "The same, on paths whose clients read it here."},
     },
 }
 

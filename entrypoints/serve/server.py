@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from engine.checkpoint.hub import check_local
 from engine.config import EngineConfig, ServerConfig
 from engine.core.async_client import AsyncMPClient
 from engine.core.replicas import ReplicaClient
@@ -98,6 +99,8 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
     """Serves until a signal and returns the exit code. Raises ``StartupError`` for what stops the start."""
     server_config = with_key_file(server_config)
     check_exposure(server_config)
+    for config in (engine_config, *more_models):
+        check_local(config.model.model)
     if server_config.dialect:
         try:
             by_name(server_config.dialect)

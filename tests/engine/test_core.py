@@ -124,6 +124,18 @@ def test_answers_carry_the_totals_of_their_call(num_pairs: int) -> None:
     assert stats.computed_tokens == 22 if num_pairs == 1 else stats.computed_tokens == 20 + 2 * num_pairs
 
 
+def test_pairs_and_their_tokens_are_counted_together() -> None:
+    executor = FakeExecutor(fake_info(kv_capacity=512, budget=64), hold=True)
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor)
+    core.add(call("c", [[*range(20), i, i] for i in range(90)]))
+    core.poll()
+    assert (core.stats().finished_pairs, core.stats().logical_tokens) == (0, 0)
+    executor.release()
+    executor.hold = False
+    collect(core)
+    assert (core.stats().finished_pairs, core.stats().logical_tokens) == (90, 90 * 22)
+
+
 def answered(outputs: list[EngineCoreOutput]) -> dict[tuple[str, int], str | float]:
     found: dict[tuple[str, int], str | float] = {}
     for output in outputs:

@@ -149,6 +149,7 @@ def test_flag_beats_environment_beats_file(
         ("serve m --api-server-count 0", "positive"),
         ("serve m -asc 65", "at most 64"),
         ("serve m --otlp-traces-endpoint nowhere", "http://collector:4318"),
+        ("serve ./nowhere --port 0", "There is no folder ./nowhere"),
         ("serve m n", "Unused Tokens"),
     ],
 )

@@ -44,8 +44,24 @@ async def test_malformed_bodies(body: bytes, where: str) -> None:
         assert where in answer["error"]["message"]
         assert answer["error"]["type"] == "invalid_request_error"
         assert answer["error"]["request_id"]
-        assert answer["message"] == answer["detail"] == answer["error"]["message"]
+        assert answer["detail"] == answer["error"]["message"]
+        assert "message" not in answer
         assert (await _post(server, GOOD))[0] == 200
+
+
+@pytest.mark.parametrize("content", [b"{", {"query": "q", "documents": ["d"], "model": "missing"}, GOOD])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/rerank", ["detail"]), ("/v2/rerank", ["message"]), ("/vllm/v1/rerank", []), ("/v1/score", [])],
+)
+async def test_an_error_says_its_message_to_whoever_reads_it(content: Any, path: str, fields: list[str]) -> None:
+    async with running_server(api_key=("a",)) as server:
+        headers = {} if content is GOOD else {"Authorization": "Bearer a"}
+        status, answer = await _post(server, content, path, **headers)
+        assert status in (400, 401, 404)
+        if status == 404 or "vllm" not in path:  # the dialect is known once the body is read
+            assert answer.keys() == {"error", *fields}
+        assert all(answer[field] == answer["error"]["message"] for field in fields)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ async def test_too_many_chunks() -> None:
         body = {"query": "q", "documents": [" ".join(["w"] * 400)], "chunk_tokens": 16}
         answer = await server.client.post("/v1/rerank", json=body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (413, "documents")
-        assert "max_chunks_per_doc" in answer.json()["message"]
+        assert "max_chunks_per_doc" in answer.json()["error"]["message"]
         assert (await server.client.post("/v1/rerank", json={**body, "max_chunks_per_doc": 5})).status_code == 200
 
 

@@ -140,7 +140,7 @@ async def test_a_call_that_would_wait_too_long_is_refused_with_the_time_to_come_
         body = {"query": "q", "documents": ["b"], **more}
         refused = await server.client.post("/v1/rerank", json=body, headers=headers)
         assert (refused.status_code, refused.json()["error"]["type"]) == (503, "overloaded")
-        assert whose in refused.json()["message"]
+        assert whose in refused.json()["error"]["message"]
         assert int(refused.headers["retry-after"]) in range(6, 11)
         assert server.service.admission.wait_s > 5
         assert (await first).status_code == 200
@@ -154,7 +154,7 @@ async def test_token_limit() -> None:
             await asyncio.sleep(0.001)
         refused = await server.client.post("/v1/rerank", json={"query": "q", "documents": ["w " * 20]})
         assert refused.status_code == 503
-        assert "--max-queued-tokens" in refused.json()["message"]
+        assert "--max-queued-tokens" in refused.json()["error"]["message"]
         assert (await first).status_code == 200
 
 

@@ -170,6 +170,8 @@ class Dialect(ABC):
     precedence: ClassVar[int | None] = None
     """Bodies are shown to the dialects in this order, lowest first. None: a body alone never means this dialect, since
     others send the same one; it answers on its paths and where it is chosen. Not inherited."""
+    is_shared: ClassVar[bool] = False
+    """Clients of several APIs get its answers, so its errors have a field more (``errors.beside``). Not inherited."""
     text_paths: ClassVar[TextPaths] = TextPaths()
     """Where its body has the texts. Errors name these fields, and the golden file starts from them."""
     probabilities: ClassVar[bool] = False
@@ -182,7 +184,7 @@ class Dialect(ABC):
     def __init_subclass__(cls) -> None:
         """What makes a request one dialect's is nobody else's: a dialect that builds on another does not inherit it."""
         super().__init_subclass__()
-        for attribute in ("aliases", "paths", "precedence", "user_agents"):
+        for attribute in ("aliases", "paths", "precedence", "user_agents", "is_shared"):
             if attribute not in vars(cls):
                 setattr(cls, attribute, getattr(Dialect, attribute))
 

@@ -135,6 +135,7 @@ class FlatDashScopeDialect(RerankDialect):
         "/v1/reranks": "DashScope's path for OpenAI's clients.",
         "/reranks": "The same, without a version.",
     }
+    is_shared = True
     probabilities = True
     answer_type: ClassVar[Any] = FlatDashScopeAnswer
 

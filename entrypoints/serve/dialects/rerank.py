@@ -173,6 +173,7 @@ class RerankDialect(Dialect):
         "/rerank": "The same, where TEI and gateways expect it.",
     }
     precedence = 90
+    is_shared = True
     request_type: ClassVar[Any] = RerankBody
     answer_type: ClassVar[Any] = RerankAnswer
 

@@ -57,7 +57,7 @@ async function showModel() {
     const info = await answer.json();
     byId("model").textContent = answer.ok
       ? `${info.served_model_name} · ${info.model_dtype} · up to ${whole(info.max_input_length)} tokens a pair`
-      : answer.status === 401 ? "" : info.message;
+      : answer.status === 401 ? "" : info.error.message;
   } catch {
     byId("model").textContent = "The server does not answer.";
   }

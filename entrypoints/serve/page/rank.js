@@ -165,12 +165,12 @@ async function receive(call, ranking, signal) {
     body: JSON.stringify({ ...call, return_documents: false }),
     signal,
   });
-  if (!answer.ok) throw new Error((await answer.json()).message);
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
   let last = null;
   for await (const messages of jsonLines(answer.body)) {
     for (const message of messages) {
       if (message.results) last = message;
-      else if (message.error && message.index === undefined) throw new Error(message.message);
+      else if (message.error && message.index === undefined) throw new Error(message.error.message);
       else ranking.add(message);
     }
     ranking.show();

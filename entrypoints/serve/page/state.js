@@ -84,7 +84,7 @@ let before = null;
 
 async function read() {
   const answer = await ask("metrics");
-  if (!answer.ok) throw new Error((await answer.json()).message);
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
   const totals = readMetrics(await answer.text()), at = performance.now();
   if (!totals.has("engine_core_steps_total")) throw new Error("The model is still loading.");
   const now = (name) => totals.get(name) ?? 0;
