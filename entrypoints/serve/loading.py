@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from engine.checkpoint.hub import check_local
 from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig
 from engine.core.async_client import AsyncMPClient
@@ -40,6 +41,11 @@ async def _in_daemon_thread(function: Callable[..., T], *args: object) -> T:
 
     threading.Thread(target=run, name="loading", daemon=True).start()
     return await done
+
+
+def check_model_path(config: EngineConfig) -> None:
+    """Raises ``StartupError`` for a path without a model, which costs no time to see: before a server listens."""
+    check_local(config.model.model)
 
 
 async def load_engine(

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from engine.checkpoint.hub import check_local
 from engine.config import EngineConfig, ServerConfig
 from engine.core.async_client import AsyncMPClient
 from engine.core.replicas import ReplicaClient
@@ -34,7 +33,7 @@ from engine.entrypoints.serve.auth import check_exposure, with_key_file
 from engine.entrypoints.serve.dialect_registry import by_name
 from engine.entrypoints.serve.http import HARD_STOP_S, http_server
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
-from engine.entrypoints.serve.loading import load_engine
+from engine.entrypoints.serve.loading import check_model_path, load_engine
 from engine.entrypoints.serve.log_stats import log_stats
 from engine.entrypoints.serve.loop import new_loop
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -100,7 +99,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *more_m
     server_config = with_key_file(server_config)
     check_exposure(server_config)
     for config in (engine_config, *more_models):
-        check_local(config.model.model)
+        check_model_path(config)
     if server_config.dialect:
         try:
             by_name(server_config.dialect)
