@@ -38,8 +38,9 @@ class Capabilities:
     """Rows are widened when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
     keeps_narrow_weights: bool = False
     """Linear weights in 16 bits stay so and are widened while they are multiplied."""
-    keeps_groups: bool = False
-    """Linear weights in 4 bits with a scale for each group stay so, and are widened while they are multiplied."""
+    keeps_groups: tuple[str | None, ...] = ()
+    """Quantisations, None for the plain dtype, in which linear weights that come in 4 bits with a scale for each group
+    stay so, and are widened while they are multiplied."""
     kv_by_head: bool = False
     """The KV cache's slots lie together head by head, which is how this device's attention reads them."""
     quantizes_plain_inputs: bool = False

@@ -172,7 +172,7 @@ class Worker:
             dtype=dtype,
             tensors=tensors,
             keep_narrow_tables=backend.capabilities.keeps_narrow_embedding,
-            keep_groups=backend.capabilities.keeps_groups,
+            keep_groups=quantization in backend.capabilities.keeps_groups,
             group=self.tp_group,
         )
         model = family.build(self.spec, params)

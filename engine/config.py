@@ -25,11 +25,11 @@ BYTES_PER_NUMBER: dict[str, float] = {
     "float16": 2,
     "int16": 2,
     "int8": 1,
-    "int4": 0.5 + 2 / 64,
+    "int4": 0.5 + 4 / 64,
     "fp8": 1,
     "w8a8": 1,
 }
-"""Of a weight in each dtype and quantisation, scales of groups included; those of whole rows are not worth counting."""
+"""Of a weight in each dtype and quantisation, fp32 scales of groups included; those of rows are not worth counting."""
 
 
 @dataclass(frozen=True, kw_only=True)

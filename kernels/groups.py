@@ -32,8 +32,12 @@ class GroupLayout:
         return -(-num_columns // self.group)
 
 
+MADE = GroupLayout(64, INT4, has_offsets=False)
+"""What ``--quantization int4`` makes of weights while they are loaded."""
+
+
 class GroupedRows(NamedTuple):
-    """n rows, on the CPU."""
+    """n rows, on the CPU; those that ``quantize_rows`` makes, where their values were."""
 
     codes: torch.Tensor
     """(n, K) uint8, one code each."""
@@ -64,8 +68,8 @@ def quantize_rows(rows: torch.Tensor, group: int) -> GroupedRows:
     # The largest value is brought to -8, which only one sign can use.
     largest = grouped.abs().argmax(2, keepdim=True)
     full = grouped.gather(2, largest) / -8
-    best = torch.full(full.shape, torch.inf)
-    scales, codes = torch.zeros_like(full), torch.full(grouped.shape, 8, dtype=torch.uint8)
+    best = torch.full_like(full, torch.inf)
+    scales, codes = torch.zeros_like(full), torch.full_like(grouped, 8, dtype=torch.uint8)
     for shrink in SHRINKS:
         scale = (full * shrink).to(torch.float16).float()
         found = (grouped / torch.where(scale == 0, 1, scale)).round_().clamp_(-8, 7)

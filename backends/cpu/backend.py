@@ -25,6 +25,9 @@ MIN_TOKEN_BUDGET, MAX_TOKEN_BUDGET, TOKENS_PER_THREAD = 1024, 8192, 256
 CGROUP = Path("/sys/fs/cgroup")
 
 
+QUANTIZATIONS = ("int16", "int8", "int4")
+
+
 class CpuBackend(Backend):
     name = "cpu"
     dist_backend = "gloo"
@@ -39,7 +42,7 @@ class CpuBackend(Backend):
         has_kernels = _obstacle(torch.float32, os.environ.get(KERNELS_VARIABLE, "")) is None
         return Capabilities(
             dtypes=("float32", "bfloat16"),
-            quantizations=("int16", "int8", "int4"),
+            quantizations=QUANTIZATIONS,
             default_token_budget=min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, TOKENS_PER_THREAD * self._num_threads)),
             one_memory=True,
             quantizes_plain_inputs=True,
@@ -48,7 +51,7 @@ class CpuBackend(Backend):
             keeps_narrow_embedding=True,
             kv_by_head=True,
             keeps_narrow_weights=has_kernels,
-            keeps_groups=has_kernels,
+            keeps_groups=(None, *QUANTIZATIONS) if has_kernels else (),
         )
 
     def why_unavailable(self) -> str | None:

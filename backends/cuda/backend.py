@@ -49,7 +49,8 @@ class CudaBackend(Backend):
     def capabilities(self) -> Capabilities:
         return Capabilities(
             dtypes=("bfloat16", "float16", "float32"),
-            quantizations=("fp8",),
+            quantizations=("fp8", "int4"),
+            keeps_groups=(None, "int4"),
             default_token_budget=TOKEN_BUDGET,
             warm_up_tokens=(64, 1024),
             records_steps=True,
@@ -114,10 +115,12 @@ class CudaBackend(Backend):
                 raise DeviceError(f"fp8 products give bfloat16, not {str(dtype)[6:]}: use --dtype bfloat16 with fp8")
         from engine.backends.cuda.ops import CudaOps
 
-        self.ops = CudaOps(device, dtype, fp8=quantization == "fp8")
+        self.ops = CudaOps(device, dtype, fp8=quantization == "fp8", int4=quantization == "int4")
         products = (
             "cuBLAS products in fp8 with row-wise scales" if self.ops.fp8 else f"cuBLAS products in {str(dtype)[6:]}"
         )
+        if self.ops.int4:
+            products += " with weights of 4 bits"
         return self.ops, f"{products}, Triton kernels"
 
     # -- memory --------------------------------------------------------------------------------------------------

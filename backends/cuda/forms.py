@@ -14,11 +14,14 @@ import torch
 from engine.kernels.reference import ReferenceOps, rms_norm_fp32
 from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.gated_activation import Gate, gated_activation, gated_activation_torch
+from engine.kernels.triton.grouped import expand_groups, expand_groups_torch, grouped_product
 from engine.kernels.triton.qk_norm_rope import qk_norm_rope
 from engine.kernels.triton.quantize_fp8 import quantize_fp8_torch
 from engine.kernels.triton.score import score
 
 TRITON, PLAIN = "triton", "plain torch"
+LIMIT = {torch.float32: 1e-4, torch.float16: 8e-3, torch.bfloat16: 4e-2}
+"""Of the differences between forms: a few roundings in the dtype, relative to the largest value."""
 Rows = tuple[torch.Tensor, torch.Tensor | None]
 """Values, and fp8 scales where they were asked for."""
 
@@ -31,6 +34,8 @@ class Forms:
     gate: str = TRITON
     rotation: str = TRITON
     score: str = TRITON
+    expand: str = TRITON
+    fused: str = TRITON
 
 
 def _norm(
@@ -65,3 +70,6 @@ ROTATION: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor
     PLAIN: _rotation,
 }
 SCORE: dict[str, Callable[..., torch.Tensor]] = {TRITON: score, PLAIN: _score}
+EXPAND: dict[str, Callable[..., None]] = {TRITON: expand_groups, PLAIN: expand_groups_torch}
+FUSED: dict[str, Callable[..., torch.Tensor] | None] = {TRITON: grouped_product, PLAIN: None}
+"""None: without this kernel every weight is expanded."""

@@ -7,13 +7,15 @@ import torch.nn.functional as F
 
 from engine.backends.cuda.attention import CACHE, AttentionForm, PreparedAttention, RangeForm
 from engine.backends.cuda.forms import GATE, NORM, ROTATION, SCORE, Forms
+from engine.backends.cuda.grouped import CudaGrouped, CudaMadeInt4, GroupedProducts
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
-from engine.kernels.groups import GroupLayout
+from engine.kernels.groups import MADE, GroupLayout
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
 from engine.kernels.reference_attention import attend as plain_attention
 from engine.kernels.triton.attention import default_config
 from engine.kernels.triton.gated_activation import Gate
+from engine.kernels.triton.grouped import fits
 from engine.kernels.triton.launch import MAX_ROW
 
 
@@ -24,10 +26,13 @@ def _activation(values: torch.Tensor, scales: torch.Tensor | None) -> Activation
 class CudaOps:
     """Implements ``kernels.ops.Ops``."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, *, fp8: bool = False) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, fp8: bool = False, int4: bool = False) -> None:
         self.device = device
         self.dtype = dtype
         self.fp8 = fp8
+        self.int4 = int4
+        """Linear weights are brought to 4 bits while they are loaded."""
+        self.grouped = GroupedProducts(dtype)
         self.forms = Forms()
         self.small_form: AttentionForm | None = None
         self.large_form: AttentionForm | None = None
@@ -42,22 +47,34 @@ class CudaOps:
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
         if in_features > MAX_ROW:
             raise ConfigError(f"the kernels take rows of up to {MAX_ROW} features, this model has {in_features}")
+        if self.int4 and fits(in_features, MADE):
+            made = CudaMadeInt4(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
+            self.grouped.add(made)
+            return made
         kind = Fp8Linear if self.fp8 else CudaLinear
         return kind(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
 
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> GroupedWeight | None:
-        """None: 4 bits are widened at load."""
-        return None
+        """None, so that the weight is widened at load: in fp8, and where the kernels take no such rows."""
+        if self.fp8 or in_features > MAX_ROW or not fits(in_features, layout):
+            return None
+        weight = CudaGrouped(out_features, in_features, layout, bias=bias, device=self.device, dtype=self.dtype)
+        self.grouped.add(weight)
+        return weight
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
+        if isinstance(weight, CudaGrouped):
+            return self.grouped.product(x, weight, self.forms)
         assert isinstance(weight, CudaLinear | Fp8Linear)
         return weight.product(x)
 
     def linear_residual(
         self, x: Activation, weight: LinearWeight, residual: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        if isinstance(weight, CudaGrouped):
+            return self.grouped.product_onto(x, weight, residual, self.forms), residual
         assert isinstance(weight, CudaLinear | Fp8Linear)
         return weight.product_onto(x, residual), residual
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from engine.backends.cuda.attention import AttentionForm, GatherForm, RangeForm
-from engine.backends.cuda.forms import GATE, NORM, ROTATION, SCORE
+from engine.backends.cuda.forms import EXPAND, FUSED, GATE, LIMIT, NORM, PLAIN, ROTATION, SCORE
 from engine.backends.cuda.linear import Fp8Linear
 from engine.backends.cuda.ops import CudaOps
 from engine.backends.self_test import KEPT, Outcome, Trial, sample_meta, try_forms
@@ -22,12 +22,11 @@ from engine.backends.suspects import Suspects
 from engine.kernels.ops import LayerShape
 from engine.kernels.reference_attention import attend as plain_attention
 from engine.kernels.triton.attention import default_config
+from engine.kernels.triton.grouped import PackedGroups, expand_groups_torch
 from engine.kernels.triton.quantize_fp8 import dequantize_fp8, quantize_fp8
 
 NUM_TOKENS = 96
 """Rows of each trial."""
-LIMIT = {torch.float32: 1e-4, torch.float16: 8e-3, torch.bfloat16: 4e-2}
-"""A few roundings in the dtype, relative to the largest value."""
 FP8_LIMIT = 8e-2
 """Half the distance of neighbouring e4m3 values is 2^-4 of a value; a scale a row."""
 
@@ -66,6 +65,9 @@ class _Trials:
         yield attention, lambda name: self.ops.attend_by(forms[name])
         if self.ops.fp8:
             yield self.product(), lambda name: None
+        if self.ops.grouped.examples:
+            yield self.expansion(), self._take("expand")
+            yield self.fused(), self._take("fused")
 
     def _take(self, op: str) -> Take:
         def take(form: str) -> None:
@@ -190,6 +192,44 @@ class _Trials:
 
         return Trial("fp8 product", f"{columns} x {rows}", {"cuBLAS": run}, expected, self.limit)
 
+    def expansion(self) -> Trial:
+        """Of a weight of each kind that the model has."""
+        weights = [weight.packed for weight in self.ops.grouped.examples.values()]
+
+        def run(name: str, dtype: torch.dtype = self.dtype) -> torch.Tensor:
+            parts = []
+            for weight in weights:
+                found = torch.empty(weight.shape, dtype=dtype, device=self.device)
+                EXPAND[name](weight, found)
+                parts.append(found[:NUM_TOKENS].float().flatten() / _largest(weight))
+            return torch.cat(parts)
+
+        words = ", ".join(f"{n} x {k}" for n, k in (weight.shape for weight in weights))
+        return self._trial("expand", words, EXPAND, run, partial(run, PLAIN, torch.float32), self.limit)
+
+    def fused(self) -> Trial:
+        """Of few rows and of many, in the tiles that run until others were measured."""
+        grouped = self.ops.grouped
+        weights, counts = list(grouped.examples.values()), [most for most, _ in grouped.choices]
+        inputs = {k: self.random(max(counts), k) for k in {weight.in_features for weight in weights}}
+
+        def run(name: str, wide: bool = False) -> torch.Tensor:
+            parts = []
+            for weight in weights:
+                x, unit = inputs[weight.in_features], _largest(weight.packed) * weight.in_features**0.5
+                for count, config in grouped.choices:
+                    forms = replace(self.ops.forms, expand=PLAIN, fused=name)
+                    y = (
+                        _wide_product(x[:count], weight.packed)
+                        if wide
+                        else grouped.by(config, x[:count], weight, forms)
+                    )
+                    parts.append(y.float().flatten() / unit)
+            return torch.cat(parts)
+
+        words = f"up to {max(counts)} rows"
+        return self._trial("fused", words, FUSED, run, partial(run, PLAIN, wide=True), self.limit)
+
     @staticmethod
     def _trial(
         op: str,
@@ -206,6 +246,18 @@ def _activation(x: tuple[torch.Tensor, torch.Tensor]) -> Any:
     from engine.backends.cuda.linear import Fp8Activation
 
     return Fp8Activation(*x)
+
+
+def _largest(weight: PackedGroups) -> float:
+    """No value of the weight is larger than a few of this."""
+    largest = weight.scales.abs().max() * weight.levels.abs().max()
+    return max(1e-10, float(largest + (0.0 if weight.offsets is None else weight.offsets.abs().max())))
+
+
+def _wide_product(x: torch.Tensor, weight: PackedGroups) -> torch.Tensor:
+    wide = torch.empty(weight.shape, device=x.device)
+    expand_groups_torch(weight, wide)
+    return x.float() @ wide.t()
 
 
 def _wide(y: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:

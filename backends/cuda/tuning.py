@@ -52,6 +52,8 @@ class Tuner:
 
     def run(self, largest: int) -> tuple[int, tuple[str, ...]]:
         notes = list(self._choose_attention(largest))
+        if self.ops.grouped.examples:
+            notes.append(self.ops.grouped.choose(self.ops.forms, largest, self._seconds_of, self.backend.is_lost))
         notes += self._capture(largest)
         try:
             budget, more = self._choose_budget(largest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
@@ -22,12 +22,12 @@ def weight_bytes(
     dtype: torch.dtype,
     quantization: str | None,
     keeps_narrow: bool,
-    keeps_groups: bool = False,
+    keeps_groups: Collection[str | None] = (),
 ) -> int:
     """What the weights take on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
 
-    ``keeps_narrow``: matrices stay as narrow as the file has them. ``keeps_groups``: also those of 4 bits, if what is
-    fused with them is in 4 bits as well.
+    ``keeps_narrow``: matrices stay as narrow as the file has them. ``keeps_groups``: in these quantisations
+    also those of 4 bits, if what is fused with them is in 4 bits as well.
     """
     total = 0
     for name, info in tensors.items():
@@ -38,7 +38,7 @@ def weight_bytes(
         if keeps_narrow and len(info.shape) == 2 and info.dtype.itemsize >= 2:
             each = min(each, info.dtype.itemsize)
         layout = info.layout if isinstance(info, QuantizedTensor) else None
-        if keeps_groups and is_linear and layout is not None:
+        if quantization in keeps_groups and is_linear and layout is not None:
             each = 0.5 + GROUP_BYTES * (2 if layout.has_offsets else 1) / layout.group
         total += round(math.prod(info.shape) * each)
     return total

@@ -22,15 +22,13 @@ import torch
 
 from engine.kernels.cpu import _C
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
-from engine.kernels.groups import INT4, GroupedRows, GroupLayout, quantize_rows
+from engine.kernels.groups import MADE, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.reference import ReferenceOps
 
 CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
 """Milliseconds each: a neighbour on the machine leaves some of them alone."""
 ISA_VARIABLE = "ENGINE_CPU_ISA"
-MADE_GROUP = 64
-"""Columns that share a scale where 4 bits are made here."""
 MADE_AT_ONCE = 1 << 22
 CODES_IN_A_WORD = 8
 _KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8, "int4": _C.Kind.I16}
@@ -166,7 +164,7 @@ class CpuOps(ReferenceOps):
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> CpuLinear:  # type: ignore[override]
         packed = _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
         if self.quantization == "int4" and in_features % CODES_IN_A_WORD == 0:
-            return CpuMadeInt4(packed, GroupLayout(MADE_GROUP, INT4, has_offsets=False))
+            return CpuMadeInt4(packed, MADE)
         return CpuLinear(packed)
 
     def new_grouped_linear(  # type: ignore[override]

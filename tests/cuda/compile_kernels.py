@@ -3,7 +3,8 @@
 The launchers run as always, but a launch is replaced by an ahead-of-time compilation for the compute capability given
 on the command line, with the argument types and specialisations that the launch would have had. Prints one line a
 kernel: its name and the bytes of shared memory. A last argument ``all`` adds every tile shape and activation,
-``attention`` leaves the other kernels out, and ``resources`` adds registers, stack and local memory to each line.
+``attention`` leaves the other kernels out, ``grouped`` all but those of 4 bits, and ``resources`` adds registers, stack
+and local memory to each line.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from engine.kernels.groups import INT4, UINT4, GroupLayout
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.attention import (
@@ -32,6 +34,7 @@ from engine.kernels.triton.attention import (
     tokens_per_tile,
 )
 from engine.kernels.triton.gated_activation import gated_activation
+from engine.kernels.triton.grouped import CONFIGS, PackedGroups, expand_groups, grouped_product
 from engine.kernels.triton.qk_norm_rope import qk_norm_rope
 from engine.kernels.triton.quantize_fp8 import quantize_fp8
 from engine.kernels.triton.score import score
@@ -42,11 +45,12 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.int32: "*i32",
     torch.int64: "*i64",
+    torch.uint8: "*u8",
     torch.float8_e4m3fn: "*fp8e4nv",
 }
 TOKENS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 3, 2560, 32, 8, 128
 OPTIONS = ("num_warps", "num_stages")
-FORMS = ("BLOCK_M", "BLOCK_N", "CAUSAL", "QUANTIZE", "GATE")
+FORMS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "CAUSAL", "QUANTIZE", "GATE", "GROUP")
 """What tells two variants of a kernel apart, where resources are asked for."""
 ALIGNED = [["tt.divisibility", 16]]
 
@@ -113,12 +117,32 @@ def launch_attention(dtype: torch.dtype, *, all_forms: bool) -> None:
             range_attention(q, k, k, pool, pool, tables, kv_capacity=64, scale=1.0, causal=causal, config=config)
 
 
+def launch_grouped(dtype: torch.dtype, *, all_forms: bool) -> None:
+    """Groups of 128 in the first tile shape; with ``all_forms`` every shape, nf4's table and groups within a tile."""
+    x = torch.zeros(TOKENS, HIDDEN, dtype=dtype)
+    layouts = [GroupLayout(128, INT4, has_offsets=False)]
+    if all_forms:
+        table = tuple(float(code * code) for code in range(16))
+        layouts += [GroupLayout(32, UINT4, has_offsets=True), GroupLayout(16, table, has_offsets=False)]
+    for layout in layouts:
+        scales = torch.zeros(1024, HIDDEN // layout.group)
+        codes, levels = torch.zeros(1024, HIDDEN // 2, dtype=torch.uint8), torch.zeros(16)
+        weight = PackedGroups(codes, scales, scales if layout.has_offsets else None, levels, layout)
+        expand_groups(weight, torch.zeros(1024, HIDDEN, dtype=dtype))
+        for config in CONFIGS[: None if all_forms else 1]:
+            grouped_product(x, weight, None, config)
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     capability, dtype_name = int(sys.argv[1]), sys.argv[2]
     target = GPUTarget("cuda", capability, 32)
     triton.JITFunction.run = lambda self, *args, **kwargs: compile_launch(target, self, *args, **kwargs)
     dtype, all_forms = getattr(torch, dtype_name), "all" in sys.argv
+    if "attention" not in sys.argv:
+        launch_grouped(dtype, all_forms=all_forms)
+    if "grouped" in sys.argv:
+        return
     launch_attention(dtype, all_forms=all_forms)
     if "attention" not in sys.argv:
         launch_row_kernels(dtype, fp8=capability >= 89, all_forms=all_forms)

@@ -40,7 +40,8 @@ class StandIn(CudaBackend):
     def capabilities(self) -> Capabilities:
         return Capabilities(
             dtypes=("float32", "bfloat16", "float16"),
-            quantizations=("fp8",),
+            quantizations=("fp8", "int4"),
+            keeps_groups=(None, "int4"),
             default_token_budget=256,
             warm_up_tokens=(8,),
             records_steps=True,

@@ -14,7 +14,9 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes that one program may have: Ampere (A100), Hopper."""
 ROW_KERNELS = {
     "_add_rms_norm_kernel",
+    "_expand_kernel",
     "_gated_activation_kernel",
+    "_grouped_product_kernel",
     "_qk_norm_rope_kernel",
     "_quantize_kernel",
     "_score_kernel",
