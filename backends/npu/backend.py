@@ -110,7 +110,7 @@ class NpuBackend(Backend):
         limit = self.memory(self.device(rank)).total_bytes
         notes.append(f"{self._soc.name}, {count} visible, may use {limit / memory.GIB:.1f} GiB")
         free, total = self._npu.mem_get_info(self.device(rank))
-        return (*notes, *memory.occupied_note(free, total), *self._why_no_graphs())
+        return (*notes, *memory.occupied_note(free, total), *self._why_no_graphs(), *_unpinned_note())
 
     def _settle(self) -> list[str]:
         """The choices that results and speed depend on. Where one is refused the start goes on, with a line."""
@@ -220,6 +220,14 @@ class NpuBackend(Backend):
         if self._config.tensor_parallel_size > 1:
             return ("no ACL graphs: a collective inside a captured graph is not documented",)
         return ()
+
+
+def _unpinned_note() -> tuple[str, ...]:
+    from engine.backends.npu.transfer import PINNED_VARIABLE, copies_are_pinned
+
+    if copies_are_pinned():
+        return ()
+    return (f"copies from pageable memory, as {PINNED_VARIABLE}=0 asks: each waits for the stream",)
 
 
 def backend() -> Backend:

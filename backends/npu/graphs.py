@@ -1,9 +1,9 @@
 """ACL graphs: a small step as one launch instead of a few hundred.
 
 A graph is bound to shapes and addresses, so a step is laid into the buffers of the smallest graph that holds it. Its
-unused rows become dummy segments of at least one token each: lists keep their length, no sequence is empty, and the
-cumulative lengths end exactly at the tensors' sizes, as the attention operator wants. Dummies see only padding rows, so
-real rows cannot notice them.
+unused rows become dummy segments of at least one token each (``graph_shapes.py``): lists keep their length, no
+sequence is empty, and the cumulative lengths end exactly at the tensors' sizes, as the attention operator wants. Nobody
+sees the dummies, so real rows cannot notice them. Keys are read by block table, as without a graph.
 
 The attention's **host lengths are baked in** at capture; ``NPUGraph.update`` replaces them behind each replay, while
 the device computes what comes before the first attention. It works on a stream of its own, so it must not run while an
@@ -11,16 +11,18 @@ earlier replay still has to read the old ones. Steps that keep keys run as they 
 and so does a shape when it is met for the first time.
 
 Graphs are an addition: whatever goes wrong while one is captured or replayed is logged, the step runs as it is, and so
-do all later ones. The first replay of each graph is compared with the same step run without.
+do all later ones. The first replay of each graph is compared with the same step run without, and both are timed: a
+shape whose replay is not faster stays without.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,18 +31,18 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from engine.backends.kv_cache import KVCache
 from engine.backends.npu.faults import first_line, lost_code
+from engine.backends.npu.graph_shapes import TOKEN_BUCKETS, GraphShape
+from engine.backends.npu.transfer import host_buffer
 from engine.backends.packed_batch import PackedBatch
-from engine.kernels.npu.attention import MAX_TOKENS, PLAN, NotCapturableError
-from engine.kernels.npu.plan import AttentionPlan, HostPlan, Launch, Layout, plan_on_host
+from engine.kernels.npu.attention import PLAN, NotCapturableError
+from engine.kernels.npu.pages import BLOCK
+from engine.kernels.npu.plan import AttentionPlan, HostPlan, Layout, plan_on_host
 from engine.kernels.ops import AttentionMeta
 
 logger = logging.getLogger(__name__)
-TOKEN_BUCKETS = (128, 256, 512, 1024, 2048)
-"""Above about two thousand tokens a step is bound by its products, not by launches."""
-MIN_SEGMENTS = 8
-MIN_CACHED_ROWS = 64
 MAX_GRAPHS = 24
 MEETINGS_BEFORE_CAPTURE = 2
+TIMING_ROUNDS = 3
 REPLAY_TOLERANCE = 0.05
 """Of the logits of a graph's first replay, relative to the larger of 1 and the logit: the kernels are the same, so what
 differs more is another computation."""
@@ -52,49 +54,12 @@ class WrongReplayError(Exception):
     """A replay gave other values than the step without the graph."""
 
 
-def _power_of_two(at_least: int, smallest: int) -> int:
-    return max(smallest, 1 << (at_least - 1).bit_length())
-
-
-@dataclass(frozen=True)
-class GraphShape:
-    """What a graph can hold."""
-
-    tokens: int
-    keys: int
-    """Gathered keys of all segments."""
-    cached_rows: int
-    segments: int
-
-    @staticmethod
-    def for_step(host: HostPlan) -> GraphShape | None:
-        """The smallest shape that holds the step and its padding; None if it is too large for any."""
-        num_segments, num_tokens = len(host.q_lens), int(host.q_lens.sum())
-        segments = _power_of_two(num_segments + 1, MIN_SEGMENTS)
-        needed = num_tokens + segments - num_segments
-        tokens = next((bucket for bucket in TOKEN_BUCKETS if bucket >= needed), None)
-        if tokens is None:
-            return None
-        keys = tokens
-        while keys < int(host.kv_lens.sum()) + tokens - num_tokens:
-            keys *= 2
-        cached_rows = _power_of_two(len(host.cached_rows), MIN_CACHED_ROWS) if len(host.cached_rows) else 0
-        return GraphShape(tokens, keys, cached_rows, segments) if keys <= MAX_TOKENS else None
-
-
 def host_plan(meta: AttentionMeta) -> HostPlan:
     """Usually made when the step was uploaded."""
     if PLAN not in meta.cache:
         return plan_on_host(meta)
     host: HostPlan = meta.cache[PLAN].host
     return host
-
-
-def pad_lengths(lengths: np.ndarray, num_segments: int, total: int) -> list[int]:
-    """Cumulative lengths of the real segments and of dummies that fill ``num_segments`` and ``total``."""
-    spare = num_segments - len(lengths)
-    dummies = [1] * (spare - 1) + [total - int(lengths.sum()) - (spare - 1)]
-    return np.cumsum([*lengths.tolist(), *dummies]).tolist()
 
 
 class CapturedStep:
@@ -106,23 +71,27 @@ class CapturedStep:
         self.shape = shape
         device = batch.token_ids.device
         longs = 2 * (shape.tokens + shape.segments)
-        self._buffer = torch.zeros(longs + shape.cached_rows + 2 * shape.keys, dtype=torch.int64, device=device)
+        per_plan = [shape.blocks * BLOCK, shape.segments * shape.width]
+        num_rows = shape.cached_rows + 2 * sum(per_plan)
+        self._buffer = torch.zeros(longs + num_rows, dtype=torch.int64, device=device)
         self._tokens, self._positions, self._reads, self._read_positions, self._rows = self._buffer.split(
-            [shape.tokens, shape.tokens, shape.segments, shape.segments, len(self._buffer) - longs]
+            [shape.tokens, shape.tokens, shape.segments, shape.segments, num_rows]
         )
-        self._host_rows = torch.empty(len(self._rows), dtype=torch.int64).pin_memory()
-        cached_rows, *kv_rows = self._rows.split([shape.cached_rows, shape.keys, shape.keys])
+        self._host_rows = host_buffer((num_rows,), torch.int64)
+        cached_rows, rows, table, read_rows, read_table = self._rows.split([shape.cached_rows, *per_plan, *per_plan])
+        self._tables = (table, read_table)
         self._order: list[AttentionPlan] = []
         self._plans = [
             AttentionPlan(
                 host_plan(meta),
-                Layout.GATHERED,
+                Layout.PAGED,
                 cached_rows if shape.cached_rows else None,
-                rows,
+                rows_of_plan,
+                num_blocks=shape.given_blocks,
                 for_graph=True,
                 layers=self._order,
             )
-            for meta, rows in zip((batch.attention, batch.read_attention), kv_rows, strict=True)
+            for meta, rows_of_plan in ((batch.attention, rows), (batch.read_attention, read_rows))
         ]
         self._done = torch_npu.npu.Event()
         self._graph = torch_npu.npu.NPUGraph()
@@ -146,7 +115,7 @@ class CapturedStep:
         self._done.synchronize()  # the replay before may still have to read its lengths
         self._fill(batch)
         lengths = {
-            id(plan): {"actual_seq_lengths": plan.launches[0].q_ends, "actual_seq_lengths_kv": plan.launches[0].kv_ends}
+            id(plan): {"actual_seq_lengths": plan.launches[0].q_ends, "actual_seq_lengths_kv": plan.launches[0].kv_lens}
             for plan in self._plans
         }
         self._graph.replay()  # the device begins while the host updates; each layer's attention waits for its lengths
@@ -155,7 +124,7 @@ class CapturedStep:
         return self._output[: batch.num_reads].clone()  # the next replay overwrites it
 
     def check(self, batch: PackedBatch) -> None:
-        """Replay the step that was captured; raises ``WrongReplayError`` unless it gives what it gave without."""
+        """Replays the step that was captured. Raises ``WrongReplayError`` unless it gives what it gave without."""
         got, expected = self.replay(batch).float().cpu(), self._expected[: batch.num_reads].float().cpu()
         apart = (got - expected).abs() / expected.abs().clamp_min(1.0)
         if not bool((apart <= REPLAY_TOLERANCE).all()):  # NaN is not less than anything
@@ -170,30 +139,21 @@ class CapturedStep:
         self._reads[: batch.num_reads].copy_(batch.read_rows)
         self._read_positions[: batch.num_reads].copy_(batch.read_positions)
         shape, hosts = self.shape, [host_plan(batch.attention), host_plan(batch.read_attention)]
-        rows = np.full(len(self._rows), shape.cached_rows, np.int64)  # dummies look at the step's first row
-        rows[: shape.cached_rows] = 0
-        rows[: len(hosts[0].cached_rows)] = hosts[0].cached_rows
-        first = shape.cached_rows
+        cached_rows = np.zeros(shape.cached_rows, np.int64)
+        cached_rows[: len(hosts[0].cached_rows)] = hosts[0].cached_rows
+        parts = [cached_rows]
         for plan, host, num_queries in zip(self._plans, hosts, (shape.tokens, shape.segments), strict=True):
-            moved = (shape.cached_rows - len(host.cached_rows)) * (host.kv_rows >= len(host.cached_rows))
-            rows[first : first + len(host.kv_rows)] = host.kv_rows + moved
-            first += shape.keys
-            plan.launches = [
-                Launch(
-                    segments=slice(0, shape.segments),
-                    q=slice(0, num_queries),
-                    kv=slice(0, shape.keys),
-                    q_ends=pad_lengths(host.q_lens, shape.segments, num_queries),
-                    kv_ends=pad_lengths(host.kv_lens, shape.segments, shape.keys),
-                    kv_lens=[],
-                )
-            ]
-        self._host_rows.numpy()[:] = rows  # its last copy is done: the replay behind it was waited for
+            rows, table = shape.rows_and_table(host)
+            parts += [rows, table.ravel()]
+            plan.launches = [shape.launch(host, num_queries)]
+        np.concatenate(parts, out=self._host_rows.numpy())  # its last copy is done: the replay behind it was waited for
         self._rows.copy_(self._host_rows, non_blocking=True)  # a copy that blocks would wait for the whole stream
 
     def _static(self, batch: PackedBatch) -> PackedBatch:
         """A batch on the buffers. Its tensors are new objects, by which the ops know a new step."""
         nothing = self._buffer[:0]
+        for plan, table in zip(self._plans, self._tables, strict=True):
+            plan.table = table.view(self.shape.segments, self.shape.width).to(torch.int32)
         return PackedBatch(
             token_ids=self._tokens,
             positions=self._positions[:],
@@ -224,6 +184,19 @@ def _restored(graph: torch_npu.npu.NPUGraph) -> Iterator[None]:
         raise
 
 
+def is_faster(replay: Callable[[], object], without: Callable[[], object]) -> bool:
+    """Whether a replay is done sooner than the step as it is: the best of a few rounds, in turn."""
+    best = [float("inf")] * 2
+    for _ in range(TIMING_ROUNDS):
+        for index, run in enumerate((replay, without)):
+            torch_npu.npu.synchronize()
+            started = time.perf_counter()
+            run()
+            torch_npu.npu.synchronize()
+            best[index] = min(best[index], time.perf_counter() - started)
+    return best[0] < best[1]
+
+
 class StepGraphs:
     """A model's forward function with graphs for the small steps that come often."""
 
@@ -231,6 +204,8 @@ class StepGraphs:
         self.forward = forward
         self.graphs: OrderedDict[GraphShape, CapturedStep] = OrderedDict()
         self._met: Counter[GraphShape] = Counter()
+        self._slower: set[GraphShape] = set()
+        """Shapes whose replay took longer than the step without."""
         self._memory: object = None
         self._why_disabled: str | None = None
         self.num_replays = 0
@@ -256,7 +231,8 @@ class StepGraphs:
     def note(self) -> str:
         if self._why_disabled is not None:
             return f"no ACL graphs: {self._why_disabled}"
-        return f"ACL graphs for steps up to {TOKEN_BUCKETS[-1]} tokens, {len(self.graphs)} made at start"
+        slower = f", {len(self._slower)} shapes faster without" if self._slower else ""
+        return f"ACL graphs for steps up to {TOKEN_BUCKETS[-1]} tokens, {len(self.graphs)} made at start{slower}"
 
     def _shape(self, batch: PackedBatch) -> GraphShape | None:
         if not batch.attention.causal:
@@ -268,11 +244,15 @@ class StepGraphs:
 
     def _replay(self, shape: GraphShape, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor | None:
         """The step's values; None if its shape is not worth a graph yet."""
+        if shape in self._slower:
+            return None
         if shape not in self.graphs:
             self._met[shape] += 1
             if self._met[shape] < MEETINGS_BEFORE_CAPTURE:
                 return None
             self._capture(shape, batch, kv_cache)
+            if shape in self._slower:
+                return None
         self.graphs.move_to_end(shape)
         self.num_replays += 1
         return self.graphs[shape].replay(batch)
@@ -282,6 +262,9 @@ class StepGraphs:
             self._memory = torch_npu.npu.graph_pool_handle()
         captured = CapturedStep(shape, self.forward, batch, kv_cache, self._memory)
         captured.check(batch)
+        if not is_faster(lambda: captured.replay(batch), lambda: self.forward(batch, kv_cache)):
+            self._slower.add(shape)
+            return
         self.graphs[shape] = captured
         if len(self.graphs) > MAX_GRAPHS:
             self.graphs.popitem(last=False)

@@ -6,6 +6,7 @@ are a few such buffers in turn, because one may be rewritten only when its copy 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,22 @@ from engine.kernels.npu.attention import PLAN
 from engine.kernels.npu.plan import index_arrays, plan_on_host, plan_with
 from engine.kernels.ops import AttentionMeta
 
+PINNED_VARIABLE = "ENGINE_NPU_PINNED_COPIES"
+"""``0``: copies from pageable memory, each of which waits for the stream. Copies from pinned memory beside graphs and
+collectives were reported to hang on CANN 9.1 (sglang #38971)."""
 NUM_BUFFERS = 3
 SMALLEST_BUFFER = 4096
+
+
+def copies_are_pinned() -> bool:
+    """Whether host buffers are pinned: unless ``ENGINE_NPU_PINNED_COPIES`` is ``0``."""
+    return os.environ.get(PINNED_VARIABLE) != "0"
+
+
+def host_buffer(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A host tensor of this shape that copies can be made from and to, pinned if they may be."""
+    buffer = torch.empty(tuple(shape), dtype=dtype)
+    return buffer.pin_memory() if copies_are_pinned() else buffer
 
 
 @dataclass
@@ -52,7 +67,7 @@ class Uploader:
             buffer.copied.synchronize()
         if len(buffer.host) < num_items:
             size = max(SMALLEST_BUFFER, 1 << (num_items - 1).bit_length())
-            buffer.host = torch.empty(size, dtype=torch.int64).pin_memory()
+            buffer.host = host_buffer((size,), torch.int64)
         return buffer
 
 
@@ -77,7 +92,7 @@ def upload_step(
 
 def fetch(values: torch.Tensor) -> Callable[[], np.ndarray]:
     """Starts the copy of a step's values; the returned function waits for this copy only, not for the device."""
-    host = torch.empty(values.shape, dtype=values.dtype).pin_memory()
+    host = host_buffer(values.shape, values.dtype)
     host.copy_(values, non_blocking=True)
     done = torch_npu.npu.Event()
     done.record()

@@ -194,7 +194,10 @@ class NpuOps:
         v_cache: torch.Tensor,
         meta: AttentionMeta,
     ) -> torch.Tensor:
-        """Attention in a form."""
+        """Attention in a form. Raises ``NotCapturableError`` while a graph records another than ``block table``."""
+        plan = meta.cache.get(attention.PLAN)
+        if form != "block table" and plan is not None and plan.for_graph:
+            raise attention.NotCapturableError(f"heads of {q.shape[-1]} in {q.dtype} need attention by {form}")
         if form == "plain torch":
             return reference_attention.attend(q, k, v, k_cache, v_cache, meta)
         if form == "npu_prompt_flash_attention":

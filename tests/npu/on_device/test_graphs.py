@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch_npu
 
 from engine.backends.npu import graphs
-from engine.backends.npu.graphs import GraphShape, StepGraphs, pad_lengths
+from engine.backends.npu.graph_shapes import GraphShape, padded
+from engine.backends.npu.graphs import StepGraphs, is_faster
 from engine.backends.worker import Worker
+from engine.kernels.npu.pages import BLOCK
 from engine.kernels.npu.plan import HostPlan
 from engine.step import SchedulerOutput
 from tests.npu.on_device import workers
@@ -132,25 +135,65 @@ def test_every_slot_of_a_shape_can_be_filled(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(200):
         host = host_of(
-            rng.integers(1, 60, rng.integers(1, 40)).tolist(), int(rng.integers(0, 90)), int(rng.integers(0, 90))
+            rng.integers(1, 60, rng.integers(1, 40)).tolist(), int(rng.integers(0, 300)), int(rng.integers(0, 300))
         )
         shape = GraphShape.for_step(host)
         if shape is None:
             assert host.q_lens.sum() > 1900
             continue
-        reads = int(rng.integers(1, len(host.q_lens) + 1))
-        read_kv_lens = rng.permutation(host.kv_lens)[:reads]
-        for lengths, total in (
-            (host.q_lens, shape.tokens),
-            (host.kv_lens, shape.keys),
-            (np.ones(reads, int), shape.segments),
-            (read_kv_lens, shape.keys),
-        ):
-            ends = pad_lengths(lengths, shape.segments, total)
-            assert len(ends) == shape.segments
-            assert ends[-1] == total
-            assert (np.diff([0, *ends]) > 0).all()
-            assert np.array_equal(np.diff([0, *ends])[: len(lengths)], lengths)
-        q_pad = np.diff([0, *pad_lengths(host.q_lens, shape.segments, shape.tokens)])[len(host.q_lens) :]
-        kv_pad = np.diff([0, *pad_lengths(host.kv_lens, shape.segments, shape.keys)])[len(host.q_lens) :]
-        assert (kv_pad >= q_pad).all()  # no query row without a key
+        launch = shape.launch(host, shape.tokens)
+        q_lens, kv_lens = np.diff([0, *launch.q_ends]), np.array(launch.kv_lens)
+        assert len(q_lens) == len(kv_lens) == shape.segments
+        assert launch.q_ends[-1] == shape.tokens
+        assert (q_lens > 0).all()
+        assert (q_lens <= kv_lens).all()  # no query row without a key
+        num = len(host.q_lens)
+        assert np.array_equal(q_lens[:num], host.q_lens)
+        assert np.array_equal(kv_lens[:num], host.kv_lens)
+        assert kv_lens[num:].max() <= BLOCK  # the attention of the padding is no more than a block a dummy
+        rows, table = shape.rows_and_table(host)
+        assert (len(rows), table.shape) == (shape.blocks * BLOCK, (shape.segments, shape.width))
+        assert table.max() < shape.blocks
+        assert (-(-kv_lens // BLOCK)).sum() <= shape.given_blocks
+        assert rows.min() >= 0
+        for segment in range(num):  # each finds its own keys, through table and rows
+            blocks = table[segment][: -(-kv_lens[segment] // BLOCK)]
+            found = rows.reshape(-1, BLOCK)[blocks].ravel()[: kv_lens[segment]]
+            start = host.own_starts[segment] + shape.cached_rows - len(host.cached_rows)
+            assert np.array_equal(found[-host.own_lens[segment] :], start + np.arange(host.own_lens[segment]))
+
+
+def test_padding_is_shared_by_the_dummies() -> None:
+    assert padded(np.array([5, 7]), 5, 26) == [5, 7, 5, 5, 4]
+    assert padded(np.array([5, 7]), 2, 12) == [5, 7]
+    sizes = range(200, 1900, 7)
+    shapes = [GraphShape.for_step(host_of([size - 40, 40])) for size in sizes]
+    rows = sum(shape.tokens for shape in shapes if shape is not None)
+    assert sum(sizes) / rows > 0.85
+
+
+def test_a_shape_that_is_slower_stays_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "is_faster", lambda replay, without: False)
+    worker = workers.load_worker(folder, dtype="float16", graphs=True)
+    notes = worker.info.notes  # type: ignore[attr-defined]
+    assert any("0 made at start, 2 shapes faster without" in note for note in notes), notes
+    assert worker.execute(workers.whole_pairs(*workers.random_texts())).values.shape == (6, 1)
+    assert graphs_of(worker).num_replays == 0
+
+
+def test_replay_and_step_are_timed_in_turn() -> None:
+    order: list[str] = []
+    is_faster(lambda: order.append("replay"), lambda: order.append("without"))
+    assert order == ["replay", "without"] * graphs.TIMING_ROUNDS
+
+
+def test_copies_without_pinned_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = workers.load_worker(folder, dtype="float16").execute(workers.whole_pairs(*workers.random_texts()))
+    monkeypatch.setenv("ENGINE_NPU_PINNED_COPIES", "0")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pytest.fail("memory was pinned"))
+    worker = workers.load_worker(folder, dtype="float16", graphs=True)
+    notes = worker.info.notes  # type: ignore[attr-defined]
+    assert any("ENGINE_NPU_PINNED_COPIES=0" in note for note in notes), notes
+    for _ in range(3):
+        got = worker.execute(workers.whole_pairs(*workers.random_texts()))
+        np.testing.assert_allclose(got.values, expected.values, atol=2e-3, rtol=0)
