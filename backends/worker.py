@@ -14,7 +14,7 @@ import torch
 from engine.backends.base import Backend, OutOfMemory
 from engine.backends.group import LOADING_TIMEOUT_S, TPGroup, join_tp_group
 from engine.backends.library_model import LibraryModel
-from engine.backends.loading.adapter_files import load_adapters
+from engine.backends.loading.adapter_files import LoadedAdapters
 from engine.backends.loading.checkpoint import Checkpoint, open_model
 from engine.backends.loading.fit import check_fit
 from engine.backends.loading.parameters import Parameters
@@ -22,12 +22,13 @@ from engine.backends.loading.weights import check_tensors, load_weights, make_up
 from engine.backends.measure.profiler import Profiler
 from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
-from engine.backends.nn.adapters import AdapterOps, Adapters
+from engine.backends.nn.adapters import AdapterOps
 from engine.backends.registry import choose_backend
 from engine.checkpoint.fingerprint import files_of, fingerprint, written_again
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.kernels.ops import Ops
+from engine.messages import AdapterChange, LoadAdapter
 from engine.model_spec import ModelSpec
 from engine.step import QUANTIZED_NOTE, ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
 from engine.step_limits import check_kv_cache, resolve_limits
@@ -130,6 +131,29 @@ class Worker:
         result = self.runner.launch(scheduler_output)
         return self.profiler.step(scheduler_output, result) if self.profiler is not None else result
 
+    def change_adapters(self, change: AdapterChange) -> None:
+        """Load or forget a LoRA adapter, between two launches.
+
+        Raises ``ModelLoadError`` or ``DeviceError``; then nothing has changed.
+        """
+        assert self.runner is not None, "change_adapters before load"
+        adapters = self.runner.adapters
+        if not isinstance(adapters, LoadedAdapters):
+            raise ConfigError("this model was loaded without room for adapters", param="runtime_lora_folders")
+        if not isinstance(change, LoadAdapter):
+            adapters.drop(change.name)
+            return
+        if change.fingerprint and fingerprint([change.folder]) != change.fingerprint:
+            raise ModelLoadError(
+                f"the files of the adapter {change.name!r} in {change.folder} are no longer those that were asked for"
+            )
+        try:
+            adapters.load(change.name, change.folder)
+        except (MemoryError, RuntimeError) as error:
+            if not self.runner.backend.is_out_of_memory(error):
+                raise
+            raise DeviceError(f"the adapter {change.name!r} does not fit into the memory of the device") from error
+
     def is_lost(self, error: BaseException) -> bool:
         """Whether ``error`` means that no later step can succeed in this process."""
         return self._backend is not None and self._backend.is_lost(error)
@@ -147,7 +171,7 @@ class Worker:
 
     def _load_model(
         self, backend: Backend, device: torch.device, dtype: torch.dtype
-    ) -> tuple[int, Model, Adapters | None, tuple[str, ...]]:
+    ) -> tuple[int, Model, LoadedAdapters | None, tuple[str, ...]]:
         """Bytes of the weights, the model, its adapters, and what there is to say."""
         if self.spec.by_library:
             return self._load_from_library(device, dtype)
@@ -165,7 +189,7 @@ class Worker:
         ops, ops_note = backend.make_ops(device, dtype, quantization)
         if self.profiler is not None:
             ops = self.profiler.watch(ops)
-        adapter_ops = AdapterOps(ops) if self.config.model.lora_modules else None
+        adapter_ops = AdapterOps(ops) if self._wants_adapters else None
         params = Parameters(
             cast(Ops, adapter_ops) if adapter_ops else ops,  # it passes on what it does not change
             device=device,
@@ -195,6 +219,10 @@ class Worker:
                 "--tensor-parallel-size above 1 is not supported with --model-impl transformers",
                 param="tensor_parallel_size",
             )
+        if self.config.model.runtime_lora_folders:
+            raise ConfigError(
+                "LoRA adapters are not supported with --model-impl transformers", param="runtime_lora_folders"
+            )
         model = LibraryModel(self.spec, device=device, dtype=dtype)
         return model.num_bytes, model, None, (model.description,)
 
@@ -217,15 +245,19 @@ class Worker:
                 "there now"
             )
 
-    def _load_adapters(self, ops: AdapterOps, model: Model, params: Parameters, prefix: str) -> Adapters:
+    @property
+    def _wants_adapters(self) -> bool:
+        return bool(self.config.model.lora_modules or self.config.model.runtime_lora_folders)
+
+    def _load_adapters(self, ops: AdapterOps, model: Model, params: Parameters, prefix: str) -> LoadedAdapters:
         folders = self.config.model.lora_modules
         if not model.adaptable:
+            merge = f": merge {', '.join(folders)} into the model and serve that" * bool(folders)
             raise ConfigError(
-                f"LoRA adapters on {self.spec.model_type} models are not supported: merge {', '.join(folders)} into "
-                "the model and serve that",
-                param="lora_modules",
+                f"LoRA adapters on {self.spec.model_type} models are not supported{merge}",
+                param="lora_modules" if folders else "runtime_lora_folders",
             )
-        return load_adapters(folders, ops, model.head, params, prefix)
+        return LoadedAdapters(folders, ops, model.head, params, prefix)
 
     def _kv_capacity(self, backend: Backend, device: torch.device, wanted: int, bytes_per_token: int) -> int:
         """The slots of the KV cache: as many as wanted, or as the memory beside the weights has room for."""

@@ -76,6 +76,9 @@ class ModelConfig:
     """Of the random weights of ``--load-format dummy``."""
     lora_modules: dict[str, str] = field(default_factory=dict)
     """Served name -> folder of a LoRA adapter on this model."""
+    runtime_lora_folders: tuple[str, ...] = ()
+    """Folders from which callers may load further LoRA adapters while the server runs (/v1/load_lora_adapter). None:
+    adapters change only with a restart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,5 +255,7 @@ class ServerConfig:
     """debug, info, warning, error or critical."""
     disable_log_stats: bool = False
     """Do not log calls, tokens and queue every ten seconds."""
+    enable_sleep_mode: bool = False
+    """Callers may have the models give their memory back and load them again (/sleep, /wake_up)."""
     otlp_traces_endpoint: str | None = None
     """Send OpenTelemetry traces of calls to this collector (OTLP over HTTP, like http://collector:4318)."""

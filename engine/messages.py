@@ -1,8 +1,9 @@
 """What crosses a process border: msgspec structs, MessagePack on the wire, nothing pickled.
 
-Front end -> core: ``EngineCoreRequest``, ``AbortRequest``, ``ResetPrefixCacheRequest``, ``ShutdownRequest``.
-Core -> front end: ``CoreReady``, ``CoreHealth``, ``CoreFailed``, ``EngineCoreOutputs``.
-Core -> worker: ``StepRequest``. Worker -> core: ``WorkerReady``, ``StepResult``, ``WorkerFailed``.
+Front end -> core: ``EngineCoreRequest``, ``AbortRequest``, ``ResetPrefixCacheRequest``, ``OperationRequest``,
+``ShutdownRequest``. Core -> front end: ``CoreReady``, ``CoreHealth``, ``CoreFailed``, ``EngineCoreOutputs``,
+``OperationDone``. Core -> worker: ``StepRequest``, ``OperationRequest``. Worker -> core: ``WorkerReady``,
+``StepResult``, ``OperationDone``, ``WorkerFailed``.
 A NumPy array travels as dtype code, rank, shape and bytes (``encode_array``).
 """
 
@@ -92,6 +93,48 @@ class ShutdownRequest(msgspec.Struct, array_like=True, gc=False, tag="shutdown")
 
 class ResetPrefixCacheRequest(msgspec.Struct, array_like=True, gc=False, tag="reset_prefix_cache"):
     """Forgets what is kept of earlier calls' queries."""
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="load_adapter"):
+    """Load a LoRA adapter under a name, in place of one that has it."""
+
+    name: str
+    folder: str
+    fingerprint: str
+    """Of the files in ``folder`` when they were asked for: a replaced worker must find the same ones. Empty: those of
+    the start, which the fingerprint of the model covers."""
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="unload_adapter"):
+    """Forget a LoRA adapter."""
+
+    name: str
+
+
+class Sleep(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="sleep"):
+    """Give the memory of the weights back."""
+
+
+class WakeUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="wake_up"):
+    """Load the weights again."""
+
+
+AdapterChange = LoadAdapter | UnloadAdapter
+Operation = LoadAdapter | UnloadAdapter | Sleep | WakeUp
+
+
+class OperationRequest(msgspec.Struct, array_like=True, gc=False, tag="operation"):
+    """Asks for an operation. It is done between steps, once no call needs what it changes."""
+
+    number: int
+    operation: Operation
+
+
+class OperationDone(msgspec.Struct, array_like=True, gc=False, tag="operation_done"):
+    """The answer to ``OperationRequest``."""
+
+    number: int
+    error: WireError | None = None
 
 
 class CallStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
@@ -221,10 +264,10 @@ class StepResult(msgspec.Struct, array_like=True, gc=False, tag="result"):
     output: ModelRunnerOutput
 
 
-ToCore = EngineCoreRequest | AbortRequest | ShutdownRequest | ResetPrefixCacheRequest
-FromCore = CoreReady | CoreFailed | CoreHealth | EngineCoreOutputs
-ToWorker = StepRequest | ShutdownRequest
-FromWorker = WorkerReady | WorkerFailed | StepResult
+ToCore = EngineCoreRequest | AbortRequest | ShutdownRequest | ResetPrefixCacheRequest | OperationRequest
+FromCore = CoreReady | CoreFailed | CoreHealth | EngineCoreOutputs | OperationDone
+ToWorker = StepRequest | OperationRequest | ShutdownRequest
+FromWorker = WorkerReady | WorkerFailed | StepResult | OperationDone
 
 
 def encode_array(array: Any) -> bytes:

@@ -63,16 +63,25 @@ def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
-def load_adapters(
-    folders: Mapping[str, str], ops: AdapterOps, head: AdaptableHead, params: Parameters, prefix: str
-) -> Adapters:
-    """``prefix``: ``CHECKPOINT_PREFIX`` of the base's family."""
-    with TensorReader() as reader:
-        return Adapters(
-            ops,
-            head,
-            {name: AdapterFile(name, Path(path), prefix, reader).load(head, params) for name, path in folders.items()},
-        )
+class LoadedAdapters(Adapters):
+    """The adapters of a worker, and what is needed to read more of them from files."""
+
+    def __init__(
+        self, folders: Mapping[str, str], ops: AdapterOps, head: AdaptableHead, params: Parameters, prefix: str
+    ) -> None:
+        """``prefix``: ``CHECKPOINT_PREFIX`` of the base's family. Raises ``ModelLoadError``."""
+        super().__init__(ops, head, {})
+        self._head, self._params, self._prefix = head, params, prefix
+        for name, folder in folders.items():
+            self.load(name, folder)
+
+    def load(self, name: str, folder: str) -> None:
+        """Reads one, in place of one that has its name; where that fails, nothing has changed.
+
+        Raises ``ModelLoadError``.
+        """
+        with TensorReader() as reader:
+            self.put(name, AdapterFile(name, Path(folder), self._prefix, reader).load(self._head, self._params))
 
 
 class AdapterFile:
@@ -91,15 +100,10 @@ class AdapterFile:
     def load(self, head: AdaptableHead, params: Parameters) -> Adapter:
         sides: dict[int, list[Side]] = defaultdict(list)
         for module in [module for module in self._factors if module in params.parts]:
+            self._check_shapes(module, params)
             down, up = self.pop_factors(module)
             for own_part in params.parts[module]:
                 rows = own_part.rows
-                total = rows.total or rows.count
-                if (down.shape[1], up.shape[0]) != (own_part.in_features, total):
-                    raise ModelLoadError(
-                        f"{self.label} does not fit the model: {module} has {total} x {own_part.in_features} "
-                        f"weights, and the adapter's factors make {up.shape[0]} x {down.shape[1]}"
-                    )
                 part = up[rows.first : rows.first + rows.count]
                 own = down if own_part.columns is None else down[:, own_part.columns.start : own_part.columns.stop]
                 factors = [factor.to(params.device, params.dtype).contiguous() for factor in (own, part)]
@@ -113,6 +117,28 @@ class AdapterFile:
                 f"{', '.join(left[:NUM_NAMED])}{more}. Merge it into the model and serve that"
             )
         return Adapter(dict(sides), state)
+
+    def _check_shapes(self, module: str, params: Parameters) -> None:
+        """Before anything is read: no file makes tensors that the model has no place for."""
+        down, up = self._shapes(module)
+        for own_part in params.parts[module]:
+            total = own_part.rows.total or own_part.rows.count
+            if (down[1], up[0]) != (own_part.in_features, total):
+                raise ModelLoadError(
+                    f"{self.label} does not fit the model: {module} has {total} x {own_part.in_features} "
+                    f"weights, and the adapter's factors make {up[0]} x {down[1]}"
+                )
+            if down[0] > max(total, own_part.in_features):
+                raise ModelLoadError(f"{self.label}: the rank of {module} is {down[0]}, more than its weights have")
+
+    def _shapes(self, module: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of A (r, D) and B (C, r)."""
+        infos = self._factors[module]
+        if set(infos) == {"A", "B"}:
+            down, up = infos["A"].shape, infos["B"].shape
+            if len(down) == len(up) == 2 and down[0] == up[1]:
+                return down, up
+        raise ModelLoadError(f"{self.label} has no matching pair of factors for {module}")
 
     @property
     def modules(self) -> list[str]:
@@ -165,9 +191,8 @@ class AdapterFile:
 
     def pop_factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
         """A (r, D) and scaled B (C, r), fp32."""
+        self._shapes(module)
         infos = self._factors.pop(module)
-        if set(infos) != {"A", "B"} or infos["A"].shape[0] != infos["B"].shape[1]:
-            raise ModelLoadError(f"{self.label} has no matching pair of factors for {module}")
         down, up = self._read(infos["A"]), self._read(infos["B"])
         return down, up * self._scaling.of(self._full_names[module])
 
@@ -178,7 +203,10 @@ class AdapterFile:
         """A tensor of the head with what the adapter does to it."""
         module = name.removesuffix(".weight")
         if name in self._whole:
-            whole = self._read(self._whole.pop(name))
+            info = self._whole.pop(name)
+            if info.shape[1:] != tuple(tensor.shape[1:]):
+                raise ModelLoadError(f"{self.label} does not fit the model: {name} has the shape {list(info.shape)}")
+            whole = self._read(info)
             tensor = whole if rows is None else whole[list(rows)]
         if name != module and module in self._factors:
             down, up = self.pop_factors(module)

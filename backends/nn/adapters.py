@@ -111,6 +111,14 @@ class Adapters:
         self._ops, self._head = ops, head
         self._adapters: dict[str | None, Adapter] = {None: Adapter({}, head.state)} | dict(adapters.items())
 
+    def put(self, name: str, adapter: Adapter) -> None:
+        """Adds an adapter, in place of one that has its name."""
+        self._adapters[name] = adapter
+
+    def drop(self, name: str) -> None:
+        """Forgets an adapter; one that is not there is no error."""
+        self._adapters.pop(name, None)
+
     def use(self, name: str | None) -> None:
         adapter = self._adapters[name]
         self._ops.active = adapter.sides

@@ -25,11 +25,20 @@ import numpy as np
 
 from engine.config import EngineConfig
 from engine.core.client import CLOSE_TIMEOUT_S, MPClient
+from engine.core.operations import AskedOperations
 from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError, StepFailedError
 from engine.executor.base import GAVE_UP
 from engine.ipc.channel import ChannelClosedError
 from engine.ipc.restart_budget import RestartBudget
-from engine.messages import CoreHealth, EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
+from engine.messages import (
+    CoreHealth,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    Operation,
+    OperationDone,
+    SchedulerStats,
+)
 from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
 
@@ -68,6 +77,7 @@ class AsyncMPClient:
         self._arguments = (config, spec, constant_prefix)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, _OpenCall] = {}
+        self._operations = AskedOperations()
         self._restarts = RestartBudget(config.device.max_worker_restarts)
         self._lost = asyncio.Event()
         self._core_ready = False
@@ -158,7 +168,10 @@ class AsyncMPClient:
                 logger.error("the engine core has been silent for %.0f s: killing it", self._silent_s)
                 self._client.child.kill()
 
-    def _dispatch(self, message: EngineCoreOutputs | CoreHealth) -> None:
+    def _dispatch(self, message: EngineCoreOutputs | CoreHealth | OperationDone) -> None:
+        if isinstance(message, OperationDone):
+            self._operations.answer(message)
+            return
         if isinstance(message, CoreHealth):
             self._core_ready, self._said = message.ready, message.reason
             if not message.ready and not self._hold_calls:
@@ -208,6 +221,7 @@ class AsyncMPClient:
         if client is not self._client or self._closing:
             return
         self.alive = self._core_ready = False
+        self._operations.lose(EngineDeadError("the engine core ended before this was done", retry_after_s=5))
         if error.code == GAVE_UP or not self._restarts.spend():
             self._give_up(error)
             return
@@ -233,6 +247,8 @@ class AsyncMPClient:
         except StartupError as error:
             self._give_up(EngineDeadError(f"the engine core could not be restarted: {error}"))
             return
+        for request in self._operations.again():
+            self._client.operate(request)
         suspects = set(self._suspects)
         for call_id, call in self._calls.items():
             if call_id not in suspects:
@@ -291,6 +307,22 @@ class AsyncMPClient:
     def reset_prefix_cache(self) -> None:
         """Drops the keys and values that are kept between calls; a core that is not there has none."""
         self._send(MPClient.reset_prefix_cache)
+
+    async def operate(self, operation: Operation) -> None:
+        """Has the core do an operation, and returns when it is done; cores that replace it do it again.
+
+        Raises ``EngineError``; then nothing has changed.
+        """
+        if not self.alive or self._closing:
+            raise EngineDeadError("the engine core is not there now", retry_after_s=5)
+        try:
+            await self._operations.ask(self._client.operate, operation)
+        except ChannelClosedError as error:
+            raise EngineDeadError("the engine core ended before this was done", retry_after_s=5) from error
+
+    def undoing(self, name: str) -> Operation:
+        """What makes an adapter again what it is here now, after another replica has changed it."""
+        return self._operations.undo(name, self._arguments[0].model.lora_modules)
 
     def kill(self) -> None:
         """End the core at once, and with it its workers; ``shutdown`` then has nothing to wait for."""

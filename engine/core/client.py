@@ -28,6 +28,8 @@ from engine.messages import (
     EngineCoreOutputs,
     EngineCoreRequest,
     FromCore,
+    OperationDone,
+    OperationRequest,
     ResetPrefixCacheRequest,
     SchedulerStats,
     ShutdownRequest,
@@ -136,7 +138,11 @@ class MPClient:
     def abort(self, call_id: str) -> None:
         self.channel.send(AbortRequest([call_id]))
 
-    def recv_any(self, timeout_s: float | None = None) -> EngineCoreOutputs | CoreHealth | None:
+    def operate(self, request: OperationRequest) -> None:
+        """Ask for an operation; ``recv_any`` returns its ``OperationDone``."""
+        self.channel.send(request)
+
+    def recv_any(self, timeout_s: float | None = None) -> EngineCoreOutputs | CoreHealth | OperationDone | None:
         """The next message; None after ``timeout_s``. Raises ``EngineDeadError`` when the core is gone."""
         try:
             message = self.channel.recv(timeout_s, watch_fd=self.child.handle)

@@ -18,12 +18,20 @@ import numpy as np
 
 from engine.config import EngineConfig
 from engine.core.known_pair import KnownPair
+from engine.core.operations import Operations
 from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor import Executor, StepError
-from engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, SchedulerStats
+from engine.messages import (
+    CallStats,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    SchedulerStats,
+    WireError,
+)
 from engine.model_spec import ModelSpec
-from engine.scheduling.scheduler import Scheduler
-from engine.step import ModelRunnerOutput, WorkerInfo
+from engine.scheduling.scheduler import NO_PAIRS, NO_VALUES, Scheduler
+from engine.step import Blame, ModelRunnerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)
 STALL_S = 5.0
@@ -65,6 +73,8 @@ class EngineCore:
         self.scheduler = Scheduler(
             config.scheduler, executor.info, constant_prefix, spec.causal, spec.max_model_len, clock
         )
+        self.operations = Operations(executor, self.scheduler, config.model.lora_modules, self._on_health)
+        self._refused: list[EngineCoreOutput] = []
         self._known_pair = KnownPair(config.scheduler, executor.info)
         self._failed_in_a_row = 0
         """Steps that failed since one succeeded, or since the worker was last seen to be well."""
@@ -80,18 +90,26 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self.operations.pending
 
     def add(self, request: EngineCoreRequest) -> None:
-        self._known_pair.add(request)
-        self.scheduler.add(request)
+        error = self.operations.refusal(request)
+        if error is not None:
+            self._refused.append(_refused(request, error))
+        elif not self.operations.hold(request):
+            self._known_pair.add(request)
+            self.scheduler.add(request)
 
     def abort(self, call_id: str) -> None:
+        self.operations.forget(call_id)
         self.scheduler.abort(call_id)
 
     def poll(self, on_done: Callable[[], None] | None = None) -> EngineCoreOutputs:
         """Collect finished steps, refill the pipeline; ``on_done`` is called when a step submitted here ends."""
-        result = EngineCoreOutputs(outputs=self.scheduler.expire())
+        for call in self.operations.poll(on_done):
+            self.add(call)
+        result = EngineCoreOutputs(outputs=self.scheduler.expire() + self._refused)
+        self._refused = []
         self._fill(result, on_done)
         while self._running and self._running[0].future.done():
             self._collect(self._running.popleft(), result)
@@ -193,15 +211,20 @@ class EngineCore:
         outputs, blame = self.scheduler.replay(
             failure.error, out_of_memory=failure.out_of_memory, blame_pairs=broken is None
         )
-        self._executor.recover(failure, blame)
+        self._replace(failure, blame)
         while broken and (broken := self._check_worker()):  # until the budget of restarts is spent
             self._num_restarts += 1
-            self._executor.recover(broken, blame)
+            self._replace(broken, blame)
         self._last_done_s = self._clock()
         if failure.worker_lost or self._stalled:
             self._stalled = False
             self._on_health(True, "the worker was restarted")
         return outputs
+
+    def _replace(self, failure: StepError, blame: Blame) -> None:
+        self._executor.recover(failure, blame)
+        if failure.worker_lost:
+            self.operations.restore()
 
     def _age(self, step: _RunningStep) -> float:
         """How long the first step has been running: a queued one starts when the one before it ends."""
@@ -228,7 +251,7 @@ class EngineCore:
 
     def abort_all(self, call_ids: list[str]) -> None:
         for call_id in call_ids:
-            self.scheduler.abort(call_id)
+            self.abort(call_id)
 
     def drain(self) -> None:
         """Wait for the steps under way and forget their results; used after everything was aborted."""
@@ -244,3 +267,10 @@ class EngineCore:
             self._executor.close()
         except EngineError:
             logger.exception("the executor did not close cleanly")
+
+
+def _refused(request: EngineCoreRequest, error: EngineError) -> EngineCoreOutput:
+    """The answer to a call of which nothing is scored."""
+    errors = dict.fromkeys(range(request.num_pairs), WireError.of(error))
+    stats = CallStats(len(request.token_ids), 0, 0.0, 0.0, 0)
+    return EngineCoreOutput(request.call_id, NO_PAIRS, NO_VALUES, errors, stats)

@@ -52,6 +52,7 @@ class KnownPair:
 
 
 def _alone(request: EngineCoreRequest, pair: int) -> EngineCoreRequest:
+    """The pair by the model itself: an adapter that it was scored with may be gone by then."""
     end = int(request.pair_lens[: pair + 1].sum())
     tokens = slice(end - int(request.pair_lens[pair]), end)
     types = request.token_type_ids
@@ -61,6 +62,5 @@ def _alone(request: EngineCoreRequest, pair: int) -> EngineCoreRequest:
         pair_lens=np.array(request.pair_lens[pair : pair + 1]),
         arrival_s=0.0,
         token_type_ids=None if types is None else np.array(types[tokens]),
-        adapter=request.adapter,
         key_lens=None if request.key_lens is None else np.array(request.key_lens[pair : pair + 1]),
     )

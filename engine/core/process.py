@@ -30,6 +30,7 @@ from engine.messages import (
     CoreReady,
     EngineCoreOutputs,
     EngineCoreRequest,
+    OperationRequest,
     ResetPrefixCacheRequest,
     ShutdownRequest,
     ToCore,
@@ -81,6 +82,8 @@ class CoreProcess:
             if outputs.stats is None:
                 outputs = EngineCoreOutputs(outputs=outputs.outputs, stats=self._core.stats())
             self._channel.send(outputs)
+            for done in self._core.operations.take_done():
+                self._channel.send(done)
 
     def _read_inbox(self) -> None:
         while not self._closed:
@@ -95,6 +98,8 @@ class CoreProcess:
                 self._core.add(message)
             case AbortRequest(call_ids):
                 self._core.abort_all(call_ids)
+            case OperationRequest():
+                self._core.operations.ask(message)
             case ResetPrefixCacheRequest():
                 self._core.scheduler.drop_queries()
             case ShutdownRequest():

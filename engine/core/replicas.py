@@ -26,7 +26,7 @@ import numpy as np
 from engine.config import EngineConfig
 from engine.core.async_client import AsyncMPClient
 from engine.errors import EngineDeadError
-from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
+from engine.messages import AdapterChange, EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
 
@@ -185,6 +185,23 @@ class ReplicaClient:
         """Drops the keys and values that any replica keeps between calls."""
         for replica in self._replicas:
             replica.client.reset_prefix_cache()
+
+    async def operate(self, operation: Operation) -> None:
+        """Has every replica do an operation; where one cannot, those that could undo it.
+
+        Raises the ``EngineError`` of the first that could not.
+        """
+        clients = [replica.client for replica in self._replicas]
+        before = [client.undoing(operation.name) for client in clients] if isinstance(operation, AdapterChange) else []
+        done = await asyncio.gather(*(client.operate(operation) for client in clients), return_exceptions=True)
+        failures = [error for error in done if error is not None]
+        if not failures:
+            return
+        changed = [
+            client.operate(undo) for client, undo, error in zip(clients, before, done, strict=False) if not error
+        ]
+        await asyncio.gather(*changed, return_exceptions=True)
+        raise failures[0]
 
     def kill(self) -> None:
         for replica in self._replicas:

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from engine.errors import EngineError
+from engine.messages import AdapterChange
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 GAVE_UP = "gave_up"
@@ -56,6 +57,20 @@ class Executor(Protocol):
 
         ``blame``: what the scheduler makes of it. A loss that a pair explains is not counted against the worker.
         """
+        ...
+
+    def change_adapters(self, change: AdapterChange) -> Future[None]:
+        """Queue a change of LoRA adapters behind the steps. The future fails with ``EngineError``; then a worker may
+        have made it nevertheless."""
+        ...
+
+    def sleep(self) -> None:
+        """No step is queued: end the workers, and with them all that they hold on their devices."""
+        ...
+
+    def wake_up(self) -> None:
+        """Start the workers again, without the adapters that were loaded meanwhile. Raises ``EngineError``; then it may
+        be tried again."""
         ...
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ import numpy as np
 
 from engine.config import DeviceConfig
 from engine.errors import ConfigError
+from engine.messages import AdapterChange
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ class FaultyWorker:
 
     def load(self) -> WorkerInfo:
         return self._worker.load()
+
+    def change_adapters(self, change: AdapterChange) -> None:
+        self._worker.change_adapters(change)
 
     def is_lost(self, error: BaseException) -> bool:
         return self._worker.is_lost(error)

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from itertools import count
 
 import msgspec
 
@@ -23,11 +24,43 @@ from engine.ipc.channel import Address, Channel, ChannelClosedError
 from engine.ipc.child_process import Child
 from engine.ipc.restart_budget import RESTART_WINDOW_S, RestartBudget
 from engine.logs import current_format
-from engine.messages import FromWorker, ShutdownRequest, StepRequest, StepResult, WorkerFailed
+from engine.messages import (
+    AdapterChange,
+    FromWorker,
+    OperationDone,
+    OperationRequest,
+    ShutdownRequest,
+    StepRequest,
+    StepResult,
+    WireError,
+    WorkerFailed,
+)
 from engine.model_spec import ModelSpec
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, TPRank, WorkerInfo
 
 logger = logging.getLogger(__name__)
+
+
+class _Change:
+    """A change of adapters that workers have been told of."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.future: Future[None] = Future()
+        self._num_left = num_workers
+        self._error: EngineError | None = None
+
+    def done(self, error: WireError | None) -> bool:
+        """One worker has answered; returns whether all have."""
+        self._num_left -= 1
+        if error is not None and self._error is None:
+            self._error = error.rebuilt()
+        if self._num_left:
+            return False
+        if self._error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(self._error)
+        return True
 
 
 class MultiprocExecutor:
@@ -35,6 +68,8 @@ class MultiprocExecutor:
         self._config = config
         self._spec = spec
         self._pending: deque[tuple[int, Future[ModelRunnerOutput]]] = deque()
+        self._changes: dict[int, _Change] = {}
+        self._numbers = count()
         self._lock = threading.Lock()
         self._restarts = RestartBudget(config.device.max_worker_restarts)
         self.num_restarts = 0
@@ -90,14 +125,30 @@ class MultiprocExecutor:
         future: Future[ModelRunnerOutput] = Future()
         with self._lock:
             self._pending.append((scheduler_output.step_id, future))
-        for rank in self._ranks:
-            with contextlib.suppress(ChannelClosedError):  # its receiver notices, and fails what is pending
-                rank.channel.send(StepRequest(scheduler_output))
-        if self._loss is not None:
-            self._fail_pending(self._loss)
+        self._send(StepRequest(scheduler_output))
         return future
 
-    def _take_message(self, message: StepResult | WorkerFailed) -> None:
+    def change_adapters(self, change: AdapterChange) -> Future[None]:
+        number = next(self._numbers)
+        with self._lock:
+            self._changes[number] = told = _Change(self._size)
+        self._send(OperationRequest(number, change))
+        return told.future
+
+    def _send(self, message: StepRequest | OperationRequest) -> None:
+        for rank in self._ranks:
+            with contextlib.suppress(ChannelClosedError):  # its receiver notices, and fails what is pending
+                rank.channel.send(message)
+        if self._loss is not None:
+            self._fail_pending(self._loss)
+
+    def _take_message(self, message: StepResult | WorkerFailed | OperationDone) -> None:
+        if isinstance(message, OperationDone):
+            with self._lock:
+                told = self._changes.get(message.number)
+                if told is not None and told.done(message.error):
+                    del self._changes[message.number]
+            return
         if isinstance(message, StepResult):
             future = self._take(message.output.step_id)
             if future is not None:
@@ -142,8 +193,11 @@ class MultiprocExecutor:
     def _fail_pending(self, failure: StepError) -> None:
         with self._lock:
             lost, self._pending = self._pending, deque()
+            changes, self._changes = self._changes, {}
         for _, future in lost:
             future.set_exception(failure)
+        for told in changes.values():
+            told.future.set_exception(EngineDeadError(str(failure), retry_after_s=5))
 
     def kill_hung(self) -> bool:
         pids = ", ".join(str(rank.child.pid) for rank in self._ranks)
@@ -178,8 +232,19 @@ class MultiprocExecutor:
             self._kill()
         for rank in self._ranks:
             rank.stop()
+        self._ranks = []
+
+    def sleep(self) -> None:
+        self._end_workers()
+
+    def wake_up(self) -> None:
+        self._closing = False
+        self.info = self._start()
 
     def close(self) -> None:
+        self._end_workers()
+
+    def _end_workers(self) -> None:
         self._closing = True
         for rank in self._ranks:
             if rank.child.alive:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from engine.errors import ModelLoadError
 from engine.ipc.channel import Channel, ChannelClosedError
-from engine.messages import FromWorker, StepResult, WorkerFailed, WorkerReady
+from engine.messages import FromWorker, OperationDone, StepResult, WorkerFailed, WorkerReady
 from engine.step import WorkerInfo
 
 STOP_TIMEOUT_S = 5.0
@@ -44,7 +44,7 @@ class RankProcess:
         name: str,
         child: WorkerChild,
         channel: Channel[FromWorker],
-        on_message: Callable[[StepResult | WorkerFailed], None],
+        on_message: Callable[[StepResult | WorkerFailed | OperationDone], None],
         on_end: Callable[[RankProcess], None],
     ) -> None:
         self.index, self.name = index, name

@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor.base import StepError
-from engine.executor.faults import with_faults
+from engine.executor.faults import FaultyWorker, with_faults
+from engine.messages import AdapterChange
 from engine.model_spec import ModelSpec
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput
 
@@ -20,7 +21,11 @@ class UniprocExecutor:
     def __init__(self, config: EngineConfig, spec: ModelSpec) -> None:
         from engine.backends.worker import Worker
 
-        self._worker = with_faults(Worker(config, spec, config.device.first_rank), config.device)
+        def make_worker() -> Worker | FaultyWorker:
+            return with_faults(Worker(config, spec, config.device.first_rank), config.device)
+
+        self._make_worker = make_worker
+        self._worker = make_worker()
         self._launcher = ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="worker-values")
         try:
@@ -54,6 +59,16 @@ class UniprocExecutor:
         """A thread is never lost, and the worker overwrites its keys and values: nothing to do, if the device lives."""
         if failure.worker_lost:
             raise EngineDeadError(f"the device cannot be used any more by this process: {failure}; start it again")
+
+    def change_adapters(self, change: AdapterChange) -> Future[None]:
+        return self._launcher.submit(self._worker.change_adapters, change)
+
+    def sleep(self) -> None:
+        self._launcher.submit(self._worker.close).result()
+
+    def wake_up(self) -> None:
+        self._worker = self._make_worker()
+        self.info = self._launcher.submit(self._worker.load).result()
 
     def close(self) -> None:
         for threads in (self._launcher, self._finisher):

@@ -16,11 +16,22 @@ import msgspec
 
 from engine import logs
 from engine.config import EngineConfig
-from engine.errors import EngineError, StepFailedError
+from engine.errors import EngineError, ModelLoadError, StepFailedError
 from engine.executor.faults import AnswerDropped, FaultyWorker, with_faults
 from engine.ipc.channel import Address, Channel
 from engine.ipc.child_process import receive_setup
-from engine.messages import ShutdownRequest, StepRequest, StepResult, ToWorker, WireError, WorkerFailed, WorkerReady
+from engine.messages import (
+    AdapterChange,
+    OperationDone,
+    OperationRequest,
+    ShutdownRequest,
+    StepRequest,
+    StepResult,
+    ToWorker,
+    WireError,
+    WorkerFailed,
+    WorkerReady,
+)
 from engine.model_spec import ModelSpec
 from engine.step import ModelRunnerOutput, SchedulerOutput, TPRank
 
@@ -76,10 +87,27 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
             message = channel.recv()
             if isinstance(message, ShutdownRequest):
                 break
+            if isinstance(message, OperationRequest):
+                sender.submit(channel.send, _change_adapters(worker, message))
+                continue
             assert isinstance(message, StepRequest)
             step_id, launched = message.scheduler_output.step_id, _launch(worker, message.scheduler_output)
             sender.submit(_finish_and_send, channel, worker, setup.tp_rank, step_id, launched)
     worker.close()
+
+
+def _change_adapters(worker: Worker | FaultyWorker, message: OperationRequest) -> OperationDone:
+    change = message.operation
+    assert isinstance(change, AdapterChange)
+    try:
+        worker.change_adapters(change)
+    except EngineError as error:
+        return OperationDone(message.number, WireError.of(error))
+    except Exception as error:
+        # A file may be wrong in ways that nobody thought of; the worker still has what it had.
+        logger.exception("an adapter could not be loaded")
+        return OperationDone(message.number, WireError.of(ModelLoadError(f"{type(error).__name__}: {error}")))
+    return OperationDone(message.number)
 
 
 def _launch(worker: Worker | FaultyWorker, scheduler_output: SchedulerOutput) -> Callable[[], ModelRunnerOutput]:

@@ -344,6 +344,15 @@ class Scheduler:
         """Steps that were planned and have not come back."""
         return len(self._in_flight)
 
+    def uses_adapter(self, name: str) -> bool:
+        """Whether a call on this adapter waits for an answer, or has something in a step."""
+        return any(call.request.adapter == name for call in self._calls.values())
+
+    def forget_kv(self) -> None:
+        """The KV cache is new and empty. Only while there is no work."""
+        assert not self._calls, "calls would read keys that are gone"
+        self._memory.reset()
+
     def drop_queries(self) -> None:
         """Forget the queries that are kept between calls, except those in use; the constant prefix stays."""
         self._memory.store.drop_queries()

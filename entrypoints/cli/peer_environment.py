@@ -1,6 +1,7 @@
 """Settings in the environment under the names of other servers: what a container was started with.
 
-``INFINITY_*`` and ``LLAMA_ARG_*`` belong to those servers and are read wherever they are set. The variables of
+``INFINITY_*`` and ``LLAMA_ARG_*`` belong to those servers and are read wherever they are set, and so do vLLM's two
+about adapters that are loaded while the server runs. The variables of
 text-embeddings-inference have everybody's names (``PORT``, ``REVISION``), so they count only beside ``MODEL_ID``, which
 says whose environment it is. A line names each one that is used; flags and ``ENGINE_*`` win over all of them.
 """
@@ -12,11 +13,13 @@ import socket
 from collections.abc import Mapping
 
 from engine.entrypoints.cli.peer_arguments import PeerArguments
-from engine.entrypoints.settings.peer_flags import PeerFlag, peer_flags
+from engine.entrypoints.settings.peer_flags import ON, PeerFlag, peer_flags
 
 TEI, INFINITY, LLAMA = "text-embeddings-router", "infinity_emb", "llama-server"
 _OTHER_NAMES = {"LLAMA_API_KEY": "api-key", "LLAMA_ARG_EMBEDDINGS": "embedding", "LLAMA_ARG_N_PARALLEL": "parallel"}
 """Variables that are not called as their flag is."""
+LORA_FOLDERS = "runtime-lora-folders"
+_VLLM_LORA, _VLLM_LORA_FOLDERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_RUNTIME_LORA_ALLOWED_PATH_PREFIXES"
 _SECRET = ("api-key", "hf-token", "hf-api-token")
 
 
@@ -29,6 +32,16 @@ def peer_environment(peers: PeerArguments, environment: Mapping[str, str] = os.e
         shown = "..." if name in _SECRET else value
         peers.tell(f"{variable}={shown} in the environment is read as --{name}")
         given[name], origins[name] = (value.split(";") if _is_infinity_list(variable, name) else value), variable
+    folders = [folder for folder in environment.get(_VLLM_LORA_FOLDERS, "").split(os.pathsep) if folder]
+    if environment.get(_VLLM_LORA, "").lower() in ON:
+        if folders:
+            peers.tell(f"{_VLLM_LORA_FOLDERS} in the environment is read as --{LORA_FOLDERS}")
+            given[LORA_FOLDERS], origins[LORA_FOLDERS] = folders, _VLLM_LORA_FOLDERS
+        else:
+            peers.tell(
+                f"{_VLLM_LORA} is set: adapters are loaded while the server runs from the folders that "
+                f"--{LORA_FOLDERS} (or {_VLLM_LORA_FOLDERS}) names, and from nowhere else"
+            )
     return peers.in_settings(given, lambda name: origins[name])
 
 

@@ -19,6 +19,7 @@ from engine.entrypoints.serve.dialects.score import ScoreDialect
 from engine.entrypoints.serve.errors import error_response
 from engine.entrypoints.serve.limits import Limits, RequestIds
 from engine.entrypoints.serve.openapi import describe
+from engine.entrypoints.serve.operations import OperationsControl, ServerOperations
 from engine.entrypoints.serve.paths import OnePath
 from engine.entrypoints.serve.routes import add_routes
 from engine.entrypoints.serve.service import RerankService
@@ -28,10 +29,12 @@ from engine.errors import EngineError, MethodNotAllowedError, NotFoundError
 from engine.version import __version__
 
 
-def create_app(service: RerankService, status: StatusRoutes | None = None) -> FastAPI:
+def create_app(
+    service: RerankService, status: StatusRoutes | None = None, operations: OperationsControl | None = None
+) -> FastAPI:
     """The ASGI application: routes and middleware around ``service``.
 
-    ``status`` answers for the server as a whole, where this process cannot do that alone.
+    ``status`` answers for the server as a whole, and ``operations`` change it, where this process cannot do that alone.
     """
     config = service.config
     app = FastAPI(
@@ -42,7 +45,7 @@ def create_app(service: RerankService, status: StatusRoutes | None = None) -> Fa
         openapi_url=None if config.disable_fastapi_docs else "/openapi.json",
         redirect_slashes=False,
     )
-    add_routes(app, service, status or StatusRoutes(service))
+    add_routes(app, service, status or StatusRoutes(service), operations or ServerOperations(service))
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(EngineError, _engine_error)
     if config.otlp_traces_endpoint:

@@ -11,11 +11,11 @@ from engine.config import ModelConfig
 from engine.inputs.processor import LEAST_ROOM
 from engine.inputs.spans import TextToken
 from engine.inputs.windows import never
-from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
+from engine.messages import EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats
 from engine.model_spec import ModelSpec
 from engine.prompts.published import QWEN3_RERANKER
 from engine.request import Encoded, PairOptions
-from engine.scoring.document_store import DocumentStore, document_store
+from engine.scoring.document_store import DocumentStore, ScopedStore, document_store
 from engine.scoring.expansion import PairProcessor
 from engine.step import WorkerInfo
 
@@ -81,6 +81,10 @@ class CoreClient(Protocol):
         """The outputs of a call as its steps finish; closing the generator aborts the rest. Raises ``EngineError``."""
         ...
 
+    async def operate(self, operation: Operation) -> None:
+        """Has the core change adapters, sleep or wake up. Raises ``EngineError``; then nothing has changed."""
+        ...
+
     def reset_prefix_cache(self) -> None:
         """Drops the keys and values that are kept between calls."""
         ...
@@ -99,8 +103,10 @@ class LoadedEngine:
     client: CoreClient
     served_names: tuple[str, ...] = ()
     """Names that calls use (``--served-model-name``). Empty: the name that the user gave."""
-    adapters: tuple[str, ...] = ()
-    """LoRA adapters, which calls name like models."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """LoRA adapters, which calls name like models, with the fingerprints of those that were loaded at run time."""
+    lora_folders: tuple[str, ...] = ()
+    """From which callers may load more of them."""
     store: DocumentStore = field(default_factory=lambda: DocumentStore(0))
     """Document vectors of a late-interaction model, kept between calls."""
 
@@ -108,7 +114,12 @@ class LoadedEngine:
     def of(cls, spec: ModelSpec, processor: Processor, client: CoreClient, config: ModelConfig) -> Self:
         """A model with what its settings say of names, adapters and memory."""
         store = document_store(spec, config.document_store_bytes)
-        return cls(spec, processor, client, config.served_model_name, tuple(config.lora_modules), store)
+        adapters = dict.fromkeys(config.lora_modules, "")
+        return cls(spec, processor, client, config.served_model_name, adapters, config.runtime_lora_folders, store)
+
+    def store_for(self, adapter: str, scope: str) -> ScopedStore | None:
+        """What calls of one scope see of ``store``: with other weights, a text has other vectors."""
+        return self.store.scoped(f"{adapter}\0{self.adapters.get(adapter, '')}\0{scope}")
 
     @property
     def names(self) -> tuple[str, ...]:

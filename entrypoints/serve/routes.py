@@ -19,6 +19,8 @@ from engine.entrypoints.serve.docs_page import docs_page
 from engine.entrypoints.serve.embeddings import EmbeddingAnswer, EmbeddingBody, EmbeddingRoutes
 from engine.entrypoints.serve.open_inference import InferAnswer, InferBody, OpenInferenceRoutes
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
+from engine.entrypoints.serve.operation_routes import LoadBody, OperationRoutes, UnloadBody
+from engine.entrypoints.serve.operations import OperationsControl
 from engine.entrypoints.serve.page.files import add_page
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
@@ -37,12 +39,13 @@ class PlainRoute(APIRoute):
         self.app = request_response(self.endpoint)
 
 
-def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes) -> None:
+def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes, operations: OperationsControl) -> None:
     """Adds every route of the server to the application."""
     app.router.route_class = PlainRoute
     _add_calls(app, CallHandler(service))
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
+    _add_operations(app, OperationRoutes(service, operations))
     _add_open_inference(app, OpenInferenceRoutes(service))
     _add_embeddings(app, EmbeddingRoutes(service))
     if not service.config.disable_fastapi_docs:
@@ -129,6 +132,31 @@ def _add_open_inference(app: FastAPI, routes: OpenInferenceRoutes) -> None:
         _add(app, path, handler, summary, schema=schema, method="GET")
     infer = route_schema([InferBody], [InferAnswer])
     _add(app, "/v2/models/{model:path}/infer", routes.infer, "Scores of a query and its documents.", schema=infer)
+
+
+def _add_operations(app: FastAPI, routes: OperationRoutes) -> None:
+    line = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Done."}
+    for path, handler, body, summary in (
+        ("/v1/load_lora_adapter", routes.load, LoadBody, "Serve a LoRA adapter, as vLLM has it."),
+        ("/v1/unload_lora_adapter", routes.unload, UnloadBody, "Serve it no more."),
+    ):
+        schema = route_schema([body], [str]) | {"responses": {"200": line}}
+        _add(app, path, handler, summary, schema=schema)
+    for path, handler, body, summary in (
+        ("/load_lora_adapter", routes.load_sglang, LoadBody, "Serve a LoRA adapter, as SGLang has it."),
+        ("/unload_lora_adapter", routes.unload_sglang, UnloadBody, "Serve it no more."),
+    ):
+        _add(app, path, handler, summary, schema=route_schema([body], [dict[str, Any]]))
+    done = page("text/plain", {"type": "string", "maxLength": 0})
+    for path, handler, summary in (
+        ("/sleep", routes.sleep, "Give the memory of the weights back, as vLLM has it (--enable-sleep-mode)."),
+        ("/wake_up", routes.wake_up, "Load the weights again."),
+        ("/release_memory_occupation", routes.release_memory, "The same as /sleep, as SGLang has it."),
+        ("/resume_memory_occupation", routes.resume_memory, "The same as /wake_up."),
+    ):
+        _add(app, path, handler, summary, schema=done)
+    asleep = page("application/json", {"type": "object"})
+    _add(app, "/is_sleeping", routes.is_sleeping, "Whether the server sleeps.", schema=asleep, method="GET")
 
 
 def _add_status(app: FastAPI, status: StatusRoutes) -> None:

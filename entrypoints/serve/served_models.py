@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
@@ -28,6 +31,9 @@ class ServedModels:
     def __init__(self) -> None:
         self._engines: list[LoadedEngine] = []
         self._by_name: dict[str, Chosen] = {}
+        self._uses: Counter[str] = Counter()
+        """Calls on each adapter."""
+        self._released = asyncio.Event()
 
     def add(self, engine: LoadedEngine) -> None:
         """Adds a model under all its names. Raises ``ConfigError`` for a name that another model has."""
@@ -60,6 +66,43 @@ class ServedModels:
         if not self._engines:
             raise NotReadyError("The model is still loading.", retry_after_s=5)
         return self._engines[0]
+
+    # -- adapters that come and go ------------------------------------------------------------------------------------
+
+    def put_adapter(self, engine: LoadedEngine, name: str, fingerprint: str) -> None:
+        """Calls may use an adapter from now on, or another one under its name."""
+        engine.adapters[name] = fingerprint
+        self._by_name[name] = Chosen(engine, name, name)
+
+    def drop_adapter(self, name: str) -> None:
+        """No further call may use an adapter."""
+        del self._by_name[name].engine.adapters[name], self._by_name[name]
+
+    def owner_of_adapter(self, name: str) -> LoadedEngine | None:
+        """The model that has an adapter of that name."""
+        return next((engine for engine in self._engines if name in engine.adapters), None)
+
+    @contextmanager
+    def using(self, chosen: Chosen) -> Iterator[None]:
+        """While a call runs: its adapter is not taken away."""
+        name = chosen.adapter
+        if name is None:
+            yield
+            return
+        self._uses[name] += 1
+        try:
+            yield
+        finally:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._uses[name]
+                self._released.set()
+
+    async def unused(self, name: str) -> None:
+        """Until no call uses an adapter, which was dropped."""
+        while self._uses[name]:
+            self._released.clear()
+            await self._released.wait()
 
     def choose(self, name: str | None) -> Chosen:
         """The model of that name; None and "" are the default. Raises ``NotFoundError`` or ``NotReadyError``."""

@@ -20,14 +20,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.admission import Admission, AdmissionControl, estimated_size, known_size
+from engine.entrypoints.serve.admission import Admission, AdmissionControl, CallSize, Permit, estimated_size, known_size
 from engine.entrypoints.serve.deadline import passed, until
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.served_models import ServedModels
 from engine.entrypoints.serve.tracing import trace_result
-from engine.errors import EngineDeadError, InvalidRequestError, RequestError, ShuttingDownError
+from engine.errors import EngineDeadError, InvalidRequestError, NotReadyError, RequestError, ShuttingDownError
 from engine.request import PairOptions, RerankCall, all_encoded
 from engine.scoring.call_encoding import CallEncoding, core_request
 from engine.scoring.result_assembler import PairScore, ResultAssembler
@@ -78,6 +78,8 @@ class RerankService:
         self.admission: AdmissionControl = admission or Admission(config)
         self.cut_off = asyncio.Event()
         """Set when the drain deadline has passed: what still runs is answered with an error."""
+        self.asleep = False
+        """Callers had the models give their memory back."""
         self.models = ServedModels()
         self._process = secrets.token_hex(4)
         self._call_numbers = itertools.count()
@@ -122,6 +124,13 @@ class RerankService:
         if self.state in ("refusing", "stopped"):
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
         _ = self.engine
+        self._check_awake()
+
+    def _check_awake(self) -> None:
+        if self.asleep:
+            raise NotReadyError(
+                "The server sleeps, and has given its memory back: POST /wake_up first.", retry_after_s=5, code="asleep"
+            )
 
     def check_ready(self) -> None:
         """Raises why a load balancer should send calls elsewhere: ``ShuttingDownError``, ``NotReadyError`` or
@@ -130,6 +139,7 @@ class RerankService:
         if self.stopping:
             raise ShuttingDownError("The server is shutting down.", retry_after_s=5)
         _ = self.engine
+        self._check_awake()
         for engine in self.models:
             if not engine.client.healthy:
                 why = engine.client.why_not_healthy
@@ -175,9 +185,10 @@ class RerankService:
         size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=shares)
         patience_s = min((s for s in (patience_s, call.timeout_s) if s is not None), default=None)
         call_id = self._call_id(request_id)
-        with await self.admission.acquire(
-            call_id, size, call.caller, model=engine.names[0], patience_s=patience_s
-        ) as permit:
+        with (
+            self.models.using(chosen),
+            await self._acquire(call_id, size, call.caller, engine, patience_s) as permit,
+        ):
             encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
             try:
                 await self._encode(encoding, deadline)
@@ -191,7 +202,7 @@ class RerankService:
             yield Accepted(num_tokens)
             scope = f"{call.caller}:{call.cache_salt}" if call.cache_salt else call.caller
             with self.metrics.counted(engine.store):
-                store = engine.store.scoped(f"{chosen.adapter or ''}\0{scope}")
+                store = engine.store_for(chosen.adapter or "", scope)
                 results = ResultAssembler(engine.spec.head, texts, pairs, store)
             if pairs and not passed(deadline):
                 request = core_request(
@@ -233,6 +244,11 @@ class RerankService:
         trace_result(result)
         yield result
 
+    async def _acquire(
+        self, call_id: str, size: CallSize, caller: str, engine: LoadedEngine, patience_s: float | None
+    ) -> Permit:
+        return await self.admission.acquire(call_id, size, caller, model=engine.names[0], patience_s=patience_s)
+
     async def embed(
         self, texts: list[str], side: Side | None, options: PairOptions, model: str | None, caller: str, request_id: str
     ) -> EmbeddingResult:
@@ -248,7 +264,10 @@ class RerankService:
         call = RerankCall(queries=[], documents=[], prompts=list(texts), options=options)
         size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=False)
         call_id = self._call_id(request_id)
-        with await self.admission.acquire(call_id, size, caller, model=engine.names[0], patience_s=None) as permit:
+        with (
+            self.models.using(chosen),
+            await self._acquire(call_id, size, caller, engine, None) as permit,
+        ):
             encoded = await self.in_thread(engine.processor.encode_texts, texts, side, options)
             for number, one in enumerate(encoded):
                 if isinstance(one, RequestError):

@@ -77,7 +77,7 @@ class StatusRoutes:
             "root": engine.spec.name,
             "parent": engine.names[0] if name in engine.adapters else None,
             "max_model_len": engine.spec.max_model_len,
-            "fingerprint": engine.spec.fingerprint,
+            "fingerprint": engine.adapters.get(name) or engine.spec.fingerprint,
             "permission": [],
         }
 

@@ -60,7 +60,7 @@ async def test_every_route_needs_the_key() -> None:
                     assert answer.status_code == 401, (method, path, headers)
                     assert answer.headers["www-authenticate"] == "Bearer"
             answer = await ask(server, method, path, {"Authorization": f"Bearer {KEY}"})
-            assert answer.status_code not in (401, 403), (method, path)
+            assert answer.status_code not in (401, 403) or "was started without" in answer.text, (method, path)
         assert not server.core.requests[3 * len(routes(server)) :]
 
 

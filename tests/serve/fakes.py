@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import PARAM, EngineDeadError, InvalidRequestError
+from engine.errors import PARAM, EngineDeadError, EngineError, InvalidRequestError
 from engine.inputs.spans import Span, TextToken
 from engine.inputs.windows import GivenUpError, never
-from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions
 from engine.step import WorkerInfo
@@ -160,11 +160,19 @@ class FakeCore:
         self.failing: dict[int, WireError] = {}
         self.dead = False
         self.num_resets = 0
+        self.operations: list[Operation] = []
+        self.refusal: EngineError | None = None
+        """What stops every operation."""
         self._pairs_per_step = pairs_per_step
         self._step_s = step_s
 
     def reset_prefix_cache(self) -> None:
         self.num_resets += 1
+
+    async def operate(self, operation: Operation) -> None:
+        self.operations.append(operation)
+        if self.refusal is not None:
+            raise self.refusal
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
         self.requests.append(request)

@@ -29,7 +29,7 @@ class Two:
         self.first, self.other = FakeCore(), FakeCore()
         self.service = RerankService(ServerConfig(), ServerMetrics())
         self.service.attach(
-            LoadedEngine(SPEC, FakeProcessor(), self.first, ("one", "uno"), ("legal", "code")),
+            LoadedEngine(SPEC, FakeProcessor(), self.first, ("one", "uno"), {"legal": "", "code": ""}),
             LoadedEngine(OTHER, FakeProcessor(), self.other),
         )
 

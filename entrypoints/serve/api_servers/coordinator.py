@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from engine.config import EngineConfig, ServerConfig
@@ -22,6 +22,8 @@ from engine.entrypoints.serve.api_servers.handle import SILENCE_S, ApiServerHand
 from engine.entrypoints.serve.api_servers.listener import NOT_LISTENING, ConnectionCounts
 from engine.entrypoints.serve.api_servers.messages import (
     AbortCall,
+    AdaptersChanged,
+    AdaptersKnown,
     AdmitRequest,
     ApiServerFailed,
     ApiServerModel,
@@ -33,6 +35,8 @@ from engine.entrypoints.serve.api_servers.messages import (
     FromApiServer,
     MetricsPage,
     MetricsRequest,
+    Operate,
+    Operated,
     ResetPrefixCache,
     Run,
     StateChange,
@@ -43,6 +47,7 @@ from engine.entrypoints.serve.api_servers.messages import (
 from engine.entrypoints.serve.api_servers.totals import render, summed
 from engine.entrypoints.serve.http import HARD_STOP_S, stop_timeout_s
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
+from engine.entrypoints.serve.operations import ServerOperations
 from engine.entrypoints.serve.service import RerankService, State
 from engine.errors import EngineError, StartupError
 from engine.ipc.restart_budget import RestartBudget
@@ -79,7 +84,11 @@ class Coordinator:
         self._restarts = RestartBudget(engine_configs[0].device.max_worker_restarts)
         self._past: list[Count] = []
         """Counters of API servers that have ended."""
-        self._sent_state: tuple[State, bool] = ("starting", False)
+        self._sent_state: tuple[State, bool, bool] = ("starting", False, False)
+        self._operations = ServerOperations(service, self._announce)
+        self._announced: dict[int, tuple[ApiServerHandle, asyncio.Future[None]]] = {}
+        """Changes of adapters that API servers have not confirmed, by their numbers."""
+        self._numbers = count(1)
         self._stopping = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_now = asyncio.Event()
@@ -103,14 +112,16 @@ class Coordinator:
     async def attach(self, engines: Sequence[LoadedEngine]) -> None:
         """The models are loaded; returns once every API server can take calls for them."""
         pairs = zip(engines, self._engine_configs, strict=True)
-        self._models = [ApiServerModel(engine.spec, config.model, engine.client.info) for engine, config in pairs]
+        self._models = [
+            ApiServerModel(engine.spec, config.model, engine.client.info, engine.adapters) for engine, config in pairs
+        ]
         for server in self._servers.values():
             server.send(Attach(self._models))
         await self._all_attached.wait()
 
     def tell_state(self) -> None:
         """Sends the service's state to the API servers if it has changed."""
-        now = (self._service.state, self._service.cut_off.is_set())
+        now = (self._service.state, self._service.cut_off.is_set(), self._service.asleep)
         if now != self._sent_state:
             self._sent_state = now
             for server in self._servers.values():
@@ -157,10 +168,8 @@ class Coordinator:
                 broker.abort(message)
             case ResetPrefixCache(model):
                 list(self._service.models)[model].client.reset_prefix_cache()
-            case StatusRequest(number):
-                server.send(self._status(number))
-            case MetricsRequest(number):
-                self._begin(self._send_metrics(server, number))
+            case AdaptersKnown() | Operate() | StatusRequest() | MetricsRequest():
+                self._on_question(server, message)
             case Connected():
                 server.send(StateChange(*self._sent_state))
                 if self._models:
@@ -171,6 +180,19 @@ class Coordinator:
                     self._all_attached.set()
             case ApiServerFailed(error):
                 self._on_failed(server, error)
+
+    def _on_question(
+        self, server: ApiServerHandle, message: AdaptersKnown | Operate | StatusRequest | MetricsRequest
+    ) -> None:
+        match message:
+            case AdaptersKnown(number):
+                self._confirm(number)
+            case Operate():
+                self._begin(self._operate(server, message))
+            case StatusRequest(number):
+                server.send(self._status(number))
+            case MetricsRequest(number):
+                self._begin(self._send_metrics(server, number))
 
     def _status(self, number: int) -> Status:
         try:
@@ -183,6 +205,38 @@ class Coordinator:
         task = asyncio.create_task(work)
         self._page_tasks.add(task)
         task.add_done_callback(self._page_tasks.discard)
+
+    async def _operate(self, server: ApiServerHandle, message: Operate) -> None:
+        error: WireError | None = None
+        try:
+            await self._operations.perform(message.operation)
+        except EngineError as failure:
+            error = WireError.of(failure)
+        except Exception:
+            # Our bug; the caller must hear of its end all the same.
+            logger.exception("an operation failed in the coordinator")
+            error = WireError.of(EngineError("Internal error; the log of the server has it."))
+        server.send(Operated(message.number, error))
+
+    async def _announce(self, engine: LoadedEngine | None) -> None:
+        """Returns when every API server knows the state of the server, or the adapters of the model."""
+        self.tell_state()
+        if engine is None:
+            return
+        position = list(self._service.models).index(engine)
+        waiting = []
+        for server in self._servers.values():
+            if server.connected:  # others get the adapters with the models
+                number = next(self._numbers)
+                self._announced[number] = server, asyncio.get_running_loop().create_future()
+                waiting.append(self._announced[number][1])
+                server.send(AdaptersChanged(number, position, engine.adapters))
+        if waiting:
+            await asyncio.wait(waiting)
+
+    def _confirm(self, number: int) -> None:
+        _, known = self._announced.pop(number)
+        known.set_result(None)
 
     async def _send_metrics(self, server: ApiServerHandle, number: int) -> None:
         servers = list(self._servers.values())
@@ -201,6 +255,8 @@ class Coordinator:
 
     def _on_gone(self, server: ApiServerHandle) -> None:
         self._brokers[server.index].close()
+        for number in [number for number, (who, _) in self._announced.items() if who is server]:
+            self._confirm(number)
         self._connections[server.index] = NOT_LISTENING
         self._past = summed(chain(self._past, server.counts))
         server.counts = []

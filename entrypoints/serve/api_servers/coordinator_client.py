@@ -26,6 +26,8 @@ from engine.entrypoints.serve.api_servers.messages import (
     FromApiServer,
     MetricsPage,
     MetricsRequest,
+    Operate,
+    Operated,
     ResetPrefixCache,
     Run,
     Status,
@@ -35,11 +37,12 @@ from engine.entrypoints.serve.api_servers.messages import (
 )
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.metrics import CONTENT_TYPE
+from engine.entrypoints.serve.operations import ServerOperation
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.status import StatusRoutes
 from engine.errors import EngineDeadError, EngineError
 from engine.ipc.channel import Channel
-from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
+from engine.messages import EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats
 from engine.step import WorkerInfo
 
 ASK_TIMEOUT_S = 2.0
@@ -110,7 +113,7 @@ class CoordinatorClient:
                 self._tell(call_id, message)
             case CallFailed(call_id, error):
                 self._tell(call_id, error.rebuilt())
-            case Status(number) | MetricsPage(number):
+            case Status(number) | MetricsPage(number) | Operated(number):
                 asked = self._asked.get(number)
                 if asked is not None and not asked.done():
                     asked.set_result(message)
@@ -146,12 +149,18 @@ class CoordinatorClient:
         page: MetricsPage = await self._ask(MetricsRequest)
         return page.text
 
-    async def _ask(self, question: Callable[[int], FromApiServer]) -> Any:
+    async def operate(self, operation: ServerOperation) -> None:
+        """Has the coordinator change the server. Raises the ``EngineError`` that stopped it."""
+        answer: Operated = await self._ask(lambda number: Operate(number, operation), None)
+        if answer.error is not None:
+            raise answer.error.rebuilt()
+
+    async def _ask(self, question: Callable[[int], FromApiServer], timeout_s: float | None = ASK_TIMEOUT_S) -> Any:
         number = next(self._numbers)
         self._asked[number] = answer = self._loop.create_future()
         try:
             self.send(question(number))
-            return await asyncio.wait_for(answer, ASK_TIMEOUT_S)
+            return await asyncio.wait_for(answer, timeout_s)
         except TimeoutError as error:
             raise EngineDeadError("The coordinator does not answer.", retry_after_s=5) from error
         finally:
@@ -221,6 +230,17 @@ class RemotePermit:
         self._admission.end(self._call_id)
 
 
+class RemoteOperations:
+    """``OperationsControl`` by asking the coordinator."""
+
+    def __init__(self, coordinator: CoordinatorClient) -> None:
+        self._coordinator = coordinator
+
+    async def perform(self, operation: ServerOperation) -> None:
+        """Raises the ``EngineError`` that stopped it."""
+        await self._coordinator.operate(operation)
+
+
 class RemoteCore:
     """The client of one model's core, which the coordinator owns."""
 
@@ -249,6 +269,10 @@ class RemoteCore:
             assert isinstance(output, EngineCoreOutput)
             finished = output.stats is not None
             yield output
+
+    async def operate(self, operation: Operation) -> None:
+        """Raises ``EngineError``: ``RemoteOperations`` passes on what callers want, and the coordinator does it."""
+        raise EngineError("What a core is to do is asked of the coordinator.")
 
     def reset_prefix_cache(self) -> None:
         """Has the coordinator drop what the core keeps between calls."""

@@ -6,6 +6,7 @@ import msgspec
 
 from engine.config import ModelConfig, ServerConfig
 from engine.entrypoints.serve.admission import CallSize
+from engine.entrypoints.serve.operations import ServerOperation
 from engine.entrypoints.serve.service import State
 from engine.logs import LogFormat
 from engine.messages import EngineCoreOutput, EngineCoreRequest, WireError
@@ -37,6 +38,8 @@ class ApiServerModel(msgspec.Struct, array_like=True, gc=False):
     spec: ModelSpec
     config: ModelConfig
     info: WorkerInfo
+    adapters: dict[str, str]
+    """Name -> fingerprint of those that are loaded now: ``LoadedEngine.adapters``."""
 
 
 class Count(msgspec.Struct, array_like=True, gc=False):
@@ -63,6 +66,23 @@ class StateChange(msgspec.Struct, array_like=True, gc=False, tag="state"):
     state: State
     cut_off: bool
     """Calls in flight are to be answered with an error."""
+    asleep: bool = False
+
+
+class AdaptersChanged(msgspec.Struct, array_like=True, gc=False, tag="adapters"):
+    """The LoRA adapters of a model are these now. Answered by ``AdaptersKnown`` when no call uses another one."""
+
+    number: int
+    model: int
+    """Number of the model among those of the server."""
+    adapters: dict[str, str]
+
+
+class Operated(msgspec.Struct, array_like=True, gc=False, tag="operated"):
+    """The answer to ``Operate``."""
+
+    number: int
+    error: WireError | None
 
 
 class Admitted(msgspec.Struct, array_like=True, gc=False, tag="admitted"):
@@ -159,6 +179,19 @@ class ResetPrefixCache(msgspec.Struct, array_like=True, gc=False, tag="reset_pre
     """Number of the model among those of the server."""
 
 
+class AdaptersKnown(msgspec.Struct, array_like=True, gc=False, tag="adapters_known"):
+    """The answer to ``AdaptersChanged``."""
+
+    number: int
+
+
+class Operate(msgspec.Struct, array_like=True, gc=False, tag="operate"):
+    """A caller wants something changed. Answered by ``Operated``."""
+
+    number: int
+    operation: ServerOperation
+
+
 class StatusRequest(msgspec.Struct, array_like=True, gc=False, tag="status?"):
     """Asks whether the server is ready, and how many calls are in flight."""
 
@@ -178,7 +211,19 @@ class Snapshot(msgspec.Struct, array_like=True, gc=False, tag="counts"):
     counts: list[Count]
 
 
-ToApiServer = Attach | StateChange | Admitted | CallOutput | CallFailed | Status | MetricsPage | SnapshotRequest | Stop
+ToApiServer = (
+    Attach
+    | StateChange
+    | AdaptersChanged
+    | Operated
+    | Admitted
+    | CallOutput
+    | CallFailed
+    | Status
+    | MetricsPage
+    | SnapshotRequest
+    | Stop
+)
 FromApiServer = (
     Connected
     | Attached
@@ -187,6 +232,8 @@ FromApiServer = (
     | Run
     | AbortCall
     | ResetPrefixCache
+    | AdaptersKnown
+    | Operate
     | StatusRequest
     | MetricsRequest
     | Snapshot

@@ -11,15 +11,19 @@ import logging
 import os
 import signal
 import socket
+from dataclasses import replace
 
 from engine.entrypoints.serve.api_servers.coordinator_client import (
     CoordinatorClient,
     RemoteAdmission,
     RemoteCore,
+    RemoteOperations,
     RemoteStatus,
 )
 from engine.entrypoints.serve.api_servers.listener import ConnectionCounts, SharingHttpServer
 from engine.entrypoints.serve.api_servers.messages import (
+    AdaptersChanged,
+    AdaptersKnown,
     ApiServerFailed,
     ApiServerModel,
     ApiServerSetup,
@@ -58,12 +62,15 @@ class ApiServer:
         self._service = RerankService(setup.server, self._metrics, RemoteAdmission(self._coordinator))
         self._service.started_at = setup.started_at
         self._models: asyncio.Future[list[ApiServerModel]] = asyncio.get_running_loop().create_future()
+        self._attached = asyncio.Event()
+        self._changes: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
         """Serves until the coordinator sends ``Stop``; raises what a new API server could not do better."""
         setup = self._setup
-        app = create_app(self._service, RemoteStatus(self._service, self._coordinator))
+        coordinator = self._coordinator
+        app = create_app(self._service, RemoteStatus(self._service, coordinator), RemoteOperations(coordinator))
         counts = ConnectionCounts(setup.counts_fd, setup.server.api_server_count)
         http = SharingHttpServer(app, setup.server, counts, setup.index)
         listener = socket.socket(fileno=setup.listener_fd)
@@ -100,9 +107,24 @@ class ApiServer:
         for position, model in enumerate(await self._models):
             processor = await asyncio.to_thread(InputProcessor, model.spec, model.config)
             client = RemoteCore(self._coordinator, position, model.info)
-            engines.append(LoadedEngine.of(model.spec, processor, client, model.config))
+            engine = LoadedEngine.of(model.spec, processor, client, model.config)
+            engines.append(replace(engine, adapters=model.adapters))
         self._service.attach(*engines)
+        self._attached.set()
         self._coordinator.send(Attached())
+
+    async def _change_adapters(self, change: AdaptersChanged) -> None:
+        await self._attached.wait()
+        models = self._service.models
+        engine = list(models)[change.model]
+        gone = [name for name in engine.adapters if name not in change.adapters]
+        for name in gone:
+            models.drop_adapter(name)
+        for name, mark in change.adapters.items():
+            models.put_adapter(engine, name, mark)
+        for name in gone:
+            await models.unused(name)
+        self._coordinator.send(AdaptersKnown(change.number))
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -113,7 +135,12 @@ class ApiServer:
         match message:
             case Attach(models):
                 self._models.set_result(models)
-            case StateChange(state, cut_off):
+            case AdaptersChanged():
+                task = asyncio.create_task(self._change_adapters(message))
+                self._changes.add(task)
+                task.add_done_callback(self._changes.discard)
+            case StateChange(state, cut_off, asleep):
+                self._service.asleep = asleep
                 if state not in ("starting", "ready"):  # when it is ready, this API server knows itself
                     self._service.state = state
                 if cut_off:
