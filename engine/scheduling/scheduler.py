@@ -1,6 +1,6 @@
 """Which segments run in the next step: arithmetic on queues and counters, no torch, no I/O.
 
-**The idea of ``schedule``.** Calls stand in two orders (``policy.py``): half of a step is filled with the oldest calls,
+**The idea of ``schedule``.** Calls stand in two orders (``call_queues.py``): half of a step is filled with the oldest,
 the rest with those that have the least work left. From the front, segments are taken depth-first while the token budget
 and the segment limit hold; what does not fit is looked past, so a short call shares the step with a long one. A
 parent and its children go into the same step where they fit. Where they do not, the parent's keys and values get slots
@@ -18,7 +18,6 @@ worker ends up alone, fails alone, and costs nobody else an answer.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Callable
 from itertools import count
 
@@ -26,12 +25,13 @@ import numpy as np
 
 from engine.config import SchedulerConfig
 from engine.errors import DeadlineExceededError, EngineError, StepFailedError
-from engine.messages import STEP_TOKEN_BOUNDS, EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.scheduling.call import Call
+from engine.scheduling.call_queues import CallQueues
 from engine.scheduling.failure_attribution import Suspects
 from engine.scheduling.kv_memory import KVMemory
-from engine.scheduling.policy import CallHeap, least_work, oldest
-from engine.scheduling.step_filler import LOOK_PAST, StepFiller
+from engine.scheduling.statistics import Statistics
+from engine.scheduling.step_filler import StepFiller
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.step_values import values_of_calls, without_non_finite
 from engine.scheduling.token_tree import LeafRun, SegmentState
@@ -70,16 +70,13 @@ class Scheduler:
             cut_at_query=self._memory.store.keeps_queries,
         )
         self._calls: dict[str, Call] = {}
-        self._short = CallHeap(least_work, config, self._token_budget)
-        self._old = CallHeap(oldest, config, self._token_budget)
-        self._others_first = False
-        """The last step was the oldest call's, more than by half or by its adapter: the next one is the others'."""
+        self._queues = CallQueues(config, self._token_budget)
         self._step_ids = count()
         self._in_flight: dict[int, StepPlan] = {}
         self._suspects = Suspects()
         self._filler = StepFiller(self._memory, self._suspects, clock)
-        self._stats = SchedulerStats(step_token_counts=[0] * (len(STEP_TOKEN_BOUNDS) + 1))
-        self._fill_sum = 0.0
+        self._statistics = Statistics()
+        self._stats = self._statistics.totals
         self._unplannable: list[EngineCoreOutput] = []
 
     # -- calls come and go ---------------------------------------------------------------------------------------
@@ -125,8 +122,7 @@ class Scheduler:
             members=call.unanswered() if call.num_answered else None,
         )
         call.plant(self._memory.graft(roots, call))
-        self._short.push(call)
-        self._old.push(call)
+        self._queues.push(call)
 
     def abort(self, call_id: str) -> None:
         """Forget a call: what has not entered a step never will, what is in one comes back to nobody."""
@@ -159,50 +155,13 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput | None:
         """Plan one step; None when nothing can run. The idea is told at the head of this module."""
         plan = StepPlan(next(self._step_ids), self._token_budget, self._max_segments)
-        memory_free = True
-        if len(self._short) > 1 and not self._others_first:
-            memory_free = self._fill_with_the_oldest(plan)
-        self._others_first = plan.num_tokens > plan.token_budget // 2
-        self._fill(plan, self._short, memory_free)
+        self._queues.fill(plan, self._filler, self._end_unplannable)
         if not plan.entries:
             return None
         self._in_flight[plan.step_id] = plan
         self._memory.keep(plan)
-        self._count_step(plan)
+        self._statistics.count_step(plan, self._token_budget)
         return plan.to_output(self._memory.capacity)
-
-    def _fill_with_the_oldest(self, plan: StepPlan) -> bool:
-        """Half of the step for the oldest calls, or more where the next segment of the very oldest is longer."""
-        tokens, segments = self._token_budget, self._max_segments
-        plan.limit(max(1, tokens // 2), max(1, segments // 2))
-        memory_free = self._fill(plan, self._old, True, most_calls=1)
-        if not plan.entries:
-            plan.limit(tokens, 1)
-            memory_free = self._fill(plan, self._old, memory_free, most_calls=1)
-        plan.limit(max(1, tokens // 2), max(1, segments // 2))
-        memory_free = self._fill(plan, self._old, memory_free)
-        plan.limit(tokens, segments)
-        return memory_free
-
-    def _fill(self, plan: StepPlan, calls: CallHeap, memory_free: bool, most_calls: int | None = None) -> bool:
-        """Take from calls in their order until the step is full; returns whether commitments may still be made."""
-        touched: list[Call] = []
-        while calls and not plan.full and len(touched) < (most_calls or LOOK_PAST + plan.num_segments):
-            call = calls.pop()
-            if not call.frontier:
-                continue
-            touched.append(call)
-            if plan.entries and plan.adapter != call.request.adapter:
-                self._others_first = True
-                continue
-            try:
-                memory_free = self._filler.take_from(call, plan, memory_free)
-            except Exception as error:
-                self._end_unplannable(call, error)
-        for call in touched:
-            if call.frontier:
-                calls.push(call)
-        return memory_free
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -301,8 +260,7 @@ class Scheduler:
             self._suspects = Suspects()
             for call in self._calls.values():
                 call.attempts.clear()
-        self._short.clear()
-        self._old.clear()
+        self._queues.clear()
         for call in list(self._calls.values()):
             if call.aborted or call.finished:
                 del self._calls[call.call_id]
@@ -357,24 +315,6 @@ class Scheduler:
         """Forget the queries that are kept between calls, except those in use; the constant prefix stays."""
         self._memory.store.drop_queries()
 
-    def _count_step(self, plan: StepPlan) -> None:
-        stats = self._stats
-        stats.num_steps += 1
-        stats.computed_tokens += plan.num_tokens
-        stats.step_token_counts[bisect_left(STEP_TOKEN_BOUNDS, plan.num_tokens)] += 1
-        self._fill_sum += plan.num_tokens / self._token_budget
-
     def stats(self) -> SchedulerStats:
         """Totals since the start, and the present state: the same object each time, brought up to date."""
-        stats = self._stats
-        # An aborted call stays until its steps in flight have ended; nobody waits for it.
-        live = [call for call in self._calls.values() if not call.aborted]
-        stats.num_waiting_calls = sum(1 for call in live if call.frontier)
-        stats.num_waiting_pairs = sum(call.num_pairs - call.num_answered for call in live)
-        stats.num_waiting_tokens = sum(call.remaining_tokens for call in live)
-        stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0
-        store = self._memory.store
-        stats.prefix_hits, stats.prefix_lookups = store.hits, store.lookups
-        stats.prefix_store_tokens = store.num_tokens
-        stats.kv_used_tokens = self._memory.used_tokens
-        return stats
+        return self._statistics.now(self._calls.values(), self._memory)

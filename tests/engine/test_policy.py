@@ -125,7 +125,7 @@ def test_calls_that_are_done_do_not_stay_behind_one_that_is_not() -> None:
         plan = subject.schedule()
         assert plan is not None
         subject.update(runner.execute(plan))
-    assert len(subject._old) <= 2 * SWEEP_FROM
+    assert len(subject._queues._old) <= 2 * SWEEP_FROM
 
 
 def test_the_sweep_keeps_what_waits() -> None:

@@ -1,0 +1,83 @@
+"""The order in which calls fill a step: half of it for the oldest, the rest for those with the least work left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.config import SchedulerConfig
+from engine.scheduling.call import Call
+from engine.scheduling.policy import CallHeap, least_work, oldest
+from engine.scheduling.step_filler import LOOK_PAST, StepFiller
+from engine.scheduling.step_plan import StepPlan
+
+GiveUp = Callable[[Call, Exception], None]
+"""Ends a call for which planning raised."""
+
+
+class CallQueues:
+    """The waiting calls, in both orders of ``policy.py``; each call stands in both."""
+
+    def __init__(self, config: SchedulerConfig, token_budget: int) -> None:
+        self._short = CallHeap(least_work, config, token_budget)
+        self._old = CallHeap(oldest, config, token_budget)
+        self._others_first = False
+        """The last step was the oldest call's, more than by half or by its adapter: the next one is the others'."""
+
+    def push(self, call: Call) -> None:
+        """Puts a call with waiting segments into both orders."""
+        self._short.push(call)
+        self._old.push(call)
+
+    def clear(self) -> None:
+        """Takes out every call, since their segments are made anew."""
+        self._short.clear()
+        self._old.clear()
+
+    def fill(self, plan: StepPlan, filler: StepFiller, give_up: GiveUp) -> None:
+        """Fills a step up to its limits of tokens and segments; what does not fit is looked past."""
+        memory_free = True
+        if len(self._short) > 1 and not self._others_first:
+            memory_free = self._take_oldest(plan, filler, give_up)
+        self._others_first = plan.num_tokens > plan.token_budget // 2
+        self._take(plan, self._short, filler, give_up, memory_free)
+
+    def _take_oldest(self, plan: StepPlan, filler: StepFiller, give_up: GiveUp) -> bool:
+        """Half of the step for the oldest calls, or more where the next segment of the very oldest is longer."""
+        tokens, segments = plan.token_budget, plan.max_segments
+        plan.limit(max(1, tokens // 2), max(1, segments // 2))
+        memory_free = self._take(plan, self._old, filler, give_up, True, most_calls=1)
+        if not plan.entries:
+            plan.limit(tokens, 1)
+            memory_free = self._take(plan, self._old, filler, give_up, memory_free, most_calls=1)
+        plan.limit(max(1, tokens // 2), max(1, segments // 2))
+        memory_free = self._take(plan, self._old, filler, give_up, memory_free)
+        plan.limit(tokens, segments)
+        return memory_free
+
+    def _take(
+        self,
+        plan: StepPlan,
+        calls: CallHeap,
+        filler: StepFiller,
+        give_up: GiveUp,
+        memory_free: bool,
+        most_calls: int | None = None,
+    ) -> bool:
+        """Takes from calls in their order until the step is full; returns whether commitments may still be made."""
+        touched: list[Call] = []
+        while calls and not plan.full and len(touched) < (most_calls or LOOK_PAST + plan.num_segments):
+            call = calls.pop()
+            if not call.frontier:
+                continue
+            touched.append(call)
+            if plan.entries and plan.adapter != call.request.adapter:
+                self._others_first = True
+                continue
+            try:
+                memory_free = filler.take_from(call, plan, memory_free)
+            except Exception as error:
+                give_up(call, error)
+        for call in touched:
+            if call.frontier:
+                calls.push(call)
+        return memory_free
