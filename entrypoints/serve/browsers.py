@@ -7,6 +7,7 @@ takes what a browser marks as coming from another site. A key stops both by itse
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -17,6 +18,7 @@ from engine.entrypoints.serve.auth import is_loopback
 from engine.entrypoints.serve.errors import error_response
 from engine.errors import ForbiddenError, MisdirectedRequestError, RequestError
 
+_HOST = re.compile(r"(\[(?P<address>[^\[\]]*)\]|(?P<name>[^:\[\]]*?)\.?)(:\d*)?")
 _OTHER_SITES = ("cross-site", "same-site")
 
 
@@ -67,10 +69,12 @@ def _allowed_hosts(config: ServerConfig) -> frozenset[str] | None:
 
 
 def host_name(host: str) -> str:
-    """The name in a ``Host`` header, without the port: ``[::1]:8000`` is ``::1``."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+    """The name in a ``Host`` header, without the port and the dot of a complete name: ``[::1]:8000`` is ``::1``.
+
+    What has neither form is returned as it is: the name of nobody.
+    """
+    found = _HOST.fullmatch(host.lower())
+    return (found["address"] or found["name"]) if found else host.lower()
 
 
 def _check_site(method: str, headers: Headers) -> None:

@@ -1,10 +1,18 @@
 """uvicorn's HTTP protocol with the deadlines and caps that it lacks, where they belong: at the socket.
 
+This is also the one place for what uvicorn and httptools would do otherwise with HTTP/1.1's corners
+(``tests/faults/test_http_corners.py`` has them as bytes):
+
 * The head of a request is here ``header_timeout_s`` after its first byte, or after the connection was made; otherwise
   the connection ends. The deadline is absolute: a byte now and then does not move it.
 * A head is at most ``MAX_HEADER_BYTES`` long (431); memory is not spent on more. Trailers, which may follow a chunked
   body, are held to the same limit and read for nothing: they never become headers (RFC 9110, section 6.5.1).
-* A request of HTTP/1.1 names its host, once (400; RFC 9112, section 3.2).
+* A request of HTTP/1.1 names its host, once (400; RFC 9112, section 3.2). A target with a host of its own counts before
+  the header (section 3.2.2). Other versions than 1.0 and 1.1 are refused.
+* A wish for another protocol (``Upgrade``: h2c, websocket) is ignored, and the request answered as it is; httptools
+  would stop to read at its head and lose its body (RFC 9110, section 7.8).
+* What is no HTTP is answered with 400 in JSON. Requests of the same connection that came before it are answered first,
+  and then the connection only ends: otherwise the client would take the error for the answer to an earlier one.
 * A body is here ``body_timeout_s`` after its head, or has come at ``MIN_BODY_BYTES_PER_S`` or more; otherwise 408.
 * Beyond ``max_connections``, the connection that has waited longest without a request ends, so that a flood of idle
   connections cannot shut out those who want something.
@@ -17,7 +25,9 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -85,13 +95,41 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         self._quiet_bytes += len(data)
-        super().data_received(data)
-        if self._in_body and self._quiet_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        if self._in_body and max(self._quiet_bytes, self._fields_bytes) > MAX_HEADER_BYTES:
             self._refuse(HeadersTooLargeError(f"What follows a chunked body may have {MAX_HEADER_BYTES} bytes."))
-        if self._in_head and self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+        elif self._in_head and self._head_bytes > MAX_HEADER_BYTES:
             self._refuse(HeadersTooLargeError(f"The head of a request may have {MAX_HEADER_BYTES} bytes."))
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            why = f": {reason}" if (reason := str(error).strip("."))[:200] else ""
+            self._refuse(InvalidRequestError(f"This is no request of HTTP/1.1{why}.", code="invalid_http"))
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Reads the request once more, without the headers that ask for another protocol; ``rest`` follows its head."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if self._refused or method == b"CONNECT":
+            return
+        kept = [header for header in self.headers if header[0] not in (b"upgrade", b"connection", b"http2-settings")]
+        lines = [method + b" " + self.url + b" HTTP/" + version, *(name + b": " + value for name, value in kept)]
+        self.parser = httptools.HttpRequestParser(self)
+        self._fields_bytes = 0
+        self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
     def on_message_begin(self) -> None:
+        if self._refused:
+            return
         if not self._in_head:
             self._await_head()
         super().on_message_begin()
@@ -105,24 +143,38 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._in_body:  # otherwise a trailer
             super().on_header(name, value)
 
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an answer in the shape of all errors."""
-        self._answer_and_close(InvalidRequestError(f"{msg.rstrip('.')}.", code="invalid_http"))
-
     def _head_error(self) -> EngineError | None:
         if self._fields_bytes > MAX_HEADER_BYTES:
             return HeadersTooLargeError(f"The head of a request may have {MAX_HEADER_BYTES} bytes.")
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            return InvalidRequestError(f"HTTP/{version} is not spoken here, but HTTP/1.1.", code="invalid_http")
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                return InvalidRequestError("The only Transfer-Encoding that is taken is chunked.", code="invalid_http")
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             return InvalidRequestError("A request of HTTP/1.1 has one Host header.", code="invalid_http")
+        if self.parser.get_method() == b"CONNECT":
+            return InvalidRequestError("This server is no proxy: CONNECT is not possible.", code="invalid_http")
         return None
 
+    def _name_host(self) -> None:
+        """The host that the target itself names, if it does, is the one that was asked."""
+        if not self.url.startswith(b"/") and (authority := urlsplit(self.url).netloc):
+            self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
+
     def on_headers_complete(self) -> None:
+        if self._refused:
+            return
         error = self._head_error()
-        self._fields_bytes = 0
         if error is not None:
             self._refuse(error)
             return
+        if self.parser.should_upgrade():
+            return  # to be read once more
+        self._fields_bytes = 0
+        self._name_host()
         self._disarm()
         self._in_head, self._head_bytes, self._quiet_bytes = False, 0, 0
         self._in_body, self._body_bytes, self._body_since_s = True, 0, time.monotonic()
@@ -138,7 +190,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._refused:
+        if self._refused or not self._in_body:
             return
         self._disarm()
         self._in_body = False
@@ -146,6 +198,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._refused and not self._answering:
+            self.transport.close()
         if not self.transport.is_closing() and not self.pipeline:
             self.limits.idle[self] = None
 
@@ -164,7 +218,7 @@ class GuardedProtocol(HttpToolsProtocol):
     @property
     def _answering(self) -> bool:
         """An earlier request of this connection is being answered, and reading may be paused for it."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
 
     def _head_is_late(self) -> None:
         if self._answering:
@@ -182,11 +236,20 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(RequestTimeoutError(late))
 
     def _refuse(self, error: EngineError) -> None:
-        """Answer without the application, which is told that its client has left; then close."""
+        """Answers without the application, which is told that its client has left; then closes.
+
+        Requests that came before are answered first; behind them there is no answer, only the end.
+        """
         self._disarm()
-        answering, can_answer = self._answering, self._in_head and not self._answering
+        if self._in_body and self.pipeline:
+            self.pipeline.popleft()  # it waited for others, and will never be whole
+            self._in_body = False
+        if self._answering and not self._in_body:
+            self._refused = True
+            return
+        answering, can_answer = self._answering, self._in_head
         if answering:
-            can_answer = self._in_body and not self.cycle.response_started
+            can_answer = not self.cycle.response_started
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if not can_answer:

@@ -183,46 +183,35 @@ async def test_trailers_are_bounded_and_never_become_headers() -> None:
                 assert (await client.answer())[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (b"GET /live HTTP/1.1\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n", 400),
-        (b"GET /live HTTP/1.0\r\n\r\n", 200),
-        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
-        (b"GET /live?" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
-        (b"nonsense\r\n\r\n", 400),
-        (
-            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-    ],
-    ids=["no host", "two hosts", "http 1.0", "long header", "long path", "no http", "both lengths"],
+PAGES = (
+    (b"Host: localhost:8000", 200),
+    (b"Host: [::1]:8000", 200),
+    (b"Host: [0:0:0:0:0:0:0:1]:8000", 200),
+    (b"Host: LOCALHOST", 200),
+    (b"Host: localhost.:8000", 200),
+    (b"Host: 127.1.2.3", 200),
+    (b"Host: rebound.example", 421),
+    (b"Host: rebound.example:8000", 421),
+    (b"Host: localhost.rebound.example", 421),
+    (b"Host: 127.0.0.1.rebound.example", 421),
+    (b"Host: [::1].rebound.example", 421),
+    (b"Host: [::1", 421),
+    (b"Host: [fe80::1]:8000", 421),
+    (b"Host: localhost:8000:9", 421),
+    (b"Host: localhost@rebound.example", 421),
+    (b"Host: rebound.example, localhost", 421),
+    (b"Host: localhost\r\nOrigin: http://localhost", 200),
+    (b"Host: localhost\r\nOrigin: https://stranger.example", 403),
+    (b"Host: localhost\r\nOrigin: null", 403),
+    (b"Host: localhost\r\nSec-Fetch-Site: cross-site", 403),
+    (b"Host: localhost\r\nSec-Fetch-Site: same-origin", 200),
 )
-async def test_corners_of_http_get_json(request_: bytes, status: int) -> None:
-    async with server() as port, connection(port) as client:
-        client.writer.write(request_)
-        got, body = await client.answer()
-        assert got == status
-        assert json.loads(body) if status != 200 else True
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        (b"Host: localhost:8000", 200),
-        (b"Host: [::1]:8000", 200),
-        (b"Host: rebound.example", 421),
-        (b"Host: localhost\r\nOrigin: http://localhost", 200),
-        (b"Host: localhost\r\nOrigin: https://stranger.example", 403),
-        (b"Host: localhost\r\nOrigin: null", 403),
-        (b"Host: localhost\r\nSec-Fetch-Site: cross-site", 403),
-        (b"Host: localhost\r\nSec-Fetch-Site: same-origin", 200),
-    ],
-)
-async def test_a_page_of_a_stranger_cannot_use_a_server_on_loopback(headers: bytes, status: int) -> None:
+async def test_a_page_of_a_stranger_cannot_use_a_server_on_loopback() -> None:
     request = b"POST /v1/rerank HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n\r\n%b"
-    async with server() as port, connection(port) as client:
-        client.writer.write(request % (len(CALL), headers, CALL))
-        assert (await client.answer())[0] == status
+    async with server() as port:
+        for headers, status in PAGES:
+            async with connection(port) as client:
+                client.writer.write(request % (len(CALL), headers, CALL))
+                assert ((await client.answer())[0], headers) == (status, headers)
