@@ -19,6 +19,7 @@ from benchmarks.reliability import overload, scenarios
 from benchmarks.reliability.figures import Figure, save, table
 from benchmarks.reliability.fuzz import fuzz
 from benchmarks.reliability.schema import schema
+from benchmarks.reliability.soak import soak
 from tests.support.checkpoints import make_qwen3
 
 TABLES = {
@@ -56,7 +57,7 @@ def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made]]:
         "large-bodies": lambda: scenarios.large_bodies(checkpoint, 1 if short else 10),
         "slow-clients": lambda: scenarios.slow_clients(checkpoint, 100 if short else 1000, 3.0 if short else 6.0),
         "cancel": lambda: scenarios.cancel(checkpoint, 2 if short else 20),
-        "soak": lambda: scenarios.soak(checkpoint, 0.5 if short else 60.0),
+        "soak": lambda: soak(checkpoint, 1.0 if short else 60.0),
     }
 
 

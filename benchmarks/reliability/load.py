@@ -34,8 +34,6 @@ WORDS = [
 ]
 
 
-LEFT = -2
-"""The status of a call whose client left before the answer."""
 UNSENT = -3
 """The status of a call that was due while ``MOST_OPEN`` others waited for their answers: it was never sent."""
 MOST_OPEN = 1000
@@ -184,40 +182,6 @@ async def open_loop(
 def arrivals(rng: random.Random, calls_per_s: float) -> Iterator[float]:
     """Seconds of Poisson arrivals, without end."""
     return itertools.accumulate(rng.expovariate(calls_per_s) for _ in itertools.count())
-
-
-async def mixed_load(url: str, calls_per_s: float, seconds: float, first_seed: int) -> Outcome:
-    """Poisson arrivals of what a server gets in its life: ordinary calls and, of each one in ten, calls with a long
-    document, with many documents, with an error in them, and calls whose client leaves at once."""
-    rng = random.Random(first_seed)
-    outcome, started, due = Outcome(), time.monotonic(), 0.0
-    tasks: set[asyncio.Task[None]] = set()
-    async with session() as client:
-        for seed in itertools.count(first_seed):
-            due += rng.expovariate(calls_per_s)
-            if due > seconds:
-                break
-            await asyncio.sleep(max(0.0, started + due - time.monotonic()))
-            tasks.add(asyncio.create_task(_one_of_many(client, url, seed, rng.randrange(10), outcome)))
-        await asyncio.gather(*tasks)
-    outcome.wall_s = time.monotonic() - started
-    return outcome
-
-
-async def _one_of_many(client: aiohttp.ClientSession, url: str, seed: int, kind: int, outcome: Outcome) -> None:
-    bodies: dict[int, Callable[[], dict[str, Any]]] = {
-        0: lambda: call_body(seed, num_documents=1, words=1500),
-        1: lambda: call_body(seed, num_documents=60, words=20),
-        2: lambda: {"query": "q", "documents": seed},
-    }
-    work = send(client, url, Prepared.of(bodies.get(kind, lambda: call_body(seed))()), outcome)
-    if kind != 3:
-        await work
-        return
-    try:
-        await asyncio.wait_for(work, 0.005)
-    except TimeoutError:
-        outcome.add(LEFT, 0.005)
 
 
 async def probe_live(url: str, stop: asyncio.Event, every_s: float = 0.05) -> list[float]:

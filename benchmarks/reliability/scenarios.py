@@ -17,11 +17,9 @@ import requests
 
 from benchmarks.reliability.figures import Figure, live_figure, quantile
 from benchmarks.reliability.load import (
-    LEFT,
     Outcome,
     call_body,
     closed_loop,
-    mixed_load,
     probe_live,
 )
 from tests.e2e.server import ServerProcess, all_gone
@@ -227,35 +225,3 @@ async def cancel(checkpoint: Path, times: int) -> Figure:
         max(after) == 0,
         {"steps_after": after},
     )
-
-
-async def soak(checkpoint: Path, minutes: float) -> Figure:
-    """Mixed load; memory of all processes, descriptors and a canary's scores at its beginning and end."""
-    with ServerProcess(checkpoint) as server:
-        expected = canary(server)
-        samples: list[tuple[float, float, int]] = []
-        started, seed, drift = time.monotonic(), 0, 0
-        statuses: Counter[int] = Counter()
-        while time.monotonic() - started < 60 * minutes:
-            outcome = await mixed_load(server.url, 5.0, max(1.0, 60 * minutes / 40), seed)
-            statuses.update(outcome.counts)
-            seed += 10**6
-            drift += canary(server) != expected
-            samples.append((time.monotonic() - started, *_weight(server.family())))
-    settled = samples[len(samples) // 4 :]
-    grown = settled[-1][1] - settled[0][1]
-    files = settled[-1][2] - settled[0][2]
-    return Figure(
-        f"{minutes:g} minutes of mixed load",
-        "memory and descriptors flat; canary bit-identical",
-        f"memory {grown:+.1f} MiB after the first quarter, descriptors {files:+d}, {drift} of {len(samples)} canaries "
-        f"drifted; answers {dict(sorted(statuses.items()))}",
-        grown < max(8.0, 0.02 * settled[0][1]) and abs(files) <= 4 and drift == 0 and set(statuses) <= {200, 400, LEFT},
-        {"samples": samples, "statuses": dict(statuses)},
-    )
-
-
-def _weight(family: list[int]) -> tuple[float, int]:
-    """Resident MiB and open descriptors of these processes."""
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family)
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in family)
