@@ -171,6 +171,7 @@ def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str,
             )
     _check_layers(label, config, ignored)
     _check_rope(label, config, ignored)
+    _check_padding(label, config, ignored)
 
 
 def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
@@ -215,6 +216,22 @@ def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...
         raise ConfigError(
             f"config.json of {label} has layers of the kind {other[0]} in layer_types, which are not supported here; "
             f"supported are {', '.join(sorted(allowed))}.",
+            param="ignore_config_key",
+        )
+
+
+_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+"""Types whose first position is the row of the table behind the padding's."""
+
+
+def _check_padding(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
+    """All published networks of these types pad with token 1, so their texts begin at row 2."""
+    value = config.get("pad_token_id", 1)
+    if config["model_type"] in _COUNT_FROM_PADDING and value != 1 and "pad_token_id" not in ignored:
+        raise ConfigError(
+            f"config.json of {label} has pad_token_id = {value!r}. Positions of a {config['model_type']} network are "
+            "counted from it, and only 1 is supported here. If the network was trained with 1, correct the key, or "
+            "pass --ignore-config-key pad_token_id.",
             param="ignore_config_key",
         )
 

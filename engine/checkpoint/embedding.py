@@ -25,6 +25,8 @@ _POOLINGS: dict[str, Pooling] = {
     "late": "late",
 }
 """As config.json calls them."""
+_HEADS_WITH_POOLING = ("modernbert", "eurobert", "llama_bidirec")
+"""Types whose classification head pools as config.json says."""
 HEADLESS: tuple[Task, ...] = ("Model", "ForMaskedLM")
 _PROMPT_NAMES = (("query",), ("document", "passage", "corpus"))
 _SIMILARITIES: dict[Any, ActivationFn] = {None: "cosine", "cosine": "cosine", "dot": "dot", "dot_score": "dot"}
@@ -39,8 +41,7 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
             logger.warning("%s: no file says how it pools its tokens; %s is taken, as is usual.", label, pooling)
     else:
         pooling = chain.pooling
-        if chain.include_prompt is False and any(text_prompts(checkpoint)) and pooling == "mean":
-            raise ConfigError(f"{label} leaves its prompts out of the mean, which is not supported.", param="model")
+        check_include_prompt(checkpoint, any(text_prompts(checkpoint)))
         if not chain.is_text:
             raise ConfigError(f"{label} embeds texts in a chat template, which is not supported.", param="model")
     if checkpoint.causal and pooling == "mean":
@@ -56,11 +57,30 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
     return HeadSpec(kind="embedding", pooling=pooling, modules=modules, activation=_SIMILARITIES[name])
 
 
+def check_include_prompt(checkpoint: Checkpoint, has_prompts: bool) -> None:
+    """Raises ``ConfigError`` for a pooling that leaves out the tokens of a prompt: the first token is one of them."""
+    chain = checkpoint.chain
+    if chain is not None and not chain.include_prompt and has_prompts and chain.pooling != "last":
+        raise ConfigError(
+            f"The Pooling module of {checkpoint.label} leaves the tokens of its prompt out (include_prompt is false), "
+            "which is not supported here.",
+            param="model",
+        )
+
+
 def stated_pooling(checkpoint: Checkpoint) -> Pooling:
     """As config.json says, else as is usual in the family; ``ConfigError`` for a pooling that is not computed."""
-    stated = checkpoint.config.get(POOLING_KEY)
+    stated, family = checkpoint.config.get(POOLING_KEY), checkpoint.family
     if stated is None or checkpoint.by_library:
-        return checkpoint.family.pooling
+        return family.pooling
+    reads_it = checkpoint.task in HEADLESS or checkpoint.config["model_type"] in _HEADS_WITH_POOLING
+    if not reads_it and _POOLINGS.get(stated) != family.pooling:
+        raise ConfigError(
+            f"config.json of {checkpoint.label} has {POOLING_KEY} = {stated!r}, which the head of a "
+            f"{checkpoint.architecture} does not read: its scores come from the {family.pooling} token. Take the key "
+            "out, or correct the architecture.",
+            param="model",
+        )
     if stated not in _POOLINGS or (checkpoint.causal and _POOLINGS[stated] != "last"):
         known = ("last",) if checkpoint.causal else _POOLINGS
         raise ConfigError(

@@ -21,6 +21,8 @@ from engine.checkpoint.gguf.names import stored_tensors
 from engine.checkpoint.safetensors_header import StoredTensor, check_fetched
 from engine.checkpoint.slow_tokenizer import converted_tokenizer
 from engine.checkpoint.tokenizer_limits import check_tokenizer_file
+from engine.checkpoint.tokenizer_settings import FILE as TOKENIZER_CONFIG
+from engine.checkpoint.tokenizer_settings import follow_settings, tell
 from engine.errors import ModelLoadError
 
 _CODE_KEYS = ("auto_map", "custom_pipelines")
@@ -69,7 +71,7 @@ class CheckpointFiles:
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
-        return self.json("tokenizer_config.json") or {}
+        return self.json(TOKENIZER_CONFIG) or {}
 
     @cached_property
     def cross_encoder(self) -> dict[str, Any]:
@@ -122,11 +124,12 @@ class CheckpointFiles:
         return stored_tensors(self.folder)
 
 
-def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Tokenizer:
+def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = False) -> Tokenizer:
     """The tokenizer of ``tokenizer.json``, without the padding and truncation that some files carry.
 
-    ``lower_case``: texts are put into lower case before anything else. Raises ``ModelLoadError`` for a file that is
-    missing or damaged.
+    What tokenizer_config.json says otherwise of case, accents and prefixes counts (``tokenizer_settings.py``), with a
+    warning if ``says_so``. ``lower_case``: texts are put into lower case before anything else. Raises
+    ``ModelLoadError`` for a file that is missing or damaged.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -149,6 +152,10 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Tokenizer:
         raise ModelLoadError(f"{path}, a file of {size:,} bytes, cannot be read as a tokenizer: {error}.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    stated = CheckpointFiles(folder, folder.name).tokenizer_config
+    changed = follow_settings(tokenizer, stated)
+    if says_so:
+        tell(folder, stated, changed)
     if lower_case:
         own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])

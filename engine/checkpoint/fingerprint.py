@@ -1,7 +1,7 @@
 """What tells one checkpoint's contents from another's: names, sizes and samples of its files, cheap for any size.
 
 Samples can miss a change of a few bytes in a large file, so a worker on the machine where the files were first read
-also compares when and as which file they were written.
+also compares when they were written or changed (the time of change cannot be set back), and as which file.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def fingerprint(folders: Iterable[str]) -> str:
 
 
 def written(folders: Iterable[str]) -> str:
-    """``machine:digest`` of when each file was last written and which one it is; compare with ``written_again``."""
+    """``machine:digest`` of when each file was last changed and which one it is; compare with ``written_again``."""
     digest = hashlib.sha256()
     for path in _paths(folders):
         found = path.stat()
-        digest.update(f"{path.name}:{found.st_size}:{found.st_mtime_ns}:{found.st_ino};".encode())
+        digest.update(f"{path.name}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino};".encode())
     return f"{_machine()}:{digest.hexdigest()[:16]}"
 
 

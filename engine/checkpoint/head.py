@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from engine.checkpoint.authority import Authority
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.embedding import embedding_head, stated_pooling
+from engine.checkpoint.embedding import check_include_prompt, embedding_head, stated_pooling
 from engine.checkpoint.head_source import WHERE, Tokens, stated_source, tokens_of
 from engine.checkpoint.identity import README
 from engine.checkpoint.labels import NEGATIVE, POSITIVE, rows_of_labels
@@ -50,6 +50,14 @@ def resolve_head(checkpoint: Checkpoint) -> Head:
     if isinstance(stated.value, Tokens):
         if stated.authority is Authority.FILES:
             _check_name(checkpoint, stated.value, stated.origin)
+        stored = checkpoint.files.tensors if checkpoint.has_weights else {}
+        if any(name in stored for name in checkpoint.family.head_tensors):
+            logger.warning(
+                "%s: its files hold a classifier (%s), which is left out: by %s the language model answers.",
+                checkpoint.label,
+                checkpoint.family.head_tensors[0],
+                stated.origin,
+            )
         return _token_head(checkpoint, stated.value, stated.origin)
     if stated.value == "classifier":
         return _classifier_head(checkpoint, stated.origin)
@@ -178,6 +186,7 @@ def _modules_head(checkpoint: Checkpoint, origin: str) -> Head:
     chain = checkpoint.chain
     assert chain is not None
     assert chain.pooling is not None
+    check_include_prompt(checkpoint, any(checkpoint.prompts().values()))
     if checkpoint.causal and chain.pooling != "last":
         raise ConfigError(
             f"{checkpoint.label} pools a decoder's tokens by {chain.pooling}, which is not supported; lasttoken is.",

@@ -8,6 +8,7 @@ from typing import Literal
 from engine.checkpoint.authority import Authority, Statement, strongest
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.embedding import HEADLESS
+from engine.checkpoint.metadata import METADATA
 from engine.checkpoint.overrides import METHODS
 from engine.checkpoint.published_models import Published, published_models
 from engine.checkpoint.saved_template import same_as_built_in
@@ -63,6 +64,13 @@ def _from_config(checkpoint: Checkpoint, authority: Authority) -> Statement[Sour
                 'is_original_qwen3_reranker needs its two tokens: add "classifier_from_token": ["no", "yes"].',
                 param=WHERE,
             )
+        if (is_flag or checkpoint.is_language_model) and len(tokens) == 2 and {*tokens} != {"no", "yes"}:
+            raise ConfigError(
+                "is_original_qwen3_reranker is a model that answers no or yes, and classifier_from_token names "
+                f'{tokens[0]!r} and {tokens[1]!r}. Leave the former out: "method": "from_2_way_softmax" and '
+                "--score-template say the rest.",
+                param=WHERE,
+            )
     if tokens is None and method is None:
         return None
     if tokens is None:
@@ -98,16 +106,28 @@ def _from_architecture(checkpoint: Checkpoint) -> Statement[Source] | None:
     if checkpoint.task in HEADLESS:
         if _is_classifier_by_its_code(checkpoint):
             return Statement("classifier", Authority.FILES, "auto_map and the tensors of its head")
-        if checkpoint.metadata.get("model_type") == "CrossEncoder":
+        if (origin := _calls_it_cross_encoder(checkpoint)) and "architectures" not in checkpoint.overrides:
             raise ModelLoadError(
-                f"{checkpoint.label} is a {checkpoint.architecture}, which has no head, and "
-                "config_sentence_transformers.json calls it a CrossEncoder: its modules.json is missing, which says "
-                "what follows the network. Download the whole checkpoint."
+                f"{checkpoint.label} is a {checkpoint.architecture}, which has no head, and {origin} calls it a "
+                "cross-encoder: its head is missing, or modules.json, which says what follows the network. Download "
+                "the whole checkpoint. A flag decides as well: --hf-overrides "
+                f'\'{{"architectures": ["{checkpoint.family.body}ForSequenceClassification"]}}\' where the files '
+                f'hold a head, or ["{checkpoint.architecture}"] to embed query and document apart.'
             )
         return Statement("embedding", Authority.FILES, "config.json")
     if checkpoint.task == "ForSequenceClassification" and not checkpoint.is_language_model:
         return Statement("classifier", Authority.FILES, "config.json")
     return None
+
+
+def _calls_it_cross_encoder(checkpoint: Checkpoint) -> str:
+    """Where the files, or what is published of them, say so; empty where nothing does."""
+    config, identity = checkpoint.files.config, checkpoint.identity
+    if checkpoint.metadata.get("model_type") == "CrossEncoder":
+        return METADATA
+    if config.get("sbert_ce_default_activation_function") or config.get("sentence_transformers"):
+        return "the activation in config.json"
+    return f"{identity.origin}, which names {identity.id}," if identity else ""
 
 
 def _is_classifier_by_its_code(checkpoint: Checkpoint) -> bool:

@@ -32,6 +32,8 @@ def rows_of_labels(checkpoint: Checkpoint, num_labels: int) -> tuple[int, ...]:
     if num_labels == 1:
         return ()
     names = _names(checkpoint.config.get("id2label"))
+    if num_labels == 2:
+        _check_both_ways(checkpoint, names)
     if num_labels == 2 and (rows := _negative_and_positive(names)):
         rows = rows[1:] if _judged_apart(checkpoint) else rows
         logger.warning("%s: %s", checkpoint.label, _sentence(rows, names))
@@ -55,6 +57,21 @@ def _names(id2label: Any) -> dict[int, str]:
     if not isinstance(id2label, Mapping):
         return {}
     return {int(key): str(name) for key, name in id2label.items() if str(key).isdigit()}
+
+
+def _check_both_ways(checkpoint: Checkpoint, names: Mapping[int, str]) -> None:
+    """``label2id`` says the same as ``id2label``; a flag for the latter decides."""
+    rows = checkpoint.config.get("label2id")
+    if "id2label" in checkpoint.overrides or not isinstance(rows, Mapping):
+        return
+    for number, name in names.items():
+        if name in rows and rows[name] != number:
+            raise ConfigError(
+                f"config.json of {checkpoint.label} contradicts itself: by id2label row {number} means {name}, by "
+                f"label2id row {rows[name]} does. Correct one of the two, or decide with --hf-overrides "
+                f'\'{{"id2label": {{"0": "no", "1": "yes"}}}}\' (row 1 means relevant).',
+                param="hf_overrides.id2label",
+            )
 
 
 def _negative_and_positive(names: Mapping[int, str]) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from engine.prompts.published import QWEN3_RERANKER, TEMPLATES, built_in_name
 logger = logging.getLogger(__name__)
 
 NO_TEMPLATE = ("auto", "none")
+_QWEN3 = ("qwen3", "qwen3_vl", "qwen3_moe")
+"""Types whose vocabulary has the marks of Qwen3-Reranker's prompt."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ def _from_override(checkpoint: Checkpoint) -> Statement[str | None] | None:
     if not checkpoint.config.get("is_original_qwen3_reranker"):
         return None
     name = checkpoint.family.template or QWEN3_RERANKER.name  # one flag for both, in vLLM too
+    if checkpoint.config["model_type"] not in _QWEN3:
+        raise ConfigError(
+            f"is_original_qwen3_reranker says that {checkpoint.label} is a Qwen3-Reranker, and its network is a "
+            f"{checkpoint.family.body}. Leave the key out; for its prompt alone there is --score-template {name}.",
+            param="hf_overrides.is_original_qwen3_reranker",
+        )
     return Statement(name, Authority.PUBLISHED, "is_original_qwen3_reranker")
 
 

@@ -14,6 +14,7 @@ from engine.checkpoint.chain import read_chain
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.decision import decision
 from engine.checkpoint.embedding import text_prompts
+from engine.checkpoint.families import num_token_types
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.fingerprint import files_of, fingerprint, written
 from engine.checkpoint.head import resolve_head
@@ -25,6 +26,8 @@ from engine.checkpoint.model_length import UNLIMITED, resolve_max_model_len
 from engine.checkpoint.network import check_task, read_network
 from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
 from engine.checkpoint.remote_code import check_remote_code
+from engine.checkpoint.saved_template import SAVED
+from engine.checkpoint.tokenizer_settings import check_settings
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
 from engine.model_spec import ModelSpec
@@ -61,6 +64,8 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         if has_own_prompt
         else resolve_prompt(checkpoint, config.score_template, head.spec)
     )
+    if head.spec.kind != "listwise":  # which cuts and joins ids itself
+        _check_tokenizer(config, checkpoint, tokenizer_folder, prompt.template)
     max_model_len = resolve_max_model_len(checkpoint, config.max_model_len)
     late = late_texts(checkpoint, max_model_len) if head.spec.kind == "late_interaction" else None
     if late is not None:  # no text is longer than its side may be
@@ -106,7 +111,7 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     identity = identify(files, stored, config.ignore_config_key)
     if config.model_impl == "auto":
         check_remote_code(files, family, identity, config.ignore_config_key)
-    tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder))
+    tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder), says_so=True)
     checkpoint = Checkpoint(
         files=files,
         tokenizer=tokenizer,
@@ -123,6 +128,14 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     )
     check_task(checkpoint)
     return checkpoint
+
+
+def _check_tokenizer(config: ModelConfig, checkpoint: Checkpoint, folder: Path, template: str | None) -> None:
+    """Built-in prompts and files are cut and joined as ids; other texts are read as the tokenizer's settings say."""
+    if template is None or template.startswith(SAVED):
+        stated = CheckpointFiles(folder, folder.name).tokenizer_config
+        has_types = template is None and num_token_types(checkpoint.config["model_type"], checkpoint.config) > 1
+        check_settings(checkpoint.tokenizer, folder, stated, has_types=has_types, ignored=config.ignore_config_key)
 
 
 def check_own_prompt(checkpoint: Checkpoint, score_template: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from engine.checkpoint.chain_modules import torch_class
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import ConfigError
 from engine.model_spec import ActivationFn
+
+logger = logging.getLogger(__name__)
 
 _TORCH_ACTIVATIONS: dict[str, ActivationFn] = {
     "Identity": "identity",
@@ -50,6 +53,7 @@ def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[S
         Statement(ScoreRange(usual), Authority.USUAL, "default"),
     )
     assert stated is not None
+    _warn_of_assumed(checkpoint, stated)
     mean, sigma = checkpoint.config.get("logit_mean"), checkpoint.config.get("logit_sigma")
     if mean is None and sigma is None:
         return stated
@@ -78,10 +82,10 @@ def _of_config(
             "change scores; known are activation_fn and version.",
             param="hf_overrides.sentence_transformers",
         )
-    for key, name in (
-        ("sentence_transformers", metadata.get("activation_fn") if isinstance(metadata, dict) else None),
-        ("sbert_ce_default_activation_function", config.get("sbert_ce_default_activation_function")),
-    ):
+    named = [("sbert_ce_default_activation_function", config.get("sbert_ce_default_activation_function"))]
+    if isinstance(metadata, dict) and "activation_fn" in metadata:  # a null there leaves the older key unread
+        named = [("sentence_transformers", metadata["activation_fn"])]
+    for key, name in named:
         if name is not None:
             return Statement(ScoreRange(_torch_activation(checkpoint, name, num_labels)), authority, f"{origin}: {key}")
     problem = config.get("problem_type")
@@ -108,6 +112,23 @@ def _of_metadata(checkpoint: Checkpoint, num_labels: int) -> Statement[ScoreRang
         return None
     usual = ScoreRange("sigmoid" if num_labels < 2 else "softmax")
     return Statement(usual, Authority.FILES, "the default of sentence-transformers")
+
+
+def _warn_of_assumed(checkpoint: Checkpoint, stated: Statement[ScoreRange]) -> None:
+    """A fine-tune's range is taken from its base; where the prompt is too, ``prompt.py`` says both."""
+    identity = checkpoint.identity
+    if identity is None or stated.authority is not Authority.PUBLISHED:
+        return
+    if not identity.is_base or identity.model.template:
+        return
+    logger.warning(
+        "%s: by %s it was made from %s, so that model's range (%s) is assumed to be its own. If it is another, say it "
+        "with --hf-overrides (sentence_transformers.activation_fn).",
+        checkpoint.label,
+        identity.origin,
+        identity.id,
+        stated.value.activation,
+    )
 
 
 def _published(checkpoint: Checkpoint) -> Statement[ScoreRange] | None:

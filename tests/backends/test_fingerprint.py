@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,33 @@ def test_what_samples_miss(tmp_path: Path) -> None:
     assert fingerprint(folders) == print_before
     assert written_again(written_before, folders)
     assert not written_again("another machine:0123", folders)
+
+
+def test_a_change_whose_time_is_set_back(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(2 * WHOLE_BYTES))
+    folders, stat = [str(tmp_path)], path.stat()
+    print_before, written_before = fingerprint(folders), written(folders)
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\x01")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    now = path.stat()
+    assert (now.st_size, now.st_mtime_ns, now.st_ino) == (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    assert fingerprint(folders) == print_before
+    assert written_again(written_before, folders)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "1_LogitScore/config.json"])
+def test_settings_count_as_weights_do(name: str, tmp_path: Path) -> None:
+    """Of the network, of its tokenizer, of a saved module, of an adapter."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"a": 1}')
+    folders = [str(tmp_path), str(path.parent)]
+    before = fingerprint(folders)
+    path.write_text('{"a": 2}')
+    assert fingerprint(folders) != before
 
 
 def test_every_byte_of_a_small_file_counts(tmp_path: Path) -> None:

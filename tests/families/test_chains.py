@@ -18,6 +18,7 @@ from torch import nn
 
 from engine import LLM
 from engine.entrypoints.inspection.check import check_pairs
+from engine.errors import ConfigError
 from tests.support.random_models import randomise, save_random
 from tests.support.texts import TEXTS
 
@@ -227,6 +228,29 @@ def test_bi_encoders(name: str, tmp_path: Path) -> None:
     query, documents = theirs.encode_query([QUERY]), theirs.encode_document(DOCUMENTS)
     expected = theirs.similarity(query, documents)[0].numpy()
     np.testing.assert_allclose([one.score for one in score(tmp_path / "saved")], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
+@pytest.mark.parametrize("is_pair", [True, False])
+def test_prompts_that_a_pooling_leaves_out(mode: str, is_pair: bool, tmp_path: Path) -> None:
+    """``include_prompt: false``: the last token is none of the prompt's, and other poolings are refused."""
+    transformer = network(tmp_path, "BertModel", "bert", "feature-extraction", ENCODER)
+    pooling = Pooling(SIZE, mode, include_prompt=False)
+    prompts = {"prompts": {"query": "Find it: "}, "default_prompt_name": "query"}
+    chain = [transformer, pooling, scores()] if is_pair else [transformer, pooling]
+    library = CrossEncoder if is_pair else SentenceTransformer
+    library(modules=chain, device="cpu", **prompts).save_pretrained(str(tmp_path / "s"))
+    if mode != "lasttoken":
+        with pytest.raises(ConfigError, match="leaves the tokens of its prompt out"):
+            score(tmp_path / "s", DOCUMENTS[:2])
+        return
+    found = [one.score for one in score(tmp_path / "s", DOCUMENTS[:4])]
+    if is_pair:
+        expected = CrossEncoder(str(tmp_path / "s"), device="cpu").predict([(QUERY, text) for text in DOCUMENTS[:4]])
+    else:
+        theirs = SentenceTransformer(str(tmp_path / "s"), device="cpu")
+        expected = theirs.similarity(theirs.encode_query([QUERY]), theirs.encode_document(DOCUMENTS[:4]))[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [CASES["ettin"], TWO_LABELS["modules"], TWO_LABELS["classifier"]])

@@ -212,7 +212,7 @@ def test_a_cross_encoder_without_scores(body: Path) -> None:
     with pytest.raises(ConfigError, match="make 'sentence_embedding' and no scores, and model_type is CrossEncoder"):
         resolve(folder)
     (folder / "modules.json").unlink()
-    with pytest.raises(ModelLoadError, match=r"its modules\.json is missing"):
+    with pytest.raises(ModelLoadError, match=r"calls it a cross-encoder: its head is missing, or modules\.json"):
         resolve(folder)
 
 

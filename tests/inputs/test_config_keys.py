@@ -82,6 +82,29 @@ def test_values_that_are_none(small: Make, changes: dict[str, Any], message: str
         resolve_model(ModelConfig(model=str(small(config_changes=changes))))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("roberta", {"pad_token_id": 0}, "pad_token_id = 0. Positions of a roberta network are counted from it"),
+        ("xlm-roberta", {"pad_token_id": None}, "pad_token_id = None"),
+        ("camembert", {"pad_token_id": 3}, "pad_token_id = 3"),
+        ("bert", {"is_decoder": True}, "is_decoder = True"),
+        ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ("bert", {"add_cross_attention": True}, "add_cross_attention = True"),
+        ("modernbert", {"sliding_window": 64}, "sliding_window = 64"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ("mistral", {"layer_types": ["chunked_attention"]}, "layer_types = \\['chunked_attention'\\]"),
+        ("qwen2", {"use_mrope": True}, "use_mrope = True"),
+        ("granite", {"normalization_function": "layernorm"}, "normalization_function"),
+    ],
+)
+def test_keys_of_one_family(model_type: str, changes: dict[str, Any], message: str) -> None:
+    config = {"model_type": model_type, "hidden_size": 48, "num_attention_heads": 4, **changes}
+    with pytest.raises(ConfigError, match=message):
+        check_config_keys("x", config)
+    check_config_keys("x", config, tuple(changes))
+
+
 def test_neutral_values(small: Make) -> None:
     neutral = {
         "is_causal": True, "temperature": 1.0, "pooling": None, "layer_types": ["full_attention"], "use_cache": False,

@@ -16,8 +16,10 @@ from engine.errors import ConfigError, ModelLoadError
 from engine.model_spec import ModelSpec
 from tests.support.chains import token_id
 from tests.support.checkpoints import QWEN3_OVERRIDES, make_bert
+from tests.support.random_models import save_random
 
 Make = Callable[..., Path]
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 def resolve(folder: Path, **settings: Any) -> ModelSpec:
@@ -303,3 +305,76 @@ def test_vocabularies_that_do_not_fit(small: Make) -> None:
     change_config(folder, vocab_size=size + 7, max_position_embeddings=0)
     with pytest.raises(ModelLoadError, match="no usable max_position_embeddings"):
         resolve(folder)
+
+
+ORIGINAL = {"classifier_from_token": ["no", "yes"], "is_original_qwen3_reranker": True}
+
+
+def test_flags_that_contradict_themselves(small: Make, tmp_path: Path) -> None:
+    other = ORIGINAL | {"classifier_from_token": ["0", "1"]}
+    with pytest.raises(
+        ConfigError, match="a model that answers no or yes, and classifier_from_token names '0' and '1'"
+    ):
+        resolve(small(name=None), hf_overrides=other)
+    llama = save_random(tmp_path / "llama", "LlamaForCausalLM", "qwen", **TINY)
+    with pytest.raises(ConfigError, match=r"is a Qwen3-Reranker, and its network is a Llama.*--score-template qwen3-"):
+        resolve(llama, hf_overrides=ORIGINAL)
+
+
+def test_tokens_for_a_checkpoint_with_a_classifier_are_said(small: Make, caplog: pytest.LogCaptureFixture) -> None:
+    spec = resolve(small(converted=True), hf_overrides=ORIGINAL)
+    assert spec.head.kind == "from_2_way_softmax"
+    assert "its files hold a classifier (score.weight), which is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folder", "readme", "config", "origin"),
+    [
+        ("ms-marco-MiniLM-L-6-v2", "", {}, "the name of its folder"),
+        ("m", "---\nbase_model: cross-encoder/ms-marco-MiniLM-L6-v2\n---\n", {}, "base_model in README.md"),
+        ("m", "", {"sbert_ce_default_activation_function": "torch.nn.Identity"}, "the activation in config.json"),
+        ("m", "", {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, "the activation in config.json"),
+    ],
+)
+def test_a_cross_encoder_without_its_head_is_no_bi_encoder(
+    folder: str, readme: str, config: dict[str, Any], origin: str, tmp_path: Path
+) -> None:
+    """As an export for another program left it: a BertModel under the name of a cross-encoder."""
+    path = make_bert(tmp_path / folder, layers=1, config_changes={"architectures": ["BertModel"], **config})
+    (path / "README.md").write_text(readme)
+    with pytest.raises(ModelLoadError, match=f"{origin}.*calls it a cross-encoder: its head is missing"):
+        resolve(path)
+    assert resolve(path, hf_overrides={"architectures": ["BertModel"]}).head.kind == "embedding"
+    assert resolve(path, hf_overrides={"architectures": ["BertForSequenceClassification"]}).head.kind == "classifier"
+
+
+def test_a_pooling_that_the_head_does_not_read(tmp_path: Path) -> None:
+    folder = make_bert(tmp_path / "m", layers=1, config_changes={"classifier_pooling": "mean"})
+    with pytest.raises(ConfigError, match="classifier_pooling = 'mean', which the head of a BertForSequenceClassifi"):
+        resolve(folder)
+
+
+def test_label2id_that_says_the_opposite(tmp_path: Path) -> None:
+    labels = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 1, "yes": 0}}
+    folder = make_bert(tmp_path / "m", layers=1, num_labels=2, config_changes=labels)
+    with pytest.raises(ConfigError, match="by id2label row 0 means no, by label2id row 1 does"):
+        resolve(folder)
+    assert resolve(folder, hf_overrides={"id2label": {"0": "yes", "1": "no"}}).head.label_rows == (1, 0)
+
+
+def test_the_range_of_a_fine_tuned_encoder_is_said_to_be_assumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_bert(tmp_path / "m", layers=1)
+    (folder / "README.md").write_text("---\nbase_model:\n- cross-encoder/ms-marco-MiniLM-L6-v2\n---\n")
+    assert resolve(folder).head.activation == "identity"
+    assert "so that model's range (identity) is assumed to be its own" in caplog.text
+
+
+def test_a_null_in_the_newer_key_leaves_the_older_one_unread(tmp_path: Path) -> None:
+    """As in sentence-transformers."""
+    keys = {
+        "sentence_transformers": {"activation_fn": None},
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
+    }
+    assert resolve(make_bert(tmp_path / "m", layers=1, config_changes=keys)).head.activation == "sigmoid"
