@@ -91,9 +91,12 @@ class CpuBackend(Backend):
             raise ConfigError(f"{KERNELS_VARIABLE} is {wanted!r}; it can be compiled or torch")
         obstacle = _obstacle(dtype, wanted)
         if obstacle is None:
-            from engine.kernels.cpu.ops import CpuOps
+            from engine.kernels.cpu.ops import ISA_VARIABLE, CpuOps
 
-            ops = CpuOps(self._num_threads, quantization, pin=self._pin)
+            try:
+                ops = CpuOps(self._num_threads, quantization, pin=self._pin)
+            except ValueError as error:
+                raise ConfigError(f"{ISA_VARIABLE}: {error}") from None
             return cast(Ops, ops), ops.description  # its methods take its own kind of weight only
         if quantization is not None or wanted == "compiled":
             raise DeviceError(f"{quantization or wanted} needs the compiled CPU kernels: {obstacle}")

@@ -1,6 +1,11 @@
 #include "dispatch.h"
 
 #include <stdexcept>
+#if defined(ENGINE_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(ENGINE_ARM) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace engine_cpu {
 
@@ -22,6 +27,18 @@ extern const KernelTable table;
 }
 #endif
 
+#if defined(ENGINE_ARM)
+namespace neon {
+extern const KernelTable table;
+}
+namespace neon_dotprod {
+extern const KernelTable table;
+}
+namespace neon_i8mm {
+extern const KernelTable table;
+}
+#endif
+
 namespace {
 
 struct Candidate {
@@ -30,11 +47,38 @@ struct Candidate {
 };
 
 #if defined(ENGINE_X86)
-// CPUID leaf 7, subleaf 1, EAX bit 4: VNNI with VEX encoding. gcc 12 has no name for it in __builtin_cpu_supports.
-bool has_avx_vnni() {
-    unsigned eax = 7, ebx, ecx = 1, edx;
-    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    return (eax >> 4) & 1;
+struct Cpuid {
+    unsigned eax, ebx, ecx, edx;
+    Cpuid(unsigned leaf, unsigned subleaf) : eax(leaf), ebx(0), ecx(subleaf), edx(0) {
+        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    }
+};
+// VNNI with VEX encoding. gcc 12 has names for neither in __builtin_cpu_supports; a leaf that is not there reads as
+// that of another, so it is asked for first.
+bool has_avx_vnni() { return Cpuid(0, 0).eax >= 7 && Cpuid(7, 0).eax >= 1 && (Cpuid(7, 1).eax >> 4 & 1); }
+bool has_f16c() { return Cpuid(1, 0).ecx >> 29 & 1; }
+#endif
+
+#if defined(ENGINE_ARM)
+struct ArmFeatures {
+    bool dotprod = false, i8mm = false;
+};
+ArmFeatures arm_features() {
+    ArmFeatures found;
+#if defined(__linux__)
+    // The bits of linux/arch/arm64/include/uapi/asm/hwcap.h: ASIMDDP, and I8MM of the second word.
+    found.dotprod = getauxval(AT_HWCAP) >> 20 & 1;
+    found.i8mm = getauxval(AT_HWCAP2) >> 13 & 1;
+#elif defined(__APPLE__)
+    const auto has = [](const char* name) {
+        int value = 0;
+        size_t size = sizeof value;
+        return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value;
+    };
+    found.dotprod = has("hw.optional.arm.FEAT_DotProd");
+    found.i8mm = has("hw.optional.arm.FEAT_I8MM");
+#endif
+    return found;
 }
 #endif
 
@@ -43,13 +87,19 @@ std::vector<Candidate> candidates() {
     std::vector<Candidate> list;
 #if defined(ENGINE_X86)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     list.push_back({&avx512_vnni::table, avx512 && __builtin_cpu_supports("avx512vnni")});
     list.push_back({&avx512::table, avx512});
     list.push_back({&avx2_vnni::table, avx2 && has_avx_vnni()});
     list.push_back({&avx2::table, avx2});
+#endif
+#if defined(ENGINE_ARM)
+    const ArmFeatures arm = arm_features();
+    list.push_back({&neon_i8mm::table, arm.dotprod && arm.i8mm});
+    list.push_back({&neon_dotprod::table, arm.dotprod});
+    list.push_back({&neon::table, true});  // every 64-bit Arm processor has it
 #endif
     list.push_back({&portable::table, true});
     return list;
@@ -65,14 +115,22 @@ std::vector<std::string> available_isas() {
 }
 
 const KernelTable& select_table(const std::string& isa) {
-    std::string known;
+    std::string known, here;
+    bool built = false;
+    const auto add = [](std::string& list, const char* name) {
+        list += (list.empty() ? "" : ", ") + std::string(name);
+    };
     for (const auto& c : candidates()) {
         if (c.supported && (isa.empty() || isa == c.table->name)) return *c.table;
-        if (isa == c.table->name)
-            throw std::invalid_argument("this processor does not support the instruction set '" + isa + "'");
-        known += std::string(known.empty() ? "" : ", ") + c.table->name;
+        built = built || isa == c.table->name;
+        add(known, c.table->name);
+        if (c.supported) add(here, c.table->name);
     }
-    throw std::invalid_argument("unknown instruction set '" + isa + "'; this build has: " + known);
+    if (built)
+        throw std::invalid_argument("this processor does not support the instruction set '" + isa +
+                                    "'; it has: " + here);
+    throw std::invalid_argument("unknown instruction set '" + isa + "'; this build has: " + known +
+                                "; this processor: " + here);
 }
 
 }  // namespace engine_cpu

@@ -47,18 +47,25 @@ struct I16 {
 };
 struct I8 : I16 {
     static constexpr Kind kind = Kind::i8;
-    INLINE Acc start(const TileOut& o, int v) { return load<Vi>(o.offsets + v * W); }
+    INLINE Acc start(const TileOut& o, int v) { return kI8Signed ? splati(0) : load<Vi>(o.offsets + v * W); }
     INLINE Acc dot(Acc c, Acc a, Acc b) { return dot_i8(c, a, b); }
 };
 
+#if defined(ENGINE_NEON)
+#include "neon_products.h"
+#endif
+
 template <class K, int M>
 static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int words, const TileOut& o) {
-    constexpr int a_stride = kBlockWords[(int)K::kind];
+    [[maybe_unused]] constexpr int a_stride = kBlockWords[(int)K::kind];
     typename K::Acc acc[M][kTileVectors];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
         for (int v = 0; v < kTileVectors; v++) acc[m][v] = K::start(o, v);
+#if defined(ENGINE_NEON)
+    neon_products<K, M>(a, b, words, o, acc);
+#else
     const char *next_w = o.next[0], *next_a = o.next[1];
     auto step = [&](int k) __attribute__((always_inline)) {
         typename K::Acc weight[kTileVectors];
@@ -79,6 +86,7 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
         for (int i = 0; i < 8; i++) step(k + i);
     }
     for (; k < words; k++) step(k);
+#endif
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
@@ -214,8 +222,12 @@ static double ceiling_kind(int64_t iterations) {
 #pragma GCC unroll 16
         for (int m = 0; m < kTileRows; m++) {
             hide(x);
+#if defined(ENGINE_NEON)
+            neon_ceiling_step<K>(acc[m], x, w, m);
+#else
 #pragma GCC unroll 4
             for (int v = 0; v < kTileVectors; v++) acc[m][v] = K::dot(acc[m][v], x, w[v]);
+#endif
         }
     double total = 0;
     for (int m = 0; m < kTileRows; m++)

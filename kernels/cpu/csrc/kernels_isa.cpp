@@ -3,9 +3,13 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(ENGINE_NEON)
+#include <arm_neon.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kernel_table.h"

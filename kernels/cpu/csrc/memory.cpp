@@ -10,7 +10,7 @@
 namespace engine_cpu {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+[[maybe_unused]] constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kLine = 64;
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }

@@ -12,6 +12,10 @@ constexpr int kTileKeys = 12;
 constexpr int W = 8;
 constexpr int kTileRows = 6, kTileVectors = 2;  // 6 x 2 accumulators, 2 weight vectors, 1 broadcast: 15 of 16 registers
 constexpr int kTileKeys = 6;
+#elif defined(ENGINE_NEON)
+constexpr int W = 4;
+constexpr int kTileRows = 8, kTileVectors = 2;  // 8 x 2 accumulators, 8 quads of words, 2 weight vectors: 26 of 32
+constexpr int kTileKeys = 8;
 #else
 constexpr int W = 4;
 constexpr int kTileRows = 4, kTileVectors = 2;
@@ -28,6 +32,11 @@ constexpr int kI8Offset = 128;
 constexpr int kI8Offset = 64;
 #else
 constexpr int kI8Offset = 128;
+#endif
+#if defined(ENGINE_NEON)
+constexpr bool kI8Signed = true;  // products of signed activations: see neon_products.h
+#else
+constexpr bool kI8Signed = false;
 #endif
 
 typedef float Vf __attribute__((vector_size(W * 4)));
@@ -187,6 +196,8 @@ INLINE void hide(V& value) {
     __asm__ volatile("" : "+v"(value));
 #elif defined(__SSE2__)
     __asm__ volatile("" : "+x"(value));
+#elif defined(ENGINE_NEON)
+    __asm__ volatile("" : "+w"(value));
 #else
     __asm__ volatile("" : "+m"(value));
 #endif
@@ -257,6 +268,8 @@ INLINE Vf widen_f16(const uint16_t* p) {
     return (Vf)_mm512_cvtph_ps(load<__m256i>(p));
 #elif defined(__F16C__)
     return (Vf)_mm256_cvtph_ps(load<__m128i>(p));
+#elif defined(ENGINE_NEON)
+    return (Vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
     Vf v;
     for (int i = 0; i < W; i++) v[i] = f16_to_float(p[i]);

@@ -19,6 +19,7 @@ void pause() {
 
 bool is_open(uint64_t state) { return (state >> 32) % 2 == 1; }
 
+#if defined(__linux__)
 void pin_to(pthread_t thread, int index) {
     cpu_set_t allowed;
     CPU_ZERO(&allowed);
@@ -32,6 +33,9 @@ void pin_to(pthread_t thread, int index) {
             return;
         }
 }
+#else
+void pin_to(pthread_t, int) {}  // macOS places threads itself
+#endif
 
 }  // namespace
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine.backends.cpu.backend import CpuBackend
+from engine.errors import ConfigError
 from engine.kernels.cpu import _C, available
 from engine.kernels.cpu.ops import ISA_VARIABLE, CpuOps
 from engine.kernels.cpu.threads import allowed_cpus, cgroup_cpus, check_num_threads, default_num_threads, physical_cores
@@ -25,6 +31,27 @@ def test_the_environment_chooses_the_instruction_set(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(ISA_VARIABLE, "mmx")
     with pytest.raises(ValueError, match=r"unknown instruction set 'mmx'; this build has: .*portable"):
         CpuOps(1)
+    with pytest.raises(ConfigError, match=rf"{ISA_VARIABLE}: unknown instruction set 'mmx'; .*portable"):
+        CpuBackend().make_ops(torch.device("cpu"), torch.float32, None)
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"), [("Nehalem", ["portable"]), ("Haswell", ["avx2", "portable"])], ids=["no AVX2", "AVX2"]
+)
+def test_an_older_processor_gets_what_it_has(processor: str, expected: list[str]) -> None:
+    """Under an emulator: never an instruction that is not there, and a sentence for one that was asked for."""
+    emulator = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+    if emulator is None or platform.machine() != "x86_64":
+        pytest.skip("no emulator of other x86-64 processors here (qemu-x86_64-static; Debian: qemu-user-static)")
+    program = (
+        "from engine.kernels.cpu import _C; print(_C.available_isas()); print(_C.Runtime(1, '', False).isa)\n"
+        "try: _C.Runtime(1, 'avx512_vnni', False)\n"
+        "except ValueError as error: print(error)"
+    )
+    command = [emulator, "-cpu", processor, sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    refusal = f"this processor does not support the instruction set 'avx512_vnni'; it has: {', '.join(expected)}"
+    assert done.stdout.splitlines() == [str(expected), expected[0], refusal], done.stderr[-500:]
 
 
 def test_the_description_names_what_was_chosen(isa: str) -> None:
