@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.backends.loading.formats import auto_round, awq, bitsandbytes, compressed_tensors, fp8, gptq, hqq, modelopt
+from engine.backends.loading.formats import (
+    auto_round,
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gptq,
+    hqq,
+    modelopt,
+    modelslim,
+)
 from engine.backends.loading.formats.gguf import open_gguf
 from engine.backends.loading.formats.stored import Format, Stored, refusal
 from engine.backends.loading.source import QuantizedTensor, Source
@@ -18,6 +28,7 @@ from engine.checkpoint.gguf.header import find_gguf
 from engine.errors import ModelLoadError
 
 FORMATS: dict[str, Callable[[Stored], Format]] = {
+    "ascend": modelslim.read,
     "auto-round": auto_round.read,
     "intel/auto-round": auto_round.read,
     "awq": awq.read,
@@ -35,8 +46,15 @@ NOT_AS_EXPECTED = (
     TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, re.error,
 )  # fmt: skip
 """How settings of other types than expected show."""
-FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
-"""Where older versions of these tools put their settings, beside config.json."""
+FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+    "quant_model_description.json": "ascend",
+    "quant_model_description_w8a8.json": "ascend",
+    "quant_model_description_w8a8_dynamic.json": "ascend",
+}
+"""Where tools put their settings, beside config.json."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +113,13 @@ def quantization_settings(folder: str, config: Mapping[str, Any]) -> dict[str, A
     if settings:
         if not isinstance(settings, dict):
             raise ModelLoadError(f"quantization_config of {folder} is no JSON object")
-        return settings
+        if settings.get("quant_method") != "ascend":
+            return settings
     for name, method in FILES.items():
         path = Path(folder) / name
         if path.is_file():
             return {"quant_method": method, **_read(path)}
-    return None
+    return settings or None
 
 
 def _read(path: Path) -> dict[str, Any]:

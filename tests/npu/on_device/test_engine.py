@@ -20,6 +20,7 @@ import pytest
 from engine import LLM
 from tests.e2e.server import ServerProcess
 from tests.e2e.test_seed_scripts import CHINA, PASSAGES, Home
+from tests.quantized.test_modelslim import make as make_modelslim
 from tests.support.checkpoints import QWEN3_OVERRIDES, make_qwen3, official_qwen3_scores
 from tests.support.texts import TEXTS
 
@@ -125,3 +126,12 @@ def test_auto_finds_the_device(checkpoint: Path) -> None:
         info = model._client.info
     assert info.device == "npu:0"
     assert any(re.match("device npu, chosen automatically", note) for note in info.notes)
+
+
+@pytest.mark.parametrize("kind", ["W8A8_DYNAMIC", "W8A8"])
+def test_checkpoints_of_msmodelslim_run_in_8_bits(tmp_path: Path, kind: str) -> None:
+    twin = make_modelslim(tmp_path / "m", kind, head_dim=128, heads=2, kv_heads=1, dtype="bfloat16")
+    with LLM(str(tmp_path / "m"), device="npu", max_model_len=1024, max_num_batched_tokens=512) as model:
+        assert any("int8 weights in FRACTAL_NZ" in note for note in model.info.notes), model.info.notes
+        got = [output.outputs.score for output in model.score(CHINA, PASSAGES)]
+    assert got == pytest.approx(official_qwen3_scores(twin, CHINA, PASSAGES), abs=5e-2)
