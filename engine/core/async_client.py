@@ -25,8 +25,9 @@ import numpy as np
 
 from engine.config import EngineConfig
 from engine.core.client import CLOSE_TIMEOUT_S, MPClient
+from engine.core.open_calls import OpenCall, accuse
 from engine.core.operations import AskedOperations
-from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError, StepFailedError
+from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
 from engine.executor.base import GAVE_UP
 from engine.ipc.channel import ChannelClosedError
 from engine.ipc.restart_budget import RestartBudget
@@ -48,22 +49,6 @@ SILENCE_S = 2.0
 WATCH_S = 0.25
 
 
-class _OpenCall:
-    """A call that waits for answers."""
-
-    __slots__ = ("answered", "num_lost_cores", "queue", "request")
-
-    def __init__(self, request: EngineCoreRequest) -> None:
-        self.request = request
-        self.queue: asyncio.Queue[EngineCoreOutput | EngineError] = asyncio.Queue()
-        self.answered = np.zeros(request.num_pairs, bool)
-        self.num_lost_cores = 0
-        """Cores that ended while they had this call."""
-
-    def fresh(self, output: EngineCoreOutput) -> EngineCoreOutput:
-        return output.without(self.answered)
-
-
 class AsyncMPClient:
     """Use ``start``; all methods belong to the loop that called it."""
 
@@ -76,7 +61,7 @@ class AsyncMPClient:
         """Keep open calls while the core or its worker is replaced; False: fail them, for somebody else to run."""
         self._arguments = (config, spec, constant_prefix)
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[str, _OpenCall] = {}
+        self._calls: dict[str, OpenCall] = {}
         self._operations = AskedOperations()
         self._restarts = RestartBudget(config.device.max_worker_restarts)
         self._lost = asyncio.Event()
@@ -190,7 +175,7 @@ class AsyncMPClient:
             raise ShuttingDownError("the server is shutting down")
         if self._lost.is_set():
             raise EngineDeadError("the engine core is gone and was restarted too often")
-        call = _OpenCall(request)
+        call = OpenCall(request)
         self._calls[request.call_id] = call
         self.idle.clear()
         finished = False
@@ -227,7 +212,7 @@ class AsyncMPClient:
             return
         if not self._hold_calls:
             self._fail_all(error)
-        self._blame(client)
+        self._suspects = accuse(self._calls, self._suspects, client.child.exit_code)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
         config, spec, constant_prefix = self._arguments
         if config.device.executor == "uni":
@@ -255,23 +240,6 @@ class AsyncMPClient:
                 self._client.submit(call.request)
         if self._suspects:
             self._client.submit(self._calls[self._suspects[0]].request)
-
-    def _blame(self, client: MPClient) -> None:
-        """Every call of a lost core may have ended it. They are replayed one at a time, and one that ends another core
-        in this way is not tried again: after two cores that ended by themselves, three that a signal ended, which may
-        have come from outside."""
-        alone = self._suspects[0] if self._suspects else None
-        not_sent = set(self._suspects) - {alone}
-        most = 3 if (client.child.exit_code or 0) < 0 else 2
-        suspects: deque[str] = deque()
-        for call_id, call in self._calls.items():
-            call.num_lost_cores += call_id not in not_sent
-            if call_id == alone and call.num_lost_cores >= most:
-                times = f"{call.num_lost_cores} times"
-                call.queue.put_nowait(StepFailedError(f"the engine core ended {times} while it had this call"))
-            else:
-                suspects.append(call_id)
-        self._suspects = suspects
 
     def _next_suspect(self, done: str) -> None:
         """Goes on with the next call of a lost core when the one before is over."""

@@ -1,30 +1,23 @@
 """The offline way in: ``LLM(model).score(query, documents)``, with the names and shapes of vLLM's class.
 
-Pairs stream through the engine in slices: while the core scores some, a thread tokenises the next, and no more than
-``WINDOW`` slices exist at any time, so a generator of a million pairs needs no more memory than its results. Answers
-come back in any order and leave in the order of the input.
+How its calls run, slice by slice, is told in ``pipeline.py``.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Any, Self, overload
 
 import numpy as np
-from tqdm import tqdm
 
 from engine.checkpoint.resolve import resolve_model
 from engine.core.client import EngineClient, create_client
 from engine.entrypoints.inspection.self_test import SelfTest, run_self_test
 from engine.entrypoints.offline.arguments import (
-    PairSettings,
     adapter_of,
     engine_config,
     has_one_query,
@@ -33,26 +26,20 @@ from engine.entrypoints.offline.arguments import (
     pair_stream,
     resolve_callable_overrides,
 )
-from engine.entrypoints.offline.embedding import RunningTexts, TextSide, TextSlice
-from engine.entrypoints.offline.interrupts import interrupt_after
-from engine.entrypoints.offline.slices import PairSlice, RunningSlice, in_slices
+from engine.entrypoints.offline.embedding import TextSide, TextSlice
+from engine.entrypoints.offline.pipeline import Pipeline
+from engine.entrypoints.offline.slices import in_slices
 from engine.errors import InvalidRequestError
 from engine.inputs.checks import check_query
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import ModelSpec
 from engine.outputs import EmbeddingRequestOutput, RerankResult, ScoringRequestOutput
 from engine.scoring.activation import ranking
-from engine.scoring.call_encoding import core_request
 from engine.scoring.document_store import document_store
 from engine.step import WorkerInfo
 
 SLICE_PAIRS = 512
 """Pairs of one request to the core; they share their common beginning."""
-WINDOW = 4
-"""Slices in flight at a time, the ones being tokenised included."""
-_Slice = PairSlice | TextSlice
-_Running = RunningSlice | RunningTexts
-PROGRESS_TEXT = "Processed prompts"
 
 
 class LLM:
@@ -71,7 +58,6 @@ class LLM:
         hf_overrides: Mapping[str, Any] | Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._slices: dict[str, _Running] = {}
         self._closed = False
         overrides = {} if callable(hf_overrides) else dict(hf_overrides or {})
         config = engine_config({"model": model, "hf_overrides": overrides, **settings})
@@ -90,9 +76,7 @@ class LLM:
         except BaseException:
             self.close()
             raise
-        self._lock = threading.Lock()
-        self._request_ids = count()
-        self._call_ids = count()
+        self._pipeline = Pipeline(self._processor, self._client, self.spec.head, self._threads, self._store)
 
     def score(
         self, data_1: Any = None, data_2: Any = None, /, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
@@ -123,7 +107,7 @@ class LLM:
         pairs, total = pair_stream(first, options.pop("data_2", second))
         size = None if self.reads_lists and one_query else SLICE_PAIRS
         slices = in_slices(pairs, size, one_query=one_query)
-        return self._run(slices, total, self._adapter(options), pair_settings(options), use_tqdm)
+        return self._pipeline.run(slices, total, self._adapter(options), pair_settings(options), use_tqdm)
 
     @overload
     def rerank(
@@ -181,7 +165,7 @@ class LLM:
             streams = (pair_stream(each, listed)[0] for each in queries)
             size = None if self.reads_lists else SLICE_PAIRS
             slices = chain.from_iterable(in_slices(stream, size) for stream in streams)
-            outputs = self._run(slices, len(queries) * len(listed), adapter, settings, use_tqdm)
+            outputs = self._pipeline.run(slices, len(queries) * len(listed), adapter, settings, use_tqdm)
             for i in range(len(queries)):
                 own = list(islice(outputs, len(listed)))
                 rankings[i] = ranked_results(listed, own, top_n=top_n or None, min_score=min_score)
@@ -209,76 +193,11 @@ class LLM:
         adapter, settings = self._adapter(options), pair_settings(options)
         starts = range(0, len(listed), SLICE_PAIRS)
         slices = (TextSlice(start, listed[start : start + SLICE_PAIRS], side) for start in starts)
-        outputs: Iterator[Any] = self._run(slices, len(listed), adapter, settings, use_tqdm)
+        outputs: Iterator[Any] = self._pipeline.run(slices, len(listed), adapter, settings, use_tqdm)
         return list(outputs)
 
     def _adapter(self, options: dict[str, Any]) -> str | None:
         return adapter_of(options.pop("lora_request", None), self.config.model.lora_modules)
-
-    def _run(
-        self,
-        slices: Iterator[_Slice],
-        total: int | None,
-        adapter: str | None,
-        settings: PairSettings,
-        use_tqdm: bool | Callable[..., Any],
-    ) -> Iterator[Any]:
-        window: deque[_Running] = deque()
-        bar = _progress_bar(use_tqdm, total)
-        try:
-            self._fill(window, slices, adapter, settings)
-            while window:
-                self._advance(window)
-                while window and window[0].complete:
-                    part = window.popleft()
-                    del self._slices[part.call_id]
-                    self._fill(window, slices, adapter, settings)
-                    for output in part.outputs(lambda: str(next(self._request_ids))):
-                        bar.update(1)
-                        yield output
-        finally:
-            # An exception, Ctrl-C or a consumer that stopped early: nothing may go on running for it.
-            self._give_up(window)
-            bar.close()
-
-    def _fill(
-        self, window: deque[_Running], slices: Iterator[_Slice], adapter: str | None, settings: PairSettings
-    ) -> None:
-        while len(window) < WINDOW and (part := next(slices, None)) is not None:
-            call_id = f"offline-{next(self._call_ids)}"
-            encoding: Future[Any] = self._threads.submit(part.encode, self._processor, settings)
-            self._slices[call_id] = running = part.running(call_id, encoding, adapter)
-            window.append(running)
-
-    def _advance(self, window: deque[_Running]) -> None:
-        """Hand over what is encoded and take in what is scored; waits only when neither is there."""
-        for part in window:
-            if part.results is None and (part is window[0] or part.encoding.done()):
-                self._submit(part)
-        with self._lock, interrupt_after():
-            if window[0].complete:
-                return  # another caller of this object took our answers in
-            for output in self._client.recv(0.1).outputs:
-                owner = self._slices.get(output.call_id)
-                if owner is not None and owner.results is not None:
-                    owner.results.add(output)
-
-    def _submit(self, part: _Running) -> None:
-        prompts = part.start(self.spec.head, self._store.scoped(part.adapter or ""))
-        if not prompts:  # none of them can be read
-            return
-        request = core_request(part.call_id, prompts, arrival_s=time.monotonic(), adapter=part.adapter)
-        with self._lock, interrupt_after():
-            self._client.submit(request)
-
-    def _give_up(self, window: deque[_Running]) -> None:
-        for part in window:
-            part.encoding.cancel()
-            self._slices.pop(part.call_id, None)
-            if part.results is not None and not part.complete and not self._closed:
-                with self._lock, interrupt_after():
-                    self._client.abort(part.call_id)
-        window.clear()
 
     @property
     def reads_lists(self) -> bool:
@@ -293,7 +212,7 @@ class LLM:
     def reset_prefix_cache(self) -> None:
         """Forgets what is kept of earlier calls' queries, and of their documents by a late-interaction model."""
         self._store.clear()
-        with self._lock:
+        with self._pipeline.lock:
             self._client.reset_prefix_cache()
 
     def close(self) -> None:
@@ -301,6 +220,8 @@ class LLM:
         if self._closed:
             return
         self._closed = True
+        if pipeline := getattr(self, "_pipeline", None):
+            pipeline.closed = True
         if threads := getattr(self, "_threads", None):
             threads.shutdown(wait=True, cancel_futures=True)
         if client := getattr(self, "_client", None):
@@ -338,11 +259,3 @@ def ranked_results(
             found = outputs[i]
             results.append(RerankResult(i, score, logit, documents[i], found.truncated, found.spans, found.unfamiliar))
     return results[:top_n]
-
-
-def _progress_bar(use_tqdm: bool | Callable[..., Any], total: int | None) -> Any:
-    make = use_tqdm if callable(use_tqdm) else tqdm
-    if callable(use_tqdm):
-        return make(total=total, desc=PROGRESS_TEXT, unit="pair")
-    # None: shown on a terminal only.
-    return tqdm(total=total, desc=PROGRESS_TEXT, unit="pair", disable=None if use_tqdm else True)

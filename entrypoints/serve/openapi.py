@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from engine.entrypoints.serve.dialects.fields import EXACT
+from engine.entrypoints.serve.dialects.field_schemas import EXACT
 from engine.entrypoints.serve.service import RerankService
 
 REF_TEMPLATE = "#/components/schemas/{name}"

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from engine.entrypoints.serve.dialects.body import read, read_keys
 from engine.entrypoints.serve.dialects.classify import Messages, pair_of
-from engine.entrypoints.serve.dialects.fields import EXACT, TOKEN_ID, Bool, TokenIds, as_bool, as_ids, fail
+from engine.entrypoints.serve.dialects.field_schemas import EXACT, TOKEN_ID
+from engine.entrypoints.serve.dialects.fields import Bool, TokenIds, as_bool, as_ids, fail
 from engine.entrypoints.serve.errors import json_response
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.loaded_engine import Processor

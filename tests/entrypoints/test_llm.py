@@ -16,6 +16,7 @@ import pytest
 from engine import LLM
 from engine.entrypoints.offline import llm as llm_module
 from engine.entrypoints.offline.arguments import adapter_of, engine_config, pair_settings, pair_stream
+from engine.entrypoints.offline.pipeline import WINDOW
 from engine.errors import ConfigError, InvalidRequestError
 from tests.support.checkpoints import INSTRUCTION, PREFIX, QWEN3_OVERRIDES, SUFFIX, make_qwen3, official_qwen3_scores
 
@@ -102,7 +103,7 @@ def test_token_ids(llm: LLM) -> None:
 def test_wrong_sides(llm: LLM, first: Any, second: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         llm.score(first, second)
-    assert llm._slices == {}
+    assert llm._pipeline.open_slices == {}
     assert len(llm.score("q", ["d", "e"])) == 2
 
 
@@ -164,7 +165,7 @@ def test_a_stream_is_read_no_further_than_the_window(llm: LLM, monkeypatch: pyte
     scores = []
     for position, output in enumerate(llm.score_iter("q", iter(source), use_tqdm=Bar)):
         scores.append(output.outputs.score)
-        assert source.taken - position <= 16 * (llm_module.WINDOW + 1)
+        assert source.taken - position <= 16 * (WINDOW + 1)
     assert len(scores) == 600
     assert scores == pytest.approx((scores[:7] * 86)[:600], abs=1e-6)
     assert (bars[0].total, bars[0].n, bars[0].closed) == (None, 600, True)
@@ -179,7 +180,7 @@ def test_two_streams_at_once_and_one_left_early(llm: LLM, monkeypatch: pytest.Mo
     got_later = [output.outputs.score for output in second]
     assert [a for a, _ in got] == pytest.approx(expected[:10], abs=1e-6)
     assert [b for _, b in got] + got_later == pytest.approx(expected[::-1], abs=1e-6)
-    assert llm._slices == {}
+    assert llm._pipeline.open_slices == {}
     assert llm._client.stats().num_waiting_pairs == 0
 
 
@@ -220,7 +221,7 @@ def test_ctrl_c_leaves_nothing_behind(llm: LLM) -> None:
         over.set()
         presser.join()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert llm._slices == {}
+    assert llm._pipeline.open_slices == {}
     llm._client.recv(0.5)
     assert llm._client.stats().num_waiting_pairs == 0
     assert threading.active_count() <= threads

@@ -17,16 +17,8 @@ from engine.entrypoints.serve.dialects.base import (
     partial_of,
 )
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import (
-    DOCUMENT_OBJECTS,
-    EXACT,
-    Count,
-    Text,
-    as_count,
-    as_documents,
-    as_query,
-    fail,
-)
+from engine.entrypoints.serve.dialects.field_schemas import DOCUMENT_OBJECTS, EXACT
+from engine.entrypoints.serve.dialects.fields import Count, Text, as_count, as_documents, as_query, fail
 from engine.errors import EngineError
 from engine.request import RerankCall
 from engine.scoring.result_assembler import PairScore

@@ -25,7 +25,8 @@ from engine.entrypoints.serve.dialects.base import (
 )
 from engine.entrypoints.serve.dialects.body import Keys
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import EXACT, NOT_BLANK, Prompts, as_prompts, fail
+from engine.entrypoints.serve.dialects.field_schemas import EXACT, NOT_BLANK
+from engine.entrypoints.serve.dialects.fields import Prompts, as_prompts, fail
 from engine.entrypoints.serve.dialects.score import ScoreUsage
 from engine.entrypoints.serve.dialects.tei import LABEL
 from engine.request import RerankCall

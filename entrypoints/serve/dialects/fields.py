@@ -13,79 +13,28 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from engine.entrypoints.serve.dialects.field_schemas import (
+    DOCUMENT,
+    MEDIA,
+    NO_MEDIA,
+    NOT_BLANK,
+    NULL,
+    QUERY,
+    TOKEN_ID,
+    TOKEN_IDS,
+    exact,
+)
 from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.spans import MIN_CHUNK_TOKENS
 
-EXACT = "x-exact"
 _MOST = 2**31 - 1
 """Larger counts mean "no limit" and must still fit the wire."""
-
-
-def _exact(*options: dict[str, Any]) -> Meta:
-    return Meta(extra_json_schema={EXACT: options[0] if len(options) == 1 else {"anyOf": list(options)}})
-
-
-_NULL = {"type": "null"}
-NOT_BLANK = {
-    "type": "string",
-    "pattern": r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
-}
-"""Something besides what ``str.strip`` takes away; ``\\S`` means another set in each language."""
-_PART = {
-    "type": "object",
-    "required": ["text"],
-    "properties": {"text": {"type": "string"}, "type": {"const": "text"}},
-}
-_NO_MEDIA = dict.fromkeys(("image", "image_url", "video", "audio"), False)
-_MEDIA = (*_NO_MEDIA, "video_url", "audio_url", "input_audio", "file")
-_NO_PARTS = {"not": {"type": "array"}}
-DOCUMENT_OBJECTS: tuple[dict[str, Any], ...] = (
-    {
-        "type": "object",
-        "required": ["text"],
-        "properties": {
-            "text": {"type": "string"},
-            "instruction": {"type": ["string", "null"]},
-            "content": _NO_PARTS,
-            **_NO_MEDIA,
-        },
-    },
-    {
-        "type": "object",
-        "required": ["content"],
-        "properties": {"content": {"type": "array", "items": _PART}},
-    },
-    {
-        "type": "object",
-        "minProperties": 1,
-        "properties": {"text": {"not": {"type": "string"}}, "content": _NO_PARTS, **_NO_MEDIA},
-    },
-)
-_DOCUMENT = ({"type": "string"}, *DOCUMENT_OBJECTS)
-_QUERY = (
-    NOT_BLANK,
-    {"type": "object", "required": ["text"], "properties": {"text": NOT_BLANK, "content": _NO_PARTS}},
-    {
-        "type": "object",
-        "required": ["content"],
-        "properties": {
-            "content": {
-                "type": "array",
-                "items": _PART,
-                "contains": {"type": "object", "properties": {"text": NOT_BLANK}},
-            }
-        },
-    },
-)
-
-TOKEN_ID = {"type": "integer", "minimum": 0, "x-bound": "vocab_size"}
-_TOKEN_IDS = {"type": "array", "minItems": 1, "items": TOKEN_ID}
 
 Number = int | float | None
 
 
 def _whole(minimum: int) -> Meta:
-    return _exact({"type": "integer", "minimum": minimum}, _NULL)
+    return exact({"type": "integer", "minimum": minimum}, NULL)
 
 
 Count = Annotated[Number, _whole(0)]
@@ -93,46 +42,46 @@ Count = Annotated[Number, _whole(0)]
 Positive = Annotated[Number, _whole(1)]
 Priority = Annotated[Number, _whole(-(2**31))]
 ChunkSize = Annotated[Number, _whole(MIN_CHUNK_TOKENS)]
-CutTo = Annotated[Number, _exact({"const": -1}, {"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, _NULL)]
-CutLength = Annotated[Number, _exact({"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, _NULL)]
+CutTo = Annotated[Number, exact({"const": -1}, {"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, NULL)]
+CutLength = Annotated[Number, exact({"type": "integer", "minimum": 1, "x-bound": "pair_tokens"}, NULL)]
 """``CutTo`` where nothing stands for the model's limit."""
 FLAGS = {"true": True, "True": True, "false": False, "False": False}
-Bool = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": list(FLAGS)}, _NULL)]
-Cut = Annotated[bool | str | None, _exact({"type": "boolean"}, {"enum": [*FLAGS, "NONE", "END", "START"]}, _NULL)]
+Bool = Annotated[bool | str | None, exact({"type": "boolean"}, {"enum": list(FLAGS)}, NULL)]
+Cut = Annotated[bool | str | None, exact({"type": "boolean"}, {"enum": [*FLAGS, "NONE", "END", "START"]}, NULL)]
 """Whether to cut what is too long: a flag, or at which end."""
-Text = Annotated[str, _exact(NOT_BLANK)]
-Query = Annotated[str | dict[str, Any], _exact(*_QUERY)]
-Queries = Annotated[list[str | dict[str, Any]], _exact({"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}})]
+Text = Annotated[str, exact(NOT_BLANK)]
+Query = Annotated[str | dict[str, Any], exact(*QUERY)]
+Queries = Annotated[list[str | dict[str, Any]], exact({"type": "array", "minItems": 1, "items": {"anyOf": [*QUERY]}})]
 TextOrQueries = Annotated[
     str | list[str | dict[str, Any]],
-    _exact(NOT_BLANK, {"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}}),
+    exact(NOT_BLANK, {"type": "array", "minItems": 1, "items": {"anyOf": [*QUERY]}}),
 ]
 """Where a single object would mean something else."""
 QuerySide = Annotated[
     str | dict[str, Any] | list[str | dict[str, Any]],
-    _exact(*_QUERY, {"type": "array", "minItems": 1, "items": {"anyOf": [*_QUERY]}}),
+    exact(*QUERY, {"type": "array", "minItems": 1, "items": {"anyOf": [*QUERY]}}),
 ]
 """One query, or one for each document."""
 Documents = Annotated[
     str | dict[str, Any] | list[str | dict[str, Any]],
-    _exact(*_DOCUMENT, {"type": "array", "minItems": 1, "items": {"anyOf": [*_DOCUMENT]}}),
+    exact(*DOCUMENT, {"type": "array", "minItems": 1, "items": {"anyOf": [*DOCUMENT]}}),
 ]
 TextOrDocuments = Annotated[
     str | list[str | dict[str, Any]],
-    _exact({"type": "string"}, {"type": "array", "minItems": 1, "items": {"anyOf": [*_DOCUMENT]}}),
+    exact({"type": "string"}, {"type": "array", "minItems": 1, "items": {"anyOf": [*DOCUMENT]}}),
 ]
 """Where a single object would mean something else."""
 Prompts = Annotated[
     str | list[str | int | float | list[int | float]],
-    _exact(
+    exact(
         NOT_BLANK,
         {"type": "array", "minItems": 1, "items": NOT_BLANK},
-        _TOKEN_IDS,
-        {"type": "array", "minItems": 1, "items": _TOKEN_IDS},
+        TOKEN_IDS,
+        {"type": "array", "minItems": 1, "items": TOKEN_IDS},
     ),
 ]
 """A text, token ids, or a list of either."""
-TokenIds = Annotated[list[int | float], _exact({"type": "array", "items": TOKEN_ID})]
+TokenIds = Annotated[list[int | float], exact({"type": "array", "items": TOKEN_ID})]
 
 Where = str | FieldPath
 """A field of the body: a key of it, or the path to a value further inside."""
@@ -273,7 +222,7 @@ def _object_text(item: dict[str, Any], where: Where, rank_fields: list[str] | No
     """``{"text"}``, ``{"content": [parts]}``, or any object as YAML, which is how Cohere reads one."""
     if isinstance(item.get("content"), list):
         return _parts_text(item["content"], where)
-    for key in _NO_MEDIA:
+    for key in NO_MEDIA:
         if key in item:
             fail(f"Only text can be scored, got a document with {key!r}; nothing is ever fetched", where)
     if not item:
@@ -289,7 +238,7 @@ def _object_text(item: dict[str, Any], where: Where, rank_fields: list[str] | No
 
 def _media(item: dict[str, Any]) -> str | None:
     """The key under which a query, or a part of a text, holds a picture or the like, whatever its text says."""
-    return next((key for key in _MEDIA if item.get(key) is not None), None)
+    return next((key for key in MEDIA if item.get(key) is not None), None)
 
 
 def _own_instruction(item: dict[str, Any], where: Where) -> str | None:

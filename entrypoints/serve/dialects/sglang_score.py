@@ -25,7 +25,8 @@ from engine.entrypoints.serve.dialects.base import (
 )
 from engine.entrypoints.serve.dialects.body import Keys
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
-from engine.entrypoints.serve.dialects.fields import EXACT, TOKEN_ID, Bool, Text, as_bool, as_ids, fail
+from engine.entrypoints.serve.dialects.field_schemas import EXACT, TOKEN_ID
+from engine.entrypoints.serve.dialects.fields import Bool, Text, as_bool, as_ids, fail
 from engine.entrypoints.serve.dialects.vllm import flat_error
 from engine.errors import EngineError
 from engine.request import RerankCall

@@ -13,9 +13,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
+from engine.entrypoints.serve.dialects.field_schemas import EXACT, NOT_BLANK
 from engine.entrypoints.serve.dialects.fields import (
-    EXACT,
-    NOT_BLANK,
     Bool,
     Count,
     Documents,
