@@ -83,7 +83,10 @@ async def test_vllms_words(tmp_path: Path) -> None:
         assert server.core.operations[-1] == UnloadAdapter("mine")
         assert (await server.post("/v1/rerank", BODY | {"model": "mine"})).status_code == 404
         missing = await server.post("/v1/unload_lora_adapter", {"lora_name": "mine"})
-        assert (missing.status_code, missing.json()["message"]) == (404, "The lora adapter 'mine' cannot be found.")
+        assert (missing.status_code, missing.json()["error"]["message"]) == (
+            404,
+            "The lora adapter 'mine' cannot be found.",
+        )
 
 
 async def test_sglangs_words(tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ async def test_a_damaged_adapter_is_the_callers_mistake(tmp_path: Path, caplog: 
         with caplog.at_level(logging.WARNING):
             answer = await server.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": "a"})
         assert answer.status_code == 400
-        assert answer.json()["message"] == (
+        assert answer.json()["error"]["message"] == (
             "The adapter was not loaded: the adapter 'mine' in (a path) does not fit the model: 3 x 4."
         )
         assert f"{tmp_path}/a" in caplog.text
@@ -232,7 +235,7 @@ async def test_a_model_that_cannot_wake_up(tmp_path: Path) -> None:
         server.core.refusal = ModelLoadError("the files of m are no longer those that were served")
         answer = await server.post("/wake_up")
         assert answer.status_code == 503
-        assert "the log of the server says why" in answer.json()["message"]
+        assert "the log of the server says why" in answer.json()["error"]["message"]
         assert (await server.post("/v1/rerank", BODY)).status_code == 503
         server.core.refusal = None
         assert (await server.post("/wake_up")).status_code == 200
