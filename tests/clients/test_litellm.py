@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -13,6 +18,36 @@ litellm.suppress_debug_info = True
 
 NO_TEXTS = ("deepinfra", "nvidia_nim", "scaleway")
 """Providers that give no documents back."""
+
+
+@dataclass
+class Capture:
+    """A server that keeps what it gets, and answers nothing useful."""
+
+    url: str
+    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[Capture]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            headers = {name.lower(): value for name, value in self.headers.items() if name.lower() != "host"}
+            capture.requests.append((self.path, headers, body))
+            self.send_error(400)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    capture = Capture(f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield capture
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def rerank(engine: Engine, provider: str, base: str, model: str = "", **options: Any) -> Any:
@@ -30,7 +65,7 @@ def rerank(engine: Engine, provider: str, base: str, model: str = "", **options:
         *(("jina_ai", base) for base in ("", "/v1", "/v1/rerank")),
         *(("infinity", base) for base in ("/infinity", "/infinity/", "/infinity/v1")),
         *(("hosted_vllm", base) for base in ("", "/v1", "/v1/rerank", "/vllm")),
-        *(("voyage", base) for base in ("/voyage", "/voyage/v1", "/voyage/v1/rerank")),
+        *(("voyage", base) for base in ("", "/v1", "/voyage", "/voyage/v1", "/voyage/v1/rerank")),
         *(("together_ai", base) for base in ("", "/v1", "/together/v1")),
         *(("fireworks_ai", base) for base in ("", "/v1", "/fireworks/v1")),
         *(("azure_ai", base) for base in ("", "/v1", "/v2/rerank", "/azure")),
@@ -55,6 +90,23 @@ def test_providers(provider: str, base: str, top_n: int | None, engine: Engine) 
     if provider != "huggingface":  # TEI's answer is a list, which has no place for them
         counted = {**(answer.meta.get("tokens") or {}), **answer.meta["billed_units"]}
         assert counted.get("input_tokens") or counted.get("total_tokens"), answer.meta
+
+
+@pytest.mark.client("litellm")
+def test_infinity_needs_its_prefix(engine: Engine) -> None:
+    """Its bytes are those of ``hosted_vllm``, which reads objects where it reads texts: only the path tells them apart.
+    Without documents in the answer, the plain base will do."""
+    sent = {}
+    for provider in ("infinity", "hosted_vllm"):
+        with capturing() as capture:
+            with contextlib.suppress(Exception):
+                litellm.rerank(
+                    model=f"{provider}/m", query=QUERY, documents=DOCUMENTS, api_base=capture.url, api_key=KEY
+                )
+            sent[provider] = capture.requests[0]
+    assert sent["infinity"] == sent["hosted_vllm"]
+    answer = rerank(engine, "infinity", "", return_documents=False)
+    engine.check([(result["index"], result["relevance_score"]) for result in answer.results])
 
 
 @pytest.mark.client("litellm")

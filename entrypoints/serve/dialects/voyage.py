@@ -1,14 +1,21 @@
 """Voyage's rerank, told by ``top_k``, by ``truncation`` where there is no ``top_n``, or by its SDK's name; documents
-come back as strings."""
+come back as strings.
+
+LiteLLM's ``voyage`` leaves ``top_k`` out where there is no limit, and its body is then that of its other providers. But
+it names no ``Accept``, which those do that cannot read this answer (1.110.2; ``fireworks_ai`` names none, and can).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.entrypoints.serve.dialects.base import CallResult, Dialect, PartialAnswer, RequestView, partial_of
+from engine.entrypoints.serve.dialects.base import CallResult, Dialect, PartialAnswer, RequestView, matches, partial_of
+from engine.entrypoints.serve.dialects.body import Keys
 from engine.entrypoints.serve.dialects.extensions import Extensions, call_of
 from engine.entrypoints.serve.dialects.fields import (
     Bool,
@@ -39,8 +46,10 @@ class VoyageEntry(msgspec.Struct, kw_only=True):
     document: str | UnsetType = UNSET
 
 
-class VoyageUsage(msgspec.Struct):
+class VoyageUsage(msgspec.Struct, omit_defaults=True):
     total_tokens: int
+    prompt_tokens: int | UnsetType = UNSET
+    """For LiteLLM's ``fireworks_ai``, which counts these."""
 
 
 class VoyageAnswer(PartialAnswer, kw_only=True):
@@ -60,6 +69,13 @@ class VoyageDialect(Dialect):
     request_type: ClassVar[Any] = VoyageBody
     answer_type: ClassVar[Any] = VoyageAnswer
 
+    def recognises(self, keys: Keys, headers: Mapping[str, str] = MappingProxyType({})) -> bool:
+        if super().recognises(keys, headers):
+            return True
+        accepts_anything = headers.get("accept", "*/*") == "*/*"
+        by_litellm = accepts_anything and headers.get("user-agent", "").startswith("litellm/")
+        return by_litellm and matches(keys, ("query", "documents", "!queries", "!top_n"))
+
     def to_call(self, body: VoyageBody, view: RequestView) -> RerankCall:
         named: dict[str, Any] = {}
         if body.truncate is None and body.truncation is not None:
@@ -78,7 +94,9 @@ class VoyageDialect(Dialect):
         return VoyageAnswer(
             data=[self.render_pair(pair, result.call) for pair in result.pairs],
             model=result.model,
-            usage=VoyageUsage(result.prompt_tokens),
+            usage=VoyageUsage(
+                result.prompt_tokens, result.prompt_tokens if result.model.startswith("fireworks/") else UNSET
+            ),
             **partial_of(result),
         )
 
