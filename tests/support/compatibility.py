@@ -38,9 +38,10 @@ the same body, the answer is the common object, a superset that most of their cl
 `http://HOST:PORT/NAME`, `?dialect=NAME`, the header `X-Dialect: NAME` or `engine serve --dialect NAME` asks for one
 exactly. The last column is what the tests call: requests with their answers, to the last field.
 
-Two clients that send the same bytes and read other answers can only be told apart by such a path: LiteLLM's `infinity` sends
-what its `hosted_vllm` sends, to the same address, and reads texts where that reads objects, so its base URL is
-`http://HOST:PORT/infinity` (or it says `return_documents=False`). LiteLLM's `voyage` is known by the `Accept` that it leaves out.
+Two clients that send the same bytes and read other answers can only be told apart by such a path: LiteLLM's `infinity`
+sends what its `hosted_vllm` sends, to the same address, and reads texts where that reads objects, so its base URL is
+`http://HOST:PORT/infinity` (or it says `return_documents=False`). LiteLLM's `voyage` is known by the `Accept` that it
+leaves out.
 
 Doubled and trailing slashes do not matter, nor does a version that a base URL and a client both have (`/v1/v1/rerank`,
 `/v1/v2/rerank`), nor the words that other servers have in front (`/api`, `/openai`, `/inference`, `/providers`).
