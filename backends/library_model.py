@@ -20,6 +20,7 @@ from engine.backends.nn.adapters import AdaptableHead
 from engine.backends.nn.saved_modules import combine_labels
 from engine.backends.packed_batch import PackedBatch
 from engine.errors import ConfigError, ModelLoadError
+from engine.extras import pip_install
 from engine.kernels.ops import LayerShape
 from engine.model_spec import ModelSpec
 
@@ -50,7 +51,7 @@ class LibraryModel:
         """Raises ``ModelLoadError`` for a class or weights that are not there, ``ConfigError`` without the library."""
         if find_spec("transformers") is None:
             raise ConfigError(
-                "--model-impl transformers needs the library: pip install 'rerank-engine[reference]'",
+                f"--model-impl transformers needs the library: {pip_install('reference')}",
                 param="model_impl",
             )
         import transformers

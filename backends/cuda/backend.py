@@ -22,6 +22,7 @@ from engine.backends.self_test import as_table, require_all
 from engine.backends.suspects import Suspects, cache_folder
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
+from engine.extras import pip_install
 from engine.kernels.ops import AttentionMeta, LayerShape, Ops
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class CudaBackend(Backend):
                 f"{_dotted(OLDEST)} (Ampere) or newer is needed"
             )
         if importlib.util.find_spec("triton") is None:
-            return "the package triton is missing; install rerank-engine[cuda]"
+            return f"the package triton is missing: {pip_install('cuda')}"
         return None
 
     def device(self, rank: int) -> torch.device:

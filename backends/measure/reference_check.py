@@ -19,6 +19,7 @@ from engine.backends.loading.safetensors_file import TensorReader, find_tensors
 from engine.backends.registry import load_backend
 from engine.checkpoint.families import FAMILIES
 from engine.devices import HOST
+from engine.extras import pip_install
 from engine.model_spec import HeadModule, ModelSpec
 from engine.request import EncodedPair
 
@@ -130,7 +131,7 @@ def _library_config(spec: ModelSpec) -> Any:
 def find_reference(spec: ModelSpec) -> tuple[Reference | None, str]:
     """The reference and what it is, or None and why there is none."""
     if find_spec("transformers") is None:
-        return None, "transformers is not installed (pip install 'rerank-engine[reference]')"
+        return None, f"transformers is not installed ({pip_install('reference')})"
     if obstacle := _too_large(spec):
         return None, obstacle
     try:

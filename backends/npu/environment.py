@@ -21,6 +21,7 @@ from engine.backends.npu.versions import (
     installed,
     version_in_files,
 )
+from engine.extras import pip_install
 
 VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 SETTINGS = {
@@ -43,7 +44,7 @@ def why_unavailable() -> str | None:
     """None if torch_npu works and sees a device; else what to install, source or set."""
     if importlib.util.find_spec("torch_npu") is None:
         return (
-            "torch_npu is not installed; `pip install 'rerank-engine[npu]'` installs it with the torch it needs, on a "
+            f"torch_npu is not installed; `{pip_install('npu')}` installs it with the torch it needs, on a "
             "host that has the Ascend driver and CANN"
         )
     if problem := Versions(torch.__version__, installed("torch_npu"), "").problem():  # the import would say it worse

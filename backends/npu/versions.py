@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.extras import pip_install
+
 COMPARED = ("2.10.0.post4", "2.12.0", "2.13.0")
 """Of torch_npu, each with the schemas in ``tests/npu/schemas``."""
 OLDEST_TORCH_NPU = (2, 10)
@@ -40,10 +42,7 @@ class Versions:
         """Why these cannot work together, and the command that mends it; None: they can."""
         torch, torch_npu, cann = numbers(self.torch), numbers(self.torch_npu), numbers(self.cann)
         if torch_npu and torch_npu < OLDEST_TORCH_NPU:
-            return (
-                f"torch_npu {self.torch_npu} is too old, 2.10.0.post4 or later is needed: "
-                "`pip install 'rerank-engine[npu]'`"
-            )
+            return f"torch_npu {self.torch_npu} is too old, 2.10.0.post4 or later is needed: `{pip_install('npu')}`"
         if torch and torch_npu and torch != torch_npu:
             wanted = f"{torch_npu[0]}.{torch_npu[1]}"
             return (

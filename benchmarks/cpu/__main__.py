@@ -1,6 +1,6 @@
 """``python -m benchmarks.cpu``: ceilings and products, the race against peers, and growth, into one JSON file.
 
-Peers are an extra (``pip install 'rerank-engine[peers]'``); one that is not installed is named in the result and left
+Peers are an extra (``pip install '.[peers]'``); one that is not installed is named in the result and left
 out. The model has the shape of Qwen3-Reranker-0.6B with random weights and is made on the spot: ``--layers 8`` for a
 cut that fits a coffee break, 28 for all of it.
 """

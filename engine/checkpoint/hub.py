@@ -18,6 +18,7 @@ from typing import Any
 from engine.checkpoint.gguf.folder import folder_of
 from engine.checkpoint.gguf.header import find_gguf
 from engine.errors import ConfigError, ModelLoadError
+from engine.extras import pip_install
 from engine.time_limit import within
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def _label(model: str, revision: str | None) -> str:
 def _from_modelscope(model: str, revision: str | None) -> Path:
     if find_spec("modelscope") is None:
         raise ConfigError(
-            "ENGINE_USE_MODELSCOPE is set, but modelscope is not installed: pip install 'rerank-engine[modelscope]'."
+            f"ENGINE_USE_MODELSCOPE is set, but modelscope is not installed: {pip_install('modelscope')}."
         )
     from modelscope import snapshot_download
 

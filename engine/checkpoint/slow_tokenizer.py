@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine.checkpoint.gguf.folder import cache_folder
 from engine.errors import ModelLoadError
+from engine.extras import pip_install
 
 SENTENCE_PIECE = ("sentencepiece.bpe.model", "tokenizer.model", "spiece.model", "spm.model")
 OLD_FILES = (("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in SENTENCE_PIECE))
@@ -57,7 +58,7 @@ def _make(folder: Path, names: tuple[str, ...], made: Path) -> None:
     if find_spec("transformers") is None:
         raise ModelLoadError(
             f"{folder} has no tokenizer.json, only {listed}. To convert them, install transformers: "
-            f"pip install 'rerank-engine[reference]'. {advice}."
+            f"{pip_install('reference')}. {advice}."
         )
     try:
         made.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from typing import Any
 from engine.config import DeviceConfig, EngineConfig, Placement
 from engine.devices import DEVICES, HOST, DeviceRow, device_row
 from engine.errors import ConfigError, DeviceError
+from engine.extras import pip_install
 from engine.time_limit import within
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def ray_module() -> Any:
         import ray
     except ImportError:
         raise ConfigError(
-            "--distributed-executor-backend ray needs Ray: pip install 'rerank-engine[ray]'.", param="executor"
+            f"--distributed-executor-backend ray needs Ray: {pip_install('ray')}.", param="executor"
         ) from None
     return ray
 

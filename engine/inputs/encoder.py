@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from tokenizers import Tokenizer, models
 
+from engine.extras import pip_install
 from engine.inputs.encoder_sample import sample_texts
 from engine.prompts.compiled import settings_of
 
@@ -106,7 +107,7 @@ def choose_encoder(tokenizer: Tokenizer) -> TextEncoder:
     try:
         fast = KitokenEncoder(tokenizer)
     except ImportError:
-        return HuggingFaceEncoder(tokenizer, "kitoken, which is faster, is not installed (rerank-engine[fast])")
+        return HuggingFaceEncoder(tokenizer, f"kitoken, which is faster, is not installed ({pip_install('fast')})")
     except Exception as error:  # the library has no narrower type
         return HuggingFaceEncoder(tokenizer, f"kitoken cannot read this tokenizer ({error})")
     differing = first_difference(fast, HuggingFaceEncoder(tokenizer))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.offline import check_output, save
 from engine.entrypoints.bench.options import LatencyOptions
+from engine.entrypoints.bench.progress import Progress
+from engine.entrypoints.terminal import tell
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,12 +34,15 @@ def run(options: LatencyOptions, load: Callable[[], LLM]) -> int:
     interrupted = False
     with load() as llm:
         calls = load_calls(options, num_calls * options.random_batch_size, llm.spec.tokenizer_path)
+        tell(f"timing {options.num_iters} calls after {options.num_iters_warmup} to warm up, with {llm.spec.name}")
         try:
-            for index, call in enumerate(tqdm(calls[:num_calls], disable=True if options.disable_tqdm else None)):
-                start = time.perf_counter()
-                llm.score(call.query, call.documents, use_tqdm=False)
-                if index >= options.num_iters_warmup:
-                    seconds.append(time.perf_counter() - start)
+            with Progress(num_calls, "call", quiet=options.disable_tqdm) as progress:
+                for index, call in enumerate(calls[:num_calls]):
+                    start = time.perf_counter()
+                    llm.score(call.query, call.documents, use_tqdm=False)
+                    if index >= options.num_iters_warmup:
+                        seconds.append(time.perf_counter() - start)
+                    progress.tick()
         except KeyboardInterrupt:
             interrupted = True
         model = llm.spec.name
@@ -54,6 +58,6 @@ def run(options: LatencyOptions, load: Callable[[], LLM]) -> int:
 
 def _show(seconds: list[float], options: LatencyOptions) -> None:
     print(f"{len(seconds)} calls of {options.random_batch_size} documents")
-    print(f"Avg latency: {np.mean(seconds)} seconds")
+    print(f"Avg latency: {np.mean(seconds):.6f} seconds")
     for percentile in PERCENTILES:
-        print(f"{percentile}% percentile latency: {np.percentile(seconds, percentile)} seconds")
+        print(f"{percentile}% percentile latency: {np.percentile(seconds, percentile):.6f} seconds")

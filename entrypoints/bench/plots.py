@@ -9,6 +9,7 @@ from typing import Any
 from engine.entrypoints.bench.charts import Chart, number
 from engine.entrypoints.bench.result_charts import Result, result_name, run_charts
 from engine.entrypoints.bench.results import write_bytes
+from engine.extras import pip_install
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --grid: #ddd;
@@ -45,7 +46,7 @@ def write_plots(results: list[Result], stem: Path, charts: list[Chart] | None = 
     try:
         from engine.entrypoints.bench.drawing import to_png, to_svg
     except ModuleNotFoundError:
-        print("No charts: they need matplotlib, pip install 'rerank-engine[bench]'. The page has the table.")
+        print(f"No charts: they need matplotlib ({pip_install('bench')}). The page has the table.")
         write_bytes(page, to_page(results, []).encode())
         return [page]
     figures = [

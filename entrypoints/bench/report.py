@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Run
 from engine.entrypoints.bench.summary import Ratio, Spread, Summary, spread
+
+if TYPE_CHECKING:
+    from engine.entrypoints.bench.call import BenchCall
+    from engine.entrypoints.bench.target import Target
 
 WIDTH = 50
 SHOWN_ERRORS = 5
 SECRET_FLAGS = ("header",)
 
 
-def namespace_line(options: Any) -> str:
-    """The options as one line; what may hold keys is not shown."""
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
-    shown = (
-        f"{name}={'[hidden]' if name in SECRET_FLAGS and value else repr(value)}" for name, value in values.items()
-    )
-    return f"Namespace({', '.join(shown)})"
+def target_line(target: Target, model: str, calls: Sequence[BenchCall]) -> str:
+    """What is measured: the server, and how much is sent. The settings are in the file of ``--save-result``."""
+    num_documents = sum(len(call.documents) for call in calls)
+    each = sum(call.num_tokens for call in calls) / num_documents
+    sent = f"{len(calls)} calls with {num_documents} documents, about {each:.0f} tokens each with its query"
+    return f"Measuring {target.url} ({target.dialect.name}, model {model}): {sent}"
 
 
 def traffic_lines(options: ServeOptions) -> list[str]:
@@ -67,9 +69,7 @@ def summary_lines(run: Run, summary: Summary, options: ServeOptions) -> Iterator
     yield line("Input throughput (inputs/s):", summary.requests_per_s)
     if summary.num_documents != summary.completed:
         yield line("Document throughput (docs/s):", summary.documents_per_s)
-    # Both generations of vLLM, so that scripts that look for either find it.
     yield line("Total token throughput (tok/s):", summary.tokens_per_s)
-    yield line("Total Token throughput (tok/s):", summary.tokens_per_s)
     yield from _server_lines(run)
     yield from _latency_lines(run, summary, options)
     yield "=" * WIDTH

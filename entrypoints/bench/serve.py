@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from engine.entrypoints.bench.arrivals import arrival_times, check_load_options
 from engine.entrypoints.bench.call import BenchCall
@@ -20,8 +19,9 @@ from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
+from engine.entrypoints.bench.progress import Progress
 from engine.entrypoints.bench.pytorch_format import write_records
-from engine.entrypoints.bench.report import comparison_lines, namespace_line, summary_lines, traffic_lines
+from engine.entrypoints.bench.report import comparison_lines, summary_lines, target_line, traffic_lines
 from engine.entrypoints.bench.results import append_result, result_of, result_path, write_result
 from engine.entrypoints.bench.samples import Run
 from engine.entrypoints.bench.server_metrics import growth, scrape
@@ -62,7 +62,6 @@ class Measured:
 def run(options: ServeOptions) -> int:
     """Exit status 0; 1 when every call failed; 130 after Ctrl-C."""
     say_what_is_ignored(options)
-    print(namespace_line(options))
     measured = asyncio.run(measure(options))
     if any(m.run.interrupted for m in measured):
         return INTERRUPTED
@@ -122,6 +121,8 @@ async def _connect(stack: AsyncExitStack, target: Target, options: ServeOptions)
 
 async def _prepare(sides: list[Side], calls: list[BenchCall], options: ServeOptions) -> None:
     """One call to see that everything fits together, and the warm-up."""
+    for side in sides:
+        print(target_line(side.target, side.model, calls))
     print("Starting initial single prompt test run...")
     for side in sides:
         await first_call(side.sender, side.target, calls[0], options.ready_check_timeout_sec)
@@ -151,9 +152,9 @@ async def _run(sides: list[Side], calls: list[BenchCall], options: ServeOptions)
             runs, ratios = [await _single(sides[0].sender, calls, options, stop)], dict[str, Ratio]()
         else:
             print(f"Starting {options.compare_rounds} blocks, A and B in turn...")
-            with _progress(2 * len(calls), options) as bar:
+            with _progress(2 * len(calls), options) as progress:
                 senders = [side.sender for side in sides]
-                runs, ratios = await run_in_turn(senders, calls, options, stop, lambda sample: _tick(bar))
+                runs, ratios = await run_in_turn(senders, calls, options, stop, lambda sample: progress.tick())
         for side, earlier, run in zip(sides, before, runs, strict=True):
             growth(earlier, await scrape(side.session, side.target.base_url), run)
     finally:
@@ -165,25 +166,21 @@ async def _single(sender: Sender, calls: list[BenchCall], options: ServeOptions,
     print("Starting main benchmark run...")
     print("\n".join(traffic_lines(options)))
     probe = BenchCall(calls[0].query, calls[0].documents[:1], 0) if options.probe_request_rate > 0 else None
-    with _progress(len(calls), options) as bar:
+    with _progress(len(calls), options) as progress:
         return await run_load(
             sender,
             calls,
             arrival_times(options, len(calls)),
             max_concurrency=options.max_concurrency,
             stop=stop,
-            on_sample=lambda sample: _tick(bar),
+            on_sample=lambda sample: progress.tick(),
             probe=probe,
             probe_rate=options.probe_request_rate,
         )
 
 
-def _progress(total: int, options: ServeOptions) -> tqdm:
-    return tqdm(total=total, unit="call", disable=True if options.disable_tqdm else None)  # None: not on a terminal
-
-
-def _tick(bar: tqdm) -> None:
-    bar.update(1)
+def _progress(total: int, options: ServeOptions) -> Progress:
+    return Progress(total, "call", quiet=options.disable_tqdm)
 
 
 def _show(measured: list[Measured], ratios: dict[str, Ratio], options: ServeOptions) -> None:

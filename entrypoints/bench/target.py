@@ -17,6 +17,7 @@ from engine.entrypoints.bench.dialects import Answer, BadAnswerError, Dialect, d
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Sample
 from engine.errors import ConfigError, StartupError
+from engine.extras import pip_install
 
 if TYPE_CHECKING:
     import aiohttp
@@ -102,7 +103,7 @@ def new_session(target: Target) -> aiohttp.ClientSession:
     try:
         import aiohttp
     except ModuleNotFoundError:
-        raise ConfigError("The bench needs aiohttp: pip install 'rerank-engine[bench]'.") from None
+        raise ConfigError(f"The bench needs aiohttp: {pip_install('bench')}.") from None
     context: ssl.SSLContext | bool = True
     if not target.verify_tls:
         context = ssl.create_default_context()
@@ -143,10 +144,18 @@ async def await_model(session: aiohttp.ClientSession, target: Target, wait_s: fl
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if loop.time() >= deadline:
                 raise StartupError(
-                    f"No server answers at {target.base_url} ({error}). Start it first, or check --base-url, "
+                    f"No server answers at {target.base_url} ({_reason(error)}). Start it first, or check --base-url, "
                     "--host and --port; --ready-check-timeout-sec waits for a server that is still loading."
                 ) from None
         await asyncio.sleep(min(0.5, max(0.05, deadline - loop.time())))
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, where it did: aiohttp's own text names the same address twice more."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return str(error) or type(error).__name__
 
 
 class Sender:

@@ -13,6 +13,8 @@ from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.offline import check_output, save
 from engine.entrypoints.bench.options import ThroughputOptions
+from engine.entrypoints.bench.progress import Progress
+from engine.entrypoints.terminal import tell
 
 if TYPE_CHECKING:
     from engine.entrypoints.offline.llm import LLM
@@ -44,6 +46,7 @@ def run(options: ThroughputOptions, load: Callable[[], LLM]) -> int:
     path = check_output(options.output_json, overwrite=options.overwrite)
     with load() as llm:
         calls = load_calls(options, options.num_prompts, llm.spec.tokenizer_path)
+        tell(f"scoring {sum(len(call.documents) for call in calls)} pairs of {len(calls)} calls with {llm.spec.name}")
         for call in calls[: options.num_warmups]:
             llm.score(call.query, call.documents, use_tqdm=False)
         passes: list[Pass] = []
@@ -74,10 +77,12 @@ def one_pass(llm: LLM, calls: list[BenchCall], show_progress: bool) -> Pass:
     interrupted = False
     start = time.perf_counter()
     try:
-        for output in llm.score_iter(queries, documents, use_tqdm=show_progress):
-            num_pairs += 1
-            num_tokens += len(output.prompt_token_ids)
-            num_failed += output.error is not None
+        with Progress(len(documents), "pair", quiet=not show_progress) as progress:
+            for output in llm.score_iter(queries, documents):
+                num_pairs += 1
+                num_tokens += len(output.prompt_token_ids)
+                num_failed += output.error is not None
+                progress.tick()
     except KeyboardInterrupt:
         interrupted = True
     return Pass(num_pairs, num_tokens, num_failed, time.perf_counter() - start, interrupted)

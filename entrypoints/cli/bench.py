@@ -49,7 +49,7 @@ def throughput(values: dict[str, Any], *, options: Annotated[ThroughputOptions, 
     from engine.entrypoints.bench.throughput import run
     from engine.entrypoints.cli.loading import load_model
 
-    return run(options, lambda: load_model(values))
+    return run(options, lambda: load_model(values, own_texts=True))
 
 
 @bench.command
@@ -59,7 +59,7 @@ def latency(values: dict[str, Any], *, options: Annotated[LatencyOptions, FLAT] 
     from engine.entrypoints.bench.latency import run
     from engine.entrypoints.cli.loading import load_model
 
-    return run(options, lambda: load_model(values))
+    return run(options, lambda: load_model(values, own_texts=True))
 
 
 @bench.command(config=NO_CONFIG)

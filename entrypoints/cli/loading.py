@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,17 @@ def check_text(text: str, what: str) -> None:
         raise ConfigError(f"{what} is not UTF-8 text.")
 
 
-def load_model(values: Mapping[str, Any], *, log_level: str = "warning") -> LLM:
-    """``values`` as ``flags`` collects them. Imports torch."""
+def load_model(values: Mapping[str, Any], *, log_level: str = "warning", own_texts: bool = False) -> LLM:
+    """``values`` as ``flags`` collects them. Imports torch.
+
+    ``own_texts``: the command makes the texts itself, of random tokens or of many languages, so nobody needs to be told
+    that a tokenizer hardly knows some of them.
+    """
     from engine.entrypoints.settings.log_setup import set_up_logging
 
     set_up_logging(log_level)
+    if own_texts:
+        logging.getLogger("engine.inputs.unfamiliar").setLevel(logging.ERROR)
     from engine import LLM
 
     return LLM(**values)

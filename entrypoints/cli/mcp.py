@@ -25,11 +25,12 @@ def mcp(
     """Offer a tool `rerank` over the Model Context Protocol (the extra `mcp`)."""
     from engine.entrypoints.cli.loading import announce_model, load_model
     from engine.errors import ConfigError
+    from engine.extras import pip_install
 
     try:
         from engine.entrypoints.model_context import server
     except ModuleNotFoundError as error:
-        raise ConfigError(f"engine mcp needs {error.name}: pip install 'rerank-engine[mcp]'.") from error
+        raise ConfigError(f"engine mcp needs {error.name}: {pip_install('mcp')}.") from error
     if transport == "http":
         server.check_address(host, port, api_key)
     announce_model(values, "--model names one")

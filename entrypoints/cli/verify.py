@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +43,8 @@ def verify(
     judged = None if data is None else read_examples(data)
     pairs, grades = (built_in_pairs(), None) if judged is None else (judged.lists(), judged.grades())
     announce_model(values, "engine verify MODEL: another")
-    report = verify_model(values, pairs, load_model, with_reference=reference, grades=grades)
+    load = partial(load_model, own_texts=judged is None)
+    report = verify_model(values, pairs, load, with_reference=reference, grades=grades)
     if json:
         pipe_text(sys.stdout)
         print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode(), flush=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from engine.extras import pip_install
+
 try:
     import httpx
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "engine.Client needs httpx, which is not installed: pip install 'rerank-engine[client]'"
-    ) from error
+    raise ModuleNotFoundError(f"engine.Client needs httpx, which is not installed: {pip_install('client')}") from error
 
 __all__ = ["httpx"]

@@ -29,6 +29,7 @@ from engine.executor.ray_cluster import (
     ray_module,
     row_in_cluster,
 )
+from engine.extras import pip_install
 
 START_TIMEOUT_S = 900
 """For the first actor to have loaded its model."""
@@ -52,7 +53,7 @@ class WindowScorer:
 def score_on_ray(job: ScoreJob, values: dict[str, Any], num_actors: int | None) -> ScoreFrom:
     """Connects, and checks the cluster, at once. ``values``: the model's settings, as the command line has them."""
     if not (find_spec("pandas") and find_spec("pyarrow")):
-        raise ConfigError("engine score --ray needs Ray Data: pip install 'rerank-engine[ray]'.")
+        raise ConfigError(f"engine score --ray needs Ray Data: {pip_install('ray')}.")
     connect()
     ray = ray_module()
     device = DeviceConfig(**{name: values[name] for name in ("device", "cpu_threads") if name in values})

@@ -16,6 +16,7 @@ import msgspec
 
 from engine.entrypoints.files.reading import byte_lines, kind_of
 from engine.errors import ConfigError
+from engine.extras import pip_install
 
 DOCUMENT_FIELDS = ("documents", "document", "text", "passages", "passage")
 
@@ -96,7 +97,7 @@ def parquet_module() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise ConfigError("Parquet files need pyarrow: pip install 'rerank-engine[parquet]'.") from None
+        raise ConfigError(f"Parquet files need pyarrow: {pip_install('parquet')}.") from None
     return pyarrow.parquet
 
 

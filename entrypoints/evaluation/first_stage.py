@@ -13,6 +13,7 @@ import numpy as np
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
 from engine.entrypoints.evaluation.trec import read_run
 from engine.errors import ConfigError
+from engine.extras import pip_install
 
 BM25, NONE = "bm25", "none"
 
@@ -50,8 +51,7 @@ def bm25_ranking(dataset: EvaluationSet, top_k: int) -> Ranking:
     """BM25 in Lucene's form with English stop words (``bm25s`` with its defaults); ties by the order of the corpus."""
     if find_spec("bm25s") is None:
         raise ConfigError(
-            "BM25 needs the package bm25s: install it with pip install 'rerank-engine[eval]', or name a TREC run with "
-            "--first-stage FILE."
+            f"BM25 needs the package bm25s: {pip_install('eval')}. Or name a TREC run with --first-stage FILE."
         )
     names = list(dataset.documents)
     index = _Index([dataset.documents[name] for name in names])

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
 from engine.errors import ConfigError
+from engine.extras import pip_install
 
 METRICS = {"nDCG": "nDCG", "MRR": "RR", "Recall": "R"}
 """Our name of a metric -> that of ir-measures."""
@@ -20,7 +21,7 @@ METRICS = {"nDCG": "nDCG", "MRR": "RR", "Recall": "R"}
 def check_installed() -> None:
     """Raises ``ConfigError`` where ir-measures is missing."""
     if find_spec("ir_measures") is None:
-        raise ConfigError("engine eval needs ir-measures: pip install 'rerank-engine[eval]'.")
+        raise ConfigError(f"engine eval needs ir-measures: {pip_install('eval')}.")
 
 
 def metric_names(k: int) -> list[str]:

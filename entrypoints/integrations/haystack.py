@@ -1,4 +1,4 @@
-"""Haystack: a ranker component that ranks with the engine. ``pip install 'rerank-engine[haystack]'``.
+"""Haystack: a ranker component that ranks with the engine. The extra ``haystack``.
 
 from engine.entrypoints.integrations.haystack import EngineRanker
 pipeline.add_component("ranker", EngineRanker(top_k=5))

@@ -1,4 +1,4 @@
-"""LangChain: a document compressor that ranks with the engine. ``pip install 'rerank-engine[langchain]'``.
+"""LangChain: a document compressor that ranks with the engine. The extra ``langchain``.
 
 from engine.entrypoints.integrations.langchain import EngineRerank
 ContextualCompressionRetriever(base_compressor=EngineRerank(top_n=5), base_retriever=retriever)

@@ -1,4 +1,4 @@
-"""LlamaIndex: a node postprocessor that ranks with the engine. ``pip install 'rerank-engine[llama-index]'``.
+"""LlamaIndex: a node postprocessor that ranks with the engine. The extra ``llama-index``.
 
 from engine.entrypoints.integrations.llama_index import EngineRerank
 index.as_query_engine(similarity_top_k=50, node_postprocessors=[EngineRerank(top_n=5)])

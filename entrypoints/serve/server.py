@@ -42,6 +42,7 @@ from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.tls import check_tls
 from engine.entrypoints.serve.tracing import collector_url
 from engine.errors import ConfigError, RequestError, StartupError
+from engine.extras import pip_install
 from engine.ipc.stop_signals import stop_signals
 
 logger = logging.getLogger(__name__)
@@ -130,9 +131,7 @@ def _grpc_module() -> ModuleType:
     try:
         return importlib.import_module("engine.entrypoints.serve.grpc_rerank")
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--grpc-port needs {error.name}: pip install 'rerank-engine[grpc]'.", param="grpc_port"
-        ) from error
+        raise ConfigError(f"--grpc-port needs {error.name}: {pip_install('grpc')}.", param="grpc_port") from error
 
 
 class _Server:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.entrypoints.serve.dialects.base import CallResult
 from engine.errors import ConfigError
+from engine.extras import pip_install
 from engine.version import __version__
 
 EXPORT_TIMEOUT_S = 5
@@ -62,7 +63,7 @@ def tracer_for(endpoint: str) -> Any:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(
-            "--otlp-traces-endpoint needs OpenTelemetry, which is not installed: pip install 'rerank-engine[otel]'.",
+            f"--otlp-traces-endpoint needs OpenTelemetry, which is not installed: {pip_install('otel')}.",
             param="otlp_traces_endpoint",
         ) from error
     whole = collector_url(endpoint)

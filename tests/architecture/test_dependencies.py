@@ -7,6 +7,9 @@ import sys
 import tomllib
 from functools import cache
 
+import pytest
+
+from engine.extras import pip_install
 from tests.architecture.source_tree import ROOT, SourceFile, product_files, python_files
 
 MOST_BASE_DEPENDENCIES = 16
@@ -46,6 +49,20 @@ def third_party_imports(files: list[SourceFile]) -> dict[str, str]:
             if top not in sys.stdlib_module_names and top not in OURS:
                 found.setdefault(top, f"{file.path}:{item.line}")
     return found
+
+
+def test_messages_name_extras_that_exist() -> None:
+    """True in a checkout, beside a wheel and from an index alike: requirements, not our own name."""
+    named = {name for file in product_files() for name in re.findall(r"pip_install\(['\"]([\w-]+)['\"]\)", file.text)}
+    assert {"grpc", "mcp", "eval"} <= named <= project()["optional-dependencies"].keys()
+    assert not [file.path for file in product_files() if "rerank-engine[" in file.text]
+
+
+def test_the_command_for_an_extra_names_its_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ["torch>=2", "httpx>=0.27; extra == 'client'", 'grpcio>=1.66; python_version > "3" and extra == "grpc"']
+    monkeypatch.setattr("engine.extras.metadata.requires", lambda name: [*listed, 'protobuf>=5; extra == "grpc"'])
+    assert pip_install("grpc") == "pip install 'grpcio>=1.66' 'protobuf>=5'"
+    assert pip_install("none") == "pip install '.[none]' in the checkout"
 
 
 def test_base_install_stays_small() -> None:

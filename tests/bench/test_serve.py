@@ -80,8 +80,13 @@ def test_tutorial_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "==================================================",
     ):
         assert label in printed.splitlines()
-    for label in ("Total Token throughput (tok/s):", "Total token throughput (tok/s):", "Mean E2EL (ms):"):
+    for label in ("Total token throughput (tok/s):", "Mean E2EL (ms):"):
         assert re.search(rf"^{re.escape(label)} +\d+\.\d\d$", printed, re.MULTILINE)
+    assert printed.splitlines()[0] == (
+        f"Measuring {server.url}/v1/rerank (vllm-rerank, model Qwen3-Reranker-8B): 20 calls with 20 documents, about "
+        "200 tokens each with its query"
+    )
+    assert "[hidden]" not in printed
     (saved,) = tmp_path.glob("vllm-rerank-infqps-Qwen3-Reranker-8B-*.json")
     assert json.loads(saved.read_text())["request_rate"] == "inf"
 
@@ -286,7 +291,7 @@ def test_results_are_appended_as_lines(tmp_path: Path) -> None:
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(StartupError, match=r"No server answers at http://127.0.0.1:9"):
+    with pytest.raises(StartupError, match=r"No server answers at http://127.0.0.1:9 \(Connection refused\)\. Start"):
         main(["serve", "--base-url", "http://127.0.0.1:9", "--model", "x", *QUICK])
 
 

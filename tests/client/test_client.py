@@ -244,7 +244,7 @@ def test_it_imports_nothing_heavy() -> None:
 def test_without_httpx_it_says_what_to_install() -> None:
     program = "import sys; sys.modules['httpx'] = None\nfrom engine import Client"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert "engine.Client needs httpx, which is not installed: pip install 'rerank-engine[client]'" in done.stderr
+    assert "engine.Client needs httpx, which is not installed: pip install 'httpx" in done.stderr
 
 
 def check_types(client: Client, documents: list[Any]) -> Ranking:

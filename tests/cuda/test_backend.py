@@ -59,7 +59,7 @@ def test_a_gpu_that_is_too_old(gpu: dict[str, Any]) -> None:
 
 def test_triton_missing(gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "install rerank-engine[cuda]" in (CudaBackend().why_unavailable() or "")
+    assert "pip install 'triton" in (CudaBackend().why_unavailable() or "")
 
 
 def test_more_workers_than_gpus(gpu: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
     ),
     "code": (["--hf-overrides", '{"auto_map": {}}'], "auto_map is refused"),
     "cuda": (["--device", "cuda"], "device 'cuda' was asked for but is not usable"),
-    "npu": (["--device", "npu"], "rerank-engine[npu]"),
+    "npu": (["--device", "npu"], "pip install 'torch"),
 }
 
 

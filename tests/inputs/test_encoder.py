@@ -96,7 +96,7 @@ def test_a_tokenizer_whose_ids_differ_stays_with_hugging_face(monkeypatch: pytes
 
 def test_without_the_package_a_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kitoken", None)
-    assert "rerank-engine[fast]" in choose_encoder(plain("qwen")).note
+    assert "pip install 'kitoken" in choose_encoder(plain("qwen")).note
 
 
 def test_a_tokenizer_that_it_cannot_read_stays_with_hugging_face(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.backends.npu.environment import SET_ENV_PLACES, VISIBLE_DEVICES
+from engine.extras import pip_install
 
 FAKE = Path(__file__).parent / "fake"
 
@@ -38,7 +39,7 @@ REASON = "from engine.backends.npu.environment import why_unavailable; print(why
 def test_package_missing() -> None:
     reason = ask(REASON, fake=False)
     assert "torch_npu is not installed" in reason
-    assert "pip install 'rerank-engine[npu]'" in reason
+    assert pip_install("npu") in reason
 
 
 def test_cann_missing() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.backends.npu.versions import COMPARED, Versions, installed, numbers, version_in_files
+from engine.extras import pip_install
 from tests.npu import compare_schemas
 
 
@@ -29,7 +30,7 @@ def test_the_compared_versions_are_those_with_schemas() -> None:
 REFUSED = [
     (("2.13.0+cpu", "2.12.0", "9.1.0"), ["torch 2.13.0+cpu and torch_npu 2.12.0 do", "`pip install 'torch==2.12.*'"]),
     (("2.12.0", "2.10.0.post4", ""), ["the same minor version", "'torch==2.10.*'"]),
-    (("2.9.0", "2.9.0.post2", "9.0.0"), ["torch_npu 2.9.0.post2 is too old", "`pip install 'rerank-engine[npu]'`"]),
+    (("2.9.0", "2.9.0.post2", "9.0.0"), ["torch_npu 2.9.0.post2 is too old", f"`{pip_install('npu')}`"]),
     (("2.12.0", "2.12.0", "8.5.0"), ["CANN 8.5.0 is too old", "for CANN 9.1.0", "Ascend-cann-toolkit_9.1.0_linux"]),
     (("2.10.0", "2.10.0.post4", "8.3.RC1"), ["CANN 8.3.RC1 is too old", "--install`"]),
 ]  # fmt: skip
