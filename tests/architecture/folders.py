@@ -137,7 +137,13 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/settings",
         "entrypoints/terminal.py",
     },
-    "entrypoints/bench": {PACKAGE, "engine/checkpoint", "entrypoints/files", "entrypoints/offline"},
+    "entrypoints/bench": {
+        PACKAGE,
+        "engine/checkpoint",
+        "entrypoints/files",
+        "entrypoints/offline",
+        "entrypoints/terminal.py",
+    },
     "entrypoints/serve/errors.py": set(),
     "entrypoints/serve/page": set(),
     "entrypoints/serve/dialects": {
