@@ -144,6 +144,8 @@ class ModelSpec:
     None: such pairs take no instruction."""
     lower_case: bool = False
     """Texts are put into lower case before the tokenizer sees them."""
+    cuts_document_only: bool = False
+    """Of a pair in the tokenizer's own form that is too long; else the longer of the two texts is cut."""
     use_sep_token: bool = False
     """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int

@@ -88,6 +88,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         late=late,
         pair_prompt=prompt.pair_prompt,
         lower_case=chain is not None and chain.transformer.lower_case,
+        cuts_document_only=chain is not None and chain.transformer.cuts_second_only,
         use_sep_token=prompt.use_sep_token,
         max_model_len=max_model_len,
         vocab_size=_vocab_size(checkpoint),

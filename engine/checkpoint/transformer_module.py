@@ -71,6 +71,8 @@ class TransformerModule:
     max_len: int | None = None
     """Tokens of a text or a pair."""
     lower_case: bool = False
+    cuts_second_only: bool = False
+    """Of a pair that is too long; else the longer text is cut."""
     query_length: int | None = None
     """Tokens of a query, and of a document, of late-interaction models; bi-encoders cut elsewhere."""
     document_length: int | None = None
@@ -109,6 +111,7 @@ def read_transformer(folder: Path) -> TransformerModule:
         reads_messages="message" in readable,
         max_len=min((limit for limit in limits if limit > 0), default=None),
         lower_case=bool(config.get("do_lower_case")),
+        cuts_second_only=text.get("truncation") == "only_second",
         query_length=_number(path, config, "query_length"),
         document_length=_number(path, config, "document_length"),
         query_expansion=_object(path, config, "query_expansion"),

@@ -9,7 +9,7 @@ import numpy as np
 from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.checks import no_tokens
 from engine.inputs.pair_encoder import Draft, Pair, PairEncoder, TemplatePairs, TokenizerPairs
-from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role, fit
+from engine.inputs.truncation import MIN_DOCUMENT_TOKENS, Role
 from engine.request import Encoded, EncodedPair, PairOptions
 
 
@@ -54,11 +54,12 @@ class CrossEncoderPairs:
             first = draft.query_len + (0 if side == "left" else draft.document_len - excess)
             ids = np.delete(draft.ids, slice(first, first + excess))
             return EncodedPair(ids, query_len=draft.query_len, truncated_document=True)
-        roles = self._encoder_of(pair).roles(pair, draft)
+        encoder = self._encoder_of(pair)
+        roles = encoder.roles(pair, draft)
         if not options.truncate:
             message = f"{PARAM}: the pair has {_lengths(roles, limit)}. Shorten it, or let it be truncated."
             return InvalidRequestError(message, param=where)
-        cut = fit(roles, limit, side)
+        cut = encoder.fit(roles, limit, side)
         if cut is None:
             message = f"{PARAM}: the pair has {_lengths(roles, limit)}, which leaves no room for query and document."
             return InvalidRequestError(message, param=where)

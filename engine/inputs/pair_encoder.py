@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.checks import no_tokens
 from engine.inputs.encoder import TEXTS_PER_BATCH, TextEncoder
-from engine.inputs.truncation import Role, Side, fit
+from engine.inputs.truncation import Cut, Role, Side, fit, fit_longest_first
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
@@ -58,6 +58,10 @@ class PairEncoder(Protocol):
 
     def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
         """(n,) int8: for each token of a pair whose text it is (``Role``)."""
+        ...
+
+    def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+        """Which tokens stay of a pair that is too long; None where query and document would have no room."""
         ...
 
 
@@ -129,6 +133,9 @@ class TemplatePairs:
                 found.append(self._roles_of(part, pair))
         return np.concatenate(found)
 
+    def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+        return fit(roles, limit, side)
+
     def _roles_of(self, part: TextPart, pair: Pair) -> np.ndarray:
         texts = pair.instruction, pair.query, pair.document
         encoding = self._tokenizer.encode(part.fill(*texts), add_special_tokens=False)
@@ -149,8 +156,17 @@ def _before_document(part: TextPart, pair: Pair) -> str:
 class TokenizerPairs:
     """Pairs in the tokenizer's own form, ``[CLS] query [SEP] document [SEP]``, with token types where it makes them."""
 
-    def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard, *, type_ids: bool, causal: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        guard: SpecialIdGuard,
+        *,
+        type_ids: bool,
+        causal: bool,
+        cuts_document_only: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._fit = fit if cuts_document_only else fit_longest_first
         self._guard = guard
         self._type_ids = type_ids
         self._causal = causal
@@ -176,6 +192,9 @@ class TokenizerPairs:
     def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
         assert draft.roles is not None
         return draft.roles
+
+    def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+        return self._fit(roles, limit, side)
 
     def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: FieldPath) -> Encoded:
         """One text by itself, with the tokens that the tokenizer puts around one, or why it cannot be read."""

@@ -70,7 +70,9 @@ class InputProcessor(TokenAccess):
         if self._listwise is not None:
             self._listwise.prepare(encoder, guard)
         has_types = takes_types(spec)
-        texts = TokenizerPairs(tokenizer, guard, type_ids=has_types, causal=spec.causal)
+        texts = TokenizerPairs(
+            tokenizer, guard, type_ids=has_types, causal=spec.causal, cuts_document_only=spec.cuts_document_only
+        )
         self._bi_encoder = EmbeddingEncoder(texts, spec.text_prompts) if spec.head.kind == "embedding" else None
         late = LateEncoder(texts, tokenizer, spec.late) if spec.late is not None else None
         self._comparing = self._listwise or late or self._bi_encoder

@@ -1,4 +1,8 @@
-"""Cuts over-long pairs: first the document, then the query, never the template."""
+"""Cuts over-long pairs, never their template: in a prompt first the document, then the query; the longer text of two.
+
+Two texts in the tokenizer's own form are cut as transformers, sentence-transformers and text-embeddings-inference cut
+them (``longest_first``): the longer one to the length of the shorter, then both alike.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ Side = Literal["right", "left"]
 
 MIN_DOCUMENT_TOKENS = 32
 """A document is not cut below this while there is a query token left to cut."""
-
-
+FAR = 1024
+"""Tokens behind a limit from which on a text is not read (``windows.py``)."""
 _MOST_GROWTH = 3
 """Bytes of a text's NFC form over its own: the bound of Unicode's FAQ on normalisation, and a token has a byte."""
 
@@ -45,6 +49,28 @@ def fit(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
     kept_at_least = min(len(document), MIN_DOCUMENT_TOKENS, max(room // 2, 1))
     cut_document = max(0, min(excess, len(document) - kept_at_least))
     cut_query = max(0, excess - cut_document)
+    return _cut_ends(roles, cut_document, cut_query, side)
+
+
+def fit_longest_first(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+    """As ``fit``, of two texts in the tokenizer's own form.
+
+    One token that is over goes to the longer text. Of texts that both have ``FAR`` tokens more than the limit nobody
+    knows which one is longer, since no more of them is read: there it is the document's.
+    """
+    num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
+    room = max(0, limit - (len(roles) - num_query - num_document))
+    short, long = sorted((num_query, num_document))
+    long = min(long, max(short, room - short))
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    is_query_longer = min(num_query, limit + FAR) > min(num_document, limit + FAR)
+    keep_query, keep_document = (long, short) if is_query_longer else (short, long)
+    return _cut_ends(roles, num_document - keep_document, num_query - keep_query, side)
+
+
+def _cut_ends(roles: np.ndarray, cut_document: int, cut_query: int, side: Side) -> Cut | None:
+    document, query = np.flatnonzero(roles == Role.DOCUMENT), np.flatnonzero(roles == Role.QUERY)
     if cut_query and cut_query >= len(query):
         return None
     gone = np.concatenate([_end_of(document, cut_document, side), _end_of(query, cut_query, "right")])

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from engine.inputs.truncation import Side
+from engine.inputs.truncation import FAR, Side
 
 WINDOW = 2**16
 """Letters that are tokenised at a time."""
 OVERLAP = 1024
 """Letters that two windows share."""
-MARGIN = 1024
+MARGIN = FAR
 """Tokens at a cut that may differ from those of the whole text, and are never kept."""
 EDGE = 64
 """Letters that stay at the end that is cut, so that what follows them there is tokenised as ever."""

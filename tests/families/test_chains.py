@@ -230,6 +230,18 @@ def test_bi_encoders(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose([one.score for one in score(tmp_path / "saved")], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("limit", [24, 40, 61])
+def test_a_length_that_cuts_query_and_document(limit: int, tmp_path: Path) -> None:
+    """``CrossEncoder(max_length=...)`` as it is saved, and with prompts before a long query."""
+    prompts = {"prompts": {"web": "Find the passage: "}, "default_prompt_name": "web"}
+    base = save_random(tmp_path / "base", "BertForSequenceClassification", "bert", num_labels=1, **ENCODER)
+    made = CrossEncoder(str(base), device="cpu", local_files_only=True, max_length=limit, **prompts)
+    made.save_pretrained(str(tmp_path / "saved"))
+    theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu", local_files_only=True)
+    expected = theirs.predict([(QUERY, text) for text in DOCUMENTS], batch_size=1)
+    np.testing.assert_allclose([one.score for one in score(tmp_path / "saved")], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
 @pytest.mark.parametrize("is_pair", [True, False])
 def test_prompts_that_a_pooling_leaves_out(mode: str, is_pair: bool, tmp_path: Path) -> None:

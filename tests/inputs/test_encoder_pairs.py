@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from engine.request import PairOptions
 from tests.inputs.conftest import build
 from tests.support.texts import TEXTS
 
+_tokenizer = cache(AutoTokenizer.from_pretrained)
+_processor = cache(build)
 QUERIES = [text for text in TEXTS if text.strip()]
 
 
@@ -41,6 +44,22 @@ def test_only_the_document_is_cut(request: pytest.FixtureRequest, name: str, lim
     assert pair.token_ids.tolist() == expected["input_ids"][0]
     assert pair.truncated_document
     assert not pair.truncated_query
+    if pair.token_type_ids is not None:
+        assert pair.token_type_ids.tolist() == expected["token_type_ids"][0]
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm_roberta"])
+@pytest.mark.parametrize("limit", [12, 40, 41, 100, 500])
+@pytest.mark.parametrize(("query", "document"), [(5, 900), (19, 22), (300, 400), (400, 300), (700, 3), (30, 30)])
+def test_the_longer_text_is_cut(
+    request: pytest.FixtureRequest, name: str, limit: int, query: int, document: int
+) -> None:
+    folder: Path = request.getfixturevalue(name)
+    inputs, tokenizer = _processor(folder), _tokenizer(folder)
+    texts = ["capital " * query], ["word " * document]
+    expected = tokenizer(*texts, truncation="longest_first", max_length=limit)
+    pair = inputs.encode(*texts, PairOptions(truncate_prompt_tokens=limit))[0]
+    assert pair.token_ids.tolist() == expected["input_ids"][0]
     if pair.token_type_ids is not None:
         assert pair.token_type_ids.tolist() == expected["token_type_ids"][0]
 
