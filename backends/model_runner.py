@@ -83,8 +83,9 @@ class ModelRunner:
     def _launch(self, scheduler_output: SchedulerOutput) -> Callable[[], np.ndarray]:
         if self.adapters is not None:
             self.adapters.use(scheduler_output.adapter)
-        # What was captured is the base model alone.
-        forward = self.forward if scheduler_output.adapter is None else self.model.forward
+        # What was captured is the base model alone, on words alone.
+        plain = scheduler_output.adapter is None and scheduler_output.position_shifts is None
+        forward = self.forward if plain else self.model.forward
         return self.backend.fetch(forward(pack(scheduler_output, self.rules), self.kv_cache).float())
 
     def _finish(self, step_id: int, started_s: float, fetch: Callable[[], np.ndarray]) -> ModelRunnerOutput:

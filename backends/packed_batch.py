@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,20 @@ import torch
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.ranges import expand_ranges
 from engine.step import SchedulerOutput
+
+
+@dataclass(frozen=True, eq=False)
+class PackedPicture:
+    """A picture and the rows of the step that are its features, n of them."""
+
+    key: str
+    """As ``StepPicture`` has it."""
+    pixels: torch.Tensor
+    """(height, width, 3) uint8."""
+    rows: torch.Tensor
+    """(n,) int64 rows of the step ..."""
+    features: torch.Tensor
+    """(n,) int64 ... and which rows of the picture's features they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +56,9 @@ class PackedBatch:
     """(K,) int64 ... and the slots of the KV cache they go to."""
     token_type_ids: torch.Tensor | None
     """(T,) int64."""
+    axes: torch.Tensor | None = None
+    """(T, 3) int64: positions in time, height and width, in a step with pictures before or among its tokens."""
+    pictures: tuple[PackedPicture, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -125,4 +143,19 @@ def pack(scheduler_output: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         keep_rows=keep_rows,
         keep_slots=keep_slots,
         token_type_ids=token_types[0] if token_types else None,
+        **_seen(scheduler_output, positions, rules.device),
     )
+
+
+def _seen(scheduler_output: SchedulerOutput, positions: np.ndarray, device: torch.device) -> dict[str, Any]:
+    """What only a step with pictures has. It is copied apart: what else is copied has its usual form."""
+    shifts, rows = scheduler_output.position_shifts, scheduler_output.picture_rows
+    if shifts is None or rows is None:
+        return {}
+    (axes,) = upload_each([positions[:, None] + shifts], (), device)
+    pictures = []
+    for number, picture in enumerate(scheduler_output.pictures):
+        own = rows[rows[:, 1] == number]
+        on_device = upload_each([own[:, 0].copy(), own[:, 2].copy()], (), device)
+        pictures.append(PackedPicture(picture.key, torch.from_numpy(picture.pixels.copy()).to(device), *on_device))
+    return {"axes": axes, "pictures": tuple(pictures)}

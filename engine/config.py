@@ -64,6 +64,12 @@ class ModelConfig:
     document_store_bytes: int = 0
     """Most bytes of document vectors that a late-interaction model keeps between calls, in each API server. Entries are
     found by the same caller and cache_salt only, since a hit shows in the time of an answer. 0: none are kept."""
+    max_images_per_pair: int = 4
+    """Most pictures of a query and its document together, for a model that reads pictures. 0: it serves texts only, and
+    its vision tower is not loaded."""
+    allowed_image_hosts: tuple[str, ...] = ()
+    """Host names from which pictures may be fetched (https, and http; no redirects, no private addresses). Empty:
+    pictures come as data URLs only."""
     score_template: str = "auto"
     """``auto`` (the model's own), ``none``, the name of a built-in prompt, or the path of a template file."""
     ignore_config_key: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 STEP_TOKEN_BOUNDS = tuple(2**power for power in range(5, 18))
 """Upper bounds of the histogram of step sizes; one more count is for larger ones."""
-_DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64))
+_DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.uint8))
 
 
 class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
@@ -74,6 +74,12 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
     """(P,) int32: reads of each prompt, at least one."""
     key_lens: np.ndarray | None = None
     """(P,) int32: leading tokens of each prompt that are seen. None: all."""
+    pictures: list[np.ndarray] = []
+    """(height, width, 3) uint8 each, all different. ``token_ids`` from ``FIRST_PICTURE_ID`` on are their rows."""
+    picture_lens: np.ndarray | None = None
+    """(pictures,) int32: rows of each."""
+    position_shifts: np.ndarray | None = None
+    """(sum of lengths, 3) int32: as ``SchedulerOutput`` has them, of a call with pictures."""
 
     @property
     def num_pairs(self) -> int:

@@ -114,6 +114,28 @@ class LateTexts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisionSpec:
+    """How pictures become rows of a prompt."""
+
+    block: int
+    """Side, in pixels, of the square that one row covers; sides of a picture are made multiples of it."""
+    min_pixels: int
+    max_pixels: int
+    """Bounds of a picture's area; another one is scaled."""
+    mean: tuple[float, float, float]
+    """Of red, green and blue, as shares of the largest value."""
+    std: tuple[float, float, float]
+    before: tuple[int, ...]
+    """Ids before a picture's rows ..."""
+    behind: tuple[int, ...]
+    """... and behind them."""
+    image_id: int
+    """What transformers has in the place of each row."""
+    max_images: int
+    """Of one pair, both sides together."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A checkpoint, understood."""
 
@@ -139,6 +161,8 @@ class ModelSpec:
     """Put before the query's text and before the document's by a bi-encoder."""
     late: LateTexts | None = None
     """Of a late-interaction model."""
+    vision: VisionSpec | None = None
+    """Of a model that reads pictures too."""
     pair_prompt: str | None = None
     """Put before the query of a pair in the tokenizer's own form, unless a call gives another one as its instruction;
     None: such pairs take no instruction."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.errors import RequestError
+from engine.errors import FieldPath, RequestError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +60,46 @@ class ChunkOptions:
         return cls(tokens=tokens, overlap=overlap, most=most or (default.most if default else 0))
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Where a picture is."""
+
+    data: str
+    """A data URL, its bytes in base64, or an address on a host that is allowed."""
+    inside: FieldPath = ()
+    """The field of its query or document that it stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A query or a document that shows pictures beside its text."""
+
+    text: str
+    images: tuple[ImageSource, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture, decoded and scaled as the model reads it."""
+
+    pixels: np.ndarray
+    """(height, width, 3) uint8."""
+    num_down: int
+    num_across: int
+    """Rows of features along its sides."""
+    digest: bytes
+    """Equal for equal pixels."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of features: what it takes of a prompt, in tokens."""
+        return self.num_down * self.num_across
+
+
+PairPictures = tuple[tuple[Picture, ...], tuple[Picture, ...]]
+"""Pictures of a pair's query, and of its document; they stand before the text of their side."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RerankCall:
     """One API call. ``queries`` has one entry, or one for each document (N:N)."""
@@ -76,6 +116,10 @@ class RerankCall:
     sources: list[dict[str, Any] | None] | None = None
     """The objects that documents came as, for callers who want them back."""
     options: PairOptions = field(default_factory=PairOptions)
+    query_images: list[tuple[ImageSource, ...]] | None = None
+    """Pictures of each query; None: there are none."""
+    document_images: list[tuple[ImageSource, ...]] | None = None
+    """Pictures of each document."""
     instructions: list[str | None] | None = None
     """For each document an instruction that overrides ``options.instruction``."""
     priority: int = 0
@@ -102,6 +146,12 @@ class RerankCall:
         if self.prompts is not None:
             return len(self.prompts)
         return len(self.documents) * (len(self.queries) if self.every_query else 1)
+
+    @property
+    def image_data(self) -> list[str]:
+        """``ImageSource.data`` of all pictures of the call, each once, queries first."""
+        sides = (*(self.query_images or ()), *(self.document_images or ()))
+        return list(dict.fromkeys(source.data for side in sides for source in side))
 
     def position(self, result: int) -> tuple[int, int]:
         """The numbers of the query and the document that a result is about; query 0 where both sides go in step."""
@@ -141,6 +191,8 @@ class EncodedPair:
     late-interaction model, query first. Empty: ``token_ids``."""
     unfamiliar: bool = False
     """The tokenizer hardly knows the query or the document (``engine/inputs/unfamiliar.py``)."""
+    pictures: tuple[tuple[int, Picture], ...] = ()
+    """The pictures of the pair, each with the place of its first row in ``token_ids``, ascending."""
     num_own_tokens: int | None = None
     """Tokens that this pair adds to a prompt that several pairs share."""
 

@@ -25,8 +25,22 @@ QUANTIZED_NOTE = "the checkpoint's weights are quantised"
 """How the note of a worker on the format of its checkpoint begins."""
 
 
+FIRST_PICTURE_ID = 2**30
+"""In the token ids of a call, this and larger ones stand for rows of its pictures, counted one picture after the other:
+no id of a vocabulary is as large. So runs of tokens are equal where their pictures are."""
+
+
+class StepPicture(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A picture that a step needs."""
+
+    key: str
+    """Of this picture of this call: what was computed of it may serve the next step too."""
+    pixels: np.ndarray
+    """(height, width, 3) uint8, its sides multiples of what one row of features covers."""
+
+
 class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """The plan of one step. All arrays are int32."""
+    """The plan of one step. All arrays but pixels are int32."""
 
     step_id: int
     token_ids: np.ndarray
@@ -53,6 +67,14 @@ class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=Fa
     key_lens: np.ndarray | None = None
     """(S,) leading tokens of each segment that are seen; those behind them see, and nobody sees them. Only of models
     that attend both ways. None: all tokens are seen."""
+    position_shifts: np.ndarray | None = None
+    """(T, 3) what is added to each token's place in its prompt to be its position in time, height and width, in a step
+    with pictures before or among its tokens."""
+    pictures: list[StepPicture] = []
+    """Those of which this step has rows."""
+    picture_rows: np.ndarray | None = None
+    """(n, 3) the rows of the step that are no words, but features of a picture: row of the step, number of the picture
+    in ``pictures``, row of its features. ``token_ids`` has 0 there."""
 
     @property
     def num_tokens(self) -> int:

@@ -1,6 +1,6 @@
-"""Qwen3-VL (Qwen3-VL-Reranker), its text network: Qwen3 under another name. Pictures are not read.
+"""Qwen3-VL (Qwen3-VL-Reranker): Qwen3 under another name, and a tower that makes rows of pictures.
 
-A text has the same position on all three axes of the rotation, so its rotation is the usual one.
+A text has the same position on all three axes of the rotation, so without pictures its rotation is the usual one.
 """
 
 from __future__ import annotations
@@ -8,14 +8,22 @@ from __future__ import annotations
 from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.decoder import Decoder
 from engine.backends.nn.decoder_shape import DecoderShape
+from engine.backends.nn.pictures import Pictures
 from engine.model_spec import ModelSpec
 
 CHECKPOINT_PREFIX = "model.language_model."
+TOWER, OLDER_TOWER = "model.visual.", "visual."
+"""Where the tower's tensors are, in today's files and in older ones."""
 
 
 def build(spec: ModelSpec, params: Parameters) -> Decoder:
+    """Without its tower where no picture is to be read."""
     has_bias = spec.config.get("attention_bias", False)
     shape = DecoderShape.of(spec, qkv_bias=has_bias, o_bias=has_bias, head_norms=True)
-    decoder = Decoder(spec, shape, params)
-    params.skip("model.visual.", "visual.")
+    pictures = None
+    if spec.vision is not None:
+        is_older = params.in_checkpoint(f"{OLDER_TOWER}patch_embed.proj.weight")
+        pictures = Pictures(params, spec, shape.head_dim, OLDER_TOWER if is_older else TOWER)
+    decoder = Decoder(spec, shape, params, pictures=pictures)
+    params.skip(TOWER, OLDER_TOWER)
     return decoder

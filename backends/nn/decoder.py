@@ -7,6 +7,7 @@ shared between pairs or kept, and a head may read the first token, or all of the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from engine.backends.nn.decoder_shape import ACTIVATIONS, DecoderShape
 from engine.backends.nn.encoder_head import EncoderHead, HeadNames, mean_of_segments
 from engine.backends.nn.mlp import Stream
 from engine.backends.nn.parallel import WordTable
+from engine.backends.nn.pictures import Pictures
 from engine.backends.nn.rotary import rope_tables
 from engine.backends.nn.score_head import ScoreHead
 from engine.backends.packed_batch import PackedBatch
@@ -28,6 +30,8 @@ from engine.kernels.reference import rms_norm_fp32
 from engine.model_spec import ModelSpec
 
 EMBEDDING = "embed_tokens.weight"
+NOTHING: tuple[torch.Tensor, list[torch.Tensor]] = (torch.zeros(0, dtype=torch.int64), [])
+"""Rows of pictures in a step without any."""
 
 
 class Decoder:
@@ -43,9 +47,11 @@ class Decoder:
         *,
         rope: Mapping[str, Mapping[str, Any]] | None = None,
         head: HeadNames | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         """``rope``: what the rotation of each kind of layer is made from, where config.json alone does not say it.
-        ``head``: a classification head as encoders have it, instead of ``score.weight``."""
+        ``head``: a classification head as encoders have it, instead of ``score.weight``. ``pictures``: of a model that
+        reads them."""
         _check(spec, shape)
         self.spec, self.shape = spec, shape
         self.ops, self.dtype = params.ops, params.dtype
@@ -73,6 +79,7 @@ class Decoder:
             eps=shape.eps,
         )
         self.rotary = self._rotary(params, rope)
+        self.pictures = pictures
         self.embedding = WordTable(params, EMBEDDING, shape.vocab_size, shape.hidden)
         last = shape.num_layers - (0 if self.reads_all else 1)
         self.layers = [DecoderLayer(params, shape, index, windows[index]) for index in range(last)]
@@ -105,12 +112,18 @@ class Decoder:
         hidden = self.embedding(batch.token_ids).to(self.dtype)
         if self.shape.embedding_scale != 1.0:
             hidden = hidden * torch.tensor(self.shape.embedding_scale, dtype=self.dtype)  # rounded as the dtype has it
+        rotaries, added = self.rotary, NOTHING
+        if self.pictures is not None and batch.axes is not None:
+            batch, rotaries = self._on_axes(self.pictures, batch, batch.axes)
+            hidden, added = _with_pictures(self.pictures, hidden, batch)
         stream: Stream = (None, hidden)
-        for layer, rotary in zip(self.layers, self.rotary, strict=False):
+        for layer, rotary in zip(self.layers, rotaries, strict=False):
             stream = layer(stream, batch, kv_cache, rotary)
+            if layer.index < len(added[1]):  # what is added behind the last layer reaches no word
+                stream = stream[0], stream[1].index_add(0, added[0], added[1][layer.index])
         if self.last_layer is None:
             return self._score_all(stream, batch)
-        read = self.last_layer(stream, batch, kv_cache, self.rotary[-1])
+        read = self.last_layer(stream, batch, kv_cache, rotaries[-1])
         if read is None:
             return hidden.new_empty(0, self.num_outputs, dtype=torch.float32)
         if isinstance(self.head, EncoderHead):
@@ -118,6 +131,13 @@ class Decoder:
         if self.head.pools:
             return self.head.modules(self._normed(*read))
         return self.head.finished(self.ops.score(*read, self.norm, self.shape.eps, *self.head.state))
+
+    def _on_axes(self, pictures: Pictures, batch: PackedBatch, axes: torch.Tensor) -> tuple[PackedBatch, list[Rotary]]:
+        """The batch with a row of the tables for each of its tokens, and these tables."""
+        turned = {id(rotary): pictures.rotary(rotary, axes) for rotary in self.rotary}
+        places = torch.arange(len(axes), device=axes.device)
+        batch = replace(batch, positions=places, read_positions=batch.read_rows)
+        return batch, [turned[id(rotary)] for rotary in self.rotary]
 
     def _score_all(self, stream: Stream, batch: PackedBatch) -> torch.Tensor:
         """A head that reads all tokens of a pair: of their mean, or the mean of its logits."""
@@ -141,6 +161,16 @@ class Decoder:
         """The final norm in fp32, in plain torch."""
         x = residual.float() if delta is None else residual.float() + delta.float()
         return rms_norm_fp32(x, self.norm, self.shape.eps)
+
+
+def _with_pictures(
+    pictures: Pictures, hidden: torch.Tensor, batch: PackedBatch
+) -> tuple[torch.Tensor, tuple[torch.Tensor, list[torch.Tensor]]]:
+    """(T, D) with features of pictures in the place of words; rows, and what is added there behind the first layers."""
+    if not batch.pictures:
+        return hidden, NOTHING
+    rows, (first, *deeper) = pictures.features(batch)
+    return hidden.index_copy(0, rows, first.to(hidden.dtype)), (rows, [level.to(hidden.dtype) for level in deeper])
 
 
 def _widened(table: torch.Tensor, head_dim: int, filler: int) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 After transformers' ``Qwen3VLVisionModel``. P patches of one picture, C hidden size, N heads, H head size, F features of
 the MLP, D hidden size of the text network, m patches that are merged along each side. Pictures are computed one by one,
-so no picture's rows depend on what else is in the step, and attention is full within one.
+so no picture's rows depend on what else is in the step. Products and norms are those of the device; attention, full
+within a picture, is torch's own everywhere: the devices' kernels are made for the heads of texts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from engine.backends.loading.parameters import Parameters, Rows
 from engine.backends.nn.encoder_layers import ACTIVATIONS, GELU_TANH, Norm, stream_sum
 from engine.errors import ModelLoadError
-from engine.kernels.ops import AttentionMeta, LinearWeight
+from engine.kernels.ops import LinearWeight
+from engine.kernels.reference import rotate
 
 NORM_EPS = 1e-6
 ROPE_BASE = 10_000.0
@@ -94,11 +96,8 @@ class _Grid:
     """What all layers know of one picture."""
 
     cos: torch.Tensor
-    """(P, H/2) fp32."""
+    """(P, 1, H/2) fp32."""
     sin: torch.Tensor
-    rows: torch.Tensor
-    """(P,) 0, 1, 2, ...: each patch has a row of its own in the tables."""
-    meta: AttentionMeta
 
 
 class VisionTower:
@@ -132,26 +131,11 @@ class VisionTower:
         return [self.merger(x), *deeper]
 
     def _grid(self, height: int, width: int, device: torch.device) -> _Grid:
-        shape, count = self.shape, height * width
-        size = shape.head_dim // 2
+        shape, size = self.shape, self.shape.head_dim // 2
         frequencies = 1.0 / (shape.rope_base ** (torch.arange(0, size, 2, dtype=torch.float) / size))
         places = torch.from_numpy(np.stack(patch_order(height, width, shape.merge)))
-        angles = (places[..., None].float() * frequencies).transpose(0, 1).flatten(1)
-        meta = AttentionMeta(
-            q_starts=np.zeros(1, np.int64),
-            q_lens=np.array([count]),
-            own_starts=np.zeros(1, np.int64),
-            own_lens=np.array([count]),
-            context_ids=np.array([-1]),
-            context_indptr=np.zeros(1, np.int64),
-            context_ranges=np.zeros((0, 2), np.int64),
-            kv_capacity=0,
-            scale=shape.head_dim**-0.5,
-            causal=False,
-            device=device,
-        )
-        rows = torch.arange(count, device=device)
-        return _Grid(angles.cos().to(device), angles.sin().to(device), rows, meta)
+        angles = (places[..., None].float() * frequencies).transpose(0, 1).reshape(height * width, 1, -1)
+        return _Grid(angles.cos().to(device), angles.sin().to(device))
 
 
 class _Block:
@@ -168,10 +152,11 @@ class _Block:
 
     def __call__(self, x: torch.Tensor, grid: _Grid) -> torch.Tensor:
         ops, heads, size = self.ops, self.shape.num_heads, self.shape.head_dim
-        qkv = ops.linear(self.attention_norm(x), self.qkv)
-        q, k, v = ops.qk_norm_rope(qkv, None, None, 0.0, grid.cos, grid.sin, grid.rows, heads, heads, size)
-        attended = ops.attention(q, k, v, k[:0], v[:0], grid.meta)
-        x = stream_sum(ops.linear_residual(attended, self.out, x))
+        qkv = ops.linear(self.attention_norm(x), self.qkv).view(len(x), 3, heads, size)
+        q, k = (rotate(part.float(), grid.cos, grid.sin).to(qkv.dtype) for part in (qkv[:, 0], qkv[:, 1]))
+        by_head = [part.transpose(0, 1)[None] for part in (q, k, qkv[:, 2])]
+        seen = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2])
+        x = stream_sum(ops.linear_residual(seen[0].transpose(0, 1).reshape(len(x), -1), self.out, x))
         tanh = self.shape.hidden_act in GELU_TANH
         return stream_sum(ops.linear_residual(ops.linear_gelu(self.mlp_norm(x), self.up, tanh=tanh), self.down, x))
 

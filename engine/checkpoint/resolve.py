@@ -28,6 +28,7 @@ from engine.checkpoint.prompt import Prompt, asked_built_in, resolve_prompt
 from engine.checkpoint.remote_code import check_remote_code
 from engine.checkpoint.saved_template import SAVED
 from engine.checkpoint.tokenizer_settings import check_settings
+from engine.checkpoint.vision import vision_of
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
 from engine.model_spec import ModelSpec
@@ -86,6 +87,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         known_template=identity.model.template if identity else None,
         text_prompts=text_prompts(checkpoint) if is_embedding and config.score_template != "none" else ("", ""),
         late=late,
+        vision=None if has_own_prompt or prompt.use_sep_token else vision_of(checkpoint, config.max_images_per_pair),
         pair_prompt=prompt.pair_prompt,
         lower_case=chain is not None and chain.transformer.lower_case,
         cuts_document_only=chain is not None and chain.transformer.cuts_second_only,

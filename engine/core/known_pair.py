@@ -24,7 +24,7 @@ class KnownPair:
 
     def add(self, request: EngineCoreRequest) -> None:
         """A call has come."""
-        if self._open is not None:
+        if self._open is not None and not request.pictures:
             self._open[request.call_id] = request
 
     def learn(self, outputs: Sequence[EngineCoreOutput]) -> None:

@@ -57,11 +57,13 @@ class CrossEncoderPairs:
         encoder = self._encoder_of(pair)
         roles = encoder.roles(pair, draft)
         if not options.truncate:
-            message = f"{PARAM}: the pair has {_lengths(roles, limit)}. Shorten it, or let it be truncated."
+            message = f"{PARAM}: the pair has {_lengths(roles, limit, pair)}. Shorten it, or let it be truncated."
             return InvalidRequestError(message, param=where)
         cut = encoder.fit(roles, limit, side)
         if cut is None:
-            message = f"{PARAM}: the pair has {_lengths(roles, limit)}, which leaves no room for query and document."
+            message = (
+                f"{PARAM}: the pair has {_lengths(roles, limit, pair)}, which leaves no room for query and document."
+            )
             return InvalidRequestError(message, param=where)
         return EncodedPair(
             draft.ids[cut.keep],
@@ -72,10 +74,11 @@ class CrossEncoderPairs:
         )
 
 
-def _lengths(roles: np.ndarray, limit: int) -> str:
+def _lengths(roles: np.ndarray, limit: int, pair: Pair) -> str:
     """How many tokens are whose, for the error about a pair that is too long."""
     num_query, num_document = int((roles == Role.QUERY).sum()), int((roles == Role.DOCUMENT).sum())
+    rest = "template and instruction" if pair.pictures is None else "template, instruction and pictures"
     return (
         f"{len(roles)} tokens (query {num_query}, document {num_document}, "
-        f"template and instruction {len(roles) - num_query - num_document}), and the limit is {limit}"
+        f"{rest} {len(roles) - num_query - num_document}), and the limit is {limit}"
     )

@@ -21,7 +21,7 @@ from engine.inputs.truncation import Cut, Role, Side, fit, fit_longest_first
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
-from engine.request import Encoded, EncodedPair
+from engine.request import Encoded, EncodedPair, PairPictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Pair:
     document: str
     instruction: str = ""
     prompt: CompiledPrompt | None = None
+    pictures: PairPictures | None = None
+    """Before the texts; ``prompt`` then has places for them."""
     list_number: int = 0
     """Of a listwise model: neighbours with the same number are one list."""
 

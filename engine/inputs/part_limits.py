@@ -82,10 +82,11 @@ class CallParts:
 
     def refuse_empty_queries(self, tokenizer: Tokenizer) -> None:
         """Takes out the pairs whose query the tokenizer empties: it is as good as blank."""
-        texts = list({pair.query for pair in self.pairs.values()})
+        read = {i: pair for i, pair in self.pairs.items() if not (pair.pictures and pair.pictures[0])}
+        texts = list({pair.query for pair in read.values()})
         encodings = zip(texts, encode_all(tokenizer, texts, special=False), strict=True)
         empty = {text for text, encoding in encodings if not encoding.ids}
-        for i in [i for i, pair in self.pairs.items() if pair.query in empty]:
+        for i in [i for i, pair in read.items() if pair.query in empty]:
             self.refuse("query", i, no_tokens(()).template)
 
     def apply_own_limits(self, tokenizer: Tokenizer, options: PairOptions) -> None:

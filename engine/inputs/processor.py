@@ -30,6 +30,7 @@ from engine.inputs.late_interaction import LateEncoder, make_marks_plain
 from engine.inputs.listwise import ListwiseEncoder, listwise_limits
 from engine.inputs.model_prompts import ModelPrompts
 from engine.inputs.pair_encoder import Pair, TemplatePairs, TokenizerPairs
+from engine.inputs.pictures import Shown, placed
 from engine.inputs.spans import Chunking, Span, chunk_spans
 from engine.inputs.token_access import TokenAccess
 from engine.inputs.token_types import takes_types
@@ -39,7 +40,7 @@ from engine.inputs.windows import never
 from engine.model_spec import ModelSpec
 from engine.prompts.compiled import EMPTY, SpecialIdGuard, make_plain
 from engine.ranges import common_prefix
-from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, all_encoded
+from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, PairPictures, all_encoded
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = PairOptions()
@@ -57,6 +58,7 @@ class InputProcessor(TokenAccess):
         super().__init__(load_tokenizer(Path(spec.tokenizer_path), lower_case=spec.lower_case), spec.vocab_size)
         tokenizer = self._tokenizer
         self._prompts = ModelPrompts(tokenizer, spec, config.instruction)
+        self._vision = spec.vision
         limits = listwise_limits(spec, config.max_docs_per_block)
         self._listwise = ListwiseEncoder(tokenizer, limits, spec.max_model_len) if limits else None
         if spec.late is not None:
@@ -146,13 +148,16 @@ class InputProcessor(TokenAccess):
         documents: Sequence[str],
         options: PairOptions = _DEFAULTS,
         instructions: Instructions = None,
+        pictures: Sequence[PairPictures | None] | None = None,
     ) -> list[Encoded]:
         """``encode`` for callers who want the other pairs where one cannot be read: its error stands in its place.
 
-        Raises ``InvalidRequestError`` about what is wrong with the call as a whole.
+        ``pictures``: of each pair, for a model that reads them. Raises ``InvalidRequestError`` about what is wrong with
+        the call as a whole.
         """
         limit = token_limit(options, self.max_model_len)
-        parts = call_pairs(self._prompts, queries, documents, options.instruction, instructions)
+        shown = None if pictures is None or self._vision is None else Shown(self._vision, pictures)
+        parts = call_pairs(self._prompts, queries, documents, options.instruction, instructions, shown)
         parts.shorten(self._tokenizer, limit, options)
         if not self._keeps_all_bytes:
             parts.refuse_empty_queries(self._tokenizer)
@@ -161,6 +166,8 @@ class InputProcessor(TokenAccess):
         if self._listwise is not None and len(queries) > 1:
             pairs = {i: replace(pair, list_number=i) for i, pair in pairs.items()}
         found = parts.refused | (self._comparing or self._cross_encoder).encode(pairs, limit, options)
+        if shown is not None:
+            found |= {i: placed(found[i], pair, shown.vision) for i, pair in pairs.items()}
         encoded = [parts.with_cuts(found[i], i, limit, options) for i in range(len(documents))]
         marks = self._unfamiliar
         if marks is None:

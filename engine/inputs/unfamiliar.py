@@ -44,7 +44,7 @@ class UnfamiliarTokens:
 
     def marked(self, pair: EncodedPair) -> EncodedPair:
         """The pair, with ``unfamiliar`` where query or document is such a text."""
-        if self._knows_all or pair.prompts:
+        if self._knows_all or pair.prompts or pair.pictures:
             return pair
         kinds = self._kinds[pair.token_ids]
         if not np.count_nonzero(kinds):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,25 @@ class CompiledPrompt:
     @property
     def takes_instruction(self) -> bool:
         return any(isinstance(part, TextPart) and Placeholder.INSTRUCTION in part.pieces for part in self.parts)
+
+
+def with_constants(prompt: CompiledPrompt, before: Mapping[Placeholder, np.ndarray]) -> CompiledPrompt:
+    """The prompt with constant ids before texts of the caller, such as those of pictures. Like the template's special
+    tokens, they divide the text into parts that are tokenised by themselves."""
+    parts: list[Part] = []
+    for part in prompt.parts:
+        pieces: list[Piece] = []
+        for piece in part.pieces if isinstance(part, TextPart) else ():
+            if isinstance(piece, Placeholder) and len(before.get(piece, EMPTY)):
+                parts += [TextPart(tuple(pieces))] if pieces else []
+                parts.append(before[piece])
+                pieces = []
+            pieces.append(piece)
+        if isinstance(part, TextPart):
+            parts.append(TextPart(tuple(pieces)))
+        else:
+            parts.append(part)
+    return CompiledPrompt(prompt.template, tuple(parts))
 
 
 def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:

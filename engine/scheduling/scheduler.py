@@ -117,7 +117,7 @@ class Scheduler:
             request.pair_lens,
             self._memory.constant_prefix if request.adapter is None else None,
             token_types=request.token_type_ids,
-            query_lens=request.query_lens,
+            query_lens=None if request.pictures else request.query_lens,  # a picture's ids are those of its call
             key_lens=request.key_lens,
             members=call.unanswered() if call.num_answered else None,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.ranges import Range, append_range
+from engine.scheduling.step_pictures import pictures_of
 from engine.scheduling.token_tree import Entry, LeafRun, Leaves, Segment
 from engine.step import SchedulerOutput
 
@@ -107,9 +108,11 @@ class StepPlan:
         read_segments, read_offsets = read.repeat(counts).nonzero()[0], None
         if any(entry.reads is not None for entry in self.entries):
             read_segments, read_offsets = self._several_reads(lens)
+        token_ids = np.concatenate(tokens).astype(np.int32, copy=False)
+        seen = pictures_of(self.entries, self.calls, token_ids)
         return SchedulerOutput(
             step_id=self.step_id,
-            token_ids=np.concatenate(tokens).astype(np.int32, copy=False),
+            token_ids=token_ids if seen is None else seen.token_ids,
             segment_lens=np.concatenate(lens).astype(np.int32, copy=False),
             context_ids=np.array(context_ids, np.int32).repeat(counts),
             context_indptr=np.array(indptr, np.int32),
@@ -120,6 +123,9 @@ class StepPlan:
             adapter=self.adapter,
             read_offsets=read_offsets,
             key_lens=_all_keys(lens, keys) if keys else None,
+            position_shifts=None if seen is None else seen.position_shifts,
+            pictures=[] if seen is None else seen.pictures,
+            picture_rows=None if seen is None else seen.rows,
         )
 
     def _reads_several(self, position: int) -> bool:

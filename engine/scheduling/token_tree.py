@@ -50,6 +50,7 @@ class Segment:
         "leaves",
         "num_unfinished_children",
         "num_waiting_children",
+        "origin",
         "pairs",
         "parent",
         "path_tokens",
@@ -67,6 +68,8 @@ class Segment:
         self.token_ids = token_ids
         self.parent = parent
         self.position: int = 0 if parent is None else parent.position + len(parent.token_ids)
+        self.origin: int | None = None
+        """Where its tokens begin in those of the call; None: they are of no call alone."""
         self.children: list[Segment] = []
         self.leaves: list[Leaves] = []
         self.pairs: list[int] = []

@@ -167,6 +167,7 @@ class _Branch:
         origin = int(self._items.starts[item])
         for at in range(start, end, self._longest):
             part = Segment(self._token_ids[origin + at : origin + min(end, at + self._longest)], above)
+            part.origin = origin + at
             self._hang(part, above)
             above = part
         assert above is not None

@@ -16,6 +16,7 @@ from engine.messages import EngineCoreRequest
 from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.bi_encoder import distinct_texts
 from engine.scoring.expansion import PairProcessor, PairTexts
+from engine.scoring.pictures import LoadedPictures, picture_fields
 
 STEP_LETTERS = 2**18
 """Letters after which a step ends; one document is never divided."""
@@ -24,10 +25,18 @@ STEP_LETTERS = 2**18
 class CallEncoding:
     """The pairs of one call, as far as they are encoded."""
 
-    def __init__(self, call: RerankCall, processor: PairProcessor, *, max_pairs: int | None = None) -> None:
-        """``max_pairs``: most pairs that long documents may make of the call by being read in chunks."""
+    def __init__(
+        self,
+        call: RerankCall,
+        processor: PairProcessor,
+        *,
+        max_pairs: int | None = None,
+        pictures: LoadedPictures | None = None,
+    ) -> None:
+        """``max_pairs``: most pairs that long documents may make of the call by being read in chunks. ``pictures``:
+        those of the call."""
         self.call = call
-        self.texts = PairTexts.of(call)
+        self.texts = PairTexts.of(call, pictures)
         """Chunked once the documents have been looked at."""
         self.pairs: list[EncodedPair] = []
         """In the order of ``texts``, without those that cannot be read; fewer while slices are missing."""
@@ -108,9 +117,10 @@ def core_request(
     has_hints = bool(pairs) and not is_bi_encoder
     query_lens = np.fromiter((pair.query_len for pair in pairs), np.int32, len(pairs)) if has_hints else None
     keys = [prompt.num_keys or len(prompt.token_ids) for prompt in several]
+    token_ids = np.concatenate(texts).astype(np.int32, copy=False)
     return EngineCoreRequest(
+        **({"token_ids": token_ids} | picture_fields(pairs, token_ids)),
         call_id=call_id,
-        token_ids=np.concatenate(texts).astype(np.int32, copy=False),
         pair_lens=np.fromiter(map(len, texts), np.int32, len(texts)),
         read_offsets=np.concatenate([prompt.read_offsets for prompt in several]) if several else None,
         read_lens=np.array([len(prompt.read_offsets) for prompt in several], np.int32) if several else None,

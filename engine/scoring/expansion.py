@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from engine.errors import FieldPath, RequestError, TooLargeError
+from engine.errors import PARAM, FieldPath, InvalidRequestError, RequestError, TooLargeError
 from engine.inputs.spans import Span
 from engine.inputs.windows import never
-from engine.request import ChunkOptions, Encoded, PairOptions, RerankCall
+from engine.request import ChunkOptions, Encoded, ImageSource, PairOptions, PairPictures, Picture, RerankCall
+from engine.scoring.pictures import LoadedPictures, pair_pictures, pictures_of_side
 
 
 class PairProcessor(Protocol):
@@ -37,6 +38,7 @@ class PairProcessor(Protocol):
         documents: Sequence[str],
         options: PairOptions,
         instructions: Sequence[str | None] | None = None,
+        pictures: Sequence[PairPictures | None] | None = None,
     ) -> Sequence[Encoded]: ...
 
     def encode_prompts_each(self, prompts: Sequence[str | list[int]], options: PairOptions) -> Sequence[Encoded]: ...
@@ -68,11 +70,13 @@ class PairTexts:
     cut_off: frozenset[int] = frozenset()
     """Results whose document has more chunks than may be read."""
     prompts: list[str | list[int]] | None = None
+    pictures: LoadedPictures | None = None
+    """What became of the pictures of the call; None: there are none."""
     refused: Mapping[int, RequestError] = field(default_factory=dict)
     """Why results have no pair here, by their numbers; about fields of the call."""
 
     @classmethod
-    def of(cls, call: RerankCall) -> PairTexts:
+    def of(cls, call: RerankCall, pictures: LoadedPictures | None = None) -> PairTexts:
         """The pairs of a call whose documents are read whole."""
         queries, documents, instructions = call.queries, call.documents, call.instructions
         if call.every_query and len(queries) > 1:
@@ -80,7 +84,7 @@ class PairTexts:
             queries = [query for query in queries for _ in documents]
             documents = documents * count
             instructions = instructions * count if instructions else None
-        return cls(call, queries, documents, call.options, instructions, prompts=call.prompts)
+        return cls(call, queries, documents, call.options, instructions, prompts=call.prompts, pictures=pictures)
 
     @property
     def num_pairs(self) -> int:
@@ -109,8 +113,66 @@ class PairTexts:
                 queries, documents, instructions = self._sides(start, end)
                 if processor.reads_lists:
                     queries = queries[:1]
+                if self.pictures is not None:
+                    return self._encode_with_pictures(processor, start, end)
                 found = processor.encode_each(queries, documents, self.options, instructions)
         return [self._located(pair, start) if isinstance(pair, RequestError) else pair for pair in found]
+
+    def _encode_with_pictures(self, processor: PairProcessor, start: int, end: int) -> list[Encoded]:
+        """As ``encode``; a document whose picture cannot be read has its error, as all of its list have where lists are
+        read. Raises the error of a query's picture."""
+        errors: dict[int, Encoded] = {}
+        seen: dict[int, PairPictures | None] = {}
+        for pair in range(start, end):
+            try:
+                seen[pair] = self._pictures_of(pair, start)
+            except RequestError as error:
+                if error.path[:1] != ("documents",) or processor.reads_lists:
+                    raise
+                errors[pair] = error
+        if not seen:
+            found: Sequence[Encoded] = ()
+        else:
+            several = len(self.queries) > 1 and not processor.reads_lists
+            found = processor.encode_each(
+                [self.queries[pair] for pair in seen] if several else self.queries[:1],
+                [self.documents[pair] for pair in seen],
+                self.options,
+                [self.instructions[pair] for pair in seen] if self.instructions else None,
+                *([list(seen.values())] if any(seen.values()) else []),
+            )
+        places = {place: pair - start for place, pair in enumerate(seen)}
+        errors |= {
+            pair: one.at(_renumbered(one.path, places)) if isinstance(one, RequestError) else one
+            for pair, one in zip(seen, found, strict=True)
+        }
+        encoded = (errors[pair] for pair in range(start, end))
+        return [self._located(one, start) if isinstance(one, RequestError) else one for one in encoded]
+
+    def _pictures_of(self, pair: int, start: int) -> PairPictures | None:
+        """Raises ``RequestError`` about the query or the document, counted from ``start``."""
+        query, document = self._images_of(pair)
+        shown = self._shown(query, ("queries", pair - start) if len(self.queries) > 1 else ("query",))
+        found = pair_pictures(shown, self._shown(document, ("documents", pair - start)))
+        if found is not None and self.call.chunks is not None:
+            raise InvalidRequestError(
+                f"{PARAM} is scored with pictures, and then not in chunks.", param=("documents", pair - start)
+            )
+        return found
+
+    def _shown(self, sources: Sequence[ImageSource], where: FieldPath) -> tuple[Picture, ...]:
+        return pictures_of_side(sources, self.pictures or {}, where)
+
+    def _images_of(self, pair: int) -> tuple[Sequence[ImageSource], Sequence[ImageSource]]:
+        """The pictures of a pair's query, and of its document."""
+        call = self.call
+        query, document = call.position(self.result_of(pair))
+        if len(call.queries) > 1 and not call.every_query:
+            query = document
+        return (
+            call.query_images[query] if call.query_images else (),
+            call.document_images[document] if call.document_images else (),
+        )
 
     def chunk_spans(
         self, processor: PairProcessor, chunks: ChunkOptions, start: int, end: int, stop: Callable[[], bool] = never
@@ -214,6 +276,14 @@ class PairTexts:
         if len(self.call.queries) == 1:
             return "query", *inside
         return side, query if self.call.every_query else document, *inside
+
+
+def _renumbered(path: FieldPath, places: Mapping[int, int]) -> FieldPath:
+    """A field of some pairs of a slice, as the slice numbers it."""
+    match path:
+        case ("queries" | "documents" | "instructions" as side, int(place), *inside):
+            return side, places[place], *inside
+    return path
 
 
 def _covers_less(spans: Sequence[Span], text: str) -> bool:

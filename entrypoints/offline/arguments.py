@@ -15,12 +15,13 @@ from engine.checkpoint.resolve import resolve_model
 from engine.config import EngineConfig, ModelConfig
 from engine.entrypoints.settings.options import ALIASES, OPTIONS, build_configs, nearest
 from engine.entrypoints.settings.peer_flags import PeerFlag, find, known_names, read
+from engine.inputs.contents import other_media, parts_content, shown_content, shows
 from engine.inputs.spans import MIN_CHUNK_TOKENS
-from engine.request import ChunkOptions, PairOptions
+from engine.request import ChunkOptions, Content, PairOptions
 
 logger = logging.getLogger(__name__)
 
-Prompt = str | list[int]
+Prompt = str | list[int] | Content
 _LENGTHS = "Input lengths must be either 1:1, 1:N or N:N"
 _OPTIONS = frozenset(f.name for f in fields(PairOptions))
 _CHUNK_OPTIONS = ("long_document", "chunk_tokens", "chunk_overlap", "max_chunks_per_doc")
@@ -224,11 +225,7 @@ def _length(side: Any) -> int | None:
 
 def is_prompt(value: Any) -> bool:
     """One text or the token ids of one, not a list of several."""
-    return (
-        isinstance(value, str | bytes)
-        or _is_token_ids(value)
-        or (isinstance(value, Mapping) and "prompt_token_ids" in value)
-    )
+    return isinstance(value, str | bytes) or _is_token_ids(value) or isinstance(value, Mapping | Content)
 
 
 def _is_token_ids(value: Any) -> bool:
@@ -242,8 +239,6 @@ def _side(side: Any, name: str) -> Iterator[Prompt]:
         raise TypeError(f"{name} is missing: a text, token ids, or an iterable of them expected")
     if is_prompt(side):
         return iter([_prompt(side, name)])
-    if isinstance(side, Mapping):  # not a list of its keys
-        _refuse_object(side, name)
     if not isinstance(side, Iterable):
         raise TypeError(f"{name}: a text, token ids, or an iterable of them expected, got {type(side).__name__}")
     return (_prompt(item, f"{name}[{i}]") for i, item in enumerate(side))
@@ -252,9 +247,21 @@ def _side(side: Any, name: str) -> Iterator[Prompt]:
 def _refuse_object(value: Mapping[Any, Any], where: str) -> NoReturn:
     keys = ", ".join(repr(str(key)) for key in list(value)[:5])
     raise TypeError(
-        f"{where}: only text can be scored: a text or a list of token ids expected, got an object with {keys}. "
-        "Pictures and other media are not read; pass the text itself"
+        f"{where}: only text can be scored, and pictures by a model that reads them: a text, a list of token ids or an "
+        f"object with 'text', 'image' or 'content' expected, got an object with {keys}"
     )
+
+
+def _content(value: Mapping[Any, Any]) -> Content | None:
+    """A text with pictures; None where the object is something else. Raises ``InvalidRequestError``."""
+    if other_media(value):
+        return None
+    if isinstance(value.get("content"), list):
+        return parts_content(value["content"], ())
+    if shows(value):
+        return shown_content(value, ())
+    text = value.get("text")
+    return Content(text, ()) if isinstance(text, str) else None
 
 
 def _prompt(value: Any, where: str) -> Prompt:
@@ -265,7 +272,11 @@ def _prompt(value: Any, where: str) -> Prompt:
         except UnicodeEncodeError as error:
             raise ValueError(f"{where} has a lone surrogate at position {error.start}, which is no character") from None
         return str(value)
+    if isinstance(value, Content):
+        return value
     if isinstance(value, Mapping):
+        if (content := _content(value)) is not None:
+            return content if content.images else _prompt(content.text, where)
         if not any(isinstance(value.get(key), str | list | np.ndarray) for key in ("prompt", "prompt_token_ids")):
             _refuse_object(value, where)
         value = value.get("prompt_token_ids", value.get("prompt"))

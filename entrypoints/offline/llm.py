@@ -34,6 +34,7 @@ from engine.inputs.checks import check_query
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import ModelSpec
 from engine.outputs import EmbeddingRequestOutput, RerankResult, ScoringRequestOutput
+from engine.pictures.loader import PictureLoader
 from engine.scoring.activation import ranking
 from engine.scoring.document_store import document_store
 from engine.step import WorkerInfo
@@ -67,6 +68,7 @@ class LLM:
         self.spec: ModelSpec = resolve_model(config.model)
         self._processor = InputProcessor(self.spec, config.model)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._pictures = PictureLoader(self.spec.vision, config.model.allowed_image_hosts)
         self._store = document_store(self.spec, config.model.document_store_bytes)
         self._client: EngineClient = create_client(config, self.spec, self._processor.constant_prefix)
         try:
@@ -106,7 +108,7 @@ class LLM:
         one_query = has_one_query(first)
         pairs, total = pair_stream(first, options.pop("data_2", second))
         size = None if self.reads_lists and one_query else SLICE_PAIRS
-        slices = in_slices(pairs, size, one_query=one_query)
+        slices = in_slices(pairs, size, self._pictures, one_query=one_query)
         return self._pipeline.run(slices, total, self._adapter(options), pair_settings(options), use_tqdm)
 
     @overload
@@ -164,7 +166,7 @@ class LLM:
         if listed:
             streams = (pair_stream(each, listed)[0] for each in queries)
             size = None if self.reads_lists else SLICE_PAIRS
-            slices = chain.from_iterable(in_slices(stream, size) for stream in streams)
+            slices = chain.from_iterable(in_slices(stream, size, self._pictures) for stream in streams)
             outputs = self._pipeline.run(slices, len(queries) * len(listed), adapter, settings, use_tqdm)
             for i in range(len(queries)):
                 own = list(islice(outputs, len(listed)))
@@ -224,6 +226,8 @@ class LLM:
             pipeline.closed = True
         if threads := getattr(self, "_threads", None):
             threads.shutdown(wait=True, cancel_futures=True)
+        if pictures := getattr(self, "_pictures", None):
+            pictures.close()
         if client := getattr(self, "_client", None):
             client.close()
 

@@ -15,7 +15,8 @@ from engine.errors import FieldPath, InvalidRequestError, RequestError
 from engine.inputs.processor import InputProcessor
 from engine.model_spec import HeadSpec
 from engine.outputs import ScoringOutput, ScoringRequestOutput
-from engine.request import CorePrompt, EncodedPair, RerankCall
+from engine.pictures.loader import PictureLoader
+from engine.request import Content, CorePrompt, EncodedPair, ImageSource, RerankCall
 from engine.scoring.call_encoding import CallEncoding
 from engine.scoring.document_store import ScopedStore
 from engine.scoring.expansion import PairTexts
@@ -40,6 +41,8 @@ class PairSlice:
     first: int
     """Number of the first document, as the caller counts."""
     pairs: Sequence[PromptPair]
+    pictures: PictureLoader
+    """Of the model."""
     one_query: bool = True
     """All documents have the same query as the caller sees it, so a model that reads lists reads them together."""
 
@@ -49,19 +52,21 @@ class PairSlice:
         same = all(query is queries[0] for query in queries)
         if same and (self.one_query or not processor.reads_lists):
             del queries[1:]
-        num_texts = sum(isinstance(prompt, str) for prompt in (*queries, *documents))
+        num_texts = sum(isinstance(prompt, str | Content) for prompt in (*queries, *documents))
         try:
             if num_texts == 0:
                 return _encode_ids(processor, queries, documents, settings)  # type: ignore[arg-type]
             if num_texts < len(queries) + len(documents):
                 raise InvalidRequestError("Both sides must be texts, or both token ids.")
             call = RerankCall(
-                queries=queries,  # type: ignore[arg-type]
-                documents=documents,  # type: ignore[arg-type]
+                queries=[_text(query) for query in queries],
+                documents=[_text(document) for document in documents],
+                query_images=_images(queries),
+                document_images=_images(documents),
                 options=settings.options,
                 chunks=settings.chunks,
             )
-            encoding = CallEncoding(call, processor)
+            encoding = CallEncoding(call, processor, pictures=self.pictures.load_all(call))
             for _ in encoding.slices(len(documents)):
                 pass
         except RequestError as error:
@@ -71,6 +76,16 @@ class PairSlice:
     def running(self, call_id: str, encoding: Future[EncodedSlice], adapter: str | None) -> RunningSlice:
         """The slice in flight."""
         return RunningSlice(call_id, self.first, encoding, adapter)
+
+
+def _text(prompt: Prompt) -> str:
+    assert isinstance(prompt, str | Content)
+    return prompt.text if isinstance(prompt, Content) else prompt
+
+
+def _images(side: Sequence[Prompt]) -> list[tuple[ImageSource, ...]] | None:
+    found = [prompt.images if isinstance(prompt, Content) else () for prompt in side]
+    return found if any(found) else None
 
 
 def _encode_ids(
@@ -92,11 +107,13 @@ def _counted_from(first: int, path: FieldPath) -> FieldPath:
     return path
 
 
-def in_slices(pairs: Iterator[PromptPair], size: int | None, *, one_query: bool = True) -> Iterator[PairSlice]:
+def in_slices(
+    pairs: Iterator[PromptPair], size: int | None, pictures: PictureLoader, *, one_query: bool = True
+) -> Iterator[PairSlice]:
     """Slices of ``size`` pairs, read from ``pairs`` one slice at a time; None: one slice of all."""
     first = 0
     while part := list(islice(pairs, size)):
-        yield PairSlice(first, part, one_query)
+        yield PairSlice(first, part, pictures, one_query)
         first += len(part)
 
 

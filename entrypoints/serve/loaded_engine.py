@@ -13,6 +13,7 @@ from engine.inputs.spans import TextToken
 from engine.inputs.windows import never
 from engine.messages import EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats
 from engine.model_spec import ModelSpec
+from engine.pictures.loader import PictureLoader
 from engine.prompts.published import QWEN3_RERANKER
 from engine.request import Encoded, PairOptions
 from engine.scoring.document_store import DocumentStore, ScopedStore, document_store
@@ -109,13 +110,17 @@ class LoadedEngine:
     """From which callers may load more of them."""
     store: DocumentStore = field(default_factory=lambda: DocumentStore(0))
     """Document vectors of a late-interaction model, kept between calls."""
+    pictures: PictureLoader = field(default_factory=lambda: PictureLoader(None, ()))
+    """Pictures of calls; of a model that reads texts only, it refuses them."""
 
     @classmethod
     def of(cls, spec: ModelSpec, processor: Processor, client: CoreClient, config: ModelConfig) -> Self:
         """A model with what its settings say of names, adapters and memory."""
         store = document_store(spec, config.document_store_bytes)
         adapters = dict.fromkeys(config.lora_modules, "")
-        return cls(spec, processor, client, config.served_model_name, adapters, config.runtime_lora_folders, store)
+        pictures = PictureLoader(spec.vision, config.allowed_image_hosts)
+        names, folders = config.served_model_name, config.runtime_lora_folders
+        return cls(spec, processor, client, names, adapters, folders, store, pictures)
 
     def store_for(self, adapter: str, scope: str) -> ScopedStore | None:
         """What calls of one scope see of ``store``: with other weights, a text has other vectors."""

@@ -28,8 +28,10 @@ from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.served_models import ServedModels
 from engine.entrypoints.serve.tracing import trace_result
 from engine.errors import EngineDeadError, InvalidRequestError, NotReadyError, RequestError, ShuttingDownError
-from engine.request import PairOptions, RerankCall, all_encoded
+from engine.pictures.loader import num_rows
+from engine.request import PairOptions, Picture, RerankCall, all_encoded
 from engine.scoring.call_encoding import CallEncoding, core_request
+from engine.scoring.pictures import LoadedPictures
 from engine.scoring.result_assembler import PairScore, ResultAssembler
 from engine.scoring.vectors import Vectors
 
@@ -39,6 +41,8 @@ ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
 HASTY_SLICE = 32
 """``ENCODE_SLICE`` for a call with a deadline."""
+PICTURE_THREADS = 8
+"""Pictures that are fetched or decoded at a time."""
 INLINE_PAIRS, INLINE_LETTERS = 4, 2048
 """A call of at most so many is tokenised on the event loop, in well under a millisecond."""
 
@@ -84,6 +88,7 @@ class RerankService:
         self._process = secrets.token_hex(4)
         self._call_numbers = itertools.count()
         self._threads = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenizer")
+        self._picture_threads = ThreadPoolExecutor(PICTURE_THREADS, thread_name_prefix="pictures")
         metrics.running_calls.set_function(lambda: self.admission.num_calls)
         metrics.queued_pairs.set_function(lambda: self.admission.num_pairs)
         metrics.queue_wait_s.set_function(lambda: self.admission.wait_s)
@@ -189,7 +194,8 @@ class RerankService:
             self.models.using(chosen),
             await self._acquire(call_id, size, call.caller, engine, patience_s) as permit,
         ):
-            encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents)
+            pictures = await self._pictures(call, engine, deadline)
+            encoding = CallEncoding(call, engine.processor, max_pairs=self.config.max_documents, pictures=pictures)
             try:
                 await self._encode(encoding, deadline)
             finally:
@@ -310,6 +316,18 @@ class RerankService:
             if encoding.pairs and passed(deadline):
                 return
 
+    async def _pictures(self, call: RerankCall, engine: LoadedEngine, deadline: float | None) -> LoadedPictures | None:
+        """The pictures of a call, one after the other, in threads of their own; none is begun after its deadline."""
+        if not (wanted := call.image_data):
+            return None
+        loop, found = asyncio.get_running_loop(), dict[str, Picture | RequestError]()
+        for data in wanted:
+            if found and passed(deadline):
+                break
+            before = num_rows(found.values())
+            found[data] = await loop.run_in_executor(self._picture_threads, engine.pictures.load, data, before)
+        return found
+
     async def drain(self) -> None:
         """Finishes calls in flight; after the deadline, the rest is answered with an error."""
         self.state = "draining"
@@ -331,6 +349,9 @@ class RerankService:
         """Ends the cores and the tokenizer threads."""
         self.state = "stopped"
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._picture_threads.shutdown(wait=False, cancel_futures=True)
+        for engine in self.models:
+            engine.pictures.close()
         await asyncio.gather(*(engine.client.shutdown(timeout_s=2.0) for engine in self.models))
 
 

@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "engine/core": {"engine/scheduling", "engine/executor", "engine/ipc"},
     "engine/scoring": {"engine/inputs"},
+    "engine/pictures": set(),
     # How a step runs on a device.
     CONTRACT: {"kernels"},
     SHEETS: set(),
@@ -104,6 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine/checkpoint",
         "engine/core",
         "engine/inputs",
+        "engine/pictures",
         "engine/scoring",
         "entrypoints/settings",
         "entrypoints/inspection/self_test.py",
@@ -156,6 +158,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine/checkpoint",
         "engine/core",
         "engine/inputs",
+        "engine/pictures",
         "engine/prompts",
         "engine/scoring",
         "entrypoints/settings",

@@ -17,6 +17,7 @@ OURS = ("engine", "tests", "benchmarks")
 # distribution -> import name, where they differ
 IMPORT_NAMES = {
     "pyyaml": "yaml",
+    "pillow": "PIL",
     "grpcio": "grpc",
     "protobuf": "google",
     "pyzmq": "zmq",

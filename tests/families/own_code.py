@@ -205,9 +205,16 @@ def bidirectional_logits(folder: Path, query: str, documents: Sequence[str]) -> 
 
 
 def save_qwen3_vl(
-    folder: Path, architecture: str, tokenizer: str, *, name: str | None, tied: bool, **text: Any
+    folder: Path,
+    architecture: str,
+    tokenizer: str,
+    *,
+    name: str | None,
+    tied: bool,
+    vision: dict[str, Any] | None = None,
+    **text: Any,
 ) -> Path:
-    """A whole model for pictures and texts, with a small tower for the pictures."""
+    """A whole model for pictures and texts, with a small tower for the pictures, of which ``vision`` is changed."""
     import transformers
 
     from tests.support.random_models import randomise
@@ -217,12 +224,12 @@ def save_qwen3_vl(
     (folder / "tokenizer.json").write_text(tokenizer_json)
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     vocab = max(json.loads(tokenizer_json)["model"]["vocab"].values()) + 64
-    vision = {
+    tower = {
         "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": text["hidden_size"],
-        "patch_size": 4, "num_position_embeddings": 36, "deepstack_visual_indexes": [0],
+        "patch_size": 4, "num_position_embeddings": 36, "deepstack_visual_indexes": [0], **(vision or {}),
     }  # fmt: skip
     config = transformers.Qwen3VLConfig(
-        text_config={"vocab_size": vocab, **text}, vision_config=vision, tie_word_embeddings=tied
+        text_config={"vocab_size": vocab, **text}, vision_config=tower, tie_word_embeddings=tied
     )
     model = getattr(transformers, architecture)(config)
     randomise(model, 0)

@@ -86,7 +86,7 @@ def test_a_picture_is_refused_on_every_path(lists: ServerProcess, picture: dict[
         assert answer.status_code == 400, (path, body, answer.text)
         assert "text" in answer.text
         assert "scored" in answer.text or "query is a text" in answer.text
-    for sides in ((QUERY, ["x", picture]), (QUERY, picture), (picture, ["x"])):
+    for sides in ((QUERY, ["x", {"video": "x"}]), (QUERY, {"video": "x"}), ({"audio": "x"}, ["x"])):
         with pytest.raises(TypeError, match="only text can be scored"):
             list(pair_stream(*sides)[0])
 

@@ -7,6 +7,7 @@ of an answer.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ from engine.entrypoints.serve.dialects.fields import (
     fail,
 )
 from engine.inputs.spans import MIN_CHUNK_TOKENS
-from engine.request import ChunkOptions, PairOptions, RerankCall
+from engine.request import ChunkOptions, Content, PairOptions, RerankCall
 
 TEMPLATE_KEYS = ("chat_template", "tools", "tokenize")
 _KWARGS_SCHEMA = {
@@ -134,7 +135,7 @@ def call_of(
     body: Extensions,
     view: RequestView,
     *,
-    queries: list[str],
+    queries: Sequence[str | Content],
     documents: list[str] | DocumentList,
     top_n: int | None = None,
     return_documents: bool = False,
@@ -149,11 +150,14 @@ def call_of(
     """
     if isinstance(documents, list):
         documents = DocumentList(documents, None, None)
+    images = [() if isinstance(query, str) else query.images for query in queries]
     timeout_ms = as_int(body.timeout_ms, "timeout_ms", minimum=1)
     use_activation = as_bool(body.use_activation, "use_activation", default=True)
     return RerankCall(
-        queries=queries,
+        queries=[query if isinstance(query, str) else query.text for query in queries],
+        query_images=images if any(images) else None,
         documents=documents.texts,
+        document_images=documents.images,
         instructions=documents.instructions,
         sources=documents.sources,
         every_query=every_query,

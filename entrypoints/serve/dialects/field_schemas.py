@@ -27,7 +27,6 @@ _PART = {
     "properties": {"text": {"type": "string"}, "type": {"const": "text"}},
 }
 NO_MEDIA = dict.fromkeys(("image", "image_url", "video", "audio"), False)
-MEDIA = (*NO_MEDIA, "video_url", "audio_url", "input_audio", "file")
 _NO_PARTS = {"not": {"type": "array"}}
 DOCUMENT_OBJECTS: tuple[dict[str, Any], ...] = (
     {

@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from engine.entrypoints.serve.dialects.field_schemas import (
     DOCUMENT,
-    MEDIA,
     NO_MEDIA,
     NOT_BLANK,
     NULL,
@@ -25,7 +24,9 @@ from engine.entrypoints.serve.dialects.field_schemas import (
     exact,
 )
 from engine.errors import PARAM, FieldPath, InvalidRequestError
+from engine.inputs.contents import IMAGE_KEYS, OTHER_MEDIA, parts_content, shown_content, shows
 from engine.inputs.spans import MIN_CHUNK_TOKENS
+from engine.request import Content, ImageSource
 
 _MOST = 2**31 - 1
 """Larger counts mean "no limit" and must still fit the wire."""
@@ -131,24 +132,26 @@ def as_cut(value: bool | str | None, where: Where) -> bool | Literal["left"]:
     return as_bool(value, where, default=True)
 
 
-def as_query(value: str | dict[str, Any], where: Where = "query") -> str:
-    """The text of a query: a string, ``{"text"}`` or ``{"content": [parts]}``."""
-    if isinstance(value, str):
-        text = value
-    elif (media := _media(value)) is not None:
-        fail(f"Only text can be scored, got a query with {media!r}; nothing is ever fetched", where)
-    elif isinstance(value.get("content"), list):
-        text = _parts_text(value["content"], where)
-    elif isinstance(value.get("text"), str):
-        text = value["text"]
-    else:
-        fail("A query is a text, {'text': ...} or {'content': [parts]}", where)
-    if not text.strip():
+def as_query(value: str | dict[str, Any], where: Where = "query") -> str | Content:
+    """A query: a string, ``{"text"}``, ``{"image"}`` or ``{"content": [parts]}``; ``Content`` only if it shows any."""
+    content = value if isinstance(value, str) else _object_query(value, where)
+    if isinstance(content, str) and not content.strip():
         fail("The query must not be empty", where)
-    return text
+    return content
 
 
-def as_queries(value: Any, where: Where) -> list[str]:
+def _object_query(value: dict[str, Any], where: Where) -> str | Content:
+    _refuse_media(value, "query", where)
+    if isinstance(value.get("content"), list):
+        return _plain(parts_content(value["content"], inside(where)))
+    if shows(value):
+        return shown_content(value, inside(where))
+    if not isinstance(value.get("text"), str):
+        fail("A query is a text, {'text': ...} or {'content': [parts]}", where)
+    return str(value["text"])
+
+
+def as_queries(value: Any, where: Where) -> list[str | Content]:
     """One query or several."""
     if not isinstance(value, list):
         return [as_query(value, where)]
@@ -163,6 +166,7 @@ class DocumentList(msgspec.Struct):
     texts: list[str]
     instructions: list[str | None] | None
     sources: list[dict[str, Any] | None] | None
+    images: list[tuple[ImageSource, ...]] | None = None
 
 
 def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] | None = None) -> DocumentList:
@@ -174,13 +178,16 @@ def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] 
         return DocumentList(items, None, None)
     single = not isinstance(value, list)
     texts: list[str] = []
+    images: list[tuple[ImageSource, ...]] = []
     instructions: list[str | None] = []
     for i, item in enumerate(items):
         own = where if single else inside(where, i)
-        texts.append(item if isinstance(item, str) else _object_text(item, own, rank_fields))
+        content = item if isinstance(item, str) else _object_content(item, own, rank_fields)
+        texts.append(content if isinstance(content, str) else content.text)
+        images.append(() if isinstance(content, str) else content.images)
         instructions.append(None if isinstance(item, str) or rank_fields else _own_instruction(item, own))
     sources = [item if isinstance(item, dict) else None for item in items]
-    return DocumentList(texts, instructions if any(instructions) else None, sources)
+    return DocumentList(texts, instructions if any(instructions) else None, sources, images if any(images) else None)
 
 
 def as_ids(value: list[int | float], where: Where) -> list[int]:
@@ -215,16 +222,23 @@ def as_prompt(value: str | list[int | float], where: Where) -> str | list[int]:
 
 def as_texts(value: Any, where: Where) -> list[str]:
     """Documents as texts, without what their objects said beside the text."""
-    return as_documents(value, where).texts
+    found = as_documents(value, where)
+    for i, images in enumerate(found.images or ()):
+        if images:
+            fail("Only text can be scored here, got a picture", inside(where, i))
+    return found.texts
 
 
-def _object_text(item: dict[str, Any], where: Where, rank_fields: list[str] | None) -> str:
-    """``{"text"}``, ``{"content": [parts]}``, or any object as YAML, which is how Cohere reads one."""
+def _object_content(item: dict[str, Any], where: Where, rank_fields: list[str] | None) -> str | Content:
+    """``{"text"}``, ``{"image"}``, ``{"content": [parts]}``, or any object as YAML, which is how Cohere reads one."""
     if isinstance(item.get("content"), list):
-        return _parts_text(item["content"], where)
-    for key in NO_MEDIA:
+        return _plain(parts_content(item["content"], inside(where)))
+    _refuse_media(item, "document", where)
+    if shows(item):
+        return shown_content(item, inside(where))
+    for key in IMAGE_KEYS:
         if key in item:
-            fail(f"Only text can be scored, got a document with {key!r}; nothing is ever fetched", where)
+            fail(f"Expected a picture, got null under {key!r}", where)
     if not item:
         fail("The document has no text", where)
     if rank_fields:
@@ -236,9 +250,13 @@ def _object_text(item: dict[str, Any], where: Where, rank_fields: list[str] | No
     return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MOST).strip()
 
 
-def _media(item: dict[str, Any]) -> str | None:
-    """The key under which a query, or a part of a text, holds a picture or the like, whatever its text says."""
-    return next((key for key in MEDIA if item.get(key) is not None), None)
+def _refuse_media(item: dict[str, Any], what: str, where: Where) -> None:
+    if media := next((key for key in OTHER_MEDIA if key in item and (key in NO_MEDIA or item[key] is not None)), None):
+        fail(f"Only text and pictures can be scored, got a {what} with {media!r}", where)
+
+
+def _plain(content: Content) -> str | Content:
+    return content if content.images else content.text
 
 
 def _own_instruction(item: dict[str, Any], where: Where) -> str | None:
@@ -249,17 +267,3 @@ def _own_instruction(item: dict[str, Any], where: Where) -> str | None:
     if wanted is not None and not isinstance(wanted, str):
         fail("Expected a text", inside(where, "instruction"))
     return wanted or None
-
-
-def _parts_text(parts: list[Any], where: Where) -> str:
-    texts = []
-    for i, part in enumerate(parts):
-        if (
-            not isinstance(part, dict)
-            or part.get("type", "text") != "text"
-            or not isinstance(part.get("text"), str)
-            or _media(part)
-        ):
-            fail("Only text can be scored, and this part is none; nothing is ever fetched", inside(where, "content", i))
-        texts.append(part["text"])
-    return "\n".join(texts)

@@ -8,7 +8,7 @@ an entry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -36,7 +36,7 @@ from engine.entrypoints.serve.dialects.fields import (
     as_int,
     as_query,
 )
-from engine.request import RerankCall
+from engine.request import Content, RerankCall
 from engine.scoring.result_assembler import PairScore
 
 
@@ -129,7 +129,12 @@ class RerankAnswer(PartialAnswer, kw_only=True):
 
 
 def rerank_call(
-    body: RerankFields, view: RequestView, queries: list[str], *, return_documents: bool = True, **more: Any
+    body: RerankFields,
+    view: RequestView,
+    queries: Sequence[str | Content],
+    *,
+    return_documents: bool = True,
+    **more: Any,
 ) -> RerankCall:
     """The call of any dialect whose body has ``documents``; ``return_documents`` is that dialect's default."""
     named: dict[str, Any] = {}
