@@ -188,7 +188,7 @@ class ServerConfig:
     uds: str | None = None
     """Listen on this Unix socket instead of host and port; who may open the file may call."""
     grpc_port: int | None = None
-    """Also serve the gRPC method Rerank of text-embeddings-inference on this port (the extra `grpc`)."""
+    """Also serve the gRPC of text-embeddings-inference (Rerank, RerankStream, Info) on this port (the extra `grpc`)."""
     ssl_certfile: str | None = None
     """Speak HTTPS with this certificate (PEM); it is read again when the file changes."""
     ssl_keyfile: str | None = None

@@ -111,7 +111,7 @@ class Authentication:
 def _is_open(scope: Scope) -> bool:
     """The same path may belong to a call: ``POST /`` is TEI's, and needs a key."""
     path = route_path(scope)
-    return path in OPEN_ROUTES or (scope["method"] == "GET" and path in PAGE_PATHS)
+    return path in OPEN_ROUTES or (scope["method"] in ("GET", "HEAD") and path in PAGE_PATHS)
 
 
 def _presented_key(headers: Headers) -> str | None:

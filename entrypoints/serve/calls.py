@@ -68,6 +68,22 @@ class CallHandler:
         """The handler of the path that takes the bodies of all dialects."""
         return self._handler(choose_anywhere, COMMON)
 
+    async def answer_to(self, request: Request, body: bytes) -> Any:
+        """The answer to one of several bodies of a request, each of any dialect. Raises ``EngineError``."""
+        keys = await self._off_loop(body, read_keys, body)
+        choice = choose_anywhere(keys, self._preferences(request))
+        parsed: ParsedCall = await self._off_loop(body, choice.reader.parse, body, keys, self._view(request))
+        self._check_unknown(parsed, keys, choice.reader)
+        call = _as_answered(parsed.call, request, choice.answerer)
+        try:
+            work = self._service.score(call, request.state.request_id, _patience_s(request))
+            result = await while_connected(work, request.receive, self._service.cut_off)
+            if result.errors:
+                raise result.errors[min(result.errors)]
+        except EngineError as error:
+            raise parsed.text_paths.error_located(error) from error
+        return choice.answerer.render(result)
+
     def _handler(self, detect: Detect, fallback: Dialect) -> Handler:
         async def handle(request: Request) -> Response:
             return await self._handle(request, detect, fallback)
@@ -242,7 +258,7 @@ def _as_answered(call: RerankCall, request: Request, answerer: Dialect) -> Reran
     """The call with the model of the path, where the body names none, and with scores in the range of the answer."""
     named = request.path_params.get("model")
     if named and not call.model and named != NVIDIA:
-        call = replace(call, model=named)
+        call = replace(call, model=named.rpartition("/")[2] if named.startswith("arn:") else named)
     return replace(call, probabilities=True) if answerer.probabilities and not call.raw_scores else call
 
 

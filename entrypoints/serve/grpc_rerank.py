@@ -1,4 +1,5 @@
-"""The gRPC service ``tei.v1.Rerank`` of text-embeddings-inference over the same scoring service (extra ``grpc``).
+"""The gRPC services ``tei.v1.Rerank`` and ``tei.v1.Info`` of text-embeddings-inference over the same scoring service
+(extra ``grpc``).
 
 The messages are built from their field numbers when the server starts, so no generated code has to match the installed
 protobuf. (https://github.com/huggingface/text-embeddings-inference/blob/main/proto/tei.proto)
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from engine.config import ServerConfig
 from engine.entrypoints.serve.dialects.base import CallResult
+from engine.entrypoints.serve.errors import for_clients
 from engine.entrypoints.serve.service import RerankService
 from engine.errors import (
     AuthenticationError,
@@ -24,11 +27,15 @@ from engine.errors import (
     InvalidRequestError,
     OverloadedError,
     StartupError,
+    TooLargeError,
 )
 from engine.request import PairOptions, RerankCall
+from engine.version import __version__
 
-SERVICE = "tei.v1.Rerank"
-_TYPES = {"string": 9, "bool": 8, "float": 2, "uint32": 13, "uint64": 4}
+SERVICE, INFO = "tei.v1.Rerank", "tei.v1.Info"
+RERANKER = 2
+"""``MODEL_TYPE_RERANKER``."""
+_TYPES = {"string": 9, "bool": 8, "float": 2, "uint32": 13, "uint64": 4, "int32": 5}
 _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
     "RerankRequest": (
         ("query", 1, "string"),
@@ -36,6 +43,29 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("truncate", 3, "bool"),
         ("raw_scores", 4, "bool"),
         ("return_text", 5, "bool"),
+    ),
+    "RerankStreamRequest": (
+        ("query", 1, "string"),
+        ("text", 2, "string"),
+        ("truncate", 3, "bool"),
+        ("raw_scores", 4, "bool"),
+        ("return_text", 5, "bool"),
+    ),
+    "InfoRequest": (),
+    "InfoResponse": (
+        ("version", 1, "string"),
+        ("sha", 2, "optional string"),
+        ("docker_label", 3, "optional string"),
+        ("model_id", 4, "string"),
+        ("model_sha", 5, "optional string"),
+        ("model_dtype", 6, "string"),
+        ("model_type", 7, "int32"),  # on the wire, an enum is its number
+        ("max_concurrent_requests", 8, "uint32"),
+        ("max_input_length", 9, "uint32"),
+        ("max_batch_tokens", 10, "uint32"),
+        ("max_batch_requests", 11, "optional uint32"),
+        ("max_client_batch_size", 12, "uint32"),
+        ("tokenization_workers", 13, "uint32"),
     ),
     "Rank": (("index", 1, "uint32"), ("text", 2, "optional string"), ("score", 3, "float")),
     "Metadata": (
@@ -88,12 +118,28 @@ class GrpcServer:
         self._server: Any = grpc.aio.server(
             options=(("grpc.max_receive_message_length", service.config.max_body_bytes),)
         )
-        handler = grpc.unary_unary_rpc_method_handler(
+        answer = self._messages["RerankResponse"].SerializeToString
+        rerank = grpc.unary_unary_rpc_method_handler(
             self._rerank,
             request_deserializer=self._messages["RerankRequest"].FromString,
-            response_serializer=self._messages["RerankResponse"].SerializeToString,
+            response_serializer=answer,
         )
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Rerank": handler}),))
+        stream = grpc.stream_unary_rpc_method_handler(
+            self._rerank_stream,
+            request_deserializer=self._messages["RerankStreamRequest"].FromString,
+            response_serializer=answer,
+        )
+        info = grpc.unary_unary_rpc_method_handler(
+            self._info,
+            request_deserializer=self._messages["InfoRequest"].FromString,
+            response_serializer=self._messages["InfoResponse"].SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, {"Rerank": rerank, "RerankStream": stream}),
+                grpc.method_handlers_generic_handler(INFO, {"Info": info}),
+            )
+        )
         host = service.config.host
         address = f"[{host}]" if ":" in host else host
         try:
@@ -109,30 +155,88 @@ class GrpcServer:
         await self._server.stop(1.0)
 
     async def _rerank(self, request: Any, context: Any) -> Any:
+        async def scored() -> Any:
+            caller = self._caller(context)
+            return await self._scored(request, list(request.texts), caller)
+
+        return await self._told(scored, "Rerank", context)
+
+    async def _rerank_stream(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        """One call whose texts come one by one; its options are those of the first."""
+
+        async def scored() -> Any:
+            caller = self._caller(context)
+            first: Any = None
+            texts: list[str] = []
+            num_bytes = 0
+            async for request in requests:
+                first = first or request
+                if request.query != first.query:
+                    raise InvalidRequestError("A stream has one query.", param="query")
+                texts.append(request.text)
+                num_bytes += len(request.text.encode())
+                self._check_size(len(texts), num_bytes)
+            return await self._scored(first or self._messages["RerankStreamRequest"](), texts, caller)
+
+        return await self._told(scored, "RerankStream", context)
+
+    def _check_size(self, num_texts: int, num_bytes: int) -> None:
         config = self._service.config
-        try:
-            caller = _caller(config.api_key, dict(context.invocation_metadata() or ()), context.peer())
-            if not request.texts:
-                raise InvalidRequestError("At least one text is needed.", param="texts")
-            if not request.query.strip():
-                raise InvalidRequestError("The query must not be empty.", param="query")
-            call = RerankCall(
-                queries=[request.query],
-                documents=list(request.texts),
-                options=PairOptions(truncate=request.truncate),
-                raw_scores=request.raw_scores,
-                probabilities=not request.raw_scores,
-                caller=caller,
+        if num_texts > config.max_documents or num_bytes > config.max_body_bytes:
+            raise TooLargeError(
+                f"The stream has more than {config.max_documents} texts, or {config.max_body_bytes} bytes of them."
             )
-            result = await self._service.score(call, uuid.uuid4().hex)
-            if result.errors:
-                raise result.errors[min(result.errors)]
-        except EngineError as error:
-            self._service.metrics.errors.labels(error.type).inc()
-            self._service.metrics.calls.labels(f"/{SERVICE}/Rerank", "grpc", str(error.status)).inc()
-            return await context.abort(_status_of(error), str(error))
-        self._service.metrics.calls.labels(f"/{SERVICE}/Rerank", "grpc", "200").inc()
+
+    async def _scored(self, request: Any, texts: list[str], caller: str) -> Any:
+        if not texts:
+            raise InvalidRequestError("At least one text is needed.", param="texts")
+        if not request.query.strip():
+            raise InvalidRequestError("The query must not be empty.", param="query")
+        call = RerankCall(
+            queries=[request.query],
+            documents=texts,
+            options=PairOptions(truncate=request.truncate),
+            raw_scores=request.raw_scores,
+            probabilities=not request.raw_scores,
+            caller=caller,
+        )
+        result = await self._service.score(call, uuid.uuid4().hex)
+        if result.errors:
+            raise result.errors[min(result.errors)]
         return self._answer(result, request.return_text)
+
+    async def _info(self, request: Any, context: Any) -> Any:
+        async def described() -> Any:
+            self._caller(context)
+            engine, config = self._service.engine, self._service.config
+            return self._messages["InfoResponse"](
+                version=__version__,
+                model_id=engine.spec.name,
+                model_dtype=engine.client.info.dtype,
+                model_type=RERANKER,
+                max_concurrent_requests=config.max_queued_pairs,
+                max_input_length=engine.spec.max_model_len,
+                max_batch_tokens=engine.client.info.max_num_batched_tokens,
+                max_client_batch_size=config.max_documents,
+                tokenization_workers=config.tokenizer_threads,
+            )
+
+        return await self._told(described, "Info", context, INFO)
+
+    def _caller(self, context: Any) -> str:
+        return _caller(self._service.config.api_key, dict(context.invocation_metadata() or ()), context.peer())
+
+    async def _told(self, work: Callable[[], Awaitable[Any]], method: str, context: Any, service: str = SERVICE) -> Any:
+        """The answer, or the error as a status; both are counted."""
+        metrics, path = self._service.metrics, f"/{service}/{method}"
+        try:
+            answer = await work()
+        except EngineError as error:
+            metrics.errors.labels(error.type).inc()
+            metrics.calls.labels(path, "grpc", str(error.status)).inc()
+            return await context.abort(_status_of(error), str(for_clients(error)))
+        metrics.calls.labels(path, "grpc", "200").inc()
+        return answer
 
     def _answer(self, result: CallResult, return_text: bool) -> Any:
         texts = result.call.documents

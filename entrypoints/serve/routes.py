@@ -17,6 +17,7 @@ from engine.entrypoints.serve.dialects.base import Dialect
 from engine.entrypoints.serve.dialects.queries import QueriesDialect
 from engine.entrypoints.serve.docs_page import docs_page
 from engine.entrypoints.serve.embeddings import EmbeddingAnswer, EmbeddingBody, EmbeddingRoutes
+from engine.entrypoints.serve.instances import InstanceRoutes, InstancesBody
 from engine.entrypoints.serve.open_inference import InferAnswer, InferBody, OpenInferenceRoutes
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
 from engine.entrypoints.serve.operation_routes import LoadBody, OperationRoutes, UnloadBody
@@ -42,14 +43,17 @@ class PlainRoute(APIRoute):
 def add_routes(app: FastAPI, service: RerankService, status: StatusRoutes, operations: OperationsControl) -> None:
     """Adds every route of the server to the application."""
     app.router.route_class = PlainRoute
-    _add_calls(app, CallHandler(service))
+    calls = CallHandler(service)
+    _add_calls(app, calls)
+    each = route_schema([InstancesBody], [dict[str, Any]])
+    _add(app, "/vertex", InstanceRoutes(service, calls).predict, "Several calls in one, for Vertex AI.", schema=each)
     _add_tokens(app, TokenRoutes(service))
     _add_status(app, status)
     _add_operations(app, OperationRoutes(service, operations))
     _add_open_inference(app, OpenInferenceRoutes(service))
     _add_embeddings(app, EmbeddingRoutes(service))
     if not service.config.disable_fastapi_docs:
-        app.add_api_route("/docs", docs_page, methods=["GET"], include_in_schema=False, response_model=None)
+        app.add_api_route("/docs", docs_page, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
     add_page(app)
 
 

@@ -134,3 +134,46 @@ async def test_half_of_a_body_is_never_scored(extra: str) -> None:
         assert fine.status_code == 200
     assert extra in answer.text or "documents" in answer.text
     assert not server.core.requests[1:]
+
+
+async def test_instances_of_vertex_ai() -> None:
+    """Text-embeddings-inference's /vertex: each instance is a call, and the answer has its place."""
+    async with running_server() as server:
+        texts = {"query": "q", "texts": ["a b", "c"]}
+        answer = await server.client.post("/vertex", json={"instances": [texts, DOCUMENTS]})
+        assert answer.status_code == 200
+        first, second = answer.json()["predictions"]
+        assert sorted(entry["index"] for entry in first) == [0, 1]
+        assert len(second["results"]) == 2
+        wrong = await server.client.post("/vertex", json={"instances": [texts, {"query": "q", "texts": []}]})
+        assert wrong.status_code in (400, 413, 422)
+        assert "instances[1].texts" in wrong.text
+        for body in ({}, {"instances": []}, {"instances": {}}, {"instances": [7]}):
+            assert (await server.client.post("/vertex", json=body)).status_code == 400, body
+
+
+async def test_probes_ask_with_head() -> None:
+    async with running_server() as server:
+        for path in ("/", "/docs", "/health", "/v1/models"):
+            answer = await server.client.head(path)
+            assert (answer.status_code, answer.content) == (200, b""), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/model/arn%3Aaws%3Abedrock%3Aus-west-2%3A%3Afoundation-model%2Ffake/invoke",
+        "/model/fake/invoke",
+    ],
+)
+async def test_bedrocks_path_has_the_models_arn(path: str) -> None:
+    async with running_server() as server:
+        answer = await server.client.post(path, json={"query": "q", "documents": ["a", "b"], "api_version": 2})
+        assert answer.status_code == 200, answer.text
+
+
+async def test_ragflows_nim_path() -> None:
+    async with running_server() as server:
+        body = {"model": "fake", "query": {"text": "q"}, "passages": [{"text": "a"}], "truncate": "END", "top_n": 1}
+        answer = await server.client.post("/v1/nv-rerankqa-mistral-4b-v3/reranking", json=body)
+        assert [entry["index"] for entry in answer.json()["rankings"]] == [0]

@@ -22,16 +22,23 @@ MESSAGES = _build()
 
 @asynccontextmanager
 async def channel(**settings: Any) -> AsyncIterator[Any]:
-    service = RerankService(ServerConfig(grpc_port=0, **settings), ServerMetrics())
-    service.attach(LoadedEngine(SPEC, FakeProcessor(), FakeCore(), ("fake",)))
-    server = GrpcServer(service)
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as opened:
-        yield opened.unary_unary(
+    """The method Rerank of a server."""
+    async with opened(**settings) as channel:
+        yield channel.unary_unary(
             "/tei.v1.Rerank/Rerank",
             request_serializer=MESSAGES["RerankRequest"].SerializeToString,
             response_deserializer=MESSAGES["RerankResponse"].FromString,
         )
+
+
+@asynccontextmanager
+async def opened(**settings: Any) -> AsyncIterator[Any]:
+    service = RerankService(ServerConfig(grpc_port=0, **settings), ServerMetrics())
+    service.attach(LoadedEngine(SPEC, FakeProcessor(), FakeCore(), ("fake",)))
+    server = GrpcServer(service)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
     await server.stop()
     await service.stop()
 
@@ -63,6 +70,47 @@ async def test_errors_and_keys() -> None:
         assert wrong.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.aio.AioRpcError, match="At least one text"):
             await rerank(MESSAGES["RerankRequest"](query="a"), metadata=key)
+
+
+async def test_a_stream_of_texts() -> None:
+    async with opened(max_documents=2, api_key=("k",)) as channel:
+        rerank = channel.stream_unary(
+            "/tei.v1.Rerank/RerankStream",
+            request_serializer=MESSAGES["RerankStreamRequest"].SerializeToString,
+            response_deserializer=MESSAGES["RerankResponse"].FromString,
+        )
+        key = (("authorization", "Bearer k"),)
+
+        async def ask(*pairs: tuple[str, str], metadata: Any = key) -> Any:
+            parts = [MESSAGES["RerankStreamRequest"](query=q, text=t, return_text=True) for q, t in pairs]
+            return await rerank(iter(parts), metadata=metadata)
+
+        answer = await ask(("a", "b"), ("a", "c"))
+        scores = {rank.index: rank.score for rank in answer.ranks}
+        assert scores == pytest.approx({0: expected_score("a", "b"), 1: expected_score("a", "c")}, abs=1e-6)
+        assert {rank.index: rank.text for rank in answer.ranks} == {0: "b", 1: "c"}
+        for pairs, says in (
+            ((), "At least one text"),
+            ((("a", "b"), ("z", "c")), "one query"),
+            ((("a", "b"),) * 3, "more than 2 texts"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=says):
+                await ask(*pairs)
+        with pytest.raises(grpc.aio.AioRpcError, match="API key"):
+            await ask(("a", "b"), metadata=())
+
+
+async def test_info() -> None:
+    async with opened() as channel:
+        info = channel.unary_unary(
+            "/tei.v1.Info/Info",
+            request_serializer=MESSAGES["InfoRequest"].SerializeToString,
+            response_deserializer=MESSAGES["InfoResponse"].FromString,
+        )
+        answer = await info(MESSAGES["InfoRequest"]())
+        assert (answer.model_id, answer.model_dtype, answer.model_type) == (SPEC.name, "float32", 2)
+        assert answer.max_input_length == SPEC.max_model_len
+        assert not answer.HasField("sha")
 
 
 def test_what_it_cannot_be_combined_with() -> None:

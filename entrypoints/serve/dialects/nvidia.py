@@ -49,6 +49,7 @@ class NvidiaDialect(Dialect):
     paths: ClassVar[Mapping[str, str]] = {
         "/v1/ranking": "NVIDIA NIM's path.",
         "/ranking": "NVIDIA NIM's path, without a version.",
+        "/v1/{model}/reranking": "RAGFlow's path of one of its models.",
         "/v1/retrieval/{model:path}/reranking": "The path of NVIDIA's hosted models, which LiteLLM uses for all.",
     }
     body_keys = ("passages",)

@@ -37,4 +37,4 @@ def add_page(app: FastAPI) -> None:
         return Response(contents[path], headers=HEADERS, media_type=media_type)
 
     for path in PATHS:
-        app.add_api_route(path, file, methods=["GET"], include_in_schema=False, response_model=None)
+        app.add_api_route(path, file, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
