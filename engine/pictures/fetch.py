@@ -7,10 +7,12 @@ checked, and an answer that points elsewhere is an error.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
@@ -41,17 +43,20 @@ class Fetcher:
         host, scheme = str(parts.hostname), parts.scheme.lower()
         deadline = time.monotonic() + TIMEOUT_S
         try:
-            place = public_address(host, PORTS[scheme])
-            connection = _connection(host, place, scheme)
+            connection = _connection(host, public_address(host, PORTS[scheme]), scheme)
+            alarm = threading.Timer(TIMEOUT_S, _cut, [connection.sock])  # however slowly the bytes come
+            alarm.start()
             try:
-                return _body(connection, parts, host, deadline)
+                found = _body(connection, parts, host)
             finally:
+                alarm.cancel()
                 connection.close()
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            return found
         except (OSError, http.client.HTTPException) as error:
-            kind = "in time" if isinstance(error, TimeoutError) else f"({type(error).__name__})"
-            raise InvalidRequestError(
-                f"{PARAM}: the picture could not be fetched {kind}.", code="unreadable_image"
-            ) from error
+            message = f"{PARAM}: the picture could not be fetched within {TIMEOUT_S:g} s ({type(error).__name__})."
+            raise InvalidRequestError(message, code="unreadable_image") from error
 
     def _checked(self, address: str) -> SplitResult:
         try:
@@ -117,10 +122,19 @@ def _connection(host: str, place: tuple[str, int], scheme: str) -> http.client.H
     return connection
 
 
-def _body(connection: http.client.HTTPConnection, parts: SplitResult, host: str, deadline: float) -> bytes:
+def _cut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _body(connection: http.client.HTTPConnection, parts: SplitResult, host: str) -> bytes:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection.request("GET", target, headers={"Host": host, "Accept": "image/png, image/jpeg, image/webp"})
-    answer = connection.getresponse()
+    with connection.getresponse() as answer:
+        return _read(answer)
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
     if 300 <= answer.status < 400:
         raise InvalidRequestError(f"{PARAM}: the host of the picture points elsewhere, and no redirect is followed.")
     if answer.status != 200:
@@ -133,7 +147,5 @@ def _body(connection: http.client.HTTPConnection, parts: SplitResult, host: str,
         size += len(chunk)
         if size > MOST_BYTES:
             raise too_large()
-        if time.monotonic() > deadline:
-            raise TimeoutError
         parts_read.append(chunk)
     return b"".join(parts_read)

@@ -210,6 +210,7 @@ class PairTexts:
             numbers,
             [span for spans in chunks for span in spans],
             cut_off,
+            pictures=self.pictures,
         )
 
     def without(self, errors: Mapping[int, RequestError]) -> PairTexts:
