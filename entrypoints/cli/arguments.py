@@ -13,7 +13,7 @@ from engine.entrypoints.settings.options import human_int
 from engine.errors import ConfigError
 
 JSON_FLAGS = ("--hf-overrides",)
-MODEL_FLAGS = ("--model", "--model-path", "--model-id")
+MODEL_FLAGS = ("--model", "--model-path", "--model-id", "--model-name-or-path")
 
 
 def normalise(argv: list[str]) -> list[str]:

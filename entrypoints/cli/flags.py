@@ -139,6 +139,8 @@ def _parameter(option: Option) -> inspect.Parameter:
         annotation, settings["consume_multiple"] = tuple[str, ...] | None, option.name not in ("api_key", *JSON_LISTS)
     elif option.name == "dtype":
         annotation, settings["metavar"] = str | None, "DTYPE"  # "half" and "bf16" too: options.convert
+    elif option.name == "model_impl":
+        annotation, settings["metavar"] = str | None, "IMPL"  # "vllm" and "sglang" too: options.convert
     elif int in (kind, *typing.get_args(kind)):
         annotation, settings["metavar"] = str | None, "INT"  # "16k" and "auto" too: options.convert
         settings["allow_leading_hyphen"] = True

@@ -42,7 +42,7 @@ class PeerArguments:
     def on_command_line(self, words: Sequence[str]) -> list[str]:
         """The words after the command with every flag of another server replaced. Raises ``ConfigError``."""
         tokens: list[str] = []
-        rest = list(words)
+        rest = self._without_subcommand(words)
         own_switches = switches()
         names_model = bool(rest) and (not _is_flag(rest[0]) or any(_names_model(word) for word in rest))
         while rest:
@@ -59,6 +59,14 @@ class PeerArguments:
             else:
                 tokens += self._foreign(word, rest, names_model)
         return tokens
+
+    def _without_subcommand(self, words: Sequence[str]) -> list[str]:
+        """Infinity's command line begins with ``v2``, which is no model where another one is named."""
+        named = any(_names_model(word) for word in words) or self.environment.get("INFINITY_MODEL_ID")
+        if words[:1] != ["v2"] or not named:
+            return list(words)
+        self.tell("v2 is a command of Infinity's, and no model here, since another one is named")
+        return list(words[1:])
 
     def _foreign(self, word: str, rest: list[str], names_model: bool) -> list[str]:
         """What stands for ``word`` and its values, which are taken off ``rest``; ``word`` itself if nobody has it."""

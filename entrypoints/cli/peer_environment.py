@@ -32,6 +32,10 @@ def peer_environment(peers: PeerArguments, environment: Mapping[str, str] = os.e
         shown = "..." if name in _SECRET else value
         peers.tell(f"{variable}={shown} in the environment is read as --{name}")
         given[name], origins[name] = (value.split(";") if _is_infinity_list(variable, name) else value), variable
+    if isinstance(models := given.get("model-id"), list):  # Infinity's: several with ; between them
+        given["model-id"] = models[0]
+        if more := [model for model in models[1:] if model]:
+            given["also-model"], origins["also-model"] = more, origins["model-id"]
     folders = [folder for folder in environment.get(_VLLM_LORA_FOLDERS, "").split(os.pathsep) if folder]
     if environment.get(_VLLM_LORA, "").lower() in ON:
         if folders:

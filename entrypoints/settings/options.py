@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[Any]] = {
 ALIASES = {
     "model_path": "model",
     "model_id": "model",
+    "model_name_or_path": "model",
     "tokenizer_path": "tokenizer",
     "chat_template": "score_template",
     "distributed_executor_backend": "executor",
@@ -59,10 +60,12 @@ ALIASES = {
     "tokenization_workers": "tokenizer_threads",
     "tokenizer_worker_num": "api_server_count",
 }
-"""Names that vLLM, SGLang and TEI use for options of ours."""
+"""Names that vLLM, SGLang, TEI and Infinity use for options of ours."""
 
 JSON_LISTS = ("allowed_origins", "allowed_methods", "allowed_headers")
 
+OWN_IMPLEMENTATION = ("vllm", "sglang", "native")
+"""What other servers call their own implementation, which is the engine's here."""
 DTYPE_ALIASES = {"half": "float16", "fp16": "float16", "float": "float32", "fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -128,6 +131,8 @@ def convert(option: Option, value: Any) -> Any:
     """Spellings of other engines and of people -> the type of the field."""
     if option.name == "dtype" and isinstance(value, str):
         value = DTYPE_ALIASES.get(value, value)
+    if option.name == "model_impl" and value in OWN_IMPLEMENTATION:
+        return "auto"
     if option.name == "max_model_len" and value in ("auto", -1, "-1"):
         return None
     if option.name == "lora_modules":

@@ -56,6 +56,8 @@ def pooler_config(shown: str, value: Any, to: str) -> Converted:
     for key, item in _object(shown, value).items():
         if item is None or (key in ("activation", "use_activation", "softmax") and item is True):
             continue
+        if key == "task" and item in ("classify", "score"):
+            continue
         if key in ("activation", "use_activation", "softmax") and item is False:
             overrides |= _NO_ACTIVATION
         elif key in ("logit_mean", "logit_sigma"):

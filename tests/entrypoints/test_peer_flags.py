@@ -148,6 +148,14 @@ def test_auto_truncate_can_be_switched_off(spelt: str, served: dict[str, Any]) -
         ("m --cuda-graph-bs 1 2 4 --disable-radix-cache", {"model": "m"}),
         ("m --no-enable-prefix-caching -kvo --no-mmap -fa on", {"model": "m"}),
         ('m --chat-template-kwargs {"instruction":"judge"}', {"instruction": "judge"}),
+        ("v2 --model-id m --url-prefix /v1", {"model": "m", "root_path": "/v1"}),
+        ("v2 --model-name-or-path m", {"model": "m"}),
+        ("v2", {"model": "v2"}),
+        ("m --model-impl vllm", {"model_impl": "auto"}),
+        ("m --model-impl sglang", {"model_impl": "auto"}),
+        ("m --model-impl transformers", {"model_impl": "transformers"}),
+        ("m --pooler-config.task classify", {"hf_overrides": {}}),
+        ("m --enable-memory-saver", {"enable_sleep_mode": True}),
         (
             "m --pooler-config.use_activation false",
             {"hf_overrides": {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}},
@@ -259,3 +267,18 @@ def test_the_table_is_one_line_a_flag() -> None:
 
     rows = [line for line in TABLE.read_text("utf-8").splitlines() if line.startswith('  {"server"')]
     assert len(rows) == len(peer_flags()) == len(json.loads(TABLE.read_text("utf-8"))["flags"])
+
+
+def test_infinitys_container(served: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``docker run -e INFINITY_MODEL_ID=a infinity v2``, with one model and with two."""
+    monkeypatch.setenv("INFINITY_MODEL_ID", "a")
+    assert run(["serve", "v2"]) == 0
+    assert served["engine"].model.model == "a"
+    several: list[str] = []
+    monkeypatch.setattr(
+        "engine.entrypoints.serve.server.run_server",
+        lambda engine, server, *more: several.extend(one.model.model for one in (engine, *more)) or 0,
+    )
+    monkeypatch.setenv("INFINITY_MODEL_ID", "a;b;")
+    assert run(["serve"]) == 0
+    assert several == ["a", "b"]
