@@ -47,7 +47,7 @@ class ModelConfig:
     served_model_name: tuple[str, ...] = ()
     """Names that calls may use; the first one is in the answers. Empty: the name of the model."""
     hf_overrides: dict[str, Any] = field(default_factory=dict)
-    """Keys of config.json to replace; only the documented ones are allowed (``engine/model_spec.py``)."""
+    """Keys of config.json to replace; only the documented ones are allowed (docs/models.md)."""
     dtype: Dtype = "auto"
     """What the model computes in. auto: what suits checkpoint and device."""
     quantization: Quantization | None = None

@@ -26,7 +26,9 @@ def run(argv: list[str]) -> int:
     try:
         return execute(argv)
     except CycloptsError as error:
-        return _fail(_one_line(error), 2)
+        from engine.entrypoints.cli.usage import sentence
+
+        return _fail(sentence(error), 2)
     except StartupError as error:
         return _fail(with_origin(error, argv), error.exit_code)
     except EngineError as error:
@@ -62,10 +64,6 @@ def _tokens(argv: list[str]) -> list[str]:
 
         words = unabbreviated(words)
     return words
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _fail(message: str, code: int) -> int:

@@ -26,8 +26,8 @@ def build_app(argv: list[str]) -> App:
         version=f"engine {__version__}",
         version_flags=["--version", "-V"],
     )
-    for name, (target, help_text) in present_commands().items():
-        app.command(target, name=name, help=help_text)
+    for place, (name, (target, help_text)) in enumerate(present_commands().items()):
+        app.command(target, name=name, help=help_text, sort_key=place)
     drop_service_addresses()
     app.config = [Env(PREFIX, command=False), *config_file(argv)]
     return app

@@ -47,8 +47,9 @@ def serve(*, options: Annotated[ServeOptions, FLAT] = ServeOptions()) -> int:
 def throughput(values: dict[str, Any], *, options: Annotated[ThroughputOptions, FLAT] = ThroughputOptions()) -> int:
     """Score a set of pairs in process: pairs a second when the engine has all of them at once."""
     from engine.entrypoints.bench.throughput import run
-    from engine.entrypoints.cli.loading import load_model
+    from engine.entrypoints.cli.loading import announce_model, load_model
 
+    announce_model(values, "--model: another")
     return run(options, lambda: load_model(values, own_texts=True))
 
 
@@ -57,8 +58,9 @@ def throughput(values: dict[str, Any], *, options: Annotated[ThroughputOptions, 
 def latency(values: dict[str, Any], *, options: Annotated[LatencyOptions, FLAT] = LatencyOptions()) -> int:
     """Time single calls in process: seconds a call when the engine has nothing else to do."""
     from engine.entrypoints.bench.latency import run
-    from engine.entrypoints.cli.loading import load_model
+    from engine.entrypoints.cli.loading import announce_model, load_model
 
+    announce_model(values, "--model: another")
     return run(options, lambda: load_model(values, own_texts=True))
 
 

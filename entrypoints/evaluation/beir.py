@@ -42,7 +42,7 @@ def read_beir(
 
 def _qrels_file(folder: Path, name: str | None) -> Path:
     if not folder.is_dir():
-        raise ConfigError(f"There is no folder {folder}.")
+        raise ConfigError(f"--data {folder}: there is no such folder.")
     if name is not None:
         for candidate in (Path(name), folder / "qrels" / name, folder / "qrels" / f"{name}.tsv"):
             if candidate.is_file():

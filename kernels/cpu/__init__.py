@@ -11,5 +11,8 @@ def available() -> str | None:
     try:
         import engine.kernels.cpu._C  # noqa: F401
     except ImportError as error:
-        return f"the compiled CPU kernels are not installed ({error}); build them with `pip install -e .`"
+        return (
+            f"the compiled CPU kernels are not installed ({error}): install a wheel, or g++ 10 or later and Python's "
+            "headers, and then this package again"
+        )
     return None

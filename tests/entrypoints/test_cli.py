@@ -150,7 +150,7 @@ def test_flag_beats_environment_beats_file(
         ("serve m -asc 65", "at most 64"),
         ("serve m --otlp-traces-endpoint nowhere", "http://collector:4318"),
         ("serve ./nowhere --port 0", "There is no folder ./nowhere"),
-        ("serve m n", "Unused Tokens"),
+        ("serve m n", "engine: serve does not know what to do with 'n'. See engine serve --help."),
     ],
 )
 def test_refusals(command: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

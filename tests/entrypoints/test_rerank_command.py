@@ -219,7 +219,7 @@ def test_a_named_model(notes: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["rerank"], "requires an argument"),
+        (["rerank"], "engine: rerank needs QUERY. See engine rerank --help."),
         (["rerank", " ", "f"], "The query is empty"),
         (["rerank", "\udcff", "f"], "The query is not UTF-8 text"),
         (["rerank", "q", "gone.txt"], "gone.txt cannot be read: No such file"),
