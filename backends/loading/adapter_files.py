@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from engine.backends.loading.parameters import Parameters
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
 from engine.backends.nn.adapters import AdaptableHead, Adapter, AdapterOps, Adapters, Side
+from engine.checkpoint.files import CheckpointFiles
 from engine.errors import ModelLoadError
 
 ROOT = "base_model.model."
@@ -39,6 +39,9 @@ _UNSUPPORTED = {
 }
 """Settings, and the values of them that change nothing."""
 NUM_NAMED = 5
+MOST_RANK = 2**17
+MOST_PATTERNS, MOST_PATTERN_LETTERS, MOST_REPEATS = 4096, 200, 2
+"""Of ``rank_pattern`` and ``alpha_pattern``: what a regular expression may cost."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class AdapterFile:
         self._full_names: dict[str, str] = {}
         for stored, info in find_tensors(folder).items():
             self._sort_in(stored, info)
+        if not self._factors and not self._whole:
+            raise ModelLoadError(f"{self.label} holds no tensors: it would change nothing")
 
     def load(self, head: AdaptableHead, params: Parameters) -> Adapter:
         sides: dict[int, list[Side]] = defaultdict(list)
@@ -154,29 +159,60 @@ class AdapterFile:
         return self._read(self._whole.pop(name))
 
     def _read_config(self, folder: Path) -> Scaling:
-        path = folder / "adapter_config.json"
-        try:
-            config = json.loads(path.read_bytes())
-            kind = config["peft_type"]
-        except FileNotFoundError as error:
-            raise ModelLoadError(f"{self.label}: there is no adapter_config.json") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelLoadError(f"{self.label}: its adapter_config.json is damaged ({error!r})") from error
+        config = CheckpointFiles(folder, self.label).json("adapter_config.json")
+        if config is None:
+            raise ModelLoadError(f"{self.label}: there is no adapter_config.json")
+        kind = config.get("peft_type")
         if kind != "LORA":
-            raise ModelLoadError(f"{self.label} is of the kind {kind}; only LORA is supported")
+            raise ModelLoadError(f"{self.label} is of the kind {str(kind)[:60]}; only LORA is supported")
         for setting, harmless in _UNSUPPORTED.items():
             if config.get(setting) not in harmless:
+                shown = repr(config[setting])[:60]
                 raise ModelLoadError(
-                    f"{self.label} uses {setting}={config[setting]!r}, which is not supported; merge it into the model "
+                    f"{self.label} uses {setting}={shown}, which is not supported; merge it into the model "
                     "and serve that"
                 )
+        by_root = config.get("use_rslora") or False
+        if not isinstance(by_root, bool):
+            raise self._wrong("use_rslora", by_root, "is true or false")
         return Scaling(
-            rank=config["r"],
-            alpha=config["lora_alpha"],
-            ranks=config.get("rank_pattern") or {},
-            alphas=config.get("alpha_pattern") or {},
-            by_root=config.get("use_rslora", False),
+            rank=self._rank("r", config.get("r")),
+            alpha=self._alpha("lora_alpha", config.get("lora_alpha")),
+            ranks=self._patterns("rank_pattern", config, self._rank),
+            alphas=self._patterns("alpha_pattern", config, self._alpha),
+            by_root=by_root,
         )
+
+    def _rank(self, key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RANK:
+            raise self._wrong(key, value, f"is a whole number from 1 to {MOST_RANK}")
+        return value
+
+    def _alpha(self, key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:  # NaN is not
+            raise self._wrong(key, value, "is a finite number")
+        return float(value)
+
+    def _patterns(self, key: str, config: Mapping[str, Any], read: Callable[[str, Any], Any]) -> dict[str, Any]:
+        patterns = config.get(key) or {}
+        if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
+            raise self._wrong(key, patterns, f"has at most {MOST_PATTERNS} names of modules, each with a number")
+        for pattern in patterns:
+            repeats = len(re.findall(r"(?<!\\)[*+?{]", pattern))
+            if len(pattern) > MOST_PATTERN_LETTERS or repeats > MOST_REPEATS or ")" in pattern:
+                raise self._wrong(
+                    key, pattern, f"names modules, with at most {MOST_REPEATS} repeats and without groups in a name"
+                )
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError) as error:
+                raise self._wrong(key, pattern, f"names modules: {error}") from error
+        return {pattern: read(key, value) for pattern, value in patterns.items()}
+
+    def _wrong(self, key: str, value: Any, rule: str) -> ModelLoadError:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return ModelLoadError(f"{self.label}: {key} in its adapter_config.json {rule}, not {shown}")
 
     def _sort_in(self, stored: str, info: TensorInfo) -> None:
         full = _WRAPPINGS.sub("", stored.removeprefix(ROOT))
@@ -202,13 +238,22 @@ class AdapterFile:
     def _changed(self, name: str, tensor: torch.Tensor, rows: tuple[int, ...] | None) -> torch.Tensor:
         """A tensor of the head with what the adapter does to it."""
         module = name.removesuffix(".weight")
+        stored_rows = tensor.shape[0] if rows is None else max(rows) + 1
         if name in self._whole:
             info = self._whole.pop(name)
-            if info.shape[1:] != tuple(tensor.shape[1:]):
+            fits = info.shape[0] == stored_rows if rows is None else info.shape[0] >= stored_rows
+            if info.shape[1:] != tuple(tensor.shape[1:]) or not fits:
                 raise ModelLoadError(f"{self.label} does not fit the model: {name} has the shape {list(info.shape)}")
             whole = self._read(info)
             tensor = whole if rows is None else whole[list(rows)]
         if name != module and module in self._factors:
+            (rank, columns), (up_rows, _) = self._shapes(module)
+            fits = up_rows == stored_rows if rows is None else up_rows >= stored_rows
+            if columns != tensor.shape[1] or not fits or rank > max(columns, up_rows):
+                raise ModelLoadError(
+                    f"{self.label} does not fit the model: {module} has {stored_rows} x {tensor.shape[1]} weights, and "
+                    f"the adapter's factors of rank {rank} make {up_rows} x {columns}"
+                )
             down, up = self.pop_factors(module)
             tensor = tensor + (up if rows is None else up[list(rows)]) @ down
         return tensor

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from engine import messages
 from engine.ipc.channel import process_handle
+from engine.ipc.private_folder import sweep_all
 
 Setup = TypeVar("Setup")
 _PR_SET_PDEATHSIG = 1
@@ -70,13 +71,16 @@ class Child:
         return self._process.wait()
 
     def release(self) -> None:
-        """Close the life line and the process handle; call it when nobody waits on them any more."""
+        """Close the life line and the process handle, and remove the temporary folders that the child had if it was
+        killed; call it when nobody waits on it any more."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
+        if self.exit_code:
+            sweep_all()
 
 
 def receive_setup(type_: type[Setup]) -> Setup:

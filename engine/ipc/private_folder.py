@@ -1,4 +1,5 @@
-"""Temporary folders of a running process: nobody else can enter them, and the next start removes what a kill left.
+"""Temporary folders of a running process: nobody else can enter them, and what a kill left is removed by the parent of
+the process, or by the next start.
 
 A folder belongs to the process that holds the lock on its file ``lock`` (``flock``, released by the kernel however the
 process ends, also across containers that share the folder). Whoever makes a new folder first sweeps its neighbours
@@ -75,6 +76,13 @@ def sweep(base: Path) -> list[Path]:
                 shutil.rmtree(folder)
                 removed.append(folder)
     return removed
+
+
+def sweep_all() -> None:
+    """``sweep`` wherever this process would make such folders."""
+    with contextlib.suppress(ConfigError):
+        for base in {_base(for_sockets=False), _base(for_sockets=True)}:
+            sweep(base)
 
 
 def _is_left_over(folder: Path) -> bool:

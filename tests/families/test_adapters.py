@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,25 @@ def base(tmp_path: Path) -> Path:
         (
             {"tensors_changes": {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 7)}},
             r"layers\.0\.self_attn\.q_proj has 128 x 64 weights, and the adapter's factors make 128 x 7",
+        ),
+        ({"r": 0}, "r in its adapter_config.json is a whole number"),
+        ({"r": 10**9}, "r in its adapter_config.json is a whole number"),
+        ({"r": "4"}, "r in its adapter_config.json is a whole number"),
+        ({"r": None}, "r in its adapter_config.json is a whole number"),
+        ({"alpha": math.nan}, "lora_alpha in its adapter_config.json is a finite number"),
+        ({"alpha": 10**400}, "lora_alpha in its adapter_config.json is a finite number"),
+        ({"use_rslora": "yes"}, "use_rslora in its adapter_config.json is true or false"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern in its adapter_config.json is a whole number"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern in its adapter_config.json has at most"),
+        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern in its adapter_config.json names modules"),
+        ({"alpha_pattern": {".*.*.*.*x": 4}}, "alpha_pattern in its adapter_config.json names modules"),
+        ({"alpha_pattern": {"q_proj[": 4}}, "alpha_pattern in its adapter_config.json names modules"),
+        ({"peft_type": "x" * 10**6}, "of the kind x{60};"),
+        ({"modules": ()}, "holds no tensors"),
+        ({"modules": ["no_proj"], "tensors_changes": {"x": torch.ones(1)}}, "cannot change here: x"),
+        (
+            {"tensors_changes": {"base_model.model.score.weight": torch.ones(3, 64)}},
+            "cannot change here: score.weight",
         ),
     ],
 )

@@ -127,3 +127,16 @@ def test_after_a_failed_start(tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
+
+
+def test_after_the_core_was_killed_while_several_workers_load(checkpoint: Path, tmp_path: Path) -> None:
+    """Their rendezvous file lies in a folder of the core's: the process that had started it removes it."""
+    with nothing_left(tmp_path) as environment:
+        with ServerProcess(checkpoint, "-tp", "2", wait="listening", environment=environment) as server:
+            stop = time.monotonic() + 60
+            while not (workers := server.family()[2:]) or not any(tmp_path.iterdir()):
+                assert time.monotonic() < stop
+                time.sleep(0.05)
+            os.kill(server.family()[1], signal.SIGKILL)
+            assert server.wait(60) == 1
+        assert workers
