@@ -252,3 +252,8 @@ def error_class(type_: str) -> type[EngineError]:
     for cls in classes:  # grows while it is read: the whole tree, root first
         classes += cls.__subclasses__()
     return {cls.type: cls for cls in classes}.get(type_, EngineError)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: it raises no ``Exception``, and a type that nobody can import."""
+    return type(error).__name__ == "PanicException"

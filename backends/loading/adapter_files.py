@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ import torch
 from engine.backends.loading.parameters import Parameters
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
 from engine.backends.nn.adapters import AdaptableHead, Adapter, AdapterOps, Adapters, Side
-from engine.checkpoint.files import CheckpointFiles
 from engine.errors import ModelLoadError
 
 ROOT = "base_model.model."
@@ -39,6 +39,7 @@ _UNSUPPORTED = {
 }
 """Settings, and the values of them that change nothing."""
 NUM_NAMED = 5
+MOST_CONFIG_BYTES = 2**24
 MOST_RANK = 2**17
 MOST_PATTERNS, MOST_PATTERN_LETTERS, MOST_REPEATS = 4096, 200, 2
 """Of ``rank_pattern`` and ``alpha_pattern``: what a regular expression may cost."""
@@ -159,9 +160,7 @@ class AdapterFile:
         return self._read(self._whole.pop(name))
 
     def _read_config(self, folder: Path) -> Scaling:
-        config = CheckpointFiles(folder, self.label).json("adapter_config.json")
-        if config is None:
-            raise ModelLoadError(f"{self.label}: there is no adapter_config.json")
+        config = self._stored_config(folder / "adapter_config.json")
         kind = config.get("peft_type")
         if kind != "LORA":
             raise ModelLoadError(f"{self.label} is of the kind {str(kind)[:60]}; only LORA is supported")
@@ -182,6 +181,19 @@ class AdapterFile:
             alphas=self._patterns("alpha_pattern", config, self._alpha),
             by_root=by_root,
         )
+
+    def _stored_config(self, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            raise ModelLoadError(f"{self.label}: there is no adapter_config.json")
+        if (size := path.stat().st_size) > MOST_CONFIG_BYTES:
+            raise ModelLoadError(f"{self.label}: its adapter_config.json has {size:,} bytes, more than are read")
+        try:
+            config = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ModelLoadError(f"{self.label}: its adapter_config.json is damaged ({error})") from error
+        if not isinstance(config, dict):
+            raise ModelLoadError(f"{self.label}: its adapter_config.json is damaged: it holds no object")
+        return config
 
     def _rank(self, key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RANK:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +24,9 @@ from engine.checkpoint.slow_tokenizer import converted_tokenizer
 from engine.checkpoint.tokenizer_limits import check_tokenizer_file
 from engine.checkpoint.tokenizer_settings import FILE as TOKENIZER_CONFIG
 from engine.checkpoint.tokenizer_settings import follow_settings, tell
-from engine.errors import ModelLoadError
+from engine.errors import ModelLoadError, is_panic
 
+logger = logging.getLogger(__name__)
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 MOST_JSON_BYTES = 2**26
 """Of a config file."""
@@ -124,6 +126,10 @@ class CheckpointFiles:
         return stored_tensors(self.folder)
 
 
+_UNHEARD_OF = "a \U0010fffd\u4e2d\u0301 \x7f"
+"""Letters that hardly any vocabulary has."""
+
+
 def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = False) -> Tokenizer:
     """The tokenizer of ``tokenizer.json``, without the padding and truncation that some files carry.
 
@@ -146,17 +152,31 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = Fa
     check_tokenizer_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library has no narrower type
+    except BaseException as error:  # the library has no narrower type
         check_fetched(path)
-        size = path.stat().st_size
-        raise ModelLoadError(f"{path}, a file of {size:,} bytes, cannot be read as a tokenizer: {error}.") from error
+        raise _unreadable(path, "cannot be read as a tokenizer", error) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     stated = CheckpointFiles(folder, folder.name).tokenizer_config
     changed = follow_settings(tokenizer, stated)
     if says_so:
         tell(folder, stated, changed)
+    if getattr(tokenizer.model, "dropout", None):
+        logger.warning("%s drops merges at random, as for training; here it does not.", path)
+        tokenizer.model.dropout = None
+    try:
+        tokenizer.encode(_UNHEARD_OF)
+    except BaseException as error:
+        raise _unreadable(path, "fails at letters that it does not know", error) from error
     if lower_case:
         own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer
+
+
+def _unreadable(path: Path, what: str, error: BaseException) -> ModelLoadError:
+    """The error about a tokenizer at which the library fails; what is no failure of the library is raised again."""
+    if not isinstance(error, Exception) and not is_panic(error):
+        raise error
+    problem = str(error).partition("\n")[0][:300]
+    return ModelLoadError(f"{path}, a file of {path.stat().st_size:,} bytes, {what}: {problem}.")

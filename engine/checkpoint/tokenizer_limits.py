@@ -61,6 +61,10 @@ class _Parts(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+MOST_TYPE = 2**16
+_TYPE = re.compile(rb'"type_id"\s*:\s*(\d{1,4000})')
+
+
 class _Model(msgspec.Struct):
     max_input_chars_per_word: Any = 0
     continuing_subword_prefix: Any = ""
@@ -79,6 +83,8 @@ def check_tokenizer_file(path: Path) -> None:
         held = sum(len(memoryview(part)) for part in settings)
         if held > MOST_SETTINGS_BYTES:
             raise _wrong(path, f"its settings have {held:,} bytes, and at most {MOST_SETTINGS_BYTES:,} are read")
+        if any(int(found) > MOST_TYPE for found in _TYPE.findall(bytes(parts.post_processor))):
+            raise _wrong(path, f"it has a token type (type_id) beyond {MOST_TYPE}")
         components = [one for part in settings[:2] for one in _components(msgspec.json.decode(part))]
         model = msgspec.json.decode(parts.model, type=_Model)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

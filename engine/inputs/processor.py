@@ -17,9 +17,10 @@ from typing import Literal
 
 import numpy as np
 
+from engine.checkpoint.families import num_token_types
 from engine.checkpoint.files import load_tokenizer
 from engine.config import ModelConfig
-from engine.errors import ConfigError, InvalidRequestError, RequestError
+from engine.errors import ConfigError, InvalidRequestError, ModelLoadError, RequestError
 from engine.inputs.bi_encoder import EmbeddingEncoder
 from engine.inputs.call_pairs import Instructions, call_pairs
 from engine.inputs.checks import TokenIds, check_text, token_limit
@@ -44,6 +45,8 @@ from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, Pair
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = PairOptions()
+LEAST_SAMPLES = 3
+"""Of queries that begin differently, to see what all prompts have in common."""
 LEAST_ROOM = 8
 """Tokens that must be left for query and document beside the template."""
 
@@ -90,7 +93,25 @@ class InputProcessor(TokenAccess):
         self._unfamiliar: UnfamiliarTokens | None = None
         self.constant_prefix = self._find_constant_prefix(spec)
         """(n,) int32: the leading ids of every prompt with the default instruction."""
-        self._unfamiliar = UnfamiliarTokens(tokenizer, self.encode(["a"], ["b"])[0])
+        self._unfamiliar = UnfamiliarTokens(tokenizer, self._shortest(spec))
+
+    def _shortest(self, spec: ModelSpec) -> EncodedPair:
+        """A pair of two letters. Raises ``ModelLoadError`` where the model could read no text at all."""
+        try:
+            found = self.encode(["a"], ["b"])[0]
+        except RequestError as error:
+            raise ModelLoadError(
+                f"The tokenizer of {spec.name} makes no token of the letter 'a' or 'b', and so of hardly any text: "
+                f"{error}"
+            ) from error
+        types = found.token_type_ids
+        most = num_token_types(spec.model_type, spec.config)
+        if types is not None and not spec.by_library and not 0 <= int(types.min()) <= int(types.max()) < most:
+            raise ModelLoadError(
+                f"The tokenizer of {spec.name} gives the token type {int(types.max())}, and the model has {most} of "
+                "them (type_vocab_size): the two do not belong together."
+            )
+        return found
 
     @property
     def reads_lists(self) -> bool:
@@ -123,7 +144,10 @@ class InputProcessor(TokenAccess):
             return self._listwise.constant_prefix
         if not spec.causal or self._comparing is not None:
             return EMPTY
-        samples = self.encode(["a", "中", "7", "(", "\u0301x"], ["b", "文", "8", ")", "-"])
+        each = self.encode_each(["a", "中", "7", "(", "\u0301x"], ["b", "文", "8", ")", "-"])
+        samples = [pair for pair in each if isinstance(pair, EncodedPair)]
+        if len(samples) < LEAST_SAMPLES:  # its tokenizer has no token for the others
+            return EMPTY
         constant_prefix = samples[0].token_ids
         for sample in samples[1:]:
             constant_prefix = constant_prefix[: common_prefix(constant_prefix, sample.token_ids)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -27,7 +28,7 @@ from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.served_models import ServedModels
 from engine.entrypoints.serve.tracing import trace_result
-from engine.errors import EngineDeadError, InvalidRequestError, NotReadyError, RequestError, ShuttingDownError
+from engine.errors import EngineDeadError, InvalidRequestError, NotReadyError, RequestError, ShuttingDownError, is_panic
 from engine.pictures.loader import num_rows
 from engine.request import PairOptions, Picture, RerankCall, all_encoded
 from engine.scoring.call_encoding import CallEncoding, core_request
@@ -35,6 +36,7 @@ from engine.scoring.pictures import LoadedPictures
 from engine.scoring.result_assembler import PairScore, ResultAssembler
 from engine.scoring.vectors import Vectors
 
+logger = logging.getLogger(__name__)
 State = Literal["starting", "ready", "draining", "refusing", "stopped"]
 """``draining``: not ready, but calls that still come are taken; ``refusing``: only calls in flight are finished."""
 ENCODE_SLICE = 256
@@ -159,8 +161,8 @@ class RerankService:
         return self.models.choose(name).name
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """``function(*args)`` in a tokenizer thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        """``function(*args)`` in a tokenizer thread. Raises ``InvalidRequestError`` where the tokenizer gives up."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, tokenizing, function, *args)
 
     async def score(self, call: RerankCall, request_id: str, patience_s: float | None = None) -> CallResult:
         """The whole result of a call. Raises what ``run`` raises."""
@@ -309,7 +311,7 @@ class RerankService:
         """
         slices = encoding.slices(ENCODE_SLICE if deadline is None else HASTY_SLICE)
         if _is_small(encoding.call):
-            while next(slices, None) is not None:
+            while tokenizing(next, slices, None) is not None:
                 pass
             return
         while await self.in_thread(next, slices, None) is not None:
@@ -353,6 +355,18 @@ class RerankService:
         for engine in self.models:
             engine.pictures.close()
         await asyncio.gather(*(engine.client.shutdown(timeout_s=2.0) for engine in self.models))
+
+
+def tokenizing(function: Callable[..., T], *args: Any) -> T:
+    """``function(*args)``. Raises ``InvalidRequestError`` where the tokenizer's library gives up, as at a pattern that
+    would take too long for this text."""
+    try:
+        return function(*args)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        logger.warning("the tokenizer gave up on a text: %s", error)
+        raise InvalidRequestError("The tokenizer of this model cannot read a text of this call.") from error
 
 
 def _is_small(call: RerankCall) -> bool:

@@ -18,9 +18,11 @@ from engine.checkpoint import tokenizer_limits
 from engine.checkpoint.resolve import resolve_model
 from engine.checkpoint.tokenizer_limits import _repeats_repeats
 from engine.config import ModelConfig
-from engine.errors import ModelLoadError, StartupError
+from engine.errors import ModelLoadError, RequestError, StartupError
+from engine.inputs.processor import InputProcessor
 from engine.prompts import renderer
 from engine.prompts.renderer import RenderError, RenderLimitError, render
+from engine.request import EncodedPair
 from tests.inputs.conftest import build
 from tests.support.checkpoints import make_bert, make_qwen3
 
@@ -146,6 +148,11 @@ def split(regex: str) -> dict[str, Any]:
     return {"pre_tokenizer": step}
 
 
+def types(last: int) -> dict[str, Any]:
+    parts = [{"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", last))]
+    return {"type": "TemplateProcessing", "single": parts[:1], "pair": parts, "special_tokens": {}}
+
+
 def nested(depth: int) -> dict[str, Any]:
     inner: dict[str, Any] = {"type": "NFC"}
     for _ in range(depth):
@@ -185,6 +192,16 @@ TOKENIZERS: dict[str, tuple[str, Any, str]] = {
     ),
     "ids without end": ("bert", lambda stored: stored["model"]["vocab"].update(zzzz=2**31), "ids up to"),
     "no object": ("bert", lambda stored: [1], "tokenizer"),
+    "a table that is none": (
+        "bert", {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "cannot be read",
+    ),
+    "a pattern that gives up": ("qwen3", split("(a|a)*b|(?:(?:x?){30}x{30})"), "retry-limit"),
+    "token types without end": (
+        "bert", {"post_processor": types(4_000_000_000)}, "type_id",
+    ),
+    "words that it does not know": (
+        "bert", {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[none]"}}, "does not know",
+    ),
 }  # fmt: skip
 
 
@@ -196,6 +213,37 @@ def test_tokenizers(name: str, damaged: Any, monkeypatch: pytest.MonkeyPatch) ->
     message = refusal(damaged(kind, "tokenizer.json", make))
     assert "tokenizer" in message.lower()
     assert words in message
+
+
+def processor(folder: Path) -> InputProcessor:
+    config = ModelConfig(model=str(folder))
+    return InputProcessor(resolve_model(config), config)
+
+
+def test_token_types_that_the_model_has_not(damaged: Any) -> None:
+    folder = damaged("bert", "tokenizer.json", lambda stored: stored | {"post_processor": types(7)})
+    with pytest.raises(ModelLoadError, match="token type 7, and the model has 2"):
+        processor(folder)
+
+
+def test_a_tokenizer_that_leaves_nothing(damaged: Any) -> None:
+    nothing = {"normalizer": replaced({"Regex": "."}, "")}
+    with pytest.raises(ModelLoadError, match="makes no token of the letter 'a'"):
+        processor(damaged("qwen3", "tokenizer.json", lambda stored: stored | nothing))
+
+
+def test_a_tokenizer_that_leaves_nothing_of_most_texts_serves_the_others(damaged: Any) -> None:
+    letters = {"normalizer": replaced({"Regex": "[^ab]"}, "")}
+    found = processor(damaged("qwen3", "tokenizer.json", lambda stored: stored | letters))
+    assert isinstance(found.encode_each(["a"], ["b"])[0], EncodedPair)
+    with pytest.raises(RequestError, match="has no token"):
+        found.encode(["\u4e2d"], ["b"])
+
+
+def test_a_tokenizer_that_drops_merges_at_random_does_not_here(damaged: Any) -> None:
+    folder = damaged("qwen3", "tokenizer.json", lambda stored: stored["model"].update(dropout=0.9))
+    found = processor(folder)
+    assert len({found.encode(["the panda"], ["eats bamboo"])[0].token_ids.tobytes() for _ in range(5)}) == 1
 
 
 @pytest.mark.parametrize(
