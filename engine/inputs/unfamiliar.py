@@ -7,6 +7,7 @@ the same one. What is counted is not what the model was trained on, which no fil
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 from dataclasses import replace
 
@@ -21,10 +22,13 @@ logger = logging.getLogger(__name__)
 LOST_SHARE = 0.2
 """Unknown tokens and bytes above this share of a text: every fifth word or letter is not in the vocabulary."""
 SPELLED_SHARE = 0.5
-"""The same with single letters of other scripts than Latin: most of the text is spelled out letter by letter."""
+"""The same with single letters of other scripts than Latin, and than East Asian ones that the vocabulary knows: most
+of the text is spelled out letter by letter."""
 _KNOWN, _SPELLED, _LOST = 0, 1, 2
-_ONE_LETTER_A_WORD = ("LATIN", "CJK", "HIRAGANA", "KATAKANA", "HANGUL SYLLABLE", "FULLWIDTH", "HALFWIDTH")
-"""Beginnings of Unicode names of letters that a vocabulary may well hold one by one."""
+_EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef]")
+"""Han, kana, Hangul and their wide and narrow forms: letters that a vocabulary may well hold one by one."""
+EAST_ASIAN_SHARE = 0.05
+"""Of the tokens of a vocabulary that knows such texts. An English BERT's has 2 %, a multilingual one's 8 % and more."""
 _LONGEST = 6
 """Letters of ``<0xE2>``; a longer token is no piece of a character and no single letter."""
 
@@ -80,9 +84,11 @@ def _kinds(tokenizer: Tokenizer) -> np.ndarray:
         settings_of(tokenizer.pre_tokenizer)
     )
     kinds = np.zeros(max(vocabulary.values(), default=-1) + 1, np.uint8)
+    num_east_asian = 0 if is_bytes else sum(_EAST_ASIAN.search(token) is not None for token in vocabulary)
+    reads_east_asian = num_east_asian >= EAST_ASIAN_SHARE * len(vocabulary)
     for token, number in vocabulary.items():
         if len(token) <= _LONGEST and token not in special:
-            kinds[number] = _kind_of_bytes(token) if is_bytes else _kind_of_piece(token)
+            kinds[number] = _kind_of_bytes(token) if is_bytes else _kind_of_piece(token, reads_east_asian)
     unknown = model.get("unk_token")
     unknown_id = vocabulary.get(unknown) if isinstance(unknown, str) else model.get("unk_id")
     if unknown_id is not None:
@@ -90,12 +96,13 @@ def _kinds(tokenizer: Tokenizer) -> np.ndarray:
     return kinds
 
 
-def _kind_of_piece(token: str) -> int:
+def _kind_of_piece(token: str, reads_east_asian: bool) -> int:
     if token.startswith("<0x") and len(token) == _LONGEST:
         return _LOST if token[3:5] >= "80" else _KNOWN
     text = token.removeprefix("##").replace("\u2581", "")
-    is_letter = len(text) == 1 and unicodedata.category(text)[0] in "LM"
-    return _SPELLED if is_letter and not unicodedata.name(text, "").startswith(_ONE_LETTER_A_WORD) else _KNOWN
+    if len(text) != 1 or unicodedata.category(text)[0] not in "LM" or unicodedata.name(text, "").startswith("LATIN"):
+        return _KNOWN
+    return _KNOWN if reads_east_asian and _EAST_ASIAN.match(text) else _SPELLED
 
 
 def _kind_of_bytes(token: str) -> int:

@@ -24,6 +24,12 @@ KNOWN = [
     "Straße, Größe, Übung: Wörter mit Umlauten.",
     "def f(x): return x ** 2  # α and β are parameters",
     "3.14159 + 2.71828 = 5.85987",
+    "Hà Nội là thủ đô của nước Cộng hòa xã hội chủ nghĩa Việt Nam",
+    "Zażółć gęślą jaźń; İstanbul Türkiye'nin en kalabalık şehridir",
+    '{"a": [1, 2, {"b": null}]} https://ex.am/ple?q=1&x=%20y !!!???',
+    "TWFueSBoYW5kcyBtYWtlIGxpZ2h0IHdvcms+Lg==",
+    "for (int i = 0; i < n; ++i) { a[i] ^= b[i] << 3; }",
+    "I like pandas very much, they are the best animals of all 😀",
     "The word пекин means Beijing in Russian, and 北京 in Chinese.",
     "",
 ]
@@ -35,6 +41,11 @@ UNKNOWN = [
     "ቤይጂንግ የቻይና ዋና ከተማ ናት",
     "બેઇજિંગ ચીનની રાજધાની છે",
     "北京是中华人民共和国的首都，也是全国的政治文化中心。",
+    "東京は日本の首都です。",  # every letter is in an English vocabulary
+    "ベトナムのハノイ",
+    "ירושלים היא עיר",
+    "नई दिल्ली भारत की राजधानी है",
+    "თბილისი საქართველოს დედაქალაქია",
 ]
 
 
@@ -89,6 +100,17 @@ def test_whole_words_of_any_script_are_known() -> None:
     marker = UnfamiliarTokens(tokenizer, _shortest())
     for text, expected in (("столица китая и", False), ("首 都", False), ("и в и", True), ("нет столица", True)):
         assert marker.marked(_pair(tokenizer, text)).unfamiliar is expected, text
+
+
+@pytest.mark.parametrize(("others", "expected"), [(30, False), (3000, True)])
+def test_east_asian_letters_of_a_vocabulary_with_few_of_them(others: int, expected: bool) -> None:
+    """One that was made for such texts holds many; an English one holds a few hundred, and spells with them."""
+    letters = {chr(0x4E00 + number): number + 1 for number in range(60)}
+    words = {"[UNK]": 0} | letters | {f"word{number}": 61 + number for number in range(others)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?=\p{Han})"), "isolated")
+    marker = UnfamiliarTokens(tokenizer, _shortest())
+    assert marker.marked(_pair(tokenizer, "".join(letters)[:12])).unfamiliar is expected
 
 
 def _pair(tokenizer: Tokenizer, text: str) -> EncodedPair:
