@@ -115,7 +115,7 @@ def test_neutral_values(small: Make) -> None:
 
 _BERT = {"attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_size": 384, "num_attention_heads": 12,
          "position_embedding_type": "absolute", "type_vocab_size": 2, "classifier_dropout": None}  # fmt: skip
-PUBLISHED: dict[str, dict[str, Any]] = {
+PUBLISHED: dict[str, dict[str, Any]] = {  # written from descriptions; copies are in test_published_configs.py
     "ms-marco-MiniLM": _BERT | {
         "model_type": "bert", "gradient_checkpointing": False, "use_cache": True, "layer_norm_eps": 1e-12,
         "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
