@@ -36,18 +36,26 @@ def random_blocks(kind: str, num_rows: int, num_columns: int, seed: int) -> np.n
 
 
 def write_gguf(
-    folder: Path, kind_of: Callable[[str], str], *, file: str = "model-Q4_K_M.gguf", head: str = "", **metadata: Any
+    folder: Path,
+    kind_of: Callable[[str], str],
+    *,
+    file: str = "model-Q4_K_M.gguf",
+    head: str = "",
+    with_twin: bool = True,
+    **metadata: Any,
 ) -> tuple[Path, Path]:
     """From a checkpoint in ``folder`` the GGUF file beside it and a plain twin of what it holds.
 
     ``kind_of``: the type for a tensor's name in GGUF. ``head``: "cls" writes the yes/no rows instead of the lm_head.
+    ``with_twin`` False: only the file.
     """
     config = json.loads((folder / "config.json").read_text())
-    writer = _Writer(config)
+    writer = _Writer(config, with_twin=with_twin)
     _add_metadata(writer.out, config, metadata)
     _add_tokenizer(writer.out, folder)
     twin = folder.with_name(f"{folder.name}-wide")
-    shutil.copytree(folder, twin)
+    if with_twin:
+        shutil.copytree(folder, twin)
     wide = {}
     stored = load_file(folder / "model.safetensors")
     if head == "cls":
@@ -60,14 +68,17 @@ def write_gguf(
         wide[name] = tensor
         if gguf_name is not None and not (head == "cls" and gguf_name == "output.weight"):
             wide[name] = writer.add(gguf_name, tensor, kind_of(gguf_name) if tensor.ndim == 2 else "F32")
-    save_file({name: value.contiguous() for name, value in wide.items()}, twin / "model.safetensors", {"format": "pt"})
+    if with_twin:
+        whole = {name: value.contiguous() for name, value in wide.items()}
+        save_file(whole, twin / "model.safetensors", {"format": "pt"})
     path = folder.with_name(file)
     writer.save(path)
     return path, twin
 
 
 class _Writer:
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, with_twin: bool = True) -> None:
+        self.with_twin = with_twin
         self.config = config
         self.architecture = {"xlm-roberta": "bert", "mistral": "llama"}.get(config["model_type"], config["model_type"])
         self.out = gguf.GGUFWriter(None, self.architecture)
@@ -92,6 +103,8 @@ class _Writer:
         else:
             raw = gguf.quants.quantize(values, type_)
         self.out.add_tensor(name, raw, raw_dtype=type_)
+        if not self.with_twin:
+            return tensor
         wide = torch.from_numpy(np.array(gguf.quants.dequantize(raw, type_), dtype=np.float32)).view(values.shape)
         return self._undone(name, wide, tensor)
 

@@ -6,23 +6,32 @@ Against transformers in fp32, for the probability: 1e-5 in float32, 2e-3 in floa
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from engine.backends.nn.decoder import Decoder
 from engine.backends.worker import Worker
+from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear
 from tests.backends.plans import PlanBuilder
 from tests.backends.test_parity import CHECKPOINTS, WITH_COMPANY, WITH_TRANSFORMERS, Setting, _score_bias
 from tests.backends.test_parity import _transformers_model as transformers_model
 from tests.npu.on_device import workers
 from tests.npu.on_device.recording import recording
+from tests.quantized import packers
+from tests.quantized.packers import Packed, quantize_folder
 from tests.support.checkpoints import make_qwen3
 
 HEADS_OF_128: dict[str, Any] = {"head_dim": 128, "layers": 3, "heads": 4, "kv_heads": 2}
 """What the published models have: the only heads for which FIA is documented."""
+QUANTISED: dict[str, Callable[[torch.Tensor], Packed]] = {
+    "awq": packers.awq,
+    "gptq act order": partial(packers.gptq, act_order=True),
+}
 TOLERANCE = {"float32": WITH_TRANSFORMERS, "float16": 2e-3, "bfloat16": 2e-2, "w8a8": 5e-2}
 
 
@@ -153,3 +162,20 @@ def test_a_step_is_one_copy_up_one_down_and_few_operators_a_layer(settings: Call
     # norm, qkv, two head norms, rotation, two gathers, attention, output, norm, up, gate, down; the rest once
     # a step, the casts of two block tables included
     assert len(kernels) <= 13 * layers + 28, kernels
+
+
+@pytest.mark.parametrize(("name", "quantization"), [("awq", None), ("awq", "w8a8"), ("gptq act order", "w8a8")])
+def test_weights_of_4_bits_are_expanded_at_load(name: str, quantization: str | None, tmp_path: Path) -> None:
+    """To the dtype or, row by row, to int8: the very scores of the same numbers in a plain checkpoint."""
+    folder = tmp_path / "m"
+    make_qwen3(folder, seed=5, **HEADS_OF_128)
+    twin = quantize_folder(folder, QUANTISED[name])
+    prefix, documents = workers.random_texts()
+    worker = workers.load_worker(folder, dtype="bfloat16", quantization=quantization)
+    assert worker.runner is not None
+    model = worker.runner.model
+    assert isinstance(model, Decoder)
+    assert isinstance(model.last_layer.o_proj.weight, NpuInt8Linear if quantization else NpuLinear)
+    plain = workers.load_worker(twin, dtype="bfloat16", quantization=quantization)
+    plan = workers.shared_prefix(prefix, documents)
+    assert np.array_equal(workers.probabilities(worker, plan), workers.probabilities(plain, plan))
