@@ -46,6 +46,8 @@ class DataSheet:
     """How drivers write the name, in small letters, where ``name`` is not a word of it."""
     keeps_narrow_weights: bool = False
     """Whether matrices stay as narrow as the file has them (``Capabilities.keeps_narrow_weights``)."""
+    keeps_groups: tuple[str | None, ...] = ()
+    """As in ``Capabilities``."""
 
     @property
     def default_dtype(self) -> str:

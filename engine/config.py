@@ -25,11 +25,16 @@ BYTES_PER_NUMBER: dict[str, float] = {
     "float16": 2,
     "int16": 2,
     "int8": 1,
-    "int4": 0.5 + 4 / 64,
+    "int4": 0.5625,
     "fp8": 1,
     "w8a8": 1,
 }
-"""Of a weight in each dtype and quantisation, fp32 scales of groups included; those of rows are not worth counting."""
+"""Of a weight in each dtype and quantisation; int4 is made in groups of 64. Scales of rows are not worth counting."""
+
+
+def grouped_bytes(group: int, *, has_offsets: bool) -> float:
+    """What a weight of 4 bits takes on a device: with fp32 scales and offsets, if not narrower."""
+    return 0.5 + 4 * (2 if has_offsets else 1) / group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
-from engine.backends.cuda.data_sheets import TOKEN_BUDGET
+from engine.backends.cuda.data_sheets import KEEPS_GROUPS, TOKEN_BUDGET
 from engine.backends.cuda.memory import kv_cache_tokens, memory_limit
 from engine.backends.cuda.transfer import Uploader, fetch
 from engine.backends.self_test import as_table, require_all
@@ -51,7 +51,7 @@ class CudaBackend(Backend):
         return Capabilities(
             dtypes=("bfloat16", "float16", "float32"),
             quantizations=("fp8", "int4"),
-            keeps_groups=(None, "int4"),
+            keeps_groups=KEEPS_GROUPS,
             default_token_budget=TOKEN_BUDGET,
             warm_up_tokens=(64, 1024),
             records_steps=True,

@@ -8,22 +8,25 @@ TOKEN_BUDGET = 16_384
 """Of the largest step that is tried, and of one that nothing was measured for."""
 _USABLE_MEMORY = 0.95
 _STEP_SHARE = 0.6
+KEEPS_GROUPS = (None, "int4")
+"""``Capabilities.keeps_groups`` of the backend."""
 
 
 def _gpu(
     name: str, memory: float, terabytes: float, bf16: float, fp8: float | None, link: float, *spellings: str
 ) -> DataSheet:
-    rates = {"bfloat16": bf16 * 1e12, "float16": bf16 * 1e12} | ({"fp8": fp8 * 1e12} if fp8 else {})
+    rates = {"bfloat16": bf16, "float16": bf16} | ({"fp8": fp8} if fp8 else {}) | {"int4": bf16}
     return DataSheet(
         name=name,
         kind="cuda",
         memory_bytes=memory * GB,
         bandwidth=terabytes * 1e12,
-        rates={kind: PRODUCT_SHARE * rate for kind, rate in rates.items()},
+        rates={kind: PRODUCT_SHARE * rate * 1e12 for kind, rate in rates.items()},
         link=link * GB,
         token_budget=TOKEN_BUDGET,
         usable_memory=_USABLE_MEMORY,
         step_share=_STEP_SHARE,
+        keeps_groups=KEEPS_GROUPS,
         source="data sheet, products at 80 % of it; 60 % of that for a step is assumed",
         spellings=spellings,
     )
@@ -34,11 +37,12 @@ H200 = DataSheet(
     kind="cuda",
     memory_bytes=141 * GB,
     bandwidth=4.3e12,
-    rates={"bfloat16": 788e12, "float16": 788e12, "fp8": 1300e12},
+    rates={"bfloat16": 788e12, "float16": 788e12, "fp8": 1300e12, "int4": 788e12},
     link=450 * GB,
     token_budget=TOKEN_BUDGET,
     usable_memory=_USABLE_MEMORY,
     step_share=_STEP_SHARE,
+    keeps_groups=KEEPS_GROUPS,
     source="products and bandwidth measured in bf16, fp8 not; 60 % of them for a step is assumed",
 )
 
@@ -65,5 +69,6 @@ UNLISTED = DataSheet(
     token_budget=TOKEN_BUDGET,
     usable_memory=_USABLE_MEMORY,
     step_share=_STEP_SHARE,
+    keeps_groups=KEEPS_GROUPS,
     source="60 % of them for a step and links of PCIe 4.0 are assumed",
 )

@@ -9,12 +9,10 @@ import torch
 
 from engine.backends.base import Capabilities
 from engine.backends.loading.source import QuantizedTensor, Shaped
-from engine.config import BYTES_PER_NUMBER
+from engine.config import BYTES_PER_NUMBER, grouped_bytes
 from engine.errors import DeviceError
 
 GB = 1e9
-GROUP_BYTES = 4
-"""Of a scale of a group, and of an offset, at most."""
 
 
 def weight_bytes(
@@ -39,7 +37,7 @@ def weight_bytes(
             each = min(each, info.dtype.itemsize)
         layout = info.layout if isinstance(info, QuantizedTensor) else None
         if quantization in keeps_groups and is_linear and layout is not None:
-            each = 0.5 + GROUP_BYTES * (2 if layout.has_offsets else 1) / layout.group
+            each = grouped_bytes(layout.group, has_offsets=layout.has_offsets)
         total += round(math.prod(info.shape) * each)
     return total
 

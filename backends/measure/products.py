@@ -29,6 +29,7 @@ class Measured:
     memory_bytes: int
     token_budget: int
     keeps_narrow_weights: bool
+    keeps_groups: tuple[str | None, ...]
     rates: dict[str, float]
     """Operations a second in the products, by dtype or quantisation."""
     bandwidth: float
@@ -56,6 +57,7 @@ def measure_products(
         memory_bytes=backend.memory(device).total_bytes,
         token_budget=capabilities.default_token_budget,
         keeps_narrow_weights=capabilities.keeps_narrow_weights,
+        keeps_groups=capabilities.keeps_groups,
         rates=rates,
         bandwidth=_copy_rate(backend, device),
     )

@@ -1,4 +1,4 @@
-"""Every format that weights come in, at full size: made, loaded, served; memory, seconds to load, pairs a second and processor time.
+"""Every format that weights come in, at full size: made, loaded, served; memory, seconds to load, processor time.
 
 ``python -m benchmarks.serving.formats --folder FOLDER --output FILE [--formats NAME ...]`` makes the 0.6B-shaped
 checkpoint of ``full_size`` once, and then for each format one with the same tensors outside of the linear layers and

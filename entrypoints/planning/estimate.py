@@ -118,7 +118,8 @@ def _option(
         SchedulerConfig(), causal=shape.causal, max_model_len=max_len, default_token_budget=device.token_budget
     )
     budget = limits.token_budget
-    weights = shape.weight_bytes(dtype, quantization, keeps_narrow=device.keeps_narrow_weights) // group
+    narrow, groups = device.keeps_narrow_weights, device.keeps_groups
+    weights = shape.weight_bytes(dtype, quantization, keeps_narrow=narrow, keeps_groups=groups) // group
     kv_token = shape.kv_bytes(dtype) // min(group, shape.sizes.num_kv_heads)
     step = LIBRARIES + budget * shape.activation_bytes(dtype)
     limit = int(device.memory_bytes * device.usable_memory)

@@ -42,5 +42,6 @@ def measure(device: str, shape: ModelShape, cpu_threads: int | None, num_devices
         rates=found.rates,
         token_budget=found.token_budget,
         keeps_narrow_weights=found.keeps_narrow_weights,
+        keeps_groups=found.keeps_groups,
         source=f"products measured now; {base.source}",
     )

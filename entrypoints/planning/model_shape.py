@@ -5,13 +5,14 @@ What its tensors are, the family's own file says (``backends/measure/outline.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.checkpoint.config_names import usual_config
 from engine.checkpoint.families import RANKERS, BodySizes, body_sizes, is_causal, position_limit
 from engine.config import BYTES_PER_NUMBER
+from engine.entrypoints.planning.stored import StoredWeights, stored_weights
 from engine.errors import ConfigError
 
 Reads = Literal["pairs", "lists", "texts"]
@@ -26,6 +27,8 @@ class ModelShape:
     max_len: int
     """Tokens of the longest pair that the body has positions for."""
     stored_dtype: str
+    stored: StoredWeights | None
+    """How the linear layers are quantised in the files."""
     causal: bool
     reads: Reads
     linear_params: int
@@ -54,6 +57,7 @@ class ModelShape:
             sizes=sizes,
             max_len=max_len,
             stored_dtype=stated if stated in BYTES_PER_NUMBER else "float32",
+            stored=stored_weights(config),
             causal=is_causal(model_type, config),
             reads=_reads(config),
             linear_params=tensors.linear_numbers,
@@ -83,11 +87,21 @@ class ModelShape:
         """Floating-point operations of attention for one token that sees ``keys`` keys, in all layers."""
         return 4.0 * self.sizes.num_layers * self.sizes.num_heads * self.sizes.head_dim * keys
 
-    def weight_bytes(self, dtype: str, quantization: str | None, *, keeps_narrow: bool = False) -> int:
-        """Bytes of the weights on the device. ``keeps_narrow``: matrices stay as narrow as the file has them."""
+    def weight_bytes(
+        self,
+        dtype: str,
+        quantization: str | None,
+        *,
+        keeps_narrow: bool = False,
+        keeps_groups: Collection[str | None] = (),
+    ) -> int:
+        """Bytes of the weights on the device. ``keeps_narrow``: matrices stay as narrow as the file has them;
+        ``keeps_groups``: in these quantisations what the file has in 4 bits stays so."""
         stored = BYTES_PER_NUMBER[self.stored_dtype]
         table = min(BYTES_PER_NUMBER[dtype], stored) if keeps_narrow else BYTES_PER_NUMBER[dtype]
         linear = BYTES_PER_NUMBER[quantization] if quantization else table
+        if quantization in keeps_groups and self.stored is not None and self.stored.kept_bytes is not None:
+            linear = self.stored.kept_bytes
         return round(self.linear_params * linear) + self.other_params * round(table)
 
     def kv_bytes(self, dtype: str) -> int:

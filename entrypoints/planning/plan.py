@@ -39,6 +39,7 @@ class Plan:
             "model": self.model,
             "model_len": self.max_len,
             "weights": self.shape.params,
+            "stored": None if self.shape.stored is None else self.shape.stored._asdict(),
             "gflop_per_token": self.shape.token_flop / 1e9,
             "device": asdict(self.device),
             "devices": self.num_devices,
@@ -135,6 +136,13 @@ def _notes(plan: Plan) -> list[str]:
     if not chosen.fits:
         notes.append(_why_not(plan))
     idle = plan.num_devices - chosen.tensor_parallel_size * chosen.data_parallel_size
+    kept = plan.shape.stored
+    if kept is not None and kept.kept_bytes is not None and chosen.quantization in plan.device.keeps_groups:
+        linear = plan.shape.linear_params * kept.kept_bytes / 1e9
+        notes.append(
+            f"The linear layers stay in 4 bits, {linear:.2f} GB with their scales; the rest of the weights is the "
+            "embedding and norms. A file that leaves some layers unquantised needs more."
+        )
     if chosen.fits and idle:
         notes.append(f"{idle} of the {plan.num_devices} devices stay idle: they do not make up another replica.")
     if chosen.fits and chosen.tensor_parallel_size > 1:

@@ -20,6 +20,9 @@ def print_plan(plan: Plan, out: Console) -> None:
             f"{shape.token_flop / 1e9:.3g} GFLOP a token, pairs of up to {plan.max_len} tokens."
         )
     )
+    if shape.stored is not None:
+        words = f"{shape.stored.words} ({shape.stored.bits:.2f} bits a weight)"
+        out.print(wrapped(f"Its linear layers are stored as {words}."))
     rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in device.rates.items())
     out.print(
         wrapped(

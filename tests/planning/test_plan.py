@@ -90,7 +90,7 @@ def options_of(config: dict[str, Any], device: str, count: int, max_len: int = 8
 
 
 def test_a_model_that_fits_becomes_replicas() -> None:
-    narrow, fp8 = options_of(QWEN, "h200", 8)
+    narrow, fp8, _ = options_of(QWEN, "h200", 8)
     assert (narrow.tensor_parallel_size, narrow.data_parallel_size, narrow.fits) == (1, 8, True)
     one = options_of(QWEN, "h200", 1)[0]
     assert narrow.tokens_per_s == pytest.approx(8 * one.tokens_per_s)
@@ -103,7 +103,7 @@ def test_a_model_that_fits_becomes_replicas() -> None:
 
 
 def test_a_model_too_large_for_one_device_is_divided() -> None:
-    narrow, fp8 = options_of(QWEN_8B, "l4", 4, 40960)
+    narrow, fp8, _ = options_of(QWEN_8B, "l4", 4, 40960)
     assert (narrow.tensor_parallel_size, narrow.data_parallel_size) == (2, 2)
     assert (fp8.tensor_parallel_size, fp8.data_parallel_size) == (1, 4)
     nowhere = options_of(QWEN_8B, "l4", 1, 40960)[0]
