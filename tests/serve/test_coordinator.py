@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ from engine.config import DeviceConfig, EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission, CallSize
 from engine.entrypoints.serve.api_servers import coordinator as coordinator_module
 from engine.entrypoints.serve.api_servers.messages import (
+    AdaptersChanged,
+    AdaptersKnown,
     AdmitRequest,
     Admitted,
     ApiServerFailed,
@@ -26,15 +29,19 @@ from engine.entrypoints.serve.api_servers.messages import (
     Count,
     MetricsPage,
     MetricsRequest,
+    Operate,
+    Operated,
+    ResetPrefixCache,
     StateChange,
     Stop,
     ToApiServer,
 )
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
+from engine.entrypoints.serve.operations import LoadLora, UnloadLora
 from engine.entrypoints.serve.service import RerankService
 from engine.errors import ConfigError, StartupError
-from engine.messages import WireError
+from engine.messages import LoadAdapter, Sleep, UnloadAdapter, WireError
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
 
 
@@ -82,10 +89,12 @@ class FakeHandle:
 
 class RunningCoordinator:
     def __init__(
-        self, coordinator: coordinator_module.Coordinator, service: RerankService, admission: Admission
+        self, coordinator: coordinator_module.Coordinator, service: RerankService, admission: Admission, folder: str
     ) -> None:
+        """``folder``: from which adapters may be loaded."""
         self.coordinator, self.service, self.admission = coordinator, service, admission
-        self.engine = LoadedEngine(SPEC, FakeProcessor(), FakeCore(), ("fake",))
+        self.core = FakeCore()
+        self.engine = LoadedEngine(SPEC, FakeProcessor(), self.core, ("fake",), lora_folders=(folder,))
         self.serving = asyncio.create_task(coordinator.serve())
 
     async def load(self) -> None:
@@ -112,14 +121,16 @@ def handles(monkeypatch: pytest.MonkeyPatch) -> list[FakeHandle]:
 
 
 @asynccontextmanager
-async def running(*, max_worker_restarts: int = 3, step_timeout_s: float = 300.0) -> AsyncIterator[RunningCoordinator]:
-    server = ServerConfig(api_server_count=2, max_queued_pairs=10)
+async def running(
+    *, max_worker_restarts: int = 3, step_timeout_s: float = 300.0, folder: str = ""
+) -> AsyncIterator[RunningCoordinator]:
+    server = ServerConfig(api_server_count=2, max_queued_pairs=10, enable_sleep_mode=True)
     engine = EngineConfig(device=DeviceConfig(max_worker_restarts=max_worker_restarts, step_timeout_s=step_timeout_s))
     admission = Admission(server)
     service = RerankService(server, ServerMetrics(), admission)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         it = RunningCoordinator(
-            coordinator_module.Coordinator(service, admission, [engine], listener), service, admission
+            coordinator_module.Coordinator(service, admission, [engine], listener), service, admission, folder
         )
         yield it
         it.coordinator.stop()
@@ -205,13 +216,65 @@ async def test_servers_hear_what_the_server_is_about(handles: list[FakeHandle]) 
         await it.load()
         it.service.state = "draining"
         it.coordinator.tell_state()
-        assert handles[0].last(StateChange) == handles[1].last(StateChange) == StateChange("draining", False)
+        assert handles[0].last(StateChange) == handles[1].last(StateChange) == StateChange("draining", False, False)
         it.service.state = "refusing"
         handles[0].say(AdmitRequest("late", CallSize(1, 10, 10), "a"))
         assert handles[0].last(CallFailed).error.type == "shutting_down"
         it.service.stop_now()
         it.coordinator.stop_now()
-        assert handles[1].last(StateChange) == StateChange("refusing", True)
+        assert handles[1].last(StateChange) == StateChange("refusing", True, False)
         it.coordinator.stop()
         await it.serving
         assert handles[1].last(Stop) == Stop()
+
+
+async def test_what_one_server_is_asked_for_all_of_them_know(handles: list[FakeHandle], tmp_path: Path) -> None:
+    """The answer goes out when every server knows the adapter, or is gone; later ones get it with the model."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_config.json").write_text("{}")
+    async with running(folder=str(tmp_path)) as it:
+        await it.load()
+        handles[1].say(ResetPrefixCache(0))
+        assert it.core.num_resets == 1
+        handles[0].say(Operate(7, LoadLora("mine", "a")))
+        await until(lambda: any(isinstance(message, AdaptersChanged) for message in handles[1].heard))
+        (loaded,) = it.core.operations
+        assert isinstance(loaded, LoadAdapter)
+        told = [handle.last(AdaptersChanged) for handle in handles[:2]]
+        assert [(one.model, one.adapters) for one in told] == [(0, {"mine": loaded.fingerprint})] * 2
+        handles[0].say(AdaptersKnown(told[0].number))
+        await asyncio.sleep(0.01)
+        assert not any(isinstance(message, Operated) for message in handles[0].heard)
+        handles[1].die()
+        await until(lambda: any(isinstance(message, Operated) for message in handles[0].heard))
+        assert handles[0].last(Operated) == Operated(7, None)
+        handles[2].say(Connected())
+        assert handles[2].last(Attach).models[0].adapters == {"mine": loaded.fingerprint}
+        handles[2].say(Attached())
+
+        handles[2].say(Operate(8, UnloadLora("mine")))
+        await until(lambda: any(message.adapters == {} for message in changes(handles[2])))
+        assert it.core.operations == [loaded], "a server may still have calls on it"
+        for handle in (handles[0], handles[2]):
+            handle.say(AdaptersKnown(handle.last(AdaptersChanged).number))
+        await until(lambda: any(isinstance(message, Operated) for message in handles[2].heard))
+        assert it.core.operations == [loaded, UnloadAdapter("mine")]
+
+        handles[0].say(Operate(9, UnloadLora("mine")))
+        await until(lambda: handles[0].last(Operated).number == 9)
+        assert handles[0].last(Operated).error.type == "not_found_error"
+        handles[0].say(Operate(10, Sleep()))
+        await until(lambda: handles[0].last(Operated).number == 10)
+        assert handles[2].last(StateChange).asleep
+        handles[2].say(AdmitRequest("late", CallSize(1, 10, 10), "a"))
+        assert handles[2].last(CallFailed).error.code == "asleep"
+
+
+def changes(handle: FakeHandle) -> list[AdaptersChanged]:
+    return [message for message in handle.heard if isinstance(message, AdaptersChanged)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -13,7 +13,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from engine.errors import ModelLoadError
 from engine.executor import StepError
+from engine.messages import AdapterChange, LoadAdapter
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 
@@ -85,6 +87,11 @@ class FakeExecutor:
         self.queue: list[tuple[SchedulerOutput, Future[ModelRunnerOutput]]] = []
         self.num_recoveries = 0
         self.closed = False
+        self.changes: list[tuple[AdapterChange, Future[None]]] = []
+        """Changes of adapters, which ``hold`` leaves undone."""
+        self.unloadable: set[str] = set()
+        """Names of adapters whose files are no adapters."""
+        self.asleep = False
 
     def submit(self, scheduler_output: SchedulerOutput) -> Future[ModelRunnerOutput]:
         future: Future[ModelRunnerOutput] = Future()
@@ -111,6 +118,30 @@ class FakeExecutor:
 
     def recover(self, failure: StepError, blame: Blame) -> None:
         self.num_recoveries += 1
+        self.runner.kv_cache[:] = -1
+
+    def change_adapters(self, change: AdapterChange) -> Future[None]:
+        future: Future[None] = Future()
+        self.changes.append((change, future))
+        if not self.hold:
+            self.change()
+        return future
+
+    def change(self) -> None:
+        """Do, or refuse, the changes that were held."""
+        for change, future in self.changes:
+            if future.done():
+                continue
+            if isinstance(change, LoadAdapter) and change.name in self.unloadable:
+                future.set_exception(ModelLoadError("this is no adapter"))
+            else:
+                future.set_result(None)
+
+    def sleep(self) -> None:
+        self.asleep = True
+
+    def wake_up(self) -> None:
+        self.asleep = False
         self.runner.kv_cache[:] = -1
 
     def close(self) -> None:
