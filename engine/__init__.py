@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from engine.platform_check import refuse_unsupported
 from engine.version import __version__
 
+refuse_unsupported()
 # Where torch_npu is installed and CANN is not, torch's autoloading makes `import torch` itself fail, for every device.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 

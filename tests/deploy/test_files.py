@@ -10,6 +10,7 @@ import yaml
 from engine.config import ServerConfig
 from engine.entrypoints.settings.options import ALIASES, OPTIONS
 from tests.architecture.source_tree import ROOT
+from tests.deploy.run_dockerfile import IGNORED, Runner, instructions
 from tests.serve.conftest import running_server
 
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "engine.yaml"
@@ -67,6 +68,14 @@ def test_images_start_the_server_with_known_flags() -> None:
         (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
         known_flags(yaml.safe_load(command))
         assert "USER engine" in text or name == "Dockerfile.npu"
+
+
+def test_the_images_steps_can_be_run_without_a_builder() -> None:
+    for name in ("Dockerfile", "Dockerfile.npu"):
+        steps = instructions((ROOT / "deploy" / name).read_text())
+        assert {word for word, _ in steps} - set(IGNORED) == {
+            word for word, _ in steps if hasattr(Runner, f"_{word.lower()}")
+        }
 
 
 def test_operations_page_names_settings_that_exist() -> None:

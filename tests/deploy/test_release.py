@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from engine.entrypoints.cli.app import build_app
 from tests.architecture.source_tree import ROOT
 
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
@@ -28,6 +30,26 @@ def test_jobs_wait_for_jobs_that_exist_and_have_a_limit() -> None:
     publishing = [name for name, job in jobs.items() if "startsWith(github.ref" in str(job)]
     assert {"pypi", "images"} <= set(publishing)
     assert WORKFLOW["permissions"] == {"contents": "read"}
+
+
+def test_the_workflow_is_valid_by_the_published_schema() -> None:
+    words = [sys.executable, "-P", "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run(
+        [*words, str(ROOT / ".github/workflows/release.yml")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_commands_that_it_runs_can_be_read() -> None:
+    """Of those of this project: what reads no file but standard input, with every value that it needs."""
+    steps = [step["run"] for job in WORKFLOW["jobs"].values() for step in job["steps"] if "run" in step]
+    commands = [step.rpartition("| ")[2] for step in steps if "engine " in step and not step.startswith("pip ")]
+    commands = [command for command in commands if command.startswith("engine ")]
+    assert [command.split()[1] for command in commands] == ["rerank", "check"]
+    for command in commands:
+        words = shlex.split(command)[1:]
+        _, bound, _ = build_app(words).parse_args(words, exit_on_error=False, print_error=False)
+        assert not bound.arguments.get("files")
 
 
 def test_what_it_runs_and_builds_exists() -> None:

@@ -15,6 +15,7 @@ from engine import __version__
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.cli import run
 from engine.entrypoints.cli.app import build_app
+from engine.platform_check import why_unsupported
 
 FLAGS_FILE = Path(__file__).with_name("serve_flags.txt")
 
@@ -187,6 +188,22 @@ def test_the_flags_are_frozen() -> None:
 def serve_flags() -> list[str]:
     arguments = build_app(["serve"])["serve"].assemble_argument_collection()
     return sorted({name for argument in arguments for name in argument.names})
+
+
+@pytest.mark.parametrize(
+    ("version", "system", "largest_int", "says"),
+    [
+        ((3, 10), "linux", 2**63 - 1, "needs Python 3.11 or later, and this is Python 3.10"),
+        ((3, 12), "win32", 2**63 - 1, "inside WSL 2"),
+        ((3, 12), "linux", 2**31 - 1, "needs a 64-bit Python"),
+        ((3, 14), "linux", 2**63 - 1, None),
+    ],
+)
+def test_what_cannot_run_it_is_told_in_a_sentence(
+    version: tuple[int, int], system: str, largest_int: int, says: str | None
+) -> None:
+    problem = why_unsupported(version, system, largest_int)
+    assert problem is None if says is None else says in (problem or "")
 
 
 def test_starts_without_heavy_imports() -> None:
