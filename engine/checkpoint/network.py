@@ -15,6 +15,7 @@ from engine.checkpoint.files import CheckpointFiles
 from engine.checkpoint.library_model import library_family
 from engine.checkpoint.overrides import apply_overrides
 from engine.checkpoint.prompt import NO_TEMPLATE
+from engine.checkpoint.transformer_module import READS_LOGITS
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
 
@@ -100,7 +101,7 @@ def check_task(checkpoint: Checkpoint) -> None:
             param="model",
         )
     chain = checkpoint.chain
-    reads_logits = chain is not None and chain.transformer.task == "text-generation"
+    reads_logits = chain is not None and chain.transformer.task in READS_LOGITS
     if reads_logits and checkpoint.task in HEADLESS:
         raise ConfigError(
             f"modules.json of {checkpoint.label} reads the next token of a language model, and config.json calls it a "

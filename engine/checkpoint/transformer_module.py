@@ -16,13 +16,16 @@ from typing import Any, Literal
 from engine.checkpoint.chain_modules import refusal
 from engine.errors import ModelLoadError
 
-Task = Literal["feature-extraction", "sequence-classification", "text-generation"]
+Task = Literal["feature-extraction", "sequence-classification", "text-generation", "any-to-any"]
+READS_LOGITS: tuple[Task, ...] = ("text-generation", "any-to-any")
+"""Tasks whose output is the next token of a language model; the second also reads pictures."""
 CONFIG = "sentence_bert_config.json"
 _OLD_NAMES = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _OUTPUTS: dict[str, tuple[str, str]] = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
     "text-generation": ("logits", "causal_logits"),
+    "any-to-any": ("logits", "causal_logits"),
 }
 """Task -> what is taken of the network's output, and the name that it gets in the chain."""
 _WITHOUT_MEANING = ("unpad_inputs", "backend")

@@ -19,6 +19,8 @@ from torch import nn
 from engine import LLM
 from engine.entrypoints.inspection.check import check_pairs
 from engine.errors import ConfigError
+from tests.families.cases import FAMILIES
+from tests.support.chains import add_logit_score, token_id
 from tests.support.random_models import randomise, save_random
 from tests.support.texts import TEXTS
 
@@ -181,6 +183,36 @@ def test_a_call_gives_another_prompt(template: str | None, tmp_path: Path) -> No
         with LLM(model=str(folder), device="cpu", dtype="float32", cpu_threads=1) as llm:
             outputs = llm.score(QUERY, DOCUMENTS, use_tqdm=False, instruction=prompt)
         np.testing.assert_allclose([o.outputs.score for o in outputs], expected, atol=1e-5)
+
+
+def test_a_chain_that_reads_pictures_too(tmp_path: Path) -> None:
+    """Qwen3-VL-Reranker with its files of sentence-transformers: any-to-any, typed parts, a named template."""
+    family = FAMILIES["qwen3_vl"]
+    folder = family.make(tmp_path, next(iter(family.shapes)))
+    (folder / "README.md").unlink(missing_ok=True)
+    parts = "selectattr('role', 'eq', '{}') | map(attribute='content') | first | map(attribute='text') | join"
+    template = (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        "<Instruct>: Given a search query, retrieve relevant candidates that answer the query.<Query>:"
+        "{{ messages | " + parts.format("query") + " }}\n<Document>:{{ messages | " + parts.format("document") + " }}"
+        "<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "reranker.jinja").write_text(template)
+    logits = {"method": "forward", "method_output_name": "logits"}
+    settings = {
+        "transformer_task": "any-to-any",
+        "modality_config": {"text": logits, "image": logits, "message": logits | {"format": "structured"}},
+        "module_output_name": "causal_logits",
+        "processing_kwargs": {"chat_template": {"chat_template": "reranker", "add_generation_prompt": True}},
+    }
+    true_id, false_id = (token_id(folder, word) for word in ("yes", "no"))
+    add_logit_score(folder, true_id=true_id, false_id=false_id)
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    documents = [text for text in DOCUMENTS if text.strip() == text]
+    expected = family.expected(folder, QUERY, documents)
+    np.testing.assert_allclose([one.logit for one in score(folder, documents)], expected, atol=1e-4)
 
 
 def test_settings_of_older_versions(tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ from tests.support.tokenizer_files import TOKENIZERS
 ENTRIES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("published_configs.json").read_text())
 SERVED = [entry for entry in ENTRIES if isinstance(entry["expected"], list)]
 REFUSED = [entry for entry in ENTRIES if isinstance(entry["expected"], str)]
-KINDS = {"qwen3": "qwen", "qwen3_vl": "qwen", "bert": "bert", "modernbert": "modernbert", "xlm-roberta": "xlm-roberta"}
+KINDS = {
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "qwen3_vl": "qwen",
+    "bert": "bert",
+    "modernbert": "modernbert",
+    "xlm-roberta": "xlm-roberta",
+}
 """Tokenizers of the same kind, with small vocabularies: the published ones lie nowhere in this repository."""
 
 
