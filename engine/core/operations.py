@@ -36,7 +36,7 @@ from engine.scheduling.scheduler import Scheduler
 logger = logging.getLogger(__name__)
 RESTORE_TIMEOUT_S = 120.0
 """For a new worker to load one adapter."""
-ASLEEP = "The model sleeps, and has given its memory back: POST /wake_up first."
+ASLEEP = "The model sleeps, and has given its memory back: call the route wake_up (POST) first."
 
 
 class Operations:

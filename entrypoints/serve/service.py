@@ -136,7 +136,9 @@ class RerankService:
     def _check_awake(self) -> None:
         if self.asleep:
             raise NotReadyError(
-                "The server sleeps, and has given its memory back: POST /wake_up first.", retry_after_s=5, code="asleep"
+                "The server sleeps, and has given its memory back: call its route wake_up (POST) first.",
+                retry_after_s=5,
+                code="asleep",
             )
 
     def check_ready(self) -> None:

@@ -63,7 +63,7 @@ def test_adapters_and_sleep(tmp_path: Path) -> None:
         assert not workers(server)
         refused = server.post("/v1/rerank", {"query": QUERY, "documents": DOCUMENTS})
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-        assert "POST /wake_up" in refused.json()["error"]["message"]
+        assert "wake_up (POST)" in refused.json()["error"]["message"]
         assert requests.get(f"{server.url}/is_sleeping", timeout=10).json() == {"is_sleeping": True}
         assert requests.get(f"{server.url}/ready", timeout=10).status_code == 503
         assert requests.get(f"{server.url}/live", timeout=10).status_code == 200

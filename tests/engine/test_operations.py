@@ -149,7 +149,7 @@ def test_sleep_waits_for_work_and_refuses_more() -> None:
     core.poll()
     assert executor.asleep
     assert core.operations.take_done()[0].error is None
-    assert "POST /wake_up" in refused(core, on(None))
+    assert "wake_up (POST)" in refused(core, on(None))
     error = done(core, LEGAL).error
     assert error is not None
     executor.hold = False
@@ -176,4 +176,4 @@ def test_a_device_that_has_less_room_than_before_is_not_woken_up() -> None:
     assert error is not None
     assert "had room for 512" in str(error.rebuilt())
     assert executor.asleep
-    assert "POST /wake_up" in refused(core, on(None))
+    assert "wake_up (POST)" in refused(core, on(None))

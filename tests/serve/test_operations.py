@@ -211,6 +211,7 @@ async def test_sleep(tmp_path: Path, sleep: str, wake: str) -> None:
         await asyncio.sleep(0.01)
         refused = await server.post("/v1/rerank", BODY)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert "call its route wake_up (POST) first" in refused.json()["error"]["message"]
         assert not server.core.operations
         assert (await call).status_code == 200
         assert ((await asleep).status_code, server.core.operations) == (200, [Sleep()])
