@@ -80,7 +80,8 @@ def _target(files: BatchFiles, stack: ExitStack) -> tuple[Path, Path | None]:
         folder = files.folder or stack.enter_context(private_folder())
         return local_name(files.target, folder), None
     final = Path(files.target)
-    check_writable(final, overwrite=files.overwrite)
+    inputs = () if is_address(files.source) else (Path(files.source),)
+    check_writable(final, overwrite=files.overwrite, inputs=inputs)
     return final, None if files.folder is None else files.folder / f"{final.name}.part"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from engine.entrypoints.files.reading import first_line
 from engine.errors import ConfigError, InvalidRequestError
 
 
@@ -69,12 +69,10 @@ def custom_id_of(line: bytes) -> str | None:
 
 
 def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1, without a byte-order mark; raises ``ConfigError`` for UTF-16."""
+    """The lines that are not blank, numbered from 1, without a byte-order mark. Raises as ``first_line``."""
     for number, line in enumerate(file, 1):
         if number == 1:
-            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise ConfigError(f"{file.name} is UTF-16: save it as UTF-8.", param="input")
-            line = line.removeprefix(codecs.BOM_UTF8)
+            line = first_line(line, file.name)
         if line.strip():
             yield number, line
 

@@ -60,7 +60,7 @@ def check_job(job: ScoreJob) -> None:
         raise ConfigError(f"{job.source}: no such file.")
     if job.output.suffix not in (".jsonl", ".parquet"):
         raise ConfigError(f"{job.output}: the result is written as .jsonl or .parquet.")
-    check_writable(job.output, overwrite=job.restart, flag="--restart")
+    check_writable(job.output, overwrite=job.restart, flag="--restart", inputs=(job.source,))
 
 
 @dataclass(frozen=True)

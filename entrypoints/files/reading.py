@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import sys
@@ -19,7 +20,8 @@ import msgspec
 from engine.errors import ConfigError
 
 STANDARD_INPUT = "-"
-_BOM = b"\xef\xbb\xbf"
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
+"""How files begin that are no text."""
 
 Row = dict[str, Any]
 
@@ -82,10 +84,20 @@ def byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     try:
         with _opened(path) as file:
             for number, line in enumerate(file, 1):
-                yield number, line.removeprefix(_BOM) if number == 1 else line
+                yield number, first_line(line, shown_name(path)) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{shown_name(path)} cannot be read: {reason}.") from error
+
+
+def first_line(line: bytes, name: str) -> bytes:
+    """The first line of a file without a byte-order mark. Raises ``ConfigError`` where the file is no text in UTF-8."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(f"{name} is UTF-16: save it as UTF-8.", param="input")
+    packed = next((how for start, how in _PACKED.items() if line.startswith(start)), None)
+    if packed is not None:
+        raise ConfigError(f"{name} is packed by {packed}: unpack it first.", param="input")
+    return line.removeprefix(codecs.BOM_UTF8)
 
 
 def _opened(path: str | Path) -> AbstractContextManager[IO[bytes]]:

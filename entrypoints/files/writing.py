@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -12,15 +12,22 @@ from typing import TextIO
 from engine.errors import ConfigError
 
 
-def check_writable(path: Path, *, overwrite: bool = False, flag: str = "--overwrite") -> None:
+def check_writable(
+    path: Path, *, overwrite: bool = False, flag: str = "--overwrite", inputs: Sequence[Path] = ()
+) -> None:
     """Before hours of work: the place for the result can take it; raises ``ConfigError``.
 
     A file that exists is somebody's work: it is replaced only where ``overwrite`` says so; ``flag`` is how users do.
+    One of ``inputs`` is never replaced, under whatever name, and neither is a device or a pipe.
     """
     folder = path.parent
-    check_absent(path, overwrite=overwrite, flag=flag)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file for the result.")
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise ConfigError(f"{path} is the input itself; name another file for the result.", param="output")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is a device or a pipe; name a file for the result.", param="output")
+    check_absent(path, overwrite=overwrite, flag=flag)
     if not folder.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {folder}.")
     if not os.access(folder, os.W_OK | os.X_OK):

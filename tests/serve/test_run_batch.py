@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -199,13 +200,24 @@ def test_addresses(tmp_path: Path) -> None:
         (["-i", "{tmp}/in", "-o", "{tmp}/there"], "exists already. --overwrite writes it anew"),
         (["-i", "{tmp}/twice", "-o", "{tmp}/out"], "Lines 1 and 3 of"),
         (["-i", "{tmp}/utf16", "-o", "{tmp}/out"], "is UTF-16: save it as UTF-8"),
+        (["-i", "{tmp}/packed", "-o", "{tmp}/out"], "is packed by gzip: unpack it first"),
+        (["-i", "{tmp}/in", "-o", "{tmp}/in", "--overwrite"], "is the input itself"),
+        (["-i", "{tmp}/link", "-o", "{tmp}/in", "--overwrite"], "is the input itself"),
+        (["-i", "{tmp}/in", "-o", "{tmp}/link", "--overwrite"], "is the input itself"),
+        (["-i", "{tmp}/in", "-o", "{tmp}/pipe", "--overwrite"], "is a device or a pipe"),
+        (["-i", "{tmp}/in", "-o", "/dev/full", "--overwrite"], "is a device or a pipe"),
+        (["-i", "{tmp}/in", "-o", "{tmp}"], "is a folder"),
+        (["-i", "{tmp}", "-o", "{tmp}/out"], "there is no such file"),
     ],
 )
 def test_wrong_commands(tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_lines(tmp_path / "in", [row(0)])
     write_lines(tmp_path / "twice", [row(0), row(1), row(0)])
     (tmp_path / "utf16").write_text(json.dumps(row(0)), "utf-16")
+    (tmp_path / "packed").write_bytes(gzip.compress(b"{}"))
     (tmp_path / "there").write_text("somebody's work")
+    (tmp_path / "link").symlink_to("in")
+    os.mkfifo(tmp_path / "pipe")
     assert engine(["run-batch", *(argument.format(tmp=tmp_path) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 
