@@ -31,7 +31,7 @@ def peer_python(folder: Path) -> Path | None:
 
 def start_ours(model: Path, port: int, folder: Path, samples: Path | None = None) -> Server:
     command = [sys.executable, "-m", "benchmarks.host.engine_serve", "serve", str(model), "--port", str(port),
-               "--load-format", "dummy", "--log-level", "warning"]  # fmt: skip
+               "--load-format", "dummy", "--log-level", "warning", "--max-queue-seconds", "0"]  # fmt: skip
     environment = {"PYTHONPATH": str(ROOT)} | ({SAMPLES: str(samples)} if samples else {})
     extra = {"return_documents": False}
     return Server.start("engine", command, port, "/v1/rerank", "/ready", extra, environment, folder / "engine.log")

@@ -43,7 +43,16 @@ class Server:
     def start(cls, folder: Path, num_fronts: int) -> Server:
         port = PORT + num_fronts
         command = [sys.executable, "-P", "-c", "from engine.entrypoints.cli import main; main()", "serve", str(folder)]
-        flags = ["--port", str(port), "--api-server-count", str(num_fronts), "--cpu-threads", "1"]
+        flags = [
+            "--port",
+            str(port),
+            "--api-server-count",
+            str(num_fronts),
+            "--cpu-threads",
+            "1",
+            "--max-queue-seconds",
+            "0",
+        ]
         server = cls(num_fronts, port, subprocess.Popen([*command, *flags, "--log-level", "error"]))
         wait_ready(f"http://127.0.0.1:{port}", server.process)
         return server
