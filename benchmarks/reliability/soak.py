@@ -134,7 +134,7 @@ class Soak:
             received = await asyncio.wait_for(reader.read(65536), 5)
             status = int(received.split()[1]) if received else None
             self.hostile[f"corner {status}"] += 1
-            if status is not None and status not in corner.statuses:
+            if status is not None and status not in (*corner.statuses, 503):  # refused for its wait like any other
                 self.unexpected.append(f"{corner.name}: {received[:200]!r}")
         writer.close()
 

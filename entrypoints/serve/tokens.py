@@ -21,8 +21,10 @@ from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.loaded_engine import Processor
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.token_stream import TokenStream, is_long
+from engine.errors import PARAM, TooLargeError
 from engine.request import PairOptions, all_encoded
 
+MOST_IDS = 2**18
 _IDS = {"type": "array", "items": TOKEN_ID}
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _SOME_IDS = {"anyOf": [_IDS, {"type": "array", "items": _IDS}]}
@@ -131,8 +133,10 @@ class TokenRoutes:
         fields = await self._body(request, {"ids": DecodeBody}, DetokenizeBody)
         decode = self._service.models.choose(fields.model).engine.processor.detokenize
         if isinstance(fields, DetokenizeBody):
+            _check_number(fields.tokens, "tokens")
             text = await self._service.in_thread(decode, as_ids(fields.tokens, "tokens"))
             return json_response(DetokenizeAnswer(text))
+        _check_number(fields.ids, "ids")
         several = [as_ids(one, ("ids", i)) for i, one in enumerate(fields.ids) if isinstance(one, list)]
         if several and len(several) < len(fields.ids):
             fail("Expected token ids, or a list of lists of them", "ids")
@@ -160,3 +164,11 @@ def _prompt_ids(processor: Processor, fields: TokenizeBody | TokenizeMessagesBod
         ids: list[int] = pair.token_ids.tolist()
         return ids
     return processor.tokenize(fields.prompt, add_special_tokens=special)
+
+
+def _check_number(ids: list[Any], where: str) -> None:
+    """Raises ``TooLargeError`` for more ids than any text has that a model reads: the library decodes them in one go,
+    and nothing else of this process runs meanwhile."""
+    number = len(ids) + sum(len(one) for one in ids if isinstance(one, list))
+    if number > MOST_IDS:
+        raise TooLargeError(f"{PARAM} has {number} ids, and at most {MOST_IDS} are read.", param=where)

@@ -111,7 +111,9 @@ CALLS: dict[str, tuple[Callable[[], tuple[str, bytes]], set[int]]] = {
         lambda: raw('{"query": "q", "documents": ["a"], "x": ' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}"),
         {400},
     ),
-    "100,000 unknown fields": (lambda: rerank(**{f"x{i}": i for i in range(100_000)}), {200}),
+    "100 unknown fields": (lambda: rerank(**{f"x{i}": i for i in range(100)}), {200}),
+    "a million unknown fields": (lambda: rerank(**{f"x{i}": i for i in range(10**6)}), {400}),
+    "millions of empty documents": (lambda: rerank(documents=[""] * (3 * 10**6)), {413}),
     "a million digits": (lambda: raw('{"query": "q", "documents": ["a"], "top_n": ' + "9" * MEGABYTE + "}"), {400}),
     "a huge exponent": (lambda: raw('{"query": "q", "documents": ["a"], "min_score": 1e999999999}'), {400}),
     "10**30": (lambda: raw('{"query": "q", "documents": ["a"], "max_tokens_per_doc": 1' + "0" * 30 + "}"), {200}),
@@ -129,7 +131,9 @@ CALLS: dict[str, tuple[Callable[[], tuple[str, bytes]], set[int]]] = {
     "chunks without end": (lambda: rerank(documents=["word " * WORDS], chunk_tokens=16), {413}),
     "tokens of a long text": (lambda: ("/tokenize", json.dumps({"prompt": "word " * 40_000}).encode()), {200}),
     "TEI's tokens of a long text": (lambda: ("/tokenize", json.dumps({"inputs": "word " * 40_000}).encode()), {200}),
-    "a million ids": (lambda: ("/detokenize", json.dumps({"tokens": [5] * MEGABYTE}).encode()), {200}),
+    "many ids": (lambda: ("/detokenize", json.dumps({"tokens": [5] * 200_000}).encode()), {200}),
+    "millions of ids": (lambda: ("/detokenize", json.dumps({"tokens": [5] * (3 * MEGABYTE)}).encode()), {413}),
+    "millions of ids in lists": (lambda: ("/decode", json.dumps({"ids": [[5] * MEGABYTE] * 3}).encode()), {413}),
     "long pairs of a score": (
         lambda: (
             "/v1/score",
