@@ -75,7 +75,7 @@ class Backend(ABC):
 
     @abstractmethod
     def why_unavailable(self) -> str | None:
-        """None if the device is really there; else why not and what to install, as a sentence."""
+        """The reason why the device cannot be used and what to install, as a sentence; None if it is really there."""
 
     @abstractmethod
     def device(self, rank: int) -> torch.device: ...
@@ -110,7 +110,7 @@ class Backend(ABC):
         return False
 
     def auto_dtype(self, checkpoint_dtype: str) -> str:
-        """What ``dtype="auto"`` means for a checkpoint whose config names ``checkpoint_dtype``."""
+        """The dtype that ``dtype="auto"`` means for a checkpoint whose config names ``checkpoint_dtype``."""
         dtypes = self.capabilities.dtypes
         return checkpoint_dtype if checkpoint_dtype in dtypes else dtypes[0]
 
@@ -138,7 +138,7 @@ class Backend(ABC):
         return lambda: array
 
     def ceilings(self, ops: Ops) -> dict[str, float]:
-        """What the instructions behind ``ops`` allow, in G(FL)OP/s of the device: of its ``linear`` layers, and of
+        """The rates that the instructions allow, in G(FL)OP/s of the device: of its ``linear`` layers, and of
         ``attention``. Empty where it cannot be measured."""
         return {}
 

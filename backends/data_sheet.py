@@ -61,7 +61,7 @@ def data_sheets() -> dict[str, DataSheet]:
 
 
 def unlisted(kind: str) -> DataSheet:
-    """What is assumed of a product of this device that has no data sheet; its rates are to be measured."""
+    """The assumptions about a product of this device without a data sheet; its rates are to be measured."""
     sheet: DataSheet = _of(kind).UNLISTED
     return sheet
 

@@ -89,7 +89,7 @@ class LibraryModel:
         return sum(parameter.nbytes for parameter in self.model.parameters())
 
     def finish(self) -> None:
-        """Nothing is left to do: the library has loaded it."""
+        """Does nothing: the library has loaded the model."""
 
     def forward(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
         """(R, num_outputs) fp32, in the order of the step's ``read_segments``."""

@@ -82,7 +82,7 @@ def upload_each(
 
 @dataclass(frozen=True, kw_only=True)
 class PackingRules:
-    """What packing must know of the model and the KV cache; the same for every step."""
+    """The facts of the model and the KV cache that packing needs; the same for every step."""
 
     kv_capacity: int
     scale: float

@@ -37,7 +37,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial found."""
+    """The result of a trial."""
 
     op: str
     shape: str

@@ -39,7 +39,7 @@ def grouped_bytes(group: int, *, has_offsets: bool) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which model, and how its files become a scorer."""
+    """Settings of the model: which one, and how its files become a scorer."""
 
     model: str = ""
     """Local folder or hub id. Empty: the small reranker that the package carries."""
@@ -132,7 +132,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
-    """Where and with how many processes the model runs."""
+    """Settings of the device: which one, and with how many processes the model runs there."""
 
     device: DeviceName = "auto"
     """auto: the first that is usable, other devices before the CPU; the log says which, and why."""

@@ -220,7 +220,7 @@ class DeadlineExceededError(ServiceError):
 
 
 class StartupError(EngineError):
-    """Nothing was served yet; the process ends with ``exit_code``."""
+    """The start failed before anything was served; the process ends with ``exit_code``."""
 
     exit_code: ClassVar[int] = 1
     type = "startup_error"

@@ -47,6 +47,6 @@ def set_up(level: str, log_format: str, process: str = "") -> None:
 
 
 def current_format() -> LogFormat:
-    """What this process writes, for its children to write the same."""
+    """The format that this process writes, for its children to write the same."""
     is_json = any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
     return "json" if is_json else "text"

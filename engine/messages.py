@@ -144,7 +144,7 @@ class OperationDone(msgspec.Struct, array_like=True, gc=False, tag="operation_do
 
 
 class CallStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """What a call cost, sent with its last output."""
+    """The cost of a call, sent with its last output."""
 
     logical_tokens: int
     computed_tokens: int
@@ -218,7 +218,7 @@ class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=Fal
 
 
 class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, tag="outputs"):
-    """Everything that one step finished, for all calls."""
+    """The outputs of one step, for all calls that it had pairs of."""
 
     outputs: list[EngineCoreOutput] = []
     stats: SchedulerStats | None = None
@@ -277,7 +277,7 @@ FromWorker = WorkerReady | WorkerFailed | StepResult | OperationDone
 
 
 def encode_array(array: Any) -> bytes:
-    """``enc_hook``: an array as dtype code, rank, shape and raw bytes."""
+    """Encodes an array as dtype code, rank, shape and raw bytes (msgspec's ``enc_hook``)."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"cannot send {type(array).__name__}")
     head = struct.pack(f"<BB{array.ndim}I", _DTYPES.index(array.dtype), array.ndim, *array.shape)
@@ -285,7 +285,7 @@ def encode_array(array: Any) -> bytes:
 
 
 def decode_array(type_: type, data: Any) -> np.ndarray:
-    """``dec_hook``: the inverse; the array is a read-only view of the message."""
+    """Decodes an array, as a read-only view of the message (msgspec's ``dec_hook``)."""
     if type_ is not np.ndarray:
         raise TypeError(f"cannot receive {type_.__name__}")
     code, ndim = struct.unpack_from("<BB", data)

@@ -51,7 +51,7 @@ class ChunkOptions:
         most: int = 0,
         default: ChunkOptions | None = None,
     ) -> ChunkOptions | None:
-        """What a caller asks for by these fields: naming the size or number of chunks asks for chunks.
+        """The chunks that a caller asks for by these fields: naming the size or number of chunks asks for chunks.
 
         ``default``: of a dialect that reads long documents in chunks without being asked. None: such documents are cut.
         """
@@ -62,7 +62,7 @@ class ChunkOptions:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """Where a picture is."""
+    """The place of a picture."""
 
     data: str
     """A data URL, its bytes in base64, or an address on a host that is allowed."""
@@ -160,7 +160,7 @@ class RerankCall:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CorePrompt:
-    """What the core computes in one piece where that is not one pair with one score: of a listwise model a block of
+    """A prompt that the core computes where it is not one pair with one score: of a listwise model a block of
     documents with their query, of a late-interaction model a text."""
 
     token_ids: np.ndarray

@@ -96,7 +96,7 @@ class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=
 
 
 class TPRank(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
-    """Which of a replica's workers one is. They compute every step together, each with its share of the model."""
+    """The number of a worker in its replica. They compute every step together, each with its share of the model."""
 
     index: int = 0
     """0 to ``size - 1``: which share. Worker 0 answers."""
@@ -108,7 +108,7 @@ class TPRank(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """What a worker says about itself once its model is loaded."""
+    """The facts that a worker states once its model is loaded."""
 
     device: str
     dtype: str

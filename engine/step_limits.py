@@ -16,7 +16,7 @@ MIN_SHARED_TOKENS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class StepLimits:
-    """What was asked for, or else what suits model and device."""
+    """The limits of a step: as asked for, or else as they suit model and device."""
 
     token_budget: int
     """Most tokens of a step."""

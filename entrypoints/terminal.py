@@ -18,7 +18,7 @@ _FULL = "█"
 
 
 def console(file: TextIO | None = None) -> Console:
-    """For standard output: colour on a terminal only, and never where NO_COLOR is set."""
+    """The console of standard output: colour on a terminal only, and never where NO_COLOR is set."""
     stream = file or sys.stdout
     if not stream.isatty() or not speaks_unicode(stream):
         _reconfigure(stream, errors="replace")  # a text of somebody else is no reason to fail
@@ -27,7 +27,7 @@ def console(file: TextIO | None = None) -> Console:
 
 
 def pipe_text(file: TextIO) -> None:
-    """What programs read is UTF-8, whatever the terminal's own encoding."""
+    """Makes pipes UTF-8, for the programs that read them, whatever the terminal's own encoding."""
     _reconfigure(file, encoding="utf-8")
 
 

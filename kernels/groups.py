@@ -20,7 +20,7 @@ SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """What all rows of a weight have in common."""
+    """The layout that all rows of a weight have in common."""
 
     group: int
     """Columns that share a scale; the number of columns, or more: the whole row."""

@@ -54,7 +54,7 @@ Activation = Any
 
 @dataclass(eq=False)
 class AttentionMeta:
-    """Who attends to what in one step; built once a step and shared by all layers (last layer: ``for_reads``).
+    """The keys that each segment of a step attends to, built once for all layers (last layer: ``for_reads``).
 
     Query rows of segment s are ``q_starts[s] : q_starts[s] + q_lens[s]`` of ``q``. They are the *last* ``q_lens[s]``
     tokens of the segment, whose own keys are rows ``own_starts[s] : own_starts[s] + own_lens[s]`` of the step's ``k``
@@ -107,7 +107,7 @@ class AttentionMeta:
         return layer
 
     def for_reads(self, segments: np.ndarray) -> AttentionMeta:
-        """Of the same step, with one query for each of ``segments``: its last token, or all there is of it."""
+        """The same step with one query for each of ``segments``: its last token, or all there is of it."""
         reads = AttentionMeta(
             np.arange(len(segments)),
             np.ones(len(segments), np.int64),
@@ -157,7 +157,7 @@ class GroupedWeight(LinearWeight, Protocol):
 
 
 class Ops(Protocol):
-    """What a device must be able to do. ``kernels/reference.py`` is the oracle for every method."""
+    """The operations that a device must have. ``kernels/reference.py`` is the oracle for every method."""
 
     def unpack(self, x: Activation) -> torch.Tensor:
         """The plain (T, D) tensor that an activation stands for."""

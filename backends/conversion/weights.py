@@ -38,7 +38,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a checkpoint."""
+    """The result of a conversion."""
 
     format: str | None
     """Of the weights that were read."""
@@ -92,7 +92,7 @@ def open_named(folder: Path, config: Mapping[str, Any]) -> Checkpoint:
 
 
 def shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Of all tensors, by their full names."""
+    """The shapes of all tensors, by their full names."""
     return {name: source.shape for name, source in open_named(folder, config).tensors.items()}
 
 

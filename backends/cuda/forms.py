@@ -28,7 +28,7 @@ Rows = tuple[torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class Forms:
-    """Which form each op has: a key of the table of the same name."""
+    """The form of each op: a key of the table of the same name."""
 
     norm: str = TRITON
     gate: str = TRITON

@@ -147,7 +147,7 @@ class GraphedForward:
         return sorted(self._graphs)
 
     def static_for(self, form: object, rows: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> StaticStep | None:
-        """Where a step goes up: the smallest recorded one that holds it and runs the same form of attention."""
+        """The smallest recorded step that holds this one and runs the same form of attention; it is uploaded there."""
         if len(rows) != NUM_ROWS or len(tables) != NUM_TABLES or not rows[2].size:
             return None
         num_tokens = rows[0].size

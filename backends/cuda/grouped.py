@@ -109,7 +109,7 @@ class GroupedProducts:
         return out
 
     def config_for(self, num_rows: int, forms: Forms) -> ProductConfig | None:
-        """None: expand."""
+        """The tiles for this many rows; None: the weight is expanded first."""
         if not FUSED[forms.fused]:
             return None
         return next((config for most, config in self.choices if num_rows <= most), None)

@@ -16,7 +16,7 @@ FP8_MULTIPLE = 16
 
 
 class Fp8Activation(NamedTuple):
-    """What a norm or a gated activation hands to an fp8 product: e4m3 values (T, D) and fp32 scales (T, 1)."""
+    """The input of an fp8 product, from a norm or a gated activation: e4m3 values (T, D) and fp32 scales (T, 1)."""
 
     values: torch.Tensor
     scales: torch.Tensor

@@ -36,7 +36,7 @@ Take = Callable[[str], None]
 def try_ops(
     ops: CudaOps, shape: LayerShape, is_lost: Callable[[BaseException], bool], suspects: Suspects
 ) -> list[Outcome]:
-    """What each trial found; ``ops`` uses the forms that are right. Raises only if the device is lost."""
+    """Tries every op; ``ops`` then uses the forms that are right. Raises only if the device is lost."""
     outcomes = []
     for trial, take in _Trials(ops, shape).all():
         outcome = try_forms(trial, is_lost, suspects)
@@ -177,7 +177,7 @@ class _Trials:
         return Trial("attention", words, {name: partial(run, name) for name in forms}, expected, self.limit), forms
 
     def product(self) -> Trial:
-        """Of one row, of a few, and of many: cuBLAS takes other kernels for each."""
+        """Tries products of one row, of a few, and of many: cuBLAS takes other kernels for each."""
         rows, columns = self.shape.intermediate, self.shape.hidden
         weight = Fp8Linear(rows, columns, bias=False, device=self.device, dtype=self.dtype)
         weight.load_rows(0, self.random(rows, columns, scale=columns**-0.5))
@@ -193,7 +193,7 @@ class _Trials:
         return Trial("fp8 product", f"{columns} x {rows}", {"cuBLAS": run}, expected, self.limit)
 
     def expansion(self) -> Trial:
-        """Of a weight of each kind that the model has."""
+        """Tries the expansion of a weight of each kind that the model has."""
         weights = [weight.packed for weight in self.ops.grouped.examples.values()]
 
         def run(name: str, dtype: torch.dtype = self.dtype) -> torch.Tensor:
@@ -208,7 +208,7 @@ class _Trials:
         return self._trial("expand", words, EXPAND, run, partial(run, PLAIN, torch.float32), self.limit)
 
     def fused(self) -> Trial:
-        """Of few rows and of many, in the tiles that run until others were measured."""
+        """Tries the fused product of few rows and of many, in the tiles that run until others were measured."""
         grouped = self.ops.grouped
         weights, counts = list(grouped.examples.values()), [most for most, _ in grouped.choices]
         inputs = {k: self.random(max(counts), k) for k in {weight.in_features for weight in weights}}

@@ -85,7 +85,7 @@ class _Buffer:
 
 
 class Uploader:
-    """On a CPU device it does the same with ordinary memory, which is how it is tested."""
+    """Copies a step to the device from pinned memory; on a CPU device (the tests) from ordinary memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of the quantised weights, scales included."""
+        """The bits of a quantised weight, scales included."""
         quantized = [tensor for tensor in self.tensors.values() if isinstance(tensor, QuantizedTensor)]
         num_weights = sum(tensor.shape[0] * tensor.shape[1] for tensor in quantized)
         return 8 * sum(tensor.num_bytes for tensor in quantized) / max(1, num_weights)
@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 def open_model(folder: str, config: Mapping[str, Any], prefix: str) -> Checkpoint:
-    """``prefix``: what ``*ForCausalLM`` files put before the names of the body.
+    """Opens a checkpoint. ``prefix``: what ``*ForCausalLM`` files put before the names of the body.
 
     Raises ``ModelLoadError`` for what is not understood to the last field; nothing of the weights has been read then.
     """
@@ -108,7 +108,7 @@ def open_model(folder: str, config: Mapping[str, Any], prefix: str) -> Checkpoin
 
 
 def quantization_settings(folder: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the files say of their quantisation; None for a plain checkpoint."""
+    """The quantisation that the files state; None for a plain checkpoint."""
     settings = config.get("quantization_config") or config.get("compression_config")
     if settings:
         if not isinstance(settings, dict):

@@ -22,7 +22,7 @@ def weight_bytes(
     keeps_narrow: bool,
     keeps_groups: Collection[str | None] = (),
 ) -> int:
-    """What the weights take on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
+    """The bytes of the weights on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
 
     ``keeps_narrow``: matrices stay as narrow as the file has them. ``keeps_groups``: in these quantisations
     also those of 4 bits, if what is fused with them is in 4 bits as well.

@@ -22,7 +22,7 @@ from engine.kernels.ops import GroupedWeight, LinearWeight, Ops
 
 @dataclass(frozen=True, eq=False)
 class Destination:
-    """Where a tensor of the checkpoint goes. Several destinations may take from the same tensor."""
+    """The place that a tensor of the checkpoint goes to. Several destinations may take from the same tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,13 +52,13 @@ class Rows:
     """Rows of the whole tensor; None: ``count``."""
 
     def part(self, group: TPGroup, units: int) -> Rows:
-        """Of these rows, which are ``units`` blocks of equal size, those of this worker."""
+        """The rows of this worker, of rows that are ``units`` blocks of equal size."""
         size, own = self.count // units, group.part(units)
         return Rows(self.name, len(own) * size, self.first + own.start * size, self.total or self.count)
 
     @property
     def wanted(self) -> range | None:
-        """As ``Destination.only_rows``."""
+        """The rows that are read, as ``Destination.only_rows``."""
         all_of_them = self.total is None or self.total == self.count
         return None if all_of_them else range(self.first, self.first + self.count)
 
@@ -77,7 +77,7 @@ class WeightPart:
 
 
 class Parameters:
-    """``tensors``: what the checkpoint holds; None when the weights are made up."""
+    """Makes the parameters of a model. ``tensors``: what the checkpoint holds; None when the weights are made up."""
 
     def __init__(
         self,
@@ -107,14 +107,14 @@ class Parameters:
 
     @property
     def num_bytes(self) -> int:
-        """Of all that was made here; exact once loaded, since a linear weight may keep the file's narrower dtype."""
+        """The bytes of all that was made; exact once loaded: a linear weight may keep the file's narrower dtype."""
         return sum(tensor.nbytes for tensor in self._made) + sum(weight.num_bytes for weight in self._linears)
 
     def in_checkpoint(self, name: str) -> bool:
         return self._tensors is not None and name in self._tensors
 
     def lacks(self, name: str) -> bool:
-        """There is a checkpoint, and it does not hold this tensor."""
+        """Whether there is a checkpoint and it does not hold this tensor."""
         return self._tensors is not None and name not in self._tensors
 
     def shape_in_checkpoint(self, name: str) -> tuple[int, ...] | None:

@@ -54,7 +54,7 @@ class TensorInfo:
     def rows(
         self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """As ``Source.rows``: in the dtype of the file."""
+        """Reads rows as ``Source.rows`` does, in the dtype of the file."""
         return reader.rows(self, first, last, columns)
 
 

@@ -29,14 +29,14 @@ Widen = Callable[[int, int], torch.Tensor]
 
 
 class Shaped(Protocol):
-    """What is known of a tensor before anything of it is read."""
+    """The facts about a tensor before anything of it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the rows."""
+        """The dtype of the rows."""
         ...
 
 
@@ -48,12 +48,12 @@ class Source(Shaped, Protocol):
 
     @property
     def offset(self) -> int:
-        """Of its first byte in the file: tensors are read in this order."""
+        """The place of its first byte in the file: tensors are read in this order."""
         ...
 
     @property
     def num_bytes(self) -> int:
-        """In the file."""
+        """The bytes that it has in the file."""
         ...
 
     def rows(
@@ -98,13 +98,13 @@ class QuantizedTensor(ABC):
         return None
 
     def grouper(self, reader: TensorReader) -> Group:
-        """As ``widener``, for tensors with a ``layout``."""
+        """Begins a reading as ``widener`` does, for tensors with a ``layout``."""
         raise TypeError(f"{type(self).__name__} has no layout")
 
     def grouped(
         self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
     ) -> Iterator[tuple[int, GroupedRows]]:
-        """As ``rows``, in 4 bits. ``columns`` begin and end with groups."""
+        """Reads rows as ``rows`` does, in 4 bits. ``columns`` begin and end with groups."""
         assert self.layout is not None
         last = self.shape[0] if last is None else last
         read, group = self.grouper(reader), self.layout.group

@@ -20,7 +20,7 @@ COPY_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the device that ``--device`` chooses on this machine."""
+    """The measured rates of the device that ``--device`` chooses on this machine."""
 
     backend: str
     note: str
@@ -39,7 +39,7 @@ class Measured:
 def measure_products(
     config: DeviceConfig, products: Sequence[tuple[int, int]], stored_dtype: str, *, seconds: float = 0.3
 ) -> Measured:
-    """``products``: outputs and inputs of each matrix. The first quantity of ``rates`` is the device's own dtype."""
+    """Measures products of these (outputs, inputs). The first quantity of ``rates`` is the device's own dtype."""
     backend, reason = choose_backend(config.device)
     notes = backend.set_up(replace(config, cpu_pin=False), 0)
     device = backend.device(0)

@@ -37,7 +37,7 @@ class Model(Protocol):
     head: AdaptableHead
 
     def finish(self) -> None:
-        """Called once after the last tensor was read."""
+        """Prepares the model once after the last tensor was read."""
         ...
 
     def forward(self, batch: PackedBatch, kv_cache: KVCache) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Model(Protocol):
 
 
 class ModelFamily(Protocol):
-    """What a file of this folder holds."""
+    """The functions and values that a file of this folder has."""
 
     CHECKPOINT_PREFIX: str
     """What stands before the body's tensor names when a head is saved with it, e.g. ``model.``"""

@@ -17,7 +17,7 @@ TOWER, OLDER_TOWER = "model.visual.", "visual."
 
 
 def build(spec: ModelSpec, params: Parameters) -> Decoder:
-    """Without its tower where no picture is to be read."""
+    """Builds the model, without its tower where no picture is to be read."""
     has_bias = spec.config.get("attention_bias", False)
     shape = DecoderShape.of(spec, qkv_bias=has_bias, o_bias=has_bias, head_norms=True)
     pictures = None

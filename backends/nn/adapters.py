@@ -21,7 +21,7 @@ GATES = {False: "none", True: "tanh"}
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What an adapter adds to some columns of a product. r rank, D inputs, C columns."""
+    """The addition of an adapter to some columns of a product. r rank, D inputs, C columns."""
 
     down: torch.Tensor
     """(r, D)."""

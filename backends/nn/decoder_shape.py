@@ -74,7 +74,7 @@ class DecoderShape:
 
     @classmethod
     def of(cls, spec: ModelSpec, **differences: Any) -> Self:
-        """As most decoders write it in config.json; ``differences`` are what the family has of its own."""
+        """Reads the shape as most decoders write it in config.json; ``differences`` are the family's own values."""
         config, sizes = spec.config, body_sizes(spec.model_type, spec.config)
         usual = {
             "num_layers": sizes.num_layers,
@@ -99,7 +99,7 @@ class DecoderShape:
         return self.kinds[layer] if self.kinds else SLIDING
 
     def window_of(self, layer: int, max_len: int) -> int | None:
-        """None where every token of an input of ``max_len`` sees all before it."""
+        """The window of a layer; None where every token of an input of ``max_len`` sees all before it."""
         slides = self.window is not None and self.kind(layer) == SLIDING and self.window < max_len
         return self.window if slides else None
 

@@ -28,7 +28,7 @@ class DistanceBias:
         self.table: torch.Tensor | None = None
 
     def finish(self) -> None:
-        """Called after the last tensor was read, once for each layer; the first makes the table."""
+        """Makes the table after the last tensor was read; each layer calls it, and the first makes it."""
         if self.table is None:
             values = self.of(torch.arange(1 - self.max_len, self.max_len))
             self.table = values.float()[:, self.heads.start : self.heads.stop].T.contiguous().to(self.device)

@@ -28,7 +28,7 @@ AttentionMaker = Callable[[int, bool], SelfAttention]
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingShape:
-    """What is added up for each token. Zero rows: there is no such table."""
+    """The tables that are added up for each token. Zero rows: there is no such table."""
 
     words: str = "embeddings.word_embeddings"
     norm: str = "embeddings.LayerNorm"

@@ -76,7 +76,7 @@ class EncoderHead(AdaptableHead):
         self.tensors = {name: params.exact(name, shape) for name, shape in shapes.items()}
 
     def finish(self, folder: str = "") -> None:
-        """Called after the last tensor was read."""
+        """Prepares the head after the last tensor was read."""
         self.modules.finish()
         self.state = self.derive(self.tensors)
 

@@ -28,7 +28,7 @@ ACTIVATIONS = ("gelu", *GELU_TANH)
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """Where a layer's tensors are, below ``EncoderShape.layer``."""
+    """The names of a layer's tensors, below ``EncoderShape.layer``."""
 
     qkv: tuple[str, ...]
     """Three names, or one of a fused projection."""
@@ -143,7 +143,7 @@ class SelfAttention:
         return self.attend(q, k, v, batch.read_attention, batch.read_positions)
 
     def finish(self) -> None:
-        """Called once after the last tensor was read."""
+        """Prepares the layer once after the last tensor was read."""
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, meta: AttentionMeta, positions: torch.Tensor

@@ -22,7 +22,7 @@ USUAL_SECTIONS = (24, 20, 20)
 
 
 class Pictures:
-    """What a decoder computes of the pictures in its steps."""
+    """The computations of a decoder on the pictures in its steps."""
 
     def __init__(self, params: Parameters, spec: ModelSpec, head_dim: int, prefix: str) -> None:
         """``prefix``: of the tower's tensors. Raises ``ModelLoadError`` about what is not computed."""

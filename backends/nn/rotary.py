@@ -33,7 +33,7 @@ def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def rope_tables(
     config: Mapping[str, Any], head_dim: int, num_positions: int, device: torch.device, *, partial: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``head_dim``: numbers of a head that rotate, which are fewer than it has where ``partial``.
+    """Makes the tables of a rotation; ``head_dim``: numbers of a head that rotate, fewer than it has if ``partial``.
 
     Raises ``ModelLoadError`` for a rotation that is not computed.
     """

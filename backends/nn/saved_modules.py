@@ -65,7 +65,7 @@ class SavedModules:
             self.num_outputs = head.num_labels
 
     def finish(self) -> None:
-        """Called after the last tensor was read."""
+        """Prepares the modules after the last tensor was read."""
         if self.label_rows:
             last = NAME.format(len(self.modules) - 1, "linear.")
             for name in [name for name in self._tensors if name.startswith(last)]:

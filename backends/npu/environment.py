@@ -41,7 +41,7 @@ SET_ENV_PLACES = (
 
 
 def why_unavailable() -> str | None:
-    """None if torch_npu works and sees a device; else what to install, source or set."""
+    """The reason why torch_npu or its device cannot be used, with what to install, source or set; else None."""
     if importlib.util.find_spec("torch_npu") is None:
         return (
             f"torch_npu is not installed; `{pip_install('npu')}` installs it with the torch it needs, on a "
@@ -72,14 +72,14 @@ def why_unavailable() -> str | None:
 
 
 def versions() -> Versions:
-    """Of what is loaded; torch_npu must be importable."""
+    """The versions of what is loaded; torch_npu must be importable."""
     import torch_npu
 
     return Versions(torch.__version__, torch_npu.__version__, cann_version())
 
 
 def why_cannot_open(error: RuntimeError, index: int, count: int) -> str:
-    """What to do when a device is there but refuses this process."""
+    """The way out when a device is there but refuses this process."""
     visible = os.environ.get(VISIBLE_DEVICES)
     card = visible.split(",")[index].strip() if visible else str(index)
     other = f", or choose another card with {VISIBLE_DEVICES}" if count > 1 or visible else ""

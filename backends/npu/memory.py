@@ -29,7 +29,7 @@ def memory_limit(config: DeviceConfig, total: int) -> int:
 
 
 def facts(limit: int, free: int, allocated: int, reserved: int) -> MemoryFacts:
-    """``free``: what the driver says; ``allocated``: in tensors of this process, of the ``reserved`` that it holds.
+    """The memory of a device. ``free``: by the driver; ``allocated``: in tensors, of the ``reserved`` of this process.
 
     What other processes hold cannot be used, whatever the limit.
     """

@@ -86,7 +86,7 @@ class _Trials(TrialInputs):
             yield self.gelu(), _field("gelu")
 
     def rms_norm(self) -> Trial:
-        """In the dtype, in fp32 as the score head wants it, and on heads that are a view of a fused projection."""
+        """Tries the norm in the dtype, in fp32 as the score head wants it, and on heads of a fused projection."""
         shape, eps, table = self.shape, self.shape.eps, npu_forms.RMS_NORM
         x, weight = self.random(NUM_TOKENS, shape.hidden), self.weight(shape.hidden)
         heads, head_weight = self.heads(shape.num_heads + 2)[:, 1:-1], self.weight(shape.head_dim)

@@ -32,7 +32,7 @@ VERSION_FILE = "ascend_toolkit_install.info"
 
 @dataclass(frozen=True)
 class Versions:
-    """As they call themselves; empty: unknown."""
+    """The versions of driver, CANN and torch_npu as they call themselves; empty: unknown."""
 
     torch: str
     torch_npu: str
@@ -87,7 +87,7 @@ def installed(package: str) -> str:
 
 
 def cann_version() -> str:
-    """What CANN says of itself through torch_npu, which must be importable; else what its files say."""
+    """The version that CANN states through torch_npu, which must be importable; else what its files say."""
     try:
         from torch_npu.npu.utils import get_cann_version
 

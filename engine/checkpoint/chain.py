@@ -42,7 +42,7 @@ class LogitScore:
 
 @dataclass(frozen=True)
 class LateMask:
-    """Which tokens of a late-interaction model are not compared."""
+    """The tokens of a late-interaction model that are not compared."""
 
     skiplist_words: tuple[str, ...] = ()
     skiplist_tasks: tuple[str, ...] = ("document",)

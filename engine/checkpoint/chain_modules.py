@@ -45,7 +45,7 @@ def refusal(path: Path, reason: str) -> ConfigError:
 
 
 def pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
-    """Of a Pooling module's config, in its new form (``pooling_mode``) or its old one (a flag for each mode)."""
+    """The mode of a Pooling module, in the new form (``pooling_mode``) or the old one (a flag for each mode)."""
     known_keys(path, config, (*_POOLING_KEYS, *_POOLING_FLAGS))
     stated = config.get("pooling_mode")
     if stated is None:

@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
-        """What errors and the log call it."""
+        """The name by which errors and the log call it."""
         return self.files.label
 
     @property

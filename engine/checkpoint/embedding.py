@@ -69,7 +69,7 @@ def check_include_prompt(checkpoint: Checkpoint, has_prompts: bool) -> None:
 
 
 def stated_pooling(checkpoint: Checkpoint) -> Pooling:
-    """As config.json says, else as is usual in the family; ``ConfigError`` for a pooling that is not computed."""
+    """The pooling by config.json, else by family; raises ``ConfigError`` for one that is not computed."""
     stated, family = checkpoint.config.get(POOLING_KEY), checkpoint.family
     if stated is None or checkpoint.by_library:
         return family.pooling
@@ -92,7 +92,7 @@ def stated_pooling(checkpoint: Checkpoint) -> Pooling:
 
 
 def text_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
-    """What sentence-transformers puts before queries and before documents; the default prompt where it names none."""
+    """The texts that sentence-transformers puts before queries and documents, or else its default prompt."""
     prompts, default = checkpoint.prompts(), checkpoint.default_prompt()
     query, document = (next((prompts[name] for name in names if name in prompts), default) for names in _PROMPT_NAMES)
     return query, document

@@ -138,7 +138,7 @@ def is_causal(model_type: str, config: Mapping[str, Any]) -> bool:
 
 
 def body_sizes(model_type: str, config: Mapping[str, Any]) -> BodySizes:
-    """What the numbers of a config.json mean for its family: the one place that reads them.
+    """Reads the sizes of a network from its config.json as its family means them; no other place does.
 
     Raises ``ConfigError`` for an unknown family and for a number that is missing.
     """

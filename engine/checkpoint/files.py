@@ -61,7 +61,7 @@ class CheckpointFiles:
 
     @property
     def label(self) -> str:
-        """What errors and the log call the model."""
+        """The name by which errors and the log call the model."""
         return self.name or self.folder.name
 
     @cached_property
@@ -122,7 +122,7 @@ class CheckpointFiles:
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """What the weight files hold, by name; raises ``ModelLoadError`` as ``stored_tensors`` does."""
+        """The tensors of the weight files, by name; raises ``ModelLoadError`` as ``stored_tensors`` does."""
         return stored_tensors(self.folder)
 
 

@@ -23,7 +23,7 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequen
 def library_family(
     files: CheckpointFiles, config: Mapping[str, Any], ignored: tuple[str, ...], *, takes_template: bool
 ) -> tuple[Family, Task]:
-    """What is known of any such class: a score a pair, and nothing that pairs could share.
+    """The facts of any class of the library: a score a pair, and nothing that pairs could share.
 
     ``takes_template``: ``--score-template`` names one; else the tokenizer makes the pairs. Raises ``ConfigError`` for a
     checkpoint that has no such class, and for code beside the weights.
@@ -63,6 +63,6 @@ def library_position_limit(files: CheckpointFiles, config: Mapping[str, Any], as
 
 
 def library_labels(config: Mapping[str, Any]) -> int:
-    """As the library counts them: two where config.json says nothing."""
+    """The number of labels as the library counts them: two where config.json says nothing."""
     names = config.get("id2label")
     return int(config.get("num_labels") or (len(names) if isinstance(names, Mapping) else 2))

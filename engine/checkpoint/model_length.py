@@ -13,7 +13,7 @@ UNLIMITED = 10**9
 
 
 def resolve_max_model_len(checkpoint: Checkpoint, asked: int | None) -> int:
-    """As asked; else what the chain says, or what is published, within what the network can read.
+    """The tokens of a prompt: as asked, else by the chain or what is published, within the network's positions.
 
     ``asked``: ``--max-model-len``, in tokens. Raises ``ConfigError`` for one that the network cannot read, and
     ``ModelLoadError`` where config.json states no usable limit.

@@ -38,7 +38,7 @@ def asked_built_in(score_template: str) -> str | None:
 
 
 def resolve_prompt(checkpoint: Checkpoint, score_template: str, head: HeadSpec) -> Prompt:
-    """By the strongest statement; ``ConfigError`` for a flag that names no prompt, or one that cannot be used."""
+    """The prompt by the strongest statement; raises ``ConfigError`` for a flag that names none that can be used."""
     asked = _from_flag(checkpoint, score_template)
     if not checkpoint.family.decoder:
         if checkpoint.chain is not None and not checkpoint.chain.is_text:

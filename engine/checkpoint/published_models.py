@@ -41,7 +41,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def recipe(self) -> tuple[object, ...]:
-        """Everything but the names: two entries with the same recipe say the same."""
+        """All of an entry but the names: two entries with the same recipe say the same."""
         head = self.tokens, self.token_ids, self.method, self.template
         return *head, self.activation, self.mean, self.sigma, self.max_len, self.architectures
 

@@ -103,7 +103,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
 
 
 def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
-    """Everything that the decisions look at, read and checked for itself."""
+    """Reads all that the decisions look at; raises ``ConfigError`` or ``ModelLoadError`` for what is wrong."""
     metadata = read_metadata(CheckpointFiles(root, config.model), config.ignore_config_key)
     chain = read_chain(root, metadata, is_decided="classifier_from_token" in config.hf_overrides)
     files = CheckpointFiles(chain.transformer.folder if chain else root, config.model, root)

@@ -39,7 +39,7 @@ class ScoreRange:
 
 
 def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[ScoreRange]:
-    """Of a head of ``num_labels`` rows.
+    """The range of scores of a head of ``num_labels`` rows, and who states it.
 
     ``problem_type`` comes after the keys of sentence-transformers, which never reads it; without any of them the table
     of published models counts, and then the sigmoid, as in sentence-transformers, TEI and vLLM.

@@ -63,7 +63,7 @@ _TOKENIZER_SETTINGS = {
 
 @dataclass(frozen=True)
 class TransformerModule:
-    """What the file says."""
+    """The settings of a Transformer module, as its file states them."""
 
     folder: Path
     """Of config.json, tokenizer and weights."""
@@ -84,7 +84,7 @@ class TransformerModule:
 
 
 def read_transformer(folder: Path) -> TransformerModule:
-    """Of the Transformer module in ``folder``; what sentence-transformers assumes where nothing is saved."""
+    """Reads the Transformer module in ``folder``, or what sentence-transformers assumes where nothing is saved."""
     path, config = _config(folder)
     task = config.get("transformer_task", "feature-extraction")
     if task not in _OUTPUTS:

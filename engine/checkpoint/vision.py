@@ -26,7 +26,7 @@ _IDS = {"vision_start_token_id": 151_652, "vision_end_token_id": 151_653, "image
 
 
 def vision_of(checkpoint: Checkpoint, max_images: int) -> VisionSpec | None:
-    """None: this model reads texts only, or is to. Raises ``ConfigError`` about a picture processor of another kind."""
+    """The picture processor, or None where only texts are read. Raises ``ConfigError`` for one of another kind."""
     config = checkpoint.config
     vision = config.get("vision_config")
     if not isinstance(vision, Mapping) or checkpoint.by_library or not max_images or not checkpoint.causal:

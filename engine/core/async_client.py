@@ -104,7 +104,7 @@ class AsyncMPClient:
 
     @property
     def why_not_healthy(self) -> str:
-        """In words, while ``healthy`` is False."""
+        """The reason in words, while ``healthy`` is False."""
         if not self.alive:
             return "the engine core ended and is being replaced"
         return self._said if not self._core_ready else f"the engine core has been silent for {self._silent_s:.0f} s"
@@ -114,7 +114,7 @@ class AsyncMPClient:
         return time.monotonic() - self.last_sign_of_life_s
 
     async def wait_lost(self) -> None:
-        """Until the core is gone and no other will be started."""
+        """Waits until the core is gone and no other will be started."""
         await self._lost.wait()
 
     async def _start_core(self) -> None:
@@ -289,7 +289,7 @@ class AsyncMPClient:
             raise EngineDeadError("the engine core ended before this was done", retry_after_s=5) from error
 
     def undoing(self, name: str) -> Operation:
-        """What makes an adapter again what it is here now, after another replica has changed it."""
+        """The operation that makes an adapter again what it is here now, after another replica has changed it."""
         return self._operations.undo(name, self._arguments[0].model.lora_modules)
 
     def kill(self) -> None:

@@ -119,7 +119,7 @@ class MPClient:
         self._stats = SchedulerStats()
 
     def wait_ready(self) -> WorkerInfo:
-        """Until the model is loaded; raises what stopped it."""
+        """Waits until the model is loaded; raises the ``StartupError`` that stopped it."""
         try:
             message = self.channel.recv(watch_fd=self.child.handle)
         except ChannelClosedError:
@@ -182,7 +182,7 @@ class MPClient:
 def create_client(
     config: EngineConfig, spec: ModelSpec, constant_prefix: np.ndarray, *, own_process: bool = False
 ) -> EngineClient:
-    """``own_process``: scheduler and workers outside of this process."""
+    """Starts a core and waits for its model; with ``own_process`` scheduler and workers run outside of this process."""
     if not own_process:
         return InprocClient(config, spec, constant_prefix)
     client = MPClient(config, spec, constant_prefix)

@@ -121,7 +121,7 @@ class EngineCore:
         return result
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until the running step is done; returns at once when none runs."""
+        """Waits until the running step is done; returns at once when none runs."""
         if self._running:
             try:
                 self._running[0].future.exception(timeout_s)

@@ -204,7 +204,7 @@ class Operations:
 
 
 class AskedOperations:
-    """What a front end has asked one core for. Belongs to the loop of the front end."""
+    """Operations that a front end has asked one core for. Belongs to the loop of the front end."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -245,11 +245,11 @@ class AskedOperations:
                 future.set_exception(error)
 
     def again(self) -> Iterator[OperationRequest]:
-        """What a new core has to do to be as the old one was."""
+        """The operations after which a new core is as the old one was."""
         yield from (OperationRequest(0, operation) for operation in self._lasting.values())
 
     def undo(self, name: str, at_start: Mapping[str, str]) -> Operation:
-        """What makes an adapter what it was before an operation that is not done: see ``ReplicaClient.operate``."""
+        """The operation that takes back one on an adapter that is not done: see ``ReplicaClient.operate``."""
         before = self._lasting.get(name)
         if before is None and name in at_start:
             return LoadAdapter(name, at_start[name], "")

@@ -62,7 +62,7 @@ class CoreProcess:
         self._closed = False
 
     def run(self) -> None:
-        """Until a ``ShutdownRequest`` came; what was accepted before is finished first."""
+        """Runs until a ``ShutdownRequest`` comes; calls that were accepted before are finished first."""
         reader = threading.Thread(target=self._read_inbox, name="inbox", daemon=True)
         reader.start()
         try:

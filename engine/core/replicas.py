@@ -148,7 +148,7 @@ class ReplicaClient:
 
     @property
     def why_not_healthy(self) -> str:
-        """In words, while ``healthy`` is False: of the first replica."""
+        """The reason of the first replica in words, while ``healthy`` is False."""
         return self._replicas[0].client.why_not_healthy
 
     @property
@@ -178,7 +178,7 @@ class ReplicaClient:
         return total
 
     async def wait_lost(self) -> None:
-        """Until no replica is left."""
+        """Waits until no replica is left."""
         await asyncio.gather(*(replica.client.wait_lost() for replica in self._replicas))
 
     def reset_prefix_cache(self) -> None:
@@ -241,7 +241,7 @@ def replica_config(config: EngineConfig, index: int) -> EngineConfig:
 
 
 def work_tokens(request: EngineCoreRequest) -> int:
-    """What the call will be computed as, near enough to compare replicas: each query once, then the documents."""
+    """Estimates the tokens that a call costs, to compare replicas: each query once, then the documents."""
     lens = request.query_lens
     if lens is None or len(lens) == 1:
         return len(request.token_ids)

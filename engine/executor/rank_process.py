@@ -17,7 +17,7 @@ JOIN_TIMEOUT_S = 5.0
 
 
 class WorkerChild(Protocol):
-    """What an executor needs of a worker's process: ``engine.ipc.child_process.Child``, or its like on another host."""
+    """A worker's process for an executor: ``engine.ipc.child_process.Child``, or its like on another host."""
 
     @property
     def handle(self) -> int:

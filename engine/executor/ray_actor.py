@@ -26,7 +26,7 @@ _VISIBLE = tuple(row.visible_devices for row in DEVICES if row.visible_devices)
 
 
 class NodeFacts(msgspec.Struct):
-    """What a node says about itself before anything is loaded there."""
+    """The facts of a node before anything is loaded there."""
 
     engine: str
     python: str
@@ -45,7 +45,7 @@ class WorkerActor:
         self._folder: PrivateFolder | None = None
 
     def facts(self, with_folder: bool) -> bytes:
-        """``with_folder``: make a private folder for the rendezvous file of a group."""
+        """The facts of this node; ``with_folder`` makes a private folder for the rendezvous file of a group."""
         if with_folder:
             self._folder = PrivateFolder()
         ray = ray_module()
@@ -72,7 +72,7 @@ class WorkerActor:
         return self._child.pid
 
     def wait(self) -> int:
-        """Until the worker has ended; its exit code."""
+        """Waits until the worker has ended; returns its exit code."""
         assert self._child is not None
         return self._child.wait()
 

@@ -100,7 +100,7 @@ class Reservation:
     num_replicas: int
 
     def config(self, config: EngineConfig, index: int) -> EngineConfig:
-        """For replica ``index``. The device is named, so that no worker takes another one in silence."""
+        """The settings of replica ``index``, which name the device, so that no worker takes another one in silence."""
         placement = Placement(address=self.address, group=self.name, bundle=index if self.num_replicas > 1 else None)
         return replace(config, device=replace(config.device, placement=placement, device=self.device))
 
@@ -154,7 +154,7 @@ def _bundle(row: DeviceRow, amount: float) -> dict[str, float]:
 
 
 def amount_of(row: DeviceRow, device: DeviceConfig) -> float:
-    """What a worker needs of ``row.ray_resource``: one device, or the cores that it may use."""
+    """The amount of ``row.ray_resource`` that a worker needs: one device, or the cores that it may use."""
     return float(device.cpu_threads or 1) if row.is_host else 1.0
 
 
@@ -175,7 +175,7 @@ def actor_resources(row: DeviceRow, amount: float) -> dict[str, Any]:
 
 
 def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: int, num_replicas: int) -> None:
-    """What no waiting can change: a replica needs a node that holds all of it, and all replicas their devices."""
+    """Raises ``ConfigError`` where no waiting helps: no node holds a whole replica, or devices are missing."""
     held = [node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]]
     group = each * size
     num_fitting = sum(int(amount // group) for amount in held)

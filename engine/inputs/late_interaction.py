@@ -99,7 +99,7 @@ def _together(query: tuple[CorePrompt, bool], document: tuple[CorePrompt, bool])
 
 
 def make_marks_plain(tokenizer: Tokenizer, form: LateTexts) -> None:
-    """From now on the marks of the sides are ordinary text where a text spells them. Before ``make_plain``."""
+    """Makes the marks of the sides ordinary text where a text spells them. Call it before ``make_plain``."""
     added = tokenizer.get_added_tokens_decoder()
     ids = {form.query.mark_id, form.document.mark_id, form.expansion.token_id if form.expansion else None}
     marks = [

@@ -65,7 +65,7 @@ class ListwiseEncoder:
         )
 
     def prepare(self, encoder: TextEncoder, guard: SpecialIdGuard) -> None:
-        """Called once the tokenizer treats special tokens in texts as ordinary text."""
+        """Finishes the start once the tokenizer treats special tokens in texts as ordinary text."""
         self._encoder, self._guard = encoder, guard
         system, newline = self._ids([f"system\n{prompt.SYSTEM}", "\n"])
         self._head = np.concatenate([self._start, system, self._end, newline, self._start])
@@ -236,7 +236,7 @@ class ListwiseEncoder:
 
 
 def listwise_limits(spec: ModelSpec, documents: int | None) -> ListwiseLimits | None:
-    """Of a listwise model; None for others. ``documents``: ``--max-docs-per-block``, which others refuse."""
+    """The limits of a listwise model; None for others. ``documents``: ``--max-docs-per-block``, which others refuse."""
     if spec.head.kind != "listwise":
         if documents is not None:
             raise ConfigError(

@@ -52,7 +52,7 @@ class Draft:
 
 
 class PairEncoder(Protocol):
-    """From texts to ids; any thread may call it."""
+    """Turns pairs of texts into token ids; any thread may call it."""
 
     def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
         """The pairs as ids, uncut, in order."""
@@ -63,7 +63,7 @@ class PairEncoder(Protocol):
         ...
 
     def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
-        """Which tokens stay of a pair that is too long; None where query and document would have no room."""
+        """The tokens that stay of a pair that is too long; None where query and document would have no room."""
         ...
 
 

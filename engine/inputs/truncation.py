@@ -24,7 +24,7 @@ _MOST_GROWTH = 3
 
 
 class Role(IntEnum):
-    """Whose text a token of a prompt is."""
+    """The text that a token of a prompt belongs to."""
 
     TEMPLATE = 0
     QUERY = 1
@@ -33,7 +33,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Cut:
-    """Which tokens of a prompt stay."""
+    """The tokens of a prompt that stay, and how many went of each text."""
 
     keep: np.ndarray
     """Positions, ascending."""
@@ -42,7 +42,7 @@ class Cut:
 
 
 def fit(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
-    """Which tokens to keep of a prompt with these roles; None where the template leaves no room for the texts."""
+    """Chooses the tokens to keep of a prompt with these roles; None where the template leaves no room for the texts."""
     excess = len(roles) - limit
     document, query = np.flatnonzero(roles == Role.DOCUMENT), np.flatnonzero(roles == Role.QUERY)
     room = limit - (len(roles) - len(document) - len(query))
@@ -53,7 +53,7 @@ def fit(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
 
 
 def fit_longest_first(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
-    """As ``fit``, of two texts in the tokenizer's own form.
+    """Does as ``fit`` for two texts in the tokenizer's own form.
 
     One token that is over goes to the longer text. Of texts that both have ``FAR`` tokens more than the limit nobody
     knows which one is longer, since no more of them is read: there it is the document's.

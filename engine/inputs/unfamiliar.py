@@ -34,7 +34,7 @@ _LONGEST = 6
 
 
 class UnfamiliarTokens:
-    """Which tokens of a vocabulary stand for text that it does not hold."""
+    """The tokens of a vocabulary that stand for text which it does not hold."""
 
     def __init__(self, tokenizer: Tokenizer, shortest: EncodedPair) -> None:
         """``shortest``: a pair of two letters in the model's prompt, whose other tokens are the template."""

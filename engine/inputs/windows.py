@@ -34,7 +34,7 @@ _EXTRA = 256
 
 
 class GivenUpError(Exception):
-    """Nobody waits for the tokens any more."""
+    """The caller has gone, so the tokens are not made any more."""
 
 
 def never() -> bool:

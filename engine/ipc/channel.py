@@ -32,7 +32,7 @@ class ChannelClosedError(Exception):
 
 
 class Address(msgspec.Struct):
-    """Where a TCP channel listens, and the keys without which nobody gets in. It is a secret."""
+    """The address of a TCP channel, and the keys without which nobody gets in. It is a secret."""
 
     down: str
     up: str
@@ -181,7 +181,7 @@ class _Keys:
         return guard
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Asked by the guard; ``key`` is the client's."""
+        """Answers the guard of the socket whether a client may enter; ``key`` is the client's."""
         return key == self.address.client_key
 
     def open(self, socket: zmq.Socket[bytes], name: str, *, bind: bool) -> None:

@@ -55,7 +55,7 @@ class Child:
         return self._process.poll()
 
     def wait(self) -> int:
-        """Until it has ended; its exit code. Another thread may kill it meanwhile."""
+        """Waits until it has ended; returns its exit code. Another thread may kill it meanwhile."""
         return self._process.wait()
 
     def stop(self, timeout_s: float) -> int:
@@ -84,7 +84,7 @@ class Child:
 
 
 def receive_setup(type_: type[Setup]) -> Setup:
-    """In the child: read the set-up from stdin, then die with the parent."""
+    """Reads the set-up from stdin, in the child, which from then on dies with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stdin = sys.stdin.buffer

@@ -49,7 +49,7 @@ class PrivateFolder:
             ) from error
 
     def remove(self) -> None:
-        """May be called twice."""
+        """Removes the folder with what is in it. May be called twice."""
         atexit.unregister(self.remove)
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:

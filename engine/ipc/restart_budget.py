@@ -11,7 +11,7 @@ RESTART_WINDOW_S = 300.0
 
 
 class RestartBudget:
-    """At most ``limit`` restarts within ``RESTART_WINDOW_S``. ``clock`` is ``time.monotonic`` outside tests."""
+    """Allows at most ``limit`` restarts within ``RESTART_WINDOW_S``. ``clock`` is ``time.monotonic`` outside tests."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit

@@ -17,7 +17,7 @@ def stop_signals() -> list[signal.Signals]:
 
 @contextmanager
 def end_on_stop_signals() -> Iterator[None]:
-    """Until the command has its own handlers, such a signal ends the process in order, with exit code 0.
+    """Lets such a signal end the process in order, exit code 0, until the command has handlers of its own.
 
     At the end the caller's process has the handlers that it had.
     """

@@ -44,7 +44,7 @@ def decoded(data: bytes, block: int, least: int, most: int) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """In red, green and blue; what is transparent is white."""
+    """Converts a picture to red, green and blue; what is transparent becomes white."""
     if image.mode.startswith(("I", "F")):
         raise ValueError("its pixels have more than 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -51,7 +51,7 @@ class TextPart:
         return "".join(values[piece] if isinstance(piece, Placeholder) else piece for piece in self.pieces)
 
     def span(self, placeholder: Placeholder, instruction: str, query: str, document: str) -> tuple[int, int]:
-        """Where the placeholder's text begins and ends in the filled text; (0, 0) where it is not in here."""
+        """The begin and end of the placeholder's text in the filled text; (0, 0) where it is not in here."""
         if placeholder not in self.pieces:
             return 0, 0
         position = self.pieces.index(placeholder)
@@ -95,7 +95,7 @@ def with_constants(prompt: CompiledPrompt, before: Mapping[Placeholder, np.ndarr
 
 
 def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
-    """Must see the tokenizer before ``make_plain``: the template's own special tokens count."""
+    """Tokenises the constant parts of a template. Call it before ``make_plain``: its own special tokens count."""
     parts: list[Part] = []
     added = _added_tokens(tokenizer)
     safe = splits_before_document(tokenizer)
@@ -179,7 +179,7 @@ def _halves(pieces: tuple[Piece, ...]) -> list[tuple[Piece, ...]]:
 
 
 def make_plain(tokenizer: Tokenizer, prompts: list[CompiledPrompt]) -> None:
-    """From now on a special token in a text is ordinary text.
+    """Makes special tokens ordinary text wherever a text spells them.
 
     So are the template's own marks that the tokenizer does not call special (``<think>``): nobody but the template may
     write them.

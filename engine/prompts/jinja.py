@@ -54,7 +54,7 @@ class JinjaSource:
         return sorted(found) == [Placeholder.DOCUMENT, Placeholder.QUERY]
 
     def render(self, instruction: str | None) -> str:
-        """With marks; ``instruction`` None: as for a call that gives none."""
+        """Renders the template with marks for texts; ``instruction`` None: as for a call that gives none."""
         before, values = [], dict[str, Any]()
         if instruction is not None and self.system_instruction:
             before = [self._message("system", instruction)]

@@ -43,7 +43,7 @@ def without_marks(text: str) -> str:
 
 
 def first_piece(count: int, query: str, instruction: str) -> str:
-    """What stands between the user's turn and the first document's text, of a prompt of ``count`` documents."""
+    """The text between the user's turn and the first document's text, of a prompt of ``count`` documents."""
     instructed = f"<instruct>\n{instruction}\n</instruct>\n" if instruction else ""
     return (
         f"user\nI will provide you with {count} passages, each indicated by a numerical identifier. Rank the passages "

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Placeholder(StrEnum):
-    """Where a caller's text stands."""
+    """A place in a template for a caller's text."""
 
     INSTRUCTION = "instruction"
     QUERY = "query"
@@ -97,7 +97,7 @@ class Template:
 
     @property
     def suffix(self) -> str:
-        """What follows the last placeholder."""
+        """The pieces behind the last placeholder."""
         tail: list[str] = []
         for piece in reversed([piece for part in self.parts for piece in part]):
             if isinstance(piece, Placeholder):

@@ -13,7 +13,7 @@ from engine.ranges import Range, append_range
 
 
 class KVSlots:
-    """``capacity``: slots of the KV cache, in tokens. All ranges are ``(start, length)``."""
+    """Hands out ``capacity`` slots of the KV cache, a slot a token. All ranges are ``(start, length)``."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -19,7 +19,7 @@ LOOK_PAST = 64
 
 
 class StepFiller:
-    """``clock``: seconds, for the time at which a call's first step was planned."""
+    """Moves segments of calls into a step; ``clock`` (seconds) dates the first step of each call."""
 
     def __init__(self, memory: KVMemory, suspects: Suspects, clock: Callable[[], float]) -> None:
         self._memory = memory

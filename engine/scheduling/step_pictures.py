@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StepPictures(NamedTuple):
-    """What ``SchedulerOutput`` says of pictures."""
+    """The part of ``SchedulerOutput`` about pictures."""
 
     token_ids: np.ndarray
     """(T,) int32, with 0 in the place of rows of pictures."""
@@ -31,7 +31,7 @@ class StepPictures(NamedTuple):
 
 
 def pictures_of(entries: Sequence[Entry], calls: Sequence[Call | None], token_ids: np.ndarray) -> StepPictures | None:
-    """None where no call of the step has pictures. ``token_ids`` (T,): of all entries, one after the other."""
+    """The pictures of a step, or None; ``token_ids`` (T,): of all entries, one after the other."""
     if not any(call is not None and call.request.pictures for call in calls):
         return None
     shifts = np.zeros((len(token_ids), 3), np.int32)

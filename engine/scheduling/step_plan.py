@@ -70,7 +70,7 @@ class StepPlan:
         self._enter(segment, call, 1, len(segment))
 
     def add_leaves(self, run: LeafRun, call: Call, num_tokens: int) -> None:
-        """``num_tokens``: of the run."""
+        """Adds a run of leaves, which has ``num_tokens`` tokens in all."""
         self._enter(run, call, run.last - run.first, num_tokens)
 
     def _enter(self, entry: Entry, call: Call | None, num_segments: int, num_tokens: int) -> None:

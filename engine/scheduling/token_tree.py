@@ -217,7 +217,7 @@ class LeafRun(NamedTuple):
 
     @property
     def reads(self) -> Reads | None:
-        """Of these leaves only."""
+        """The reads of these leaves only."""
         reads = self.leaves.reads
         if reads is None or self.num_leaves == self.leaves.num_leaves:
             return reads
@@ -228,7 +228,7 @@ class LeafRun(NamedTuple):
         return (LeafRun(self.leaves, leaf, leaf + 1) for leaf in range(self.first, self.last))
 
     def tokens(self, of: np.ndarray) -> np.ndarray:
-        """What ``of`` (token ids or types of the whole call) holds for these leaves, leaf after leaf."""
+        """The part of ``of`` (token ids or types of the whole call) that belongs to these leaves, leaf after leaf."""
         leaves, first, last = self
         if last - first == 1:
             start = leaves.starts[first]

@@ -73,7 +73,7 @@ class CallEncoding:
             yield len(self.pairs)
 
     def give_up(self) -> None:
-        """Nobody waits for the call any more: the step that runs ends soon, and no other begins."""
+        """Gives the call up, since nobody waits for it: the step that runs ends soon, and no other begins."""
         self._given_up.set()
 
     def _steps(self, size: int, *, divided: bool = True) -> Iterator[tuple[int, int]]:

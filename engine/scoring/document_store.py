@@ -79,7 +79,7 @@ class DocumentStore:
 
 
 class ScopedStore:
-    """What one scope sees of a store."""
+    """The part of a store that one scope sees."""
 
     def __init__(self, store: DocumentStore, scope: str) -> None:
         self._store, self._scope = store, hashlib.sha256(scope.encode()).digest()

@@ -21,7 +21,7 @@ from engine.scoring.pictures import LoadedPictures, pair_pictures, pictures_of_s
 
 
 class PairProcessor(Protocol):
-    """What scoring needs of ``engine.inputs.processor.InputProcessor``; any thread may call it.
+    """The part of ``engine.inputs.processor.InputProcessor`` that scoring uses; any thread may call it.
 
     All three raise ``RequestError`` about a field of what they were given, e.g. ``("queries", 3)``. What is wrong with
     one pair alone stands in its place.

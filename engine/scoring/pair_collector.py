@@ -23,11 +23,11 @@ from engine.scoring.listwise import ListScores
 
 
 class Comparison(Protocol):
-    """From vectors of prompts to scores of pairs."""
+    """Makes scores of pairs from vectors of prompts."""
 
     @property
     def prompts(self) -> Sequence[CorePrompt | EncodedPair]:
-        """What the core is to compute."""
+        """The prompts that the core is to compute."""
         ...
 
     def pairs_of(self, prompt: int) -> list[int]:
@@ -40,7 +40,7 @@ class Comparison(Protocol):
 
 
 def comparison_of(head: HeadSpec, pairs: Sequence[EncodedPair], store: ScopedStore | None = None) -> Comparison | None:
-    """None: the core computes the pairs themselves."""
+    """The comparison that this head needs; None where the core scores the pairs themselves."""
     if head.kind == "listwise":
         return ListScores(pairs)
     if head.kind == "late_interaction":

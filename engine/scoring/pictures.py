@@ -32,7 +32,7 @@ def pictures_of_side(sources: Sequence[ImageSource], loaded: LoadedPictures, whe
 
 
 def pair_pictures(query: tuple[Picture, ...], document: tuple[Picture, ...]) -> PairPictures | None:
-    """None: the pair is of texts."""
+    """The pictures of a pair; None for a pair of texts."""
     return (query, document) if query or document else None
 
 

@@ -64,7 +64,7 @@ class ResultAssembler:
 
     @property
     def prompts(self) -> Sequence[CorePrompt | EncodedPair]:
-        """What the core is to compute for the call."""
+        """The prompts that the core is to compute for the call."""
         return self._collector.prompts
 
     @property
@@ -74,7 +74,7 @@ class ResultAssembler:
 
     @property
     def stats(self) -> CallStats | None:
-        """What the call cost, once it is complete."""
+        """The cost of the call, once it is complete."""
         return self._collector.stats
 
     def add(self, output: EngineCoreOutput) -> list[PairScore]:
@@ -126,7 +126,7 @@ class ResultAssembler:
         return [result for result in self._results if result is not None]
 
     def rankings(self) -> list[list[PairScore]]:
-        """For each query that is ranked its settled results, best first, without those below the call's
+        """The settled results of each query that is ranked, best first, without those below the call's
         ``min_score``, cut to its ``top_n``."""
         call = self._texts.call
         rankings: list[list[PairScore]] = [[] for _ in range(len(call.queries) if call.every_query else 1)]

@@ -23,7 +23,7 @@ from engine.ipc.stop_signals import stop_signals
 
 @dataclass(frozen=True, slots=True)
 class BatchFiles:
-    """As the user named them."""
+    """The files of a batch, as the user named them."""
 
     source: str
     target: str

@@ -24,7 +24,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class Origin(msgspec.Struct):
-    """What the rows of an output answer, and with what; a run that differs must not go on with them."""
+    """The requests and settings that an output belongs to; a run that differs must not go on with them."""
 
     input_sha256: str
     model: str

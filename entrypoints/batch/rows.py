@@ -40,7 +40,7 @@ class OutputRow(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server would have said."""
+    """The answer that the server would have given."""
 
     status: int
     body: Any

@@ -44,7 +44,7 @@ def arrival_times(options: ServeOptions, num_calls: int) -> np.ndarray:
 
 
 def rate_changes(options: ServeOptions, num_calls: int) -> list[tuple[int, float]]:
-    """Of a ramp: each whole number of calls a second, and the planned time at which it is reached."""
+    """The changes of rate in a ramp: whole numbers of calls a second, and the planned time of each."""
     rates = _rates(options, num_calls)
     if options.ramp_up_strategy is None or rates is None or not num_calls:
         return []

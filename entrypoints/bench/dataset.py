@@ -44,7 +44,7 @@ def random_calls(options: DataOptions, num_documents: int, texts: TextMaker) -> 
 
 
 def check_data_options(options: DataOptions, num_documents: int) -> None:
-    """Everything that can be wrong without reading or making a text."""
+    """Raises ``ConfigError`` for options that are wrong before any text is read or made."""
     if num_documents < 1:
         raise ConfigError("--num-prompts must be at least 1.")
     if options.random_batch_size < 1:

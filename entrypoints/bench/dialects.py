@@ -23,7 +23,7 @@ class BadAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What an answer said: one score a document, and tokens where the server counts them."""
+    """The content of an answer: one score a document, and tokens where the server counts them."""
 
     scores: dict[int, float]
     num_tokens: int | None = None

@@ -12,7 +12,7 @@ from engine.entrypoints.files.writing import check_absent
 
 
 def check_output(path: str | None, *, overwrite: bool) -> Path | None:
-    """Where the result goes. Raises ``ConfigError`` where that cannot be written, or exists already."""
+    """The path of the result. Raises ``ConfigError`` where that cannot be written, or exists already."""
     if path is None:
         return None
     place = Path(path).expanduser()

@@ -20,7 +20,7 @@ VALUES = Parameter(metavar="FLAG=A,B,C", consume_multiple=True)
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which pairs are sent."""
+    """Options of the pairs that are sent."""
 
     dataset_name: Annotated[Literal["random-rerank", "jsonl", "beir"], DATA, Parameter(alias="--dataset")] = (
         "random-rerank"

@@ -20,7 +20,7 @@ SECRET_FLAGS = ("header",)
 
 
 def target_line(target: Target, model: str, calls: Sequence[BenchCall]) -> str:
-    """What is measured: the server, and how much is sent. The settings are in the file of ``--save-result``."""
+    """One line on the server and how much it is sent. The settings are in the file of ``--save-result``."""
     num_documents = sum(len(call.documents) for call in calls)
     each = sum(call.num_tokens for call in calls) / num_documents
     sent = f"{len(calls)} calls with {num_documents} documents, about {each:.0f} tokens each with its query"

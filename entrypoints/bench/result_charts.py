@@ -18,7 +18,7 @@ def result_name(result: Result) -> str:
 
 
 def setting_name(result: Result) -> str:
-    """What must agree for two results to be comparable: the run's name, the load, the texts, the machine."""
+    """The settings that two comparable results have in common: the run's name, the load, the texts, the machine."""
     options = result.get("options", {})
     texts = f"{options.get('random_batch_size', '?')} x {options.get('random_input_len', '?')} tokens"
     if options.get("dataset_name", "random-rerank") != "random-rerank":
@@ -29,7 +29,7 @@ def setting_name(result: Result) -> str:
 
 
 def run_charts(results: list[Result]) -> list[Chart]:
-    """What one or a few runs look like in themselves."""
+    """The charts of one or a few runs."""
     named = [(result_name(result), result) for result in results]
     charts = [
         Chart(

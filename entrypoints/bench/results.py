@@ -23,7 +23,7 @@ from engine.errors import ConfigError, StartupError
 
 
 def result_of(run: Run, summary: Summary, options: ServeOptions, model: str) -> dict[str, Any]:
-    """Everything about a run as JSON values."""
+    """The result of a run as JSON values."""
     return {
         **_identity(options, model),
         **_totals(run, summary),
@@ -87,7 +87,7 @@ def _detailed_keys(run: Run) -> dict[str, Any]:
 
 
 def data_settings(options: Any) -> dict[str, Any]:
-    """What decides which texts are sent: two results compare only where these agree."""
+    """The settings that decide which texts are sent: two results compare only where these agree."""
     names = ("dataset_name", "random_input_len", "random_batch_size", "random_range_ratio", "random_prefix_len")
     return {name: getattr(options, name) for name in (*names, "shared_query_ratio", "seed")}
 
@@ -163,7 +163,7 @@ def default_filename(options: ServeOptions, model: str) -> str:
 
 
 def result_path(options: ServeOptions, model: str) -> Path:
-    """Where the result goes; the folder is made and tried out before anything is measured."""
+    """The path of the result; the folder is made and tried out before anything is measured."""
     folder = Path(options.result_dir or ".").expanduser()
     check_writable(folder)
     path = folder / (options.result_filename or default_filename(options, model))

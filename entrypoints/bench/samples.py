@@ -30,17 +30,17 @@ class Sample:
 
     @property
     def latency_s(self) -> float:
-        """From sending to the last byte: vLLM's E2EL."""
+        """The seconds from sending to the last byte: vLLM's E2EL."""
         return self.done_s - self.sent_s
 
     @property
     def queued_s(self) -> float:
-        """From the planned time to sending: waiting for the limit of calls in flight, or for this client."""
+        """The seconds from planned time to sending: the wait for the limit of calls in flight, or for the client."""
         return self.sent_s - self.planned_s
 
     @property
     def inclusive_s(self) -> float:
-        """From the planned time to the last byte: what a user would have waited."""
+        """The seconds from the planned time to the last byte: what a user would have waited."""
         return self.done_s - self.planned_s
 
     @property

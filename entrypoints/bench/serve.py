@@ -69,7 +69,7 @@ def run(options: ServeOptions) -> int:
 
 
 def check_options(options: ServeOptions) -> None:
-    """Everything that can be wrong without asking the server."""
+    """Raises ``ConfigError`` for options that are wrong before the server is asked."""
     check_load_options(options)
     check_data_options(options, options.num_prompts)
     check_compare_options(options)

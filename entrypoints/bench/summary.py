@@ -69,7 +69,7 @@ def is_good(sample: Sample, limits: list[Limit]) -> bool:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that is printed or saved about a run."""
+    """The figures of a run that are printed or saved."""
 
     completed: int
     failed: int

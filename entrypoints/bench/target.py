@@ -27,7 +27,7 @@ KEY_VARIABLES = ("ENGINE_API_KEY", "OPENAI_API_KEY", "CO_API_KEY")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where calls go."""
+    """The server that calls go to."""
 
     dialect: Dialect
     base_url: str

@@ -16,7 +16,7 @@ PACKAGED = "the small English reranker of the package"
 
 
 def announce_model(values: Mapping[str, Any], how_to_name: str) -> None:
-    """On standard error, before anything slow: the model, and why it is this one."""
+    """Says on standard error, before anything slow: the model, and why it is this one."""
     if values.get("model"):
         tell(f"using {values['model']}")
     else:

@@ -94,7 +94,7 @@ def ranked(entry: Mapping[str, Any], documents: Sequence[Any]) -> RankedDocument
 
 
 def from_stream(message: Mapping[str, Any], documents: Sequence[Any]) -> RankedDocument | DocumentError | Ranking:
-    """What one line of a stream says: a document's score, why it has none, or last the whole answer.
+    """Reads one line of a stream: a document's score, why it has none, or last the whole answer.
 
     Raises ``RequestFailedError`` where the line says that the whole call failed after its answer had begun.
     """

@@ -15,7 +15,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 class Options(TypedDict, total=False):
-    """Of a call. Absent or None: the server's default. docs/compatibility.md says more of each."""
+    """Options of a call. Absent or None: the server's default. docs/compatibility.md says more of each."""
 
     top_n: int | None
     """Best documents to return; None: all."""
@@ -57,7 +57,7 @@ def headers_of(api_key: str | None) -> dict[str, str]:
 
 
 def base_url_of(url: str) -> str:
-    """Without the slash, the version and the path that people copy along; the client appends its own."""
+    """The address without the slash, version and path that people copy along; the client appends its own."""
     url = url.rstrip("/")
     for path in (RERANK, "/rerank", "/v1"):
         url = url.removesuffix(path)

@@ -14,7 +14,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """``attempts``: how often a call is tried in all. ``longest_wait_s``: a longer wait is not waited for."""
+    """Settings of retries. ``attempts``: tries of a call in all. ``longest_wait_s``: no longer wait is made."""
 
     attempts: int = 4
     longest_wait_s: float = LONGEST_WAIT_S

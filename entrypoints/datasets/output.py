@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 
 
 class State(msgspec.Struct):
-    """What the parts belong to; a run that differs must not go on with them."""
+    """The input and settings that the parts belong to; a run that differs must not go on with them."""
 
     source: str
     source_sha256: str

@@ -24,7 +24,7 @@ from engine.outputs import ScoringRequestOutput
 
 
 class Scorer(Protocol):
-    """What the run needs of ``LLM``."""
+    """The part of ``LLM`` that the run uses."""
 
     @property
     def reads_lists(self) -> bool: ...

@@ -35,7 +35,7 @@ _PATTERN = (
 
 
 def write_random_reranker(folder: Path, texts: Sequence[str], *, seed: int = 0) -> Path:
-    """``texts``: what the tokenizer learns its words from."""
+    """Writes a checkpoint with random weights; its tokenizer learns its words from ``texts``."""
     folder.mkdir(parents=True)
     tokenizer = _tokenizer(texts)
     tokenizer.save(str(folder / "tokenizer.json"))

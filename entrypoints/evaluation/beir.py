@@ -17,7 +17,10 @@ from engine.errors import ConfigError
 def read_beir(
     folder: Path, *, qrels: str | None = None, join_title: bool = True, skip_unknown: bool = False
 ) -> EvaluationSet:
-    """``qrels``: a file, or the name of one in ``qrels/`` without its ending. ``join_title``: title, space, text."""
+    """Reads a folder in BEIR's form.
+
+    ``qrels``: a file, or the name of one in ``qrels/`` without its ending. ``join_title``: title, space, text.
+    """
     file = _qrels_file(folder, qrels)
     queries = {name: _query(row, name, path, line) for name, row, path, line in _identified(folder, "queries")}
     documents = {

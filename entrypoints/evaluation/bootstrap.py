@@ -28,7 +28,7 @@ class Interval:
 
     @property
     def verdict(self) -> Verdict:
-        """Of a difference."""
+        """The verdict on a difference: better, worse or not told apart."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no clear difference"
 
 

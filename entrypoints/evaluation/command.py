@@ -62,7 +62,7 @@ class EvalOptions:
 def evaluate(
     settings: Sequence[tuple[str, Values]], options: EvalOptions, load: Callable[[Values], LLM], out: Any
 ) -> None:
-    """``settings``: name and values of each model setting; the first is the one whose run is written."""
+    """Evaluates a model. ``settings``: name and values of each setting; the run of the first is written."""
     options.check()
     dataset = read_dataset(options)
     first = first_stage(options.first_stage, dataset, options.top_k, skip_unknown=options.skip_unknown)

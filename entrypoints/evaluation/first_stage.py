@@ -28,7 +28,7 @@ class FirstStage:
 
 
 def first_stage(source: str, dataset: EvaluationSet, top_k: int, *, skip_unknown: bool = False) -> FirstStage:
-    """``source``: ``bm25``, ``none`` (only where each query has its own candidates), or the file of a run."""
+    """Ranks by ``source``: ``bm25``, ``none`` (only where each query has its own candidates), or the file of a run."""
     if source == NONE:
         if dataset.candidates is None:
             raise ConfigError("--first-stage none: a BEIR folder needs one, as every document would be scored.")
@@ -86,14 +86,14 @@ class _Index:
         return found
 
     def scores(self, query: str) -> np.ndarray:
-        """Of every text; zero where no word is shared."""
+        """The scores of every text; zero where no word is shared."""
         (tokens,) = self._tokens([query])
         if not tokens or not self._has_words:
             return np.zeros(self._size, np.float32)
         return np.asarray(self._index.get_scores(tokens))
 
     def best(self, queries: list[str], size: int) -> list[list[int]]:
-        """For each query the numbers of the best texts that share a word with it."""
+        """The numbers of the best texts for each query, of those that share a word with it."""
         found: list[list[int]] = []
         for query in queries:
             scores = self.scores(query)

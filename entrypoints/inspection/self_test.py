@@ -83,7 +83,7 @@ class SelfTest:
 
 
 def likely_causes(spec: ModelSpec) -> str:
-    """What to look at where the order is wrong, in the words of the model's own kind of head."""
+    """Names what to look at where the order is wrong, in the words of the model's own kind of head."""
     prompt = (
         f"Is {spec.template} the prompt that it was trained with" if spec.template else "Is it read without a prompt"
     )

@@ -69,7 +69,7 @@ class Agreement:
 
     @property
     def faults(self) -> list[str]:
-        """What is out of its bounds, one phrase each."""
+        """The figures that are out of their bounds, one phrase each."""
         what, size = ("logits", self.max_logit) if self.bounds_logit else ("scores", self.max_score)
         found = []
         if not size <= self.bound:  # so that NaN is one

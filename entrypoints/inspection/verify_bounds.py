@@ -48,6 +48,6 @@ BOUNDS: dict[str, Bounds] = {
 
 
 def bounds_of(setting: str) -> Bounds:
-    """Of a setting such as ``bfloat16 int8``: the loosest of its parts."""
+    """The bounds of a setting such as ``bfloat16 int8``: the loosest of its parts."""
     found = [BOUNDS[part] for part in setting.split() if part in BOUNDS]
     return max(found, key=lambda bounds: bounds.logit_share, default=BOUNDS["int8"])

@@ -69,7 +69,7 @@ class EngineRanker:
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, list[Document]]:
-        """As ``run``, awaited."""
+        """Does what ``run`` does, awaited."""
         _check(top_k)
         if not documents:
             return {"documents": []}

@@ -39,7 +39,7 @@ class Ranked:
 
 
 class Reranker(Protocol):
-    """What the tool needs of ``LLM``."""
+    """The part of ``LLM`` that the tool uses."""
 
     def rerank(self, query: str, documents: list[str], top_n: int | None = None, **options: Any) -> list[RerankResult]:
         """The documents, best first. Raises ``ValueError`` for what cannot be scored."""

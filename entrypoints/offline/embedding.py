@@ -51,7 +51,7 @@ class RunningTexts:
         return self.results is not None and self.results.complete
 
     def start(self, head: HeadSpec, store: ScopedStore | None = None) -> list[EncodedPair]:
-        """What the core is to compute. Raises ``RequestError`` where nothing can be."""
+        """The prompts that the core is to compute. Raises ``RequestError`` where nothing can be."""
         readable = [one for one in self.encoding.result() if not isinstance(one, RequestError)]
         self.results = Vectors(len(readable))
         return readable

@@ -134,7 +134,7 @@ class RunningSlice:
         return self.results is not None and self.results.complete
 
     def start(self, head: HeadSpec, store: ScopedStore | None = None) -> Sequence[CorePrompt | EncodedPair]:
-        """What the core is to compute, once it is encoded. Raises ``RequestError`` where it cannot be."""
+        """The prompts that the core is to compute. Raises ``RequestError`` where the slice cannot be encoded."""
         encoded = self.encoding.result()
         self.results = ResultAssembler(head, encoded.texts, encoded.pairs, store)
         return self.results.prompts

@@ -48,7 +48,7 @@ class Workload:
         return queries * self.query_tokens + self.documents * self.document_tokens
 
     def mean_keys(self, shape: ModelShape, max_len: int) -> float:
-        """What a token of a document attends to, on average."""
+        """The number of keys that a token of a document attends to, on average."""
         if shape.reads == "texts":
             return self.document_tokens
         if not shape.causal:

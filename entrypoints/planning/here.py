@@ -11,7 +11,7 @@ from engine.entrypoints.planning.model_shape import ModelShape
 
 
 def measure(device: str, shape: ModelShape, cpu_threads: int | None, num_devices: int) -> DataSheet:
-    """What there is of ``--device device``, which may be ``auto``.
+    """Measures the memory and rates of ``--device device``, which may be ``auto``.
 
     On the machine's own processor ``num_devices`` replicas share it: memory and bandwidth by their number, cores by
     threads. Raises ``DeviceError`` where there is no such device.

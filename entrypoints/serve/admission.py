@@ -101,7 +101,7 @@ class Permit(Protocol):
 
 
 class AdmissionControl(Protocol):
-    """Who gives permits: ``Admission`` itself, or the coordinator's by way of messages."""
+    """The giver of permits: ``Admission`` itself, or the coordinator's by way of messages."""
 
     num_calls: int
     """Calls in flight."""
@@ -127,7 +127,7 @@ class AdmissionControl(Protocol):
 
 
 class AdmissionPermit:
-    """What one call holds of the queue, released as its pairs are answered."""
+    """The share of the queue that one call holds, released as its pairs are answered."""
 
     def __init__(
         self, admission: Admission, caller: str, queue: ModelQueue, size: CallSize, backlog_tokens: int

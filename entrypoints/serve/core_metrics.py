@@ -46,7 +46,7 @@ _GAUGES = (
 
 
 class WatchedCore(Protocol):
-    """What the metrics need of the client of one core, or of several: then it has ``replica_stats`` too."""
+    """The part that the metrics use of the client of one core, or of several: then it has ``replica_stats`` too."""
 
     @property
     def info(self) -> WorkerInfo: ...

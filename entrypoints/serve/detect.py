@@ -24,7 +24,7 @@ COMMON = DIALECTS[RerankDialect.name]
 
 @dataclass(frozen=True, slots=True)
 class DialectChoice:
-    """Who reads the body and who answers; mostly one and the same."""
+    """The dialects that read the body and that answer; mostly one and the same."""
 
     reader: Dialect
     answerer: Dialect
@@ -37,7 +37,7 @@ class DialectChoice:
 
 @dataclass(frozen=True, slots=True)
 class DialectPreferences:
-    """What caller and operator said about the dialect outside of the body."""
+    """The wishes of caller and operator about the dialect, outside of the body."""
 
     chosen: str | None = None
     """The dialect that the caller chose by ``?dialect=`` or a header."""
@@ -48,7 +48,7 @@ class DialectPreferences:
 
 
 def choose_on_path(owner: Dialect, keys: Keys, preferences: DialectPreferences) -> DialectChoice:
-    """Who reads and answers a body on a path of ``owner``.
+    """Chooses the dialects that read and answer a body on a path of ``owner``.
 
     Raises ``InvalidRequestError`` for a chosen dialect that does not exist.
     """
@@ -60,7 +60,7 @@ def choose_on_path(owner: Dialect, keys: Keys, preferences: DialectPreferences) 
 
 
 def choose_anywhere(keys: Keys, preferences: DialectPreferences) -> DialectChoice:
-    """Who reads and answers a body on the one path that takes all of them, as SageMaker, vLLM and TEI have it.
+    """Chooses the dialects of a body on the one path that takes all of them, as SageMaker, vLLM and TEI have it.
 
     Raises ``InvalidRequestError`` for a chosen dialect that does not exist.
     """

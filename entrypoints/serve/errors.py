@@ -66,7 +66,7 @@ def beside(error: EngineError, path: str) -> dict[str, str]:
 
 
 def route_path(scope: Scope) -> str:
-    """What the router matches: the path without the prefix that a proxy put before it."""
+    """The path that the router matches: the path without the prefix that a proxy put before it."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 

@@ -22,7 +22,7 @@ from engine.step import WorkerInfo
 
 
 class Processor(PairProcessor, Protocol):
-    """What the server needs of ``engine.inputs.processor.InputProcessor``."""
+    """The part that the server uses of ``engine.inputs.processor.InputProcessor``."""
 
     min_pair_tokens: int
 
@@ -56,7 +56,7 @@ class Processor(PairProcessor, Protocol):
 
 
 class CoreClient(Protocol):
-    """What the server needs of ``engine.core.async_client.AsyncMPClient``."""
+    """The part that the server uses of ``engine.core.async_client.AsyncMPClient``."""
 
     @property
     def info(self) -> WorkerInfo:
@@ -70,7 +70,7 @@ class CoreClient(Protocol):
 
     @property
     def why_not_healthy(self) -> str:
-        """In words, while ``healthy`` is False."""
+        """The reason in words, while ``healthy`` is False."""
         ...
 
     @property
@@ -123,7 +123,7 @@ class LoadedEngine:
         return cls(spec, processor, client, names, adapters, folders, store, pictures)
 
     def store_for(self, adapter: str, scope: str) -> ScopedStore | None:
-        """What calls of one scope see of ``store``: with other weights, a text has other vectors."""
+        """The part of ``store`` that calls of one scope see: with other weights, a text has other vectors."""
         return self.store.scoped(f"{adapter}\0{self.adapters.get(adapter, '')}\0{scope}")
 
     @property
@@ -133,7 +133,7 @@ class LoadedEngine:
 
     @property
     def pair_limits(self) -> tuple[int, int]:
-        """To how many tokens a call may have its pairs cut: the template stays, and some room beside it."""
+        """The lengths in tokens to which a call may have its pairs cut: the template stays, and some room beside it."""
         most = self.spec.max_model_len
         return min(self.processor.min_pair_tokens + LEAST_ROOM, most), most
 

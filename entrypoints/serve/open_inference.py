@@ -65,7 +65,7 @@ class OpenInferenceRoutes:
         self._service = service
 
     async def server(self, request: Request) -> Response:
-        """What this server is."""
+        """Describes this server."""
         return json_response({"name": "engine", "version": __version__, "extensions": []})
 
     async def live(self, request: Request) -> Response:

@@ -25,7 +25,7 @@ LEVELS = ("1", "2")
 
 
 class LoadBody(msgspec.Struct, kw_only=True):
-    """Of vLLM and of SGLang, whose ``pinned`` changes nothing: all adapters stay."""
+    """A body of vLLM or of SGLang, whose ``pinned`` changes nothing: all adapters stay."""
 
     lora_name: Annotated[str, Meta(description="The name that calls then give as model.")] = ""
     lora_path: Annotated[str, Meta(description="Its folder, in one of the folders of --runtime-lora-folders.")] = ""
@@ -47,7 +47,7 @@ class OperationRoutes:
         self._service, self._operations = service, operations
 
     async def load(self, request: Request) -> Response:
-        """As vLLM: a line of text. Raises ``EngineError``."""
+        """Answers as vLLM does, with a line of text. Raises ``EngineError``."""
         body = await _read(request, LoadBody)
         await self._load(body)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
@@ -59,7 +59,7 @@ class OperationRoutes:
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     async def load_sglang(self, request: Request) -> Response:
-        """As SGLang: what is loaded now, also where it went wrong."""
+        """Answers as SGLang does: what is loaded now, also where it went wrong."""
         try:
             await self._load(await _read(request, LoadBody))
         except EngineError as error:
@@ -97,7 +97,7 @@ class OperationRoutes:
         return json_response(answer, error.status, error_headers(error))
 
     async def sleep(self, request: Request) -> Response:
-        """As vLLM: ``?level=``. Returns when the memory is free. Raises ``EngineError``."""
+        """Sleeps as vLLM does (``?level=``). Returns when the memory is free. Raises ``EngineError``."""
         level = request.query_params.get("level", "1")
         if level not in LEVELS:
             raise InvalidRequestError(
@@ -109,22 +109,22 @@ class OperationRoutes:
         return Response()
 
     async def wake_up(self, request: Request) -> Response:
-        """As vLLM. Returns when calls are answered again. Raises ``EngineError``."""
+        """Wakes up as vLLM does. Returns when calls are answered again. Raises ``EngineError``."""
         await self._operations.perform(WakeUp())
         return Response()
 
     async def is_sleeping(self, request: Request) -> Response:
-        """As vLLM."""
+        """Answers as vLLM does."""
         return json_response({"is_sleeping": self._service.asleep})
 
     async def release_memory(self, request: Request) -> Response:
-        """As SGLang: what ``/sleep`` does. Its ``tags`` name parts of the memory; here all of it goes and comes."""
+        """Sleeps, as SGLang's route. Its ``tags`` name parts of the memory; here all of it goes and comes."""
         await _read(request, dict)
         await self._operations.perform(Sleep())
         return Response()
 
     async def resume_memory(self, request: Request) -> Response:
-        """As SGLang: what ``/wake_up`` does."""
+        """Does what ``/wake_up`` does, as SGLang."""
         await _read(request, dict)
         await self._operations.perform(WakeUp())
         return Response()

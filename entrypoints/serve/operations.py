@@ -53,7 +53,7 @@ ServerOperation = LoadLora | UnloadLora | Sleep | WakeUp
 
 
 class OperationsControl(Protocol):
-    """Who does what callers ask for."""
+    """The one that carries out the operations that callers ask for."""
 
     async def perform(self, operation: ServerOperation) -> None:
         """Returns when it is done everywhere. Raises ``EngineError``; then nothing has changed."""

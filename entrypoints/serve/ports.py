@@ -74,7 +74,7 @@ def _remove_abandoned(path: str) -> None:
 
 
 def address_of(listener: socket.socket, *, tls: bool) -> str:
-    """What a log calls a listening socket: an address for clients."""
+    """The name of a listening socket in the log: an address for clients."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]

@@ -99,7 +99,7 @@ class ServedModels:
                 self._released.set()
 
     async def unused(self, name: str) -> None:
-        """Until no call uses an adapter, which was dropped."""
+        """Waits until no call uses an adapter, which was dropped."""
         while self._uses[name]:
             self._released.clear()
             await self._released.wait()

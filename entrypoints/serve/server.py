@@ -83,10 +83,10 @@ class _OneProcess:
         await self._http.serve(sockets=[self._listener])
 
     async def attach(self, engines: Sequence[LoadedEngine]) -> None:
-        """Nothing to do: the models are in this process."""
+        """Does nothing: the models are in this process."""
 
     def tell_state(self) -> None:
-        """Nothing to do: the service is in this process."""
+        """Does nothing: the service is in this process."""
 
     def stop(self) -> None:
         self._http.should_exit = True

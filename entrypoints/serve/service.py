@@ -177,7 +177,7 @@ class RerankService:
     async def run(
         self, call: RerankCall, request_id: str, patience_s: float | None = None
     ) -> AsyncGenerator[Progress, None]:
-        """What happens to a call, in order: ``Accepted``, the results that each step settles, the ``CallResult``.
+        """Runs a call and yields, in order: ``Accepted``, the results that each step settles, the ``CallResult``.
 
         ``patience_s``: how long the client waits, where it is known; a call that would wait longer is refused.
         Closing the generator aborts what has not run. Raises ``RequestError`` about a field of the call,

@@ -86,7 +86,7 @@ class StatusRoutes:
         return json_response({"auth": bool(self._service.config.api_key)})
 
     async def meta(self, request: Request) -> Response:
-        """What Weaviate asks its reranker when it starts: an object."""
+        """Answers what Weaviate asks its reranker when it starts: an object."""
         return json_response({"model": self._service.engine.names[0], "version": __version__})
 
     async def info(self, request: Request) -> Response:

@@ -59,7 +59,7 @@ class Speed:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """None while nothing is known."""
+        """The rate of the last seconds; None while nothing is known."""
         return self._tokens / self._seconds if self._tokens > 0 else None
 
     def seconds_for(self, num_tokens: int) -> float:

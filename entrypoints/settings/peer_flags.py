@@ -69,7 +69,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Reading:
-    """What one use of a flag comes to."""
+    """The meaning of one use of a flag."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     """Options of ours, by their names; ``hf_overrides.key`` is one key of that option."""
@@ -132,7 +132,7 @@ def as_switch(value: Any) -> bool | None:
 
 
 def read(flags: Sequence[PeerFlag], shown: str, value: Any) -> Reading:
-    """What the flag, which its user spelt ``shown``, comes to with this value.
+    """Reads a flag, which its user spelt ``shown``, with this value.
 
     ``value`` is text, what a YAML file or a caller of ``LLM`` gave, or None for a flag without one. Raises
     ``ConfigError`` for what is refused, with what the flag means for its server.

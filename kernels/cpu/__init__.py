@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def available() -> str | None:
-    """None when the kernels can be used, else the reason in one sentence."""
+    """The reason why the kernels cannot be used, in one sentence; None when they can."""
     try:
         import engine.kernels.cpu._C  # noqa: F401
     except ImportError as error:

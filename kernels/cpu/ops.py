@@ -170,7 +170,7 @@ class CpuOps(ReferenceOps):
     def new_grouped_linear(  # type: ignore[override]
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> CpuGrouped | None:
-        """None for rows that are no whole words of eight codes, or groups that are not in the rhythm of the blocks."""
+        """Returns None for rows that are no whole words of eight codes, or groups that cross the blocks."""
         packed = _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
         try:
             return CpuGrouped(packed, layout)

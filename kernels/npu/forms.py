@@ -176,7 +176,7 @@ def add_rms_norm_quant(
 
 
 def swiglu_quant(gated: torch.Tensor) -> QuantizedActivation:
-    """As ``SWIGLU``, quantised. activate_left is False by default: silu would fall on the second half."""
+    """Computes ``SWIGLU``, quantised. activate_left is False by default: silu would fall on the second half."""
     return QuantizedActivation(*torch_npu.npu_swiglu_quant(gated, activate_left=True, quant_mode=1))
 
 

@@ -73,7 +73,7 @@ class HostPlan:
 
     @cached_property
     def pages(self) -> Pages:
-        """For the layout ``PAGED``."""
+        """The tables of the layout ``PAGED``."""
         return lay_pages(self.sources, self.context_starts, self.context_lens, self.own_starts, self.own_lens)
 
     @cached_property
@@ -88,7 +88,7 @@ class HostPlan:
         return np.array_equal(self.q_lens, self.kv_lens)
 
     def layout(self, *, paged: bool) -> Layout:
-        """``paged``: the operator takes block tables. Then it sees fewer queries than keys only by them."""
+        """The layout of the step; ``paged``: it takes block tables, the only way to more keys than queries."""
         if self.as_they_lie and (self.is_square or not paged):
             return Layout.AS_THEY_LIE
         return Layout.PAGED if paged else Layout.GATHERED
@@ -203,7 +203,7 @@ def index_arrays(host: HostPlan, layout: Layout) -> list[np.ndarray]:
 
 
 def plan_with(host: HostPlan, layout: Layout, tensors: list[torch.Tensor]) -> AttentionPlan:
-    """``tensors``: the ``index_arrays`` on the device, int64."""
+    """Makes the plan with ``tensors``, the ``index_arrays`` on the device, int64."""
     cached_rows, rows, table = tensors
     plan = AttentionPlan(host, layout)
     if layout != Layout.AS_THEY_LIE:
@@ -220,7 +220,7 @@ def to_device(rows: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def make_plan(meta: AttentionMeta, *, paged: bool) -> AttentionPlan:
-    """For a step whose upload did not make it: each table is a copy of its own."""
+    """Makes the plan of a step whose upload did not make it: each table is a copy of its own."""
     host = plan_on_host(meta)
     layout = host.layout(paged=paged)
     return plan_with(host, layout, [to_device(array, meta.device) for array in index_arrays(host, layout)])

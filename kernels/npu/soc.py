@@ -23,7 +23,7 @@ class Soc:
 
     @property
     def why_unsupported(self) -> str | None:
-        """None, or why this chip cannot run the engine."""
+        """The reason why this chip cannot run the engine, or None."""
         if self.name.startswith(OLD_CHIPS) or self.name in ("Ascend310", "Ascend910"):
             return (
                 f"{self.name} has none of the operators that the engine needs; it runs on Atlas A2 (Ascend910B), A3 "
@@ -42,7 +42,7 @@ class Soc:
 
     @property
     def forms(self) -> Forms:
-        """What the support tables allow: npu_swiglu is not listed for 310P, which unpacks plain weights slowly."""
+        """The forms of the support tables: npu_swiglu is not listed for 310P, which unpacks plain weights slowly."""
         return Forms(swiglu=PLAIN, weights=TILED_WEIGHTS) if self.is_inference_series else Forms()
 
     @property

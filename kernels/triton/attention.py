@@ -208,7 +208,7 @@ def default_config(dtype: torch.dtype, head_dim: int) -> AttentionConfig:
 
 
 def candidate_configs(dtype: torch.dtype, head_dim: int) -> list[AttentionConfig]:
-    """What a warm-up should measure."""
+    """The configurations that a warm-up should measure."""
     candidates = [default_config(dtype, head_dim)]
     if dtype != torch.float32:
         candidates += [AttentionConfig(128, 64, 8, 2), AttentionConfig(128, 64, 8, 3), AttentionConfig(128, 128, 8, 2)]

@@ -64,5 +64,5 @@ def quantize_fp8_torch(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dequantize_fp8(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """What the quantised rows stand for, in fp32."""
+    """The values of the quantised rows, in fp32."""
     return values.float() * scales

@@ -27,7 +27,7 @@ MAX_STATE_BYTES = 4096
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FourBitTensor(QuantizedTensor):
-    """``parts``: codes uint8 (N, K/2), absmax (N, K/block), and with double quant those of the
+    """Reads 4-bit weights. ``parts``: codes uint8 (N, K/2), absmax (N, K/block), and with double quant those of the
     absmax.
     """
 

@@ -36,7 +36,7 @@ PER_ROW = ("channel", "tensor")
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a group of ``config_groups`` says of its weights."""
+    """The settings of a group of ``config_groups`` for its weights."""
 
     format: str
     bits: int

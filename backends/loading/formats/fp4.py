@@ -21,7 +21,7 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fp4Tensor(QuantizedTensor):
-    """``parts``: codes uint8 (N, K/2), scale (N, K/group), and perhaps global (one number)."""
+    """Reads fp4 weights. ``parts``: codes uint8 (N, K/2), scale (N, K/group), and perhaps global (one number)."""
 
     group: int
     divides: bool = False

@@ -39,7 +39,7 @@ FOUR_BITS = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BlockTensor(QuantizedTensor):
-    """``parts``: blocks uint8 (N, bytes of a row)."""
+    """Reads blocks of GGUF. ``parts``: blocks uint8 (N, bytes of a row)."""
 
     type: str
     values: int

@@ -34,7 +34,7 @@ NESTED = ("scale_q", "zero_q", "meta_scale", "meta_zero", "scale.W_q", "zero.W_q
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HqqTensor(QuantizedTensor):
-    """``parts``: codes uint8, scale and zero, each one number a group."""
+    """Reads weights of HQQ. ``parts``: codes uint8, scale and zero, each one number a group."""
 
     bits: int
     group: int

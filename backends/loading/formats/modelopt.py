@@ -24,7 +24,7 @@ ROTATED = (".svdquant_lora_a", ".svdquant_lora_b", ".weight_quantizer._pre_quant
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairedRowsTensor(IntegerGroups):
-    """``parts``: codes uint8 (N/2, K) and scales (N, K/group)."""
+    """Reads weights of ModelOpt. ``parts``: codes uint8 (N/2, K) and scales (N, K/group)."""
 
     def integers(self, reader: TensorReader) -> ReadIntegers:
         def read(first: int, last: int) -> Integers:

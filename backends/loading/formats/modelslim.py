@@ -33,7 +33,7 @@ ROUNDING = 0.51
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Int8Rows(QuantizedTensor):
-    """``parts``: weight int8 (N, K), scale and offset, a number a row."""
+    """Reads int8 rows. ``parts``: weight int8 (N, K), scale and offset, a number a row."""
 
     def widener(self, reader: TensorReader) -> Widen:
         scales = self.scales(reader)
@@ -62,7 +62,10 @@ class Int8Rows(QuantizedTensor):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StaticRows(Int8Rows):
-    """``parts``: weight int8 (N, K), deq_scale (N,), input_scale and input_offset (1,), quant_bias int32 (N,)."""
+    """Reads static W8A8.
+
+    ``parts``: weight int8 (N, K), deq_scale (N,), input_scale and input_offset (1,), quant_bias int32 (N,).
+    """
 
     has_bias: bool
     """The bias is stored beside; then nothing has to be in ``quant_bias`` alone."""

@@ -21,7 +21,7 @@ SCALES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScaledTensor(QuantizedTensor):
-    """``parts``: weight, scale and, where there are zero points, zero of the scale's shape."""
+    """Reads scaled weights. ``parts``: weight, scale and perhaps zero points, of the scale's shape."""
 
     block: tuple[int, int]
     """Rows and columns that share a scale."""

@@ -104,7 +104,7 @@ class Stored:
         self.sources[f"{module}.weight"] = source
 
     def finish(self) -> dict[str, Source]:
-        """Everything, what is not quantised included."""
+        """The tensors of the model, with those that are not quantised."""
         for name in self.left:
             if name in self.sources:
                 raise self.broken(f"it holds {name} twice, plain and quantised")

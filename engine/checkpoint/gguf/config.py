@@ -36,13 +36,13 @@ def config_of(file: GgufFile) -> dict[str, Any]:
 
 
 def labels(file: GgufFile) -> list[str]:
-    """Of the rows of ``cls.output.weight``, where the converter named them."""
+    """The labels of the rows of ``cls.output.weight``, where the converter named them."""
     found = file.get("classifier.output_labels", [])
     return [str(label) for label in found] if isinstance(found, list) else []
 
 
 def positive_row(file: GgufFile) -> int:
-    """Which of the two rows of a yes/no head is the one for relevant documents: the first, unless it is called no."""
+    """The row of a yes/no head that stands for relevant documents: the first, unless it is called no."""
     names = labels(file)
     return 1 if names and names[0].strip().lower() in NEGATIVE else 0
 

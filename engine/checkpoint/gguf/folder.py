@@ -64,7 +64,7 @@ def folder_of(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what is made from checkpoints is kept: ``ENGINE_CACHE``, or a folder in the user's cache."""
+    """The folder for files that are made from checkpoints: ``ENGINE_CACHE``, or a folder in the user's cache."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rerank-engine"
 

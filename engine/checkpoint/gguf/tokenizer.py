@@ -52,7 +52,7 @@ def build_tokenizer(file: GgufFile) -> Tokenizer:
 
 
 def special_tokens(file: GgufFile) -> dict[str, str]:
-    """As in ``tokenizer_config.json``: bos_token, eos_token, ..."""
+    """The special tokens by their names in ``tokenizer_config.json``: bos_token, eos_token, ..."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     names = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
     names["cls"] = "cls"
@@ -72,7 +72,7 @@ def _unknown(file: GgufFile, problem: str) -> ModelLoadError:
 
 
 class Vocabulary:
-    """What the metadata say of tokens, checked."""
+    """The tokens by the file's metadata, checked."""
 
     def __init__(self, file: GgufFile) -> None:
         self.file = file
@@ -95,7 +95,7 @@ class Vocabulary:
         return {token: number for number, token in enumerate(self.tokens)}
 
     def id_of(self, name: str) -> int | None:
-        """Of ``bos``, ``eos``, ``unknown``, ``seperator``, ...; None where the file has none."""
+        """The id of ``bos``, ``eos``, ``unknown``, ``seperator``, ...; None where the file has none."""
         number = self.file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         return number if isinstance(number, int) and number < len(self.tokens) else None
 

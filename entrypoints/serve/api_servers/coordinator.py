@@ -96,7 +96,7 @@ class Coordinator:
         service.metrics.api_servers.set_function(lambda: sum(server.attached for server in self._servers.values()))
 
     async def serve(self) -> None:
-        """Until ``stop``; raises ``StartupError`` when API servers cannot be kept running."""
+        """Serves until ``stop``; raises ``StartupError`` when API servers cannot be kept running."""
         for index in range(self._config.api_server_count):
             self._start(index)
         pids = ", ".join(str(server.pid) for server in self._servers.values())

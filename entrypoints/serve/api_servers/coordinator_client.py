@@ -217,10 +217,10 @@ class RemotePermit:
         self.backlog_tokens = backlog_tokens
 
     def settle(self, size: CallSize) -> None:
-        """Nothing to do: the coordinator settles when the pairs pass (``Run``)."""
+        """Does nothing: the coordinator settles when the pairs pass (``Run``)."""
 
     def answered(self, num_pairs: int) -> None:
-        """Nothing to do: the coordinator has counted these already."""
+        """Does nothing: the coordinator has counted these already."""
 
     def __enter__(self) -> Self:
         self._admission.begin()
@@ -279,7 +279,7 @@ class RemoteCore:
         self._coordinator.send(ResetPrefixCache(self._position))
 
     async def shutdown(self, timeout_s: float) -> None:
-        """Nothing to do: the coordinator ends the cores."""
+        """Does nothing: the coordinator ends the cores."""
 
 
 class RemoteStatus(StatusRoutes):

@@ -97,7 +97,7 @@ class FairListener:
         self.publish()
 
     async def wait_closed(self) -> None:
-        """Until connections that were just accepted have their protocol."""
+        """Waits until connections that were just accepted have their protocol."""
         if self._opening:
             await asyncio.wait(self._opening)
 

@@ -15,7 +15,7 @@ from engine.step import WorkerInfo
 
 
 class ApiServerSetup(msgspec.Struct):
-    """What an API server process is started with."""
+    """The set-up of an API server process."""
 
     server: ServerConfig
     index: int
@@ -33,7 +33,7 @@ class ApiServerSetup(msgspec.Struct):
 
 
 class ApiServerModel(msgspec.Struct, array_like=True, gc=False):
-    """What an API server needs to know of a loaded model."""
+    """The facts of a loaded model that an API server needs."""
 
     spec: ModelSpec
     config: ModelConfig
@@ -93,7 +93,7 @@ class Admitted(msgspec.Struct, array_like=True, gc=False, tag="admitted"):
 
 
 class CallOutput(msgspec.Struct, array_like=True, gc=False, tag="output"):
-    """What a step finished of a call; the last one carries ``stats``."""
+    """The pairs of a call that a step finished; the last one carries ``stats``."""
 
     output: EngineCoreOutput
 

@@ -24,7 +24,7 @@ class ApiServerMetrics(ServerMetrics):
     """The metrics that one API server counts."""
 
     def watch_core(self, core: WatchedCore, model: str = "") -> None:
-        """Nothing to do: the coordinator watches the cores."""
+        """Does nothing: the coordinator watches the cores."""
 
     def counts(self) -> list[Count]:
         """Every counter and histogram sample that is not zero."""

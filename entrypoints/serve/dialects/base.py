@@ -59,7 +59,7 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """What a codec may know beyond the body."""
+    """The facts of a request that a codec may know beyond the body."""
 
     path: str
     headers: Mapping[str, str]
@@ -77,7 +77,7 @@ TextPath = tuple[str | int | EllipsisType, ...]
 
 @dataclass(frozen=True, slots=True)
 class TextPaths:
-    """Where a body has its query and its documents: errors name the caller's fields."""
+    """The places of a body's query and documents: errors name the caller's fields."""
 
     query: TextPath = ("query",)
     document: TextPath = ("documents", ...)
@@ -107,7 +107,7 @@ def _numbered(path: TextPath, number: int) -> FieldPath:
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """What a codec made of a body."""
+    """The call that a codec made of a body."""
 
     call: RerankCall
     unknown_fields: tuple[str, ...] = ()
@@ -211,7 +211,7 @@ class Dialect(ABC):
         return self.request_type
 
     def paths_of(self, body: Any) -> TextPaths:
-        """Where this body has its texts: ``text_paths``, unless that depends on the body."""
+        """The places of this body's texts: ``text_paths``, unless that depends on the body."""
         return self.text_paths
 
     @abstractmethod

@@ -73,7 +73,7 @@ def pair_of(messages: list[Message]) -> tuple[str, str, str | None]:
 
 
 class PromptFields(Extensions, kw_only=True):
-    """What bodies with a prompt and bodies with messages have in common."""
+    """The fields that bodies with a prompt and bodies with messages have in common."""
 
 
 class ClassifyBody(PromptFields, kw_only=True):

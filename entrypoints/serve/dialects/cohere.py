@@ -72,7 +72,7 @@ class CohereV1Dialect(RerankDialect):
 
 
 class RelevantSpans(msgspec.Struct):
-    """Which spans of a document to name; here they are its chunks."""
+    """The spans of a document to name; here they are its chunks."""
 
     mode: Literal["enabled", "disabled"] | None = None
     threshold: float | None = None
@@ -80,7 +80,7 @@ class RelevantSpans(msgspec.Struct):
 
 
 class SpansWanted(NamedTuple):
-    """What a call of ``relevant_spans`` keeps in mind."""
+    """The wishes of a call with ``relevant_spans``, for its answer."""
 
     threshold: float
     most: int | None

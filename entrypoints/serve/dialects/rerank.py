@@ -41,7 +41,7 @@ from engine.scoring.result_assembler import PairScore
 
 
 class RerankFields(Extensions, kw_only=True):
-    """What rerank bodies with ``documents`` have in common."""
+    """The fields that rerank bodies with ``documents`` have in common."""
 
     documents: Documents
     top_n: Annotated[Count, Meta(description="Best results to return; 0, null and absent: all.")] = None
@@ -70,7 +70,7 @@ class Span(msgspec.Struct):
 
 
 class RerankEntry(msgspec.Struct, kw_only=True):
-    """Nothing else: some clients refuse an entry with a key that they do not know."""
+    """One result, with no other key: some clients refuse an entry with a key that they do not know."""
 
     index: int
     relevance_score: float
@@ -88,7 +88,7 @@ class DetailedEntry(RerankEntry, kw_only=True):
 
 
 class RerankDetail(msgspec.Struct, kw_only=True):
-    """What was done with a long document."""
+    """The treatment of a long document."""
 
     index: int
     truncated: bool | UnsetType = UNSET
@@ -105,7 +105,7 @@ class RerankUsage(msgspec.Struct):
 
 
 class RerankCost(msgspec.Struct):
-    """What the call took; the tokens that were not computed were shared between its documents, or kept."""
+    """The cost of a call; the tokens that were not computed were shared between its documents, or kept."""
 
     computed_tokens: int
     steps: int
@@ -162,7 +162,7 @@ def rerank_call(
 
 
 def cost_of(result: CallResult) -> RerankCost:
-    """What the call took, from its result."""
+    """The cost of a call, from its result."""
     # The core counts its queue from the call's arrival; here tokenisation has a time of its own.
     seconds = (result.encode_s, max(0.0, result.queue_s - result.encode_s), result.compute_s, result.total_s)
     return RerankCost(result.computed_tokens, result.num_steps, *(round(1000 * s, 3) for s in seconds))
