@@ -33,7 +33,7 @@ BYTES_PER_NUMBER: dict[str, float] = {
 
 
 def grouped_bytes(group: int, *, has_offsets: bool) -> float:
-    """What a weight of 4 bits takes on a device: with fp32 scales and offsets, if not narrower."""
+    """The bytes of a weight of 4 bits on a device: with fp32 scales and offsets, if not narrower."""
     return 0.5 + 4 * (2 if has_offsets else 1) / group
 
 

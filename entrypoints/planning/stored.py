@@ -13,7 +13,7 @@ from engine.config import grouped_bytes
 
 
 class StoredWeights(NamedTuple):
-    """Of the linear layers."""
+    """The stored weights of the linear layers."""
 
     words: str
     bits: float
@@ -23,7 +23,7 @@ class StoredWeights(NamedTuple):
 
 
 def stored_weights(config: Mapping[str, Any]) -> StoredWeights | None:
-    """None for a plain checkpoint, and for one whose settings do not say."""
+    """The stored weights; None for a plain checkpoint, and for one whose settings do not say."""
     settings = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(settings, Mapping):
         return None
