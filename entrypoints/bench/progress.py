@@ -36,6 +36,9 @@ class Progress:
         now_s = time.monotonic()
         if self._lines and now_s - self._said_s >= PERIOD_S and self._done < self._total:
             self._said_s = now_s
-            speed = self._done / (now_s - self._started_s)
-            left_s = (self._total - self._done) / speed
-            tell(f"{self._done} of {self._total} {self._unit}s, {speed:.3g} a second, about {left_s:.0f} s left")
+            spent_s = now_s - self._started_s
+            speed = self._done / spent_s
+            left = f", about {(self._total - self._done) / speed:.0f} s left"
+            # The first results come together, so that their speed says little.
+            known = 10 * self._done >= self._total
+            tell(f"{self._done} of {self._total} {self._unit}s after {spent_s:.0f} s{left if known else ''}")

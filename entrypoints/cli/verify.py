@@ -44,7 +44,7 @@ def verify(
     pairs, grades = (built_in_pairs(), None) if judged is None else (judged.lists(), judged.grades())
     announce_model(values, "engine verify MODEL: another")
     load = partial(load_model, own_texts=judged is None)
-    report = verify_model(values, pairs, load, with_reference=reference, grades=grades)
+    report = verify_model(values, pairs, load, with_reference=reference, grades=grades, say=tell)
     if json:
         pipe_text(sys.stdout)
         print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode(), flush=True)

@@ -143,11 +143,12 @@ def verify(
     *,
     with_reference: bool = True,
     grades: Sequence[Sequence[int]] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> VerifyReport:
     """``load`` makes an ``LLM`` of settings, each of which is ``values`` in another precision.
 
-    ``grades``: of each query's documents, above 0 for the right ones, where the pairs are judged.
-    Raises ``EngineError`` where float32 itself cannot be loaded, or scores no pair.
+    ``grades``: of each query's documents, above 0 for the right ones, where the pairs are judged. ``say`` is told what
+    is compared before it is. Raises ``EngineError`` where float32 itself cannot be loaded, or scores no pair.
     """
     from engine.backends.registry import choose_backend
 
@@ -155,6 +156,7 @@ def verify(
     capabilities = backend.capabilities
     baseline, others = settings_to_verify(values, capabilities)
     results: list[Agreement | Unavailable] = []
+    say(f"comparing {', '.join((BASELINE, *(setting.name for setting in others)))}, one after the other")
     with load(baseline.values) as llm:
         spec, expected = llm.spec, _logits(llm, pairs)
         alone = [np.concatenate([_logits(llm, [(query, [text])])[0] for text in texts]) for query, texts in pairs]
