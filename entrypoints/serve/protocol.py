@@ -121,7 +121,8 @@ class GuardedProtocol(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if self._refused or method == b"CONNECT":
             return
-        kept = [header for header in self.headers if header[0] not in (b"upgrade", b"connection", b"http2-settings")]
+        kept = [(name, _without_upgrade(value) if name == b"connection" else value) for name, value in self.headers]
+        kept = [(name, value) for name, value in kept if value and name not in (b"upgrade", b"http2-settings")]
         lines = [method + b" " + self.url + b" HTTP/" + version, *(name + b": " + value for name, value in kept)]
         self.parser = httptools.HttpRequestParser(self)
         self._fields_bytes = 0
@@ -267,3 +268,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
         self.flow.resume_reading()
+
+
+def _without_upgrade(connection: bytes) -> bytes:
+    """The options of a ``Connection`` header that do not ask for another protocol."""
+    options = (option.strip() for option in connection.split(b","))
+    return b", ".join(option for option in options if option.lower() not in (b"upgrade", b"http2-settings"))

@@ -69,6 +69,7 @@ CORNERS = (
     Corner("pipelining behind no HTTP", LIVE + b"nonsense\r\n\r\n", (200,), True),
     Corner("h2c", get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c") + LIVE, (200, 200)),
     Corner("websocket", get(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: x"), (200,)),
+    Corner("upgrade and close", get(b"Connection: close, Upgrade", b"Upgrade: h2c") + LIVE, (200,), True),
     Corner("upgrade of a call", call(b"Connection: Upgrade", b"Upgrade: h2c"), (200,)),
     Corner("HTTP/2 by prior knowledge", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,), True),
     Corner("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40, (400,), True),
