@@ -114,6 +114,12 @@ def _token_head(checkpoint: Checkpoint, choice: Tokens, origin: str) -> Head:
     ]
     if method == "from_2_way_softmax":
         _check_two(texts, ids)
+        if checkpoint.config.get("is_original_qwen3_reranker") and {*texts} != {"no", "yes"}:
+            raise ConfigError(
+                f"is_original_qwen3_reranker is a model that answers no or yes, and {origin} names {texts[0]!r} and "
+                f"{texts[1]!r}. Leave the former out; the method from_2_way_softmax and --score-template say the rest.",
+                param=WHERE,
+            )
     num_labels = 1 if method in ("from_2_way_softmax", "expectation") else len(tokens)
     if num_labels > 1:
         raise ConfigError(

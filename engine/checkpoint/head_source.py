@@ -64,13 +64,6 @@ def _from_config(checkpoint: Checkpoint, authority: Authority) -> Statement[Sour
                 'is_original_qwen3_reranker needs its two tokens: add "classifier_from_token": ["no", "yes"].',
                 param=WHERE,
             )
-        if (is_flag or checkpoint.is_language_model) and len(tokens) == 2 and {*tokens} != {"no", "yes"}:
-            raise ConfigError(
-                "is_original_qwen3_reranker is a model that answers no or yes, and classifier_from_token names "
-                f'{tokens[0]!r} and {tokens[1]!r}. Leave the former out: "method": "from_2_way_softmax" and '
-                "--score-template say the rest.",
-                param=WHERE,
-            )
     if tokens is None and method is None:
         return None
     if tokens is None:

@@ -313,7 +313,7 @@ ORIGINAL = {"classifier_from_token": ["no", "yes"], "is_original_qwen3_reranker"
 def test_flags_that_contradict_themselves(small: Make, tmp_path: Path) -> None:
     other = ORIGINAL | {"classifier_from_token": ["0", "1"]}
     with pytest.raises(
-        ConfigError, match="a model that answers no or yes, and classifier_from_token names '0' and '1'"
+        ConfigError, match="a model that answers no or yes, and classifier_from_token of --hf-overrides names '0'"
     ):
         resolve(small(name=None), hf_overrides=other)
     llama = save_random(tmp_path / "llama", "LlamaForCausalLM", "qwen", **TINY)
