@@ -19,6 +19,7 @@ from engine.backends.loading.formats import (
     hqq,
     modelopt,
     modelslim,
+    torchao,
 )
 from engine.backends.loading.formats.gguf import open_gguf
 from engine.backends.loading.formats.stored import Format, Stored, refusal
@@ -40,6 +41,7 @@ FORMATS: dict[str, Callable[[Stored], Format]] = {
     "hqq": hqq.read,
     "modelopt": modelopt.read,
     "modelopt_fp4": modelopt.read,
+    "torchao": torchao.read,
 }
 """By ``quant_method`` of the config."""
 NOT_AS_EXPECTED = (

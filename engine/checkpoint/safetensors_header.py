@@ -104,6 +104,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(file: Path) -> dict[str, Any]:
+    """The metadata that its writer put into the header of a valid file; empty where there is none."""
+    with file.open("rb") as stream:
+        found = json.loads(stream.read(int.from_bytes(stream.read(8), "little"))).get("__metadata__")
+    return found if isinstance(found, dict) else {}
+
+
 def _stored_tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     begin, end = entry["data_offsets"]

@@ -96,6 +96,11 @@ def _hqq(method: str, settings: Mapping[str, Any]) -> StoredWeights:
     return _grouped("HQQ", bits, group, 32, offsets=True, kept=params.get("axis", 1) == 1)
 
 
+def _torchao(method: str, settings: Mapping[str, Any]) -> StoredWeights:
+    """Its 8-bit types are what is read."""
+    return StoredWeights("torchao, 8 bits", 8, None)
+
+
 _READERS = {
     "auto-round": _integers,
     "awq": _integers,
@@ -107,4 +112,5 @@ _READERS = {
     "hqq": _hqq,
     "modelopt": _modelopt,
     "modelopt_fp4": _modelopt,
+    "torchao": _torchao,
 }
