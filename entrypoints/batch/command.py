@@ -93,7 +93,10 @@ def _origin(source: Path, config: EngineConfig) -> Origin:
 
 def _say(report: BatchReport, files: BatchFiles) -> int:
     earlier = f" ({report.num_resumed} of them by an earlier run)" if report.num_resumed else ""
-    print(f"engine: {report.num_rows} rows answered{earlier} in {files.target}", file=sys.stderr)
+    print(
+        f"engine: {report.num_rows} {'row' if report.num_rows == 1 else 'rows'} answered{earlier} in {files.target}",
+        file=sys.stderr,
+    )
     if report.num_failed:
         print(f"engine: {report.num_failed} rows failed; their error says why", file=sys.stderr)
     return 1 if report.num_failed else 0
