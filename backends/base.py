@@ -114,6 +114,10 @@ class Backend(ABC):
         dtypes = self.capabilities.dtypes
         return checkpoint_dtype if checkpoint_dtype in dtypes else dtypes[0]
 
+    def step_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype of activations, norms, keys and values of a model whose products are in ``dtype``."""
+        return dtype
+
     def quantization_for(self, stored: str, dtype: torch.dtype) -> str | None:
         """The quantisation to run a checkpoint in whose weights are ``stored`` in 8 bits; None: widen them."""
         return stored if stored in self.capabilities.quantizations else None

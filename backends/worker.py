@@ -59,6 +59,7 @@ class Worker:
         device = backend.device(self.rank)
         dtype_name = _choose_dtype(self.config, self.spec, backend)
         dtype = getattr(torch, dtype_name)
+        step_dtype = dtype if self.spec.by_library else backend.step_dtype(dtype)
         if self.config.device.profile is not None:
             self.profiler = Profiler(self.config.device.profile, self.rank, backend, device)
             notes.append(f"profiled into {self.config.device.profile}: ops wait for each other, no graphs")
@@ -75,7 +76,7 @@ class Worker:
             if own and not self.config.device.skip_self_test:
                 ops_notes = (*ops_notes, *backend.self_test(model.layer_shape))
             budget = group.all_reduce_min("token budget", limits.token_budget, LOADING_TIMEOUT_S)
-            bytes_per_token = model.kv_shape.bytes_per_token(dtype) if model.kv_shape else 0
+            bytes_per_token = model.kv_shape.bytes_per_token(step_dtype) if model.kv_shape else 0
             kv_capacity = self._kv_capacity(backend, device, limits.kv_tokens, bytes_per_token)
             kv_capacity = group.all_reduce_min("room for keys", kv_capacity, LOADING_TIMEOUT_S)
             self.runner = ModelRunner(
@@ -83,7 +84,7 @@ class Worker:
                 self.spec,
                 backend=backend,
                 device=device,
-                dtype=dtype,
+                dtype=step_dtype,
                 kv_capacity=kv_capacity,
                 adapters=adapters,
                 graphs=group.size == 1 and self.profiler is None,
@@ -193,7 +194,7 @@ class Worker:
         params = Parameters(
             cast(Ops, adapter_ops) if adapter_ops else ops,  # it passes on what it does not change
             device=device,
-            dtype=dtype,
+            dtype=backend.step_dtype(dtype),
             tensors=tensors,
             keep_narrow_tables=backend.capabilities.keeps_narrow_embedding,
             keep_groups=quantization in backend.capabilities.keeps_groups,

@@ -1,4 +1,5 @@
-"""The CPU backend: fp32 (bf16 and fp16 checkpoints are widened while read), as many threads as the process may use."""
+"""The CPU backend: fp32 (bf16 and fp16 checkpoints stay as narrow as they are), bf16 in the linear layers when asked
+for; as many threads as the process may use."""
 
 from __future__ import annotations
 
@@ -63,6 +64,9 @@ class CpuBackend(Backend):
     def auto_dtype(self, checkpoint_dtype: str) -> str:
         return "float32"
 
+    def step_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.float32 if _obstacle(dtype, os.environ.get(KERNELS_VARIABLE, "")) is None else dtype
+
     def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:
         cpus = sorted(os.sched_getaffinity(0))
         if config.cpu_threads is not None:
@@ -94,7 +98,7 @@ class CpuBackend(Backend):
             from engine.kernels.cpu.ops import ISA_VARIABLE, CpuOps
 
             try:
-                ops = CpuOps(self._num_threads, quantization, pin=self._pin)
+                ops = CpuOps(self._num_threads, quantization, dtype=dtype, pin=self._pin)
             except ValueError as error:
                 raise ConfigError(f"{ISA_VARIABLE}: {error}") from None
             return cast(Ops, ops), ops.description  # its methods take its own kind of weight only
@@ -109,7 +113,7 @@ class CpuBackend(Backend):
         from engine.kernels.cpu.ops import CpuOps
 
         own: object = ops
-        return {"linear": own.ceiling(), "attention": own.ceiling(None)} if isinstance(own, CpuOps) else {}
+        return {"linear": own.ceiling(), "attention": own.ceiling("float32")} if isinstance(own, CpuOps) else {}
 
     def memory(self, device: torch.device) -> MemoryFacts:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -135,8 +139,8 @@ def _obstacle(dtype: torch.dtype, wanted: str) -> str | None:
     """Why the compiled kernels do not run; None when they do."""
     if wanted == "torch":
         return f"{KERNELS_VARIABLE}=torch"
-    if dtype != torch.float32:
-        return "the compiled kernels compute in float32"
+    if dtype not in (torch.float32, torch.bfloat16):
+        return "the compiled kernels compute in float32 and bfloat16"
     return kernels_obstacle()
 
 

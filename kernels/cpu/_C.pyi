@@ -11,6 +11,7 @@ class Kind(enum.Enum):
     F32 = 0
     I16 = 1
     I8 = 2
+    BF16 = 3
 
 class Dtype(enum.Enum):
     F32 = 0

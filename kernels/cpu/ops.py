@@ -7,8 +7,13 @@ Everything is fp32 outside the linear layers; ``quantization`` says what happens
 * ``int8``: 8-bit activations (7 without VNNI) and weights, scales as above.
 * ``int4``: weights of 4 bits in groups, made at load, in the arithmetic of ``int16``.
 
-Weights that come in 4 bits stay so in each of them: a block is widened in the cache, to fp32 exactly, to integers by a
-fixed-point product.
+With None and ``dtype=torch.bfloat16`` both operands of a linear layer are rounded to bf16 (to the nearest, ties to
+even) and their products, exact in fp32, are added in fp32: 256 values in one chain, then such sums in order. Weights
+are 16 bits wide whatever they come in. AVX-512-BF16, AMX and Arm's BF16 have instructions for it; elsewhere both sides
+are widened, for the same bits. Tiles of AMX add in an order of their own (``csrc/amx_products.h``).
+
+Weights that come in 4 bits stay so in each of them but bf16: a block is widened in the cache, to fp32 exactly, to
+integers by a fixed-point product.
 
 A row's result has the same bits whatever other rows are in the product and however many threads there are.
 """
@@ -32,6 +37,7 @@ ISA_VARIABLE = "ENGINE_CPU_ISA"
 MADE_AT_ONCE = 1 << 22
 CODES_IN_A_WORD = 8
 _KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8, "int4": _C.Kind.I16}
+_ARITHMETICS = {"float32": _C.Kind.F32, "bfloat16": _C.Kind.BF16, "int16": _C.Kind.I16, "int8": _C.Kind.I8}
 _DTYPES = {torch.float32: _C.Dtype.F32, torch.bfloat16: _C.Dtype.BF16, torch.float16: _C.Dtype.F16}
 
 _Rows = tuple[int, int, int, int]
@@ -128,6 +134,7 @@ class CpuOps(ReferenceOps):
         num_threads: int | None = None,
         quantization: str | None = None,
         *,
+        dtype: torch.dtype = torch.float32,
         pin: bool = False,
         isa: str | None = None,
     ) -> None:
@@ -135,7 +142,10 @@ class CpuOps(ReferenceOps):
         if quantization not in _KINDS:
             raise ValueError(f"quantization {quantization!r} is not known on the CPU; use int16, int8 or int4")
         count = default_num_threads() if num_threads is None else check_num_threads(num_threads)
-        self.kind = _KINDS[quantization]
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"the compiled kernels compute in float32 and bfloat16, not {dtype}")
+        in_bf16 = quantization is None and dtype is torch.bfloat16
+        self.kind = _C.Kind.BF16 if in_bf16 else _KINDS[quantization]
         self.quantization = quantization
         self.runtime = _C.Runtime(count, isa or os.environ.get(ISA_VARIABLE, ""), pin)
         torch.set_num_threads(1)
@@ -147,15 +157,16 @@ class CpuOps(ReferenceOps):
     @property
     def description(self) -> str:
         """One line for the log."""
-        arithmetic = {None: "fp32", "int4": "int16 with weights of 4 bits"}.get(self.quantization, self.quantization)
+        plain = "bf16 in linear layers, fp32 between them" if self.kind == _C.Kind.BF16 else "fp32"
+        arithmetic = {None: plain, "int4": "int16 with weights of 4 bits"}.get(self.quantization, self.quantization)
         if self.quantization == "int8" and self.runtime.i8_bits < 8:
             arithmetic = f"int8 ({self.runtime.i8_bits}-bit activations: no VNNI)"
         return f"compiled kernels, {self.isa}, {arithmetic}, {self.runtime.num_threads} threads"
 
-    def ceiling(self, quantization: str | None = "own") -> float:
+    def ceiling(self, arithmetic: str | None = None) -> float:
         """G(FL)OP/s, two for each multiply-add, of a loop on all threads whose operands never leave the registers; the
-        best of a few tries."""
-        kind = self.kind if quantization == "own" else _KINDS[quantization]
+        best of a few tries. ``arithmetic``: float32, bfloat16, int16 or int8; None: that of the linear layers."""
+        kind = self.kind if arithmetic is None else _ARITHMETICS[arithmetic]
         return 2e-9 * max(self.runtime.ceiling(kind, CEILING_ITERATIONS) for _ in range(CEILING_TRIES))
 
     def _activation(self, x: Activation) -> _C.Activation:

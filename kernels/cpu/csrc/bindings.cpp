@@ -122,7 +122,11 @@ AttentionPlan make_plan(const IntArray& q_starts, const IntArray& q_lens, const 
 
 NB_MODULE(_C, m) {
     m.doc() = "Compiled kernels for CPUs; see kernels/cpu/ops.py.";
-    nb::enum_<Kind>(m, "Kind").value("F32", Kind::f32).value("I16", Kind::i16).value("I8", Kind::i8);
+    nb::enum_<Kind>(m, "Kind")
+        .value("F32", Kind::f32)
+        .value("I16", Kind::i16)
+        .value("I8", Kind::i8)
+        .value("BF16", Kind::bf16);
     nb::enum_<Dtype>(m, "Dtype").value("F32", Dtype::f32).value("BF16", Dtype::bf16).value("F16", Dtype::f16);
     nb::enum_<Gate>(m, "Gate").value("SILU", Gate::silu).value("GELU", Gate::gelu).value("GELU_TANH", Gate::gelu_tanh);
     m.def("available_isas", &available_isas);

@@ -1,7 +1,10 @@
 #include "dispatch.h"
 
 #include <stdexcept>
-#if defined(ENGINE_ARM) && defined(__linux__)
+#if defined(ENGINE_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(ENGINE_ARM) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(ENGINE_ARM) && defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -25,6 +28,12 @@ extern const KernelTable table;
 namespace avx512_vnni {
 extern const KernelTable table;
 }
+namespace avx512_bf16 {
+extern const Products products;
+}
+namespace amx {
+extern const Products products;
+}
 #endif
 
 #if defined(ENGINE_ARM)
@@ -47,6 +56,16 @@ struct Candidate {
 };
 
 #if defined(ENGINE_X86)
+// `base` with the products that another instruction set has.
+KernelTable with_products(KernelTable base, const char* name, const Products& products) {
+    base.name = name;
+    for (int kind = 0; kind < kKinds; kind++) {
+        if (products.gemm[kind]) base.products.gemm[kind] = products.gemm[kind];
+        if (products.ceiling[kind]) base.products.ceiling[kind] = products.ceiling[kind];
+    }
+    return base;
+}
+
 struct Cpuid {
     unsigned eax, ebx, ecx, edx;
     Cpuid(unsigned leaf, unsigned subleaf) : eax(leaf), ebx(0), ecx(subleaf), edx(0) {
@@ -56,19 +75,36 @@ struct Cpuid {
 // VNNI with VEX encoding. gcc 12 has names for neither in __builtin_cpu_supports; a leaf that is not there reads as
 // that of another, so it is asked for first.
 bool has_avx_vnni() { return Cpuid(0, 0).eax >= 7 && Cpuid(7, 0).eax >= 1 && (Cpuid(7, 1).eax >> 4 & 1); }
+bool has_avx512_bf16() { return Cpuid(0, 0).eax >= 7 && Cpuid(7, 0).eax >= 1 && (Cpuid(7, 1).eax >> 5 & 1); }
+// Tiles need bf16 and int8 products, an operating system that saves them (bits 17 and 18 of XCR0), and its permission,
+// which it gives a process once; threads that are started later have it too.
+bool has_amx() {
+#if defined(__linux__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    constexpr unsigned kBits = 1u << 22 | 1u << 24 | 1u << 25;   // AMX-BF16, AMX-TILE, AMX-INT8
+    const bool xsave = Cpuid(1, 0).ecx >> 27 & 1;
+    if (!xsave || Cpuid(0, 0).eax < 7 || (Cpuid(7, 0).edx & kBits) != kBits) return false;
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
 bool has_f16c() { return Cpuid(1, 0).ecx >> 29 & 1; }
 #endif
 
 #if defined(ENGINE_ARM)
 struct ArmFeatures {
-    bool dotprod = false, i8mm = false;
+    bool dotprod = false, i8mm = false;  // the latter with BF16: every processor since has both or neither
 };
 ArmFeatures arm_features() {
     ArmFeatures found;
 #if defined(__linux__)
-    // The bits of linux/arch/arm64/include/uapi/asm/hwcap.h: ASIMDDP, and I8MM of the second word.
+    // The bits of linux/arch/arm64/include/uapi/asm/hwcap.h: ASIMDDP; of the second word I8MM and BF16.
     found.dotprod = getauxval(AT_HWCAP) >> 20 & 1;
-    found.i8mm = getauxval(AT_HWCAP2) >> 13 & 1;
+    const unsigned long second = getauxval(AT_HWCAP2);
+    found.i8mm = (second >> 13 & 1) && (second >> 14 & 1);
 #elif defined(__APPLE__)
     const auto has = [](const char* name) {
         int value = 0;
@@ -76,7 +112,7 @@ ArmFeatures arm_features() {
         return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value;
     };
     found.dotprod = has("hw.optional.arm.FEAT_DotProd");
-    found.i8mm = has("hw.optional.arm.FEAT_I8MM");
+    found.i8mm = has("hw.optional.arm.FEAT_I8MM") && has("hw.optional.arm.FEAT_BF16");
 #endif
     return found;
 }
@@ -90,7 +126,13 @@ std::vector<Candidate> candidates() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    list.push_back({&avx512_vnni::table, avx512 && __builtin_cpu_supports("avx512vnni")});
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni"), bf16 = vnni && has_avx512_bf16();
+    static const KernelTable bf16_table = with_products(avx512_vnni::table, "avx512_bf16", avx512_bf16::products);
+    static const KernelTable amx_table = with_products(bf16_table, "amx", amx::products);
+    static const bool amx = bf16 && has_amx();
+    list.push_back({&amx_table, amx});
+    list.push_back({&bf16_table, bf16});
+    list.push_back({&avx512_vnni::table, vnni});
     list.push_back({&avx512::table, avx512});
     list.push_back({&avx2_vnni::table, avx2 && has_avx_vnni()});
     list.push_back({&avx2::table, avx2});

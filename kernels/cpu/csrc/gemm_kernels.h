@@ -10,6 +10,9 @@
 // sum of products, in any order and grouping, is by Cauchy and Schwarz at most kI16Norm^2 < 2^31 in magnitude. A product
 // pair (vpmaddwd) is such a partial sum.
 // int8 cannot either: 512 * 255 * 127 < 2^24, plus the offset of the same size.
+// bf16: of each word the second values are multiplied and added first, then the first ones (vdpbf16ps). A product of two
+// bf16 is exact in fp32, so fused or not, each addition rounds once: equal bits everywhere, but for AMX (amx_products.h)
+// and subnormal numbers.
 #pragma once
 
 struct TileOut {
@@ -49,6 +52,10 @@ struct I8 : I16 {
     static constexpr Kind kind = Kind::i8;
     INLINE Acc start(const TileOut& o, int v) { return kI8Signed ? splati(0) : load<Vi>(o.offsets + v * W); }
     INLINE Acc dot(Acc c, Acc a, Acc b) { return dot_i8(c, a, b); }
+};
+struct BF16 : F32 {
+    static constexpr Kind kind = Kind::bf16;
+    INLINE Acc dot(Acc c, Acc a, Acc b) { return dot_bf16(c, a, b); }
 };
 
 #if defined(ENGINE_NEON)
@@ -115,11 +122,11 @@ static constexpr auto kTiles = tile_functions<K>(std::make_index_sequence<kTileR
 // Narrow weights: one panel block is widened into the cache and then used for all rows.
 template <class K>
 static const uint32_t* widened(const Weight& w, const unsigned char* data, int panel, int block, int words, float* to) {
-    if (w.storage == Storage::q4) {
+    if (K::kind != Kind::bf16 && w.storage == Storage::q4) {
         expand_groups<K::kind>(w, (const uint32_t*)data, panel, block, words, (uint32_t*)to);
         return (const uint32_t*)to;
     }
-    if (w.storage != Storage::bf16 && w.storage != Storage::f16) return (const uint32_t*)data;
+    if (K::kind != Kind::f32 || w.storage == Storage::f32) return (const uint32_t*)data;
     widen((const uint16_t*)data, w.storage == Storage::bf16 ? Dtype::bf16 : Dtype::f16, (int64_t)words * NR, to);
     return (const uint32_t*)to;
 }
@@ -158,6 +165,28 @@ static void plan_prefetch(const GemmTask& t, const Blocks<K>& blocks, int block,
     o.next_lines[1] = (int)((share + steps - 1) / steps);
 }
 
+#if defined(ENGINE_AMX)
+#include "amx_products.h"
+
+template <class K>
+static void amx_panel(const uint32_t* a, const uint32_t* b, int words, int rows, TileOut& o) {
+    constexpr int a_stride = kBlockWords[(int)K::kind];
+    alignas(64) float sums[kAmxRows * NR];
+    for (; rows > 0; rows -= kAmxRows, a += kAmxRows * a_stride, o.c += (int64_t)kAmxRows * o.c_stride) {
+        const int count = min_int(rows, kAmxRows);
+        amx_products<K::kind == Kind::bf16>(a, a_stride, count, b, NR, words, sums);
+        for (int m = 0; m < count; m++)
+            for (int v = 0; v < kTileVectors; v++) {
+                const typename K::Acc acc = load<typename K::Acc>(sums + m * NR + v * W) + K::start(o, v);
+                float* c = o.c + (int64_t)m * o.c_stride + v * W;
+                const Vf y = K::finish(acc, o, m, v);
+                store(c, o.first ? y : loadf(c) + y);
+            }
+        if (is_scaled(K::kind)) o.a_scales += kAmxRows;
+    }
+}
+#endif
+
 template <class K>
 static void gemm_panel(const GemmTask& t, const Blocks<K>& blocks, int block, int index) {
     constexpr int a_stride = Blocks<K>::words;
@@ -168,33 +197,36 @@ static void gemm_panel(const GemmTask& t, const Blocks<K>& blocks, int block, in
     const uint32_t* x = a.data + ((int64_t)block * a.rows + t.row0) * a_stride;
     const int64_t column = ((int64_t)block * w.panels + blocks.panel(index)) * NR;
     TileOut o{{}, {}, t.c + index * NR, t.c_stride, block == 0, nullptr, nullptr, nullptr};
-    if (K::kind != Kind::f32) {
+    if (is_scaled(K::kind)) {
         o.a_scales = a.scales + (int64_t)block * a.rows + t.row0;
         o.w_scales = w.scales + column;
         if (K::kind == Kind::i8) o.offsets = w.offsets + column;
     }
     plan_prefetch(t, blocks, block, index, o);
+#if defined(ENGINE_AMX)
+    return amx_panel<K>(x, b, words, t.rows, o);
+#endif
     for (int row = 0; row < t.rows; row += kTileRows) {
         const int rows = t.rows - row < kTileRows ? t.rows - row : kTileRows;
         kTiles<K>.with_rows[rows - 1](x, b, words, o);
         x += (int64_t)kTileRows * a_stride;
         o.c += (int64_t)kTileRows * t.c_stride;
         for (int i = 0; i < 2; i++) o.next[i] += (int64_t)(words / 8) * o.next_lines[i] * 64;
-        if (K::kind != Kind::f32) o.a_scales += kTileRows;
+        if (is_scaled(K::kind)) o.a_scales += kTileRows;
     }
 }
 
 template <class K>
 static void gemm_kind(const GemmTask& t) {
     const Blocks<K> blocks{t};
+#if defined(ENGINE_AMX)
+    amx_begin();
+#endif
     for (int block = 0; block < t.w->blocks; block++)
         for (int i = 0; i < blocks.num_panels(); i++) gemm_panel<K>(t, blocks, block, i);
-}
-
-static void gemm(const GemmTask& t) {
-    if (t.a->kind == Kind::f32) return gemm_kind<F32>(t);
-    if (t.a->kind == Kind::i16) return gemm_kind<I16>(t);
-    gemm_kind<I8>(t);
+#if defined(ENGINE_AMX)
+    amx_end();
+#endif
 }
 
 // Multiply-adds whose operands never leave the registers; equal accumulators would be computed once, were they not hidden.
@@ -233,8 +265,4 @@ static double ceiling_kind(int64_t iterations) {
     for (int m = 0; m < kTileRows; m++)
         for (int v = 0; v < kTileVectors; v++) total += (double)acc[m][v][0];
     return total;
-}
-static double ceiling(Kind kind, int64_t iterations) {
-    if (kind == Kind::f32) return ceiling_kind<F32>(iterations);
-    return kind == Kind::i16 ? ceiling_kind<I16>(iterations) : ceiling_kind<I8>(iterations);
 }

@@ -2,7 +2,7 @@
 // kernels_isa.cpp. Nothing here may emit code: this header is compiled with many different -m flags, and a function
 // that the linker merges between them would run AVX-512 on a processor that has none.
 //
-// The 32-bit word is the unit of all matrix layouts: one float, two int16 or four int8 along K. A matrix product is
+// The 32-bit word is the unit of all matrix layouts: one float, two int16 or bf16, or four int8 along K. A matrix product is
 // the same loop over words whatever they hold; only the multiply-add instruction differs.
 //
 //   Activation  [block][row][words of a block]   a row's words of one K block are contiguous; stride is a constant
@@ -14,14 +14,17 @@
 
 namespace engine_cpu {
 
-enum class Kind : int { f32 = 0, i16 = 1, i8 = 2 };                                // arithmetic of a linear layer
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3 };                      // arithmetic of a linear layer
 enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5 };  // how its weights lie in memory
 enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                             // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
 // Words of one K block. A block is what stays in the first-level cache and, for integers, what shares one scale.
-constexpr int kBlockWords[3] = {128, 128, 128};
-constexpr int kWordElems[3] = {1, 2, 4};
+constexpr int kKinds = 4;
+constexpr int kBlockWords[kKinds] = {128, 128, 128, 128};
+constexpr int kWordElems[kKinds] = {1, 2, 4, 2};
+// Integers share a scale in each block; floats have none.
+constexpr bool is_scaled(Kind kind) { return kind == Kind::i16 || kind == Kind::i8; }
 constexpr int kStorageBits[6] = {32, 16, 16, 16, 8, 4};
 
 // 4 bits in groups: w = scale * level[code] + offset, a scale (and perhaps an offset) for every `group` values of a row.
@@ -47,7 +50,7 @@ struct Activation {
     int cols;
     int blocks;
     uint32_t* data;
-    float* scales;  // [blocks][rows], null for f32
+    float* scales;  // [blocks][rows], null for floats
 };
 
 struct Weight {
@@ -59,7 +62,7 @@ struct Weight {
     int panels;
     int64_t panel_bytes;
     unsigned char* data;
-    float* scales;     // [blocks][panels * panel_width], null for f32
+    float* scales;     // [blocks][panels * panel_width], null for floats
     int32_t* offsets;  // same shape, int8 only: what the unsigned form of the activations adds, negated
     float* bias;       // [panels * panel_width]
     // q4 only:
@@ -190,13 +193,19 @@ struct AttentionTask {  // tiles of one segment that read the same keys, a block
     int out_piece;
 };
 
+struct Products {  // by Kind
+    void (*gemm[kKinds])(const GemmTask&);
+    // Loops of multiply-adds on registers alone: the ceiling that the other kernels are measured against.
+    double (*ceiling[kKinds])(int64_t iterations);
+};
+
 struct KernelTable {
     const char* name;
     int lanes;        // query rows of an attention tile
     int panel_width;  // output rows of a weight panel
     int tile_rows;    // activation rows of a full register tile
     int i8_offset;    // int8 activations are stored as value + offset; they are rounded to +-(offset - 1)
-    void (*gemm)(const GemmTask&);
+    Products products;
     void (*store)(const StoreTask&);
     void (*gate)(const GateTask&);
     void (*pack_activation)(const float* x, int64_t x_stride, const Activation& out, int64_t row0, int rows,
@@ -211,8 +220,6 @@ struct KernelTable {
     void (*qk_norm_rope)(const RopeTask&);
     void (*attention)(const AttentionTask&);
     int64_t (*attention_floats)(int head_dim, int num_tiles);
-    // Loops of multiply-adds on registers alone: the ceiling that the other kernels are measured against.
-    double (*ceiling)(Kind kind, int64_t iterations);
 };
 
 }  // namespace engine_cpu

@@ -40,7 +40,8 @@ const KernelTable table = {
     .panel_width = NR,
     .tile_rows = kTileRows,
     .i8_offset = kI8Offset,
-    .gemm = gemm,
+    .products = {.gemm = {gemm_kind<F32>, gemm_kind<I16>, gemm_kind<I8>, gemm_kind<BF16>},
+                 .ceiling = {ceiling_kind<F32>, ceiling_kind<I16>, ceiling_kind<I8>, ceiling_kind<BF16>}},
     .store = store_block,
     .gate = gate_block,
     .pack_activation = pack_activation,
@@ -53,7 +54,6 @@ const KernelTable table = {
     .qk_norm_rope = qk_norm_rope,
     .attention = attention,
     .attention_floats = attention_floats,
-    .ceiling = ceiling,
 };
 }  // namespace ENGINE_ISA
 }  // namespace engine_cpu

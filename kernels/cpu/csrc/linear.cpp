@@ -99,7 +99,7 @@ void Runtime::gemm(const Activation& a, const Weight& w, int cols, int unit, boo
             t.num_panels[1] = static_cast<int>(ceil_div(first + part, width)) - t.panel0[1];
             b.up = b.c + t.num_panels[0] * width + first % width;
         }
-        table_.gemm(t);
+        table_.products.gemm[static_cast<int>(a.kind)](t);
         epilogue(b);
     });
 }
@@ -129,7 +129,7 @@ ActivationBuffer Runtime::linear_gate(const Activation& a, const LinearWeight& w
     const int cols = has_up ? w.out / 2 : w.out;
     ActivationBuffer out = new_activation(kind, a.rows, cols);
     // Whole blocks of the result where they share a scale.
-    const int unit = kind == Kind::f32 ? table_.panel_width : block_elems(kind);
+    const int unit = is_scaled(kind) ? block_elems(kind) : table_.panel_width;
     gemm(a, w, cols, unit, has_up, [&](const Block& b) {
         table_.gate({gate, b.c, b.up, w.bias + b.col0, w.bias + cols + b.col0, b.stride, b.rows, b.cols, out.view,
                      b.row0, b.col0});

@@ -30,6 +30,52 @@ struct NeonSteps<F32> {
 };
 
 template <>
+struct NeonSteps<BF16> {
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    using Quad = bfloat16x8_t;
+    struct Weights {
+        bfloat16x8_t v[2];
+    };
+    INLINE Quad quad(const uint32_t* p) { return vreinterpretq_bf16_u32(vld1q_u32(p)); }
+    INLINE Quad word(const uint32_t* p) { return vreinterpretq_bf16_u32(vld1q_dup_u32(p)); }
+    INLINE Weights weights(const uint32_t* p) {
+        return {{ quad(p), quad(p + W) }};
+    }
+    // Widening multiply-adds, each rounded once; the dot products of the same extension round otherwise. Not by lane: gcc 12
+    // takes registers for it that the instruction cannot name.
+    template <int L>
+    INLINE void step(Vf (&acc)[2], Quad x, const Weights& w) {
+        const bfloat16x8_t word = vreinterpretq_bf16_u32(vdupq_laneq_u32(vreinterpretq_u32_bf16(x), L));
+        for (int v = 0; v < 2; v++) {
+            const float32x4_t upper = vbfmlaltq_f32((float32x4_t)acc[v], w.v[v], word);
+            acc[v] = (Vf)vbfmlalbq_f32(upper, w.v[v], word);
+        }
+    }
+#else
+    struct Quad {
+        float32x4_t upper, lower;
+    };
+    struct Weights {
+        Quad v[2];
+    };
+    INLINE Quad widened(uint32x4_t x) {
+        return {vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000))),
+                vreinterpretq_f32_u32(vshlq_n_u32(x, 16))};
+    }
+    INLINE Quad quad(const uint32_t* p) { return widened(vld1q_u32(p)); }
+    INLINE Quad word(const uint32_t* p) { return widened(vld1q_dup_u32(p)); }
+    INLINE Weights weights(const uint32_t* p) { return {{quad(p), quad(p + W)}}; }
+    template <int L>
+    INLINE void step(Vf (&acc)[2], Quad x, const Weights& w) {
+        for (int v = 0; v < 2; v++) {
+            const float32x4_t upper = vfmaq_laneq_f32((float32x4_t)acc[v], w.v[v].upper, x.upper, L);
+            acc[v] = (Vf)vfmaq_laneq_f32(upper, w.v[v].lower, x.lower, L);
+        }
+    }
+#endif
+};
+
+template <>
 struct NeonSteps<I16> {
     using Quad = int16x8_t;
     struct Weights {
@@ -159,8 +205,9 @@ INLINE void neon_ceiling_step(typename K::Acc (&acc)[2], typename K::Acc x, type
     }
 #endif
     (void)m;
-    typename Steps::Weights weights;
-    static_assert(sizeof weights == sizeof w);
-    __builtin_memcpy(&weights, &w, sizeof w);
-    Steps::template step<0>(acc, (typename Steps::Quad)x, weights);
+    alignas(16) uint32_t words[W], weights[2 * W];  // the compiler keeps them in registers
+    store(words, x);
+    store(weights, w[0]);
+    store(weights + W, w[1]);
+    Steps::template step<0>(acc, Steps::quad(words), Steps::weights(weights));
 }

@@ -49,7 +49,10 @@ static void write_activation(const Activation& a, int64_t row, int col0, float* 
         float* scale = a.scales + (int64_t)block * a.rows + row;
         if (a.kind == Kind::f32)
             __builtin_memcpy(out + inside, y, part * sizeof(float));
-        else if (a.kind == Kind::i16)
+        else if (a.kind == Kind::bf16) {
+            narrow_bf16(y, part, (uint16_t*)out + inside);
+            if (col0 + part == a.cols && a.cols % 2) ((uint16_t*)out)[inside + part] = 0;  // the rest of the last word
+        } else if (a.kind == Kind::i16)
             *scale = quantize_row_block<int16_t>(y, part, (int16_t*)out, kI16Largest, 0);
         else
             *scale = quantize_row_block<uint8_t>(y, part, (uint8_t*)out, kI8Offset - 1, kI8Offset);
@@ -69,9 +72,11 @@ static void unpack(const Activation& a, int64_t row0, int rows, float* out) {
     for (int64_t r = row0; r < row0 + rows; r++)
         for (int i = 0; i < a.cols; i++, out++) {
             const uint32_t* row = a.data + (i / elems * a.rows + r) * words;
-            const float scale = a.kind == Kind::f32 ? 1.0f : a.scales[i / elems * a.rows + r];
+            const float scale = !is_scaled(a.kind) ? 1.0f : a.scales[i / elems * a.rows + r];
             if (a.kind == Kind::f32)
                 *out = ((const float*)row)[i % elems];
+            else if (a.kind == Kind::bf16)
+                *out = bf16_to_float(((const uint16_t*)row)[i % elems]);
             else if (a.kind == Kind::i16)
                 *out = (float)((const int16_t*)row)[i % elems] * scale;
             else
@@ -151,7 +156,10 @@ static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int
                        const void* src, int n) {
     alignas(64) int16_t q[512] = {};
     const int words = (n + kWordElems[(int)w.kind] - 1) / kWordElems[(int)w.kind];
-    if (w.storage == Storage::f32)
+    if (w.kind == Kind::bf16) {
+        narrow_bf16(row, n, (uint16_t*)q);
+        scatter(q, words, (uint32_t*)to, column);
+    } else if (w.storage == Storage::f32)
         scatter(row, words, (uint32_t*)to, column);
     else if (w.kind == Kind::f32)
         scatter(src, words, (uint16_t*)to, column);

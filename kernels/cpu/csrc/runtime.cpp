@@ -31,7 +31,7 @@ ActivationBuffer Runtime::new_activation(Kind kind, int64_t rows, int cols) {
     const int k = static_cast<int>(kind);
     const int blocks = static_cast<int>(ceil_div(cols, kBlockWords[k] * kWordElems[k]));
     const size_t words = static_cast<size_t>(rows) * blocks * kBlockWords[k];
-    const size_t scales = kind == Kind::f32 ? 0 : static_cast<size_t>(rows) * blocks;
+    const size_t scales = is_scaled(kind) ? static_cast<size_t>(rows) * blocks : 0;
     ActivationBuffer a{buffers_->take((words + scales) * 4), {kind, rows, cols, blocks, nullptr, nullptr}};
     a.view.data = static_cast<uint32_t*>(a.memory.get());
     if (scales) a.view.scales = reinterpret_cast<float*>(a.view.data + words);
@@ -113,8 +113,9 @@ RopeResult Runtime::qk_norm_rope(const RopeInput& in, const RopeShape& shape) {
 double Runtime::ceiling(Kind kind, int64_t iterations) {
     std::vector<double> keep(static_cast<size_t>(num_threads()));
     const auto start = std::chrono::steady_clock::now();
-    pool_.run(num_threads(),
-              [&](int64_t task, int) { keep[static_cast<size_t>(task)] = table_.ceiling(kind, iterations); });
+    pool_.run(num_threads(), [&](int64_t task, int) {
+        keep[static_cast<size_t>(task)] = table_.products.ceiling[static_cast<int>(kind)](iterations);
+    });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const double per_iteration =
         static_cast<double>(table_.tile_rows) * table_.panel_width * kWordElems[static_cast<int>(kind)];

@@ -243,6 +243,34 @@ INLINE Vi dot_i8(Vi c, Vi a, Vi b) {  // unsigned a, signed b
 #endif
 }
 
+// c += products of the bf16 inside each 32-bit word: the upper ones, then the lower ones.
+INLINE Vf dot_bf16(Vf c, Vf a, Vf b) {
+#if defined(__AVX512BF16__)
+    return (Vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+    const Vi upper = splati((int32_t)0xffff0000);
+    c += (Vf)((Vi)a & upper) * (Vf)((Vi)b & upper);
+    return c + (Vf)((Vi)a << 16) * (Vf)((Vi)b << 16);
+#endif
+}
+
+// fp32 to bf16, to the nearest, ties to even; NaN stays.
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+INLINE void narrow_bf16(const float* from, int n, uint16_t* to) {
+    int i = 0;
+    for (; i + W <= n; i += W) {
+        const Vu bits = (Vu)loadf(from + i), nearest = bits + 0x7fff + (bits >> 16 & 1);
+        const Vu x = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : nearest;
+        store(to + i, __builtin_convertvector(x >> 16, Vuh));
+    }
+    for (; i < n; i++) to[i] = to_bf16(from[i]);
+}
+
 // 16-bit floats to fp32.
 INLINE Vf widen_bf16(const uint16_t* p) { return (Vf)(__builtin_convertvector(load<Vuh>(p), Vu) << 16); }
 INLINE float bf16_to_float(uint16_t h) {

@@ -13,6 +13,7 @@ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 Storage storage_of(Kind kind, Dtype dtype) {
     if (kind == Kind::i16) return Storage::i16;
     if (kind == Kind::i8) return Storage::i8;
+    if (kind == Kind::bf16) return Storage::bf16;
     if (dtype == Dtype::bf16) return Storage::bf16;  // fp32 arithmetic on 16-bit weights: exact, at half the memory
     return dtype == Dtype::f16 ? Storage::f16 : Storage::f32;
 }
@@ -49,7 +50,7 @@ void LinearWeight::reserve(Storage storage) {
     runtime_->pool().run(view_.panels, [&](int64_t panel, int) {
         std::memset(view_.data + panel * view_.panel_bytes, 0, view_.panel_bytes);
     });
-    if (view_.kind == Kind::f32) return;
+    if (!is_scaled(view_.kind)) return;
     const size_t count = static_cast<size_t>(view_.blocks) * view_.panels * runtime_->table().panel_width;
     scales_ = owned<float>(count);
     std::memset(scales_.get(), 0, count * sizeof(float));
@@ -102,7 +103,8 @@ void LinearWeight::load_rows(int64_t start, int64_t rows, const void* src, int64
 void LinearWeight::keep_groups(int group, const std::vector<float>& levels, bool has_offsets) {
     const int elems = kBlockWords[static_cast<int>(view_.kind)] * kWordElems[static_cast<int>(view_.kind)];
     view_.group = group >= view_.in ? elems : std::min(group, elems);
-    const bool fits = group > 0 && (group % elems == 0 || elems % group == 0 || group >= view_.in);
+    const bool fits =
+        view_.kind != Kind::bf16 && group > 0 && (group % elems == 0 || elems % group == 0 || group >= view_.in);
     if (!fits || view_.group % kQ4Values || view_.in % kQ4Values || elems % view_.group || levels.size() != 16)
         throw std::invalid_argument("4 bits in groups of " + std::to_string(group) + " do not fit rows of " +
                                     std::to_string(view_.in));
@@ -161,7 +163,7 @@ void LinearWeight::load_bias(int64_t start, int64_t count, const float* src) {
 
 size_t LinearWeight::num_bytes() const {
     const size_t padded = static_cast<size_t>(view_.panels) * runtime_->table().panel_width;
-    const size_t scale_bytes = view_.kind == Kind::f32 ? 0 : view_.kind == Kind::i16 ? 4 : 8;
+    const size_t scale_bytes = !is_scaled(view_.kind) ? 0 : view_.kind == Kind::i16 ? 4 : 8;
     return (data_ ? view_.panel_bytes * view_.panels + padded * view_.blocks * scale_bytes : 0) +
            padded * sizeof(float) + group_bytes_;
 }

@@ -16,8 +16,9 @@ from engine.kernels.cpu import _C
 from engine.kernels.cpu.ops import CpuOps
 from engine.kernels.cpu.threads import allowed_cpus
 from engine.kernels.reference import ReferenceOps
+from tests.kernels.cpu.helpers import PRODUCTS_ONLY
 
-ISAS = _C.available_isas()
+ISAS = [name for name in _C.available_isas() if name not in PRODUCTS_ONLY]
 QUANTIZATIONS = (None, "int16", "int8")
 
 

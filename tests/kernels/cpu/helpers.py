@@ -10,6 +10,9 @@ from engine.kernels.reference import ReferenceLinear, ReferenceOps
 TOLERANCE = {None: 1e-6, "int16": 6e-4, "int8": 5e-2}
 """Relative error of a product, in the Frobenius norm, for normally distributed operands. int8 includes 7-bit paths."""
 
+PRODUCTS_ONLY = ("amx", "avx512_bf16")
+"""Instruction sets whose other kernels are those of the next one; what they add is tested in test_bfloat16.py."""
+
 
 def both(ops: CpuOps, rows: torch.Tensor, bias: torch.Tensor | None = None) -> tuple[CpuLinear, ReferenceLinear]:
     """The same weight for the kernels and for the oracle."""

@@ -151,6 +151,6 @@ def test_many_pools_come_and_go() -> None:
         assert ops.linear(x, both(ops, rows)[0]).isfinite().all()
 
 
-@pytest.mark.parametrize("kind", [_C.Kind.F32, _C.Kind.I16, _C.Kind.I8], ids=["fp32", "int16", "int8"])
+@pytest.mark.parametrize("kind", [_C.Kind.F32, _C.Kind.I16, _C.Kind.I8, _C.Kind.BF16], ids=lambda k: k.name)
 def test_the_ceiling_is_a_rate(isa: str, kind: _C.Kind) -> None:
     assert _C.Runtime(1, isa, False).ceiling(kind, 20000) > 1e8

@@ -1,0 +1,34 @@
+// The matrix products that an instruction set adds to another one, whose other kernels stay as they are: compiled and
+// chosen like kernels_isa.cpp.
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernel_table.h"
+
+namespace engine_cpu {
+namespace ENGINE_ISA {
+namespace {
+#include "simd.h"
+
+#include "pack_kernels.h"
+
+#include "group_kernels.h"
+
+#include "gemm_kernels.h"
+}  // namespace
+
+extern const Products products;
+const Products products = {
+#if defined(ENGINE_AMX)
+    .gemm = {nullptr, nullptr, gemm_kind<I8>, gemm_kind<BF16>},
+    .ceiling = {nullptr, nullptr, ceiling_kind<I8>, ceiling_kind<BF16>},
+#else
+    .gemm = {nullptr, nullptr, nullptr, gemm_kind<BF16>},
+    .ceiling = {nullptr, nullptr, nullptr, ceiling_kind<BF16>},
+#endif
+};
+}  // namespace ENGINE_ISA
+}  // namespace engine_cpu
