@@ -18,10 +18,14 @@ from engine.backends.loading.parameters import Parameters
 from engine.backends.models import find_family
 from engine.checkpoint.families import body_sizes, is_causal
 from engine.kernels.ops import Ops
-from engine.model_spec import HeadSpec, ModelSpec
+from engine.model_spec import HeadSpec, ModelSpec, VisionSpec
 
 _FIRST_LAYER = re.compile(r"\.0\.")
 """In the names of the first layer's tensors."""
+_ANY_PICTURES = VisionSpec(
+    block=1, min_pixels=1, max_pixels=1, mean=(0, 0, 0), std=(1, 1, 1), before=(), behind=(), image_id=0, max_images=1
+)
+"""How pictures are read does not matter to the weights of what reads them."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class OutlinedWeight:
         raise AssertionError("an outline takes no weights")
 
 
-class _OutlineOps:
-    """Of ``Ops``, what building a model needs: its linear weights."""
+class OutlineOps:
+    """The part of ``Ops`` that building a model needs: linear weights of which only the shape is known."""
 
     def __init__(self) -> None:
         self.weights: list[OutlinedWeight] = []
@@ -84,17 +88,18 @@ def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
         config=dict(config),
         head=HeadSpec(kind="classifier"),
         causal=is_causal(model_type, config),
+        vision=_ANY_PICTURES if "vision_config" in config else None,
         max_model_len=1,
         vocab_size=sizes.vocab_size,
     )
-    ops = _OutlineOps()
+    ops = OutlineOps()
     params = Parameters(cast(Ops, ops), device=meta, dtype=torch.float32, tensors=None)
     model = find_family(model_type).build(spec, params)
     of_layer = {
         id(part.weight): (part.weight.out_features, part.weight.in_features)
         for name, parts in params.parts.items()
         for part in parts
-        if _FIRST_LAYER.search(f".{name}.")
+        if _FIRST_LAYER.search(f".{name}.") and "visual." not in name
     }
     return Outline(
         linear_numbers=sum(weight.num_numbers for weight in ops.weights),
