@@ -160,8 +160,9 @@ def body_sizes(model_type: str, config: Mapping[str, Any]) -> BodySizes:
 
 
 def num_token_types(model_type: str, config: Mapping[str, Any]) -> int:
-    """Rows of the table of token types; 0: the body has none. Raises ``ConfigError`` for an unknown family."""
-    return int(config.get("type_vocab_size", family_of(model_type).num_token_types) or 0)
+    """Rows of the table of token types; 0: the body has none, or it is a family that only transformers knows."""
+    family = FAMILIES.get(model_type)
+    return int(config.get("type_vocab_size", family.num_token_types if family else 0) or 0)
 
 
 def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -98,7 +98,7 @@ def test_a_port_in_use_is_named_with_its_holder(tmp_path: Path) -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        code, error = _refused(tmp_path / "never-looked-at", "--port", str(port))
+        code, error = _refused(make_qwen3(tmp_path / "model"), "--port", str(port))
     assert code == 1
     assert f"127.0.0.1:{port}" in error
     assert f"process {os.getpid()} " in error

@@ -86,7 +86,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast"},
         "tokenizer_class",
-        "x",
+        "transformers 4 gives a pair token types and transformers 5 gives none",
     ),
 ]
 

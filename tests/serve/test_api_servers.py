@@ -222,7 +222,8 @@ async def test_a_caller_stands_behind_its_own_calls_at_other_servers() -> None:
         first = asyncio.create_task(servers[0].client.post("/v1/rerank", json=CALL))
         await until(lambda: coordinator.core.requests)
         inside = coordinator.admission.num_tokens
-        await servers[1].client.post("/v1/rerank", json=CALL)
+        longer = CALL | {"documents": 4 * CALL["documents"]}  # behind longer ones of its own, a call need not stand
+        await servers[1].client.post("/v1/rerank", json=longer)
         assert 0 < coordinator.core.requests[1].backlog_tokens <= inside
         await first
 
