@@ -46,6 +46,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it: null for what is no number, such as a quantile of nothing."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def table(figures: Sequence[Figure]) -> str:
     rows = [f"| {f.name} | {f.goal} | {f.measured} | {'yes' if f.reached else '**no**'} |" for f in figures]
     return "\n".join(["| figure | goal | measured | reached |", "|---|---|---|---|", *rows])
@@ -55,7 +64,7 @@ def save(folder: Path, figures: Sequence[Figure], settings: dict[str, Any]) -> P
     """JSON and the same as a table, under one name."""
     name = f"reliability-cpu{os.cpu_count()}-{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}"
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "settings": settings, "figures": [asdict(figure) for figure in figures]}
+    content = _plain({"machine": machine(), "settings": settings, "figures": [asdict(figure) for figure in figures]})
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     (folder / f"{name}.md").write_text(f"`{settings['command']}`\n\n{table(figures)}\n")
     return folder / f"{name}.md"

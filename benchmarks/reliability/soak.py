@@ -129,14 +129,16 @@ class Soak:
     async def _send_corner(self, rng: random.Random) -> None:
         corner = rng.choice(CORNERS)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        with contextlib.suppress(OSError, TimeoutError):
-            writer.write(corner.sent)
-            received = await asyncio.wait_for(reader.read(65536), 5)
-            status = int(received.split()[1]) if received else None
-            self.hostile[f"corner {status}"] += 1
-            if status is not None and status not in (*corner.statuses, 503):  # refused for its wait like any other
-                self.unexpected.append(f"{corner.name}: {received[:200]!r}")
-        writer.close()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                writer.write(corner.sent)
+                received = await asyncio.wait_for(reader.read(65536), 5)
+                status = int(received.split()[1]) if received else None
+                self.hostile[f"corner {status}"] += 1
+                if status is not None and status not in (*corner.statuses, 503):  # refused for its wait like any other
+                    self.unexpected.append(f"{corner.name}: {received[:200]!r}")
+        finally:
+            writer.transport.abort()
 
     async def _leave(self, rng: random.Random) -> None:
         """A large call whose client leaves after a while, or in the middle of its body."""
@@ -145,24 +147,28 @@ class Soak:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        with contextlib.suppress(OSError, TimeoutError):
-            writer.write(head.encode() + body[: len(body) if rng.random() < 0.7 else len(body) // 2])
-            await asyncio.wait_for(writer.drain(), 5)
-            await asyncio.sleep(rng.random())
-        writer.transport.abort()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                writer.write(head.encode() + body[: len(body) if rng.random() < 0.7 else len(body) // 2])
+                await asyncio.wait_for(writer.drain(), 5)
+                await asyncio.sleep(rng.random())
+        finally:
+            writer.transport.abort()
         self.hostile["left"] += 1
 
     async def _flood(self, rng: random.Random) -> None:
         """Connections that say nothing, or begin to."""
-        held = []
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-                writer.write(rng.choice((b"", b"POST /v1/rerank HTT", b"\0" * 10)))
-                held.append(writer)
-        await asyncio.sleep(1.0)
-        for writer in held:
-            writer.transport.abort()
+        held: list[asyncio.StreamWriter] = []
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+                    held.append(writer)
+                    writer.write(rng.choice((b"", b"POST /v1/rerank HTT", b"\0" * 10)))
+            await asyncio.sleep(1.0)
+        finally:
+            for writer in held:
+                writer.transport.abort()
         self.hostile["silent connections"] += len(held)
 
     async def _kill_workers(self) -> None:

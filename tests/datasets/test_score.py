@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
     for changes, says in [
         ({"output": tmp_path / "out.csv"}, "jsonl or .parquet"),
         ({"output": tmp_path / "no" / "out.jsonl"}, "no folder"),
-        ({"output": source}, "exists already"),
+        ({"output": source}, "is the input itself"),
     ]:
         with pytest.raises(ConfigError, match=says):
             check_job(job(source, **changes))

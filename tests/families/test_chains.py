@@ -142,6 +142,7 @@ TWO_LABELS: dict[str, Make] = {
 
 def save(make: Make, folder: Path) -> tuple[Any, Path]:
     """The model of the library as it loads what it saved, and where that is."""
+    torch.manual_seed(0)
     make(folder).save_pretrained(str(folder / "saved"))
     return CrossEncoder(str(folder / "saved"), device="cpu", local_files_only=True), folder / "saved"
 

@@ -39,7 +39,7 @@ QWEN_8B = QWEN | {
     "hidden_size": 4096,
     "intermediate_size": 12288,
 }
-HEADS = ("pre_classifier.", "lm_head.", "score.", "classifier.", "pooler.", "head.", "dense.", "model.visual.")
+HEADS = ("pre_classifier.", "lm_head.", "score.", "classifier.", "pooler.", "head.", "dense.")
 """How the tensors of score heads begin, and of what is not read."""
 H200, L4 = data_sheets()["h200"], data_sheets()["l4"]
 
