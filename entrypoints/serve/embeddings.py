@@ -13,14 +13,13 @@ import msgspec
 import numpy as np
 from fastapi import Request
 from msgspec import Meta
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from engine.entrypoints.serve.errors import error_response, json_response
+from engine.entrypoints.serve.counted import counted
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.service import RerankService, Side
-from engine.entrypoints.serve.streaming import ClientGoneError, while_connected
-from engine.errors import EngineError, InvalidRequestError
+from engine.entrypoints.serve.streaming import while_connected
+from engine.errors import InvalidRequestError
 from engine.request import PairOptions
 
 NAME = "embeddings"
@@ -72,16 +71,7 @@ class EmbeddingRoutes:
 
     async def embed(self, request: Request) -> Response:
         """Vectors in input order; if one text cannot be read, the call fails with its place."""
-        try:
-            answer, status = json_response(await self._embed(request)), 200
-        except (ClientGoneError, ClientDisconnect):
-            self._service.metrics.cancelled.inc()
-            return Response(status_code=499)
-        except EngineError as error:
-            answer, status = error_response(error, request.scope), error.status
-            self._service.metrics.errors.labels(error.type).inc()
-        self._service.metrics.calls.labels(request.scope["route"].path, NAME, str(status)).inc()
-        return answer
+        return await counted(self._service, request, NAME, self._embed(request))
 
     async def _embed(self, request: Request) -> EmbeddingAnswer:
         check_media_type(request.headers)

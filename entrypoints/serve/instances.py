@@ -10,14 +10,12 @@ from typing import Any
 
 import msgspec
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from engine.entrypoints.serve.calls import CallHandler
-from engine.entrypoints.serve.errors import error_response, json_response
+from engine.entrypoints.serve.counted import counted
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.service import RerankService
-from engine.entrypoints.serve.streaming import ClientGoneError
 from engine.errors import EngineError, InvalidRequestError
 
 NAME = "vertex instances"
@@ -36,18 +34,9 @@ class InstanceRoutes:
 
     async def predict(self, request: Request) -> Response:
         """The answers in the order of the instances."""
-        try:
-            answer, status = json_response({"predictions": await self._predictions(request)}), 200
-        except (ClientGoneError, ClientDisconnect):
-            self._service.metrics.cancelled.inc()
-            return Response(status_code=499)
-        except EngineError as error:
-            answer, status = error_response(error, request.scope), error.status
-            self._service.metrics.errors.labels(error.type).inc()
-        self._service.metrics.calls.labels(request.scope["route"].path, NAME, str(status)).inc()
-        return answer
+        return await counted(self._service, request, NAME, self._predictions(request))
 
-    async def _predictions(self, request: Request) -> list[Any]:
+    async def _predictions(self, request: Request) -> dict[str, list[Any]]:
         check_media_type(request.headers)
         try:
             instances = msgspec.json.decode(await request.body(), type=InstancesBody).instances
@@ -63,4 +52,4 @@ class InstanceRoutes:
                 answers.append(await self._calls.answer_to(request, bytes(instance)))
             except EngineError as error:
                 raise error.at(("instances", number, *error.path)) from error
-        return answers
+        return {"predictions": answers}

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import Request
 from msgspec import Meta
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from engine.entrypoints.serve.errors import error_headers, json_response
+from engine.entrypoints.serve.counted import counted
+from engine.entrypoints.serve.errors import error_headers, for_clients, json_response
 from engine.entrypoints.serve.limits import check_media_type
 from engine.entrypoints.serve.service import RerankService
-from engine.entrypoints.serve.streaming import ClientGoneError, while_connected
+from engine.entrypoints.serve.streaming import while_connected
 from engine.errors import EngineError, InvalidRequestError
 from engine.request import PairOptions, RerankCall
 from engine.version import __version__
@@ -96,17 +96,7 @@ class OpenInferenceRoutes:
 
     async def infer(self, request: Request) -> Response:
         """The scores of a query and its documents."""
-        try:
-            answer, status = json_response(await self._infer(request)), 200
-        except (ClientGoneError, ClientDisconnect):
-            self._service.metrics.cancelled.inc()
-            return Response(status_code=499)
-        except EngineError as error:
-            status = error.status
-            answer = json_response({"error": str(error)}, status, error_headers(error))
-            self._service.metrics.errors.labels(error.type).inc()
-        self._service.metrics.calls.labels(request.scope["route"].path, NAME, str(status)).inc()
-        return answer
+        return await counted(self._service, request, NAME, self._infer(request), _failed)
 
     async def _infer(self, request: Request) -> InferAnswer:
         check_media_type(request.headers)
@@ -171,3 +161,9 @@ def _texts(tensor: InputTensor, position: int) -> list[str]:
     if prod(tensor.shape) != len(flat):
         raise InvalidRequestError(f"{where} has the shape {tensor.shape} and {len(flat)} texts.", param="inputs")
     return flat
+
+
+def _failed(error: EngineError, request: Request) -> Response:
+    """The protocol's one field, without paths of this machine like any other error."""
+    error = for_clients(error)
+    return json_response({"error": str(error)}, error.status, error_headers(error))

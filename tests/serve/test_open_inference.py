@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import EngineDeadError
 from tests.serve.fakes import expected_score
 
 
@@ -81,3 +82,18 @@ async def test_reset_prefix_cache_is_behind_the_key(serving: Callable[..., Any])
         assert (await server.client.post("/reset_prefix_cache")).status_code == 401
         answer = await server.client.post("/reset_prefix_cache", headers={"Authorization": "Bearer k"})
         assert (answer.status_code, server.core.num_resets) == (200, 1)
+
+
+async def test_a_failure_names_no_path_of_this_machine(
+    serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as server:
+
+        async def fails(*arguments: object, **settings: object) -> None:
+            raise EngineDeadError("The worker lost /srv/models/secret/model.safetensors.")
+
+        monkeypatch.setattr(server.service, "score", fails)
+        body = {"inputs": [tensor("query", "a"), tensor("documents", "b")]}
+        answer = await server.client.post("/v2/models/fake/infer", json=body)
+        assert (answer.status_code, list(answer.json())) == (503, ["error"])
+        assert "secret" not in answer.text
