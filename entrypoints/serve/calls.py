@@ -146,7 +146,7 @@ class CallHandler:
     async def _off_loop(self, body: bytes, function: Callable[..., Any], *args: Any) -> Any:
         if len(body) <= INLINE_BYTES:
             return function(*args)
-        return await self._service.in_thread(function, *args)
+        return await self._service.threads.run(function, *args)
 
     @staticmethod
     def _take_request_id(request: Request, parsed: ParsedCall) -> None:

@@ -16,8 +16,9 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from engine.entrypoints.serve.counted import counted
+from engine.entrypoints.serve.embedding_call import Side, embed
 from engine.entrypoints.serve.limits import check_media_type
-from engine.entrypoints.serve.service import RerankService, Side
+from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import while_connected
 from engine.errors import InvalidRequestError
 from engine.request import PairOptions
@@ -88,7 +89,15 @@ class EmbeddingRoutes:
         options = PairOptions(truncate=truncate, truncate_prompt_tokens=limit)
         side = None if body.input_type is None else SIDES[body.input_type]
         caller = getattr(request.state, "caller", "") or (request.client.host if request.client else "")
-        work = self._service.embed(texts, side, options, body.model or None, caller, request.state.request_id)
+        work = embed(
+            self._service,
+            texts,
+            side=side,
+            options=options,
+            model=body.model or None,
+            caller=caller,
+            request_id=request.state.request_id,
+        )
         result = await while_connected(work, request.receive, self._service.cut_off)
         _check_dimensions(body.dimensions, result.vectors)
         as_text = body.encoding_format == "base64"

@@ -41,7 +41,7 @@ class TokenStream:
                 yield number, window
 
     async def _next(self) -> Found | None:
-        return await self._service.in_thread(next, self._windows, None)
+        return await self._service.threads.run(next, self._windows, None)
 
     async def tei(self) -> StreamingResponse:
         """TEI's answer: a list of tokens for each text. Raises ``RequestError`` about the first text."""

@@ -114,7 +114,7 @@ class TokenRoutes:
             texts = [fields.inputs] if isinstance(fields.inputs, str) else fields.inputs
             if is_long(texts):
                 return await TokenStream(self._service, engine, texts, special=special).tei()
-            tokens = await self._service.in_thread(
+            tokens = await self._service.threads.run(
                 lambda: [processor.text_tokens(text, add_special_tokens=special) for text in texts]
             )
             return json_response([[SimpleToken(*astuple(token)) for token in one] for one in tokens])
@@ -122,10 +122,10 @@ class TokenRoutes:
         if isinstance(fields, TokenizeBody) and is_long([fields.prompt]):
             stream = TokenStream(self._service, engine, [fields.prompt], special=special)
             return await stream.vllm(with_strings=with_strings)
-        ids = await self._service.in_thread(_prompt_ids, processor, fields, special)
+        ids = await self._service.threads.run(_prompt_ids, processor, fields, special)
         strings = None
         if with_strings:
-            strings = await self._service.in_thread(processor.token_strings, ids)
+            strings = await self._service.threads.run(processor.token_strings, ids)
         return json_response(TokenizeAnswer(len(ids), engine.spec.max_model_len, ids, strings))
 
     async def detokenize(self, request: Request) -> Response:
@@ -134,7 +134,7 @@ class TokenRoutes:
         decode = self._service.models.choose(fields.model).engine.processor.detokenize
         if isinstance(fields, DetokenizeBody):
             _check_number(fields.tokens, "tokens")
-            text = await self._service.in_thread(decode, as_ids(fields.tokens, "tokens"))
+            text = await self._service.threads.run(decode, as_ids(fields.tokens, "tokens"))
             return json_response(DetokenizeAnswer(text))
         _check_number(fields.ids, "ids")
         several = [as_ids(one, ("ids", i)) for i, one in enumerate(fields.ids) if isinstance(one, list)]
@@ -142,7 +142,7 @@ class TokenRoutes:
             fail("Expected token ids, or a list of lists of them", "ids")
         skip = as_bool(fields.skip_special_tokens, "skip_special_tokens", default=True)
         lists = several or [as_ids([one for one in fields.ids if not isinstance(one, list)], "ids")]
-        texts = [await self._service.in_thread(partial(decode, one, skip_special_tokens=skip)) for one in lists]
+        texts = [await self._service.threads.run(partial(decode, one, skip_special_tokens=skip)) for one in lists]
         return json_response(texts)
 
     async def _body(self, request: Request, by_key: Mapping[str, type[Any]], otherwise: type[Any]) -> Any:
