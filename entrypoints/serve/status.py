@@ -105,6 +105,7 @@ class StatusRoutes:
                 "max_batch_tokens": worker.max_num_batched_tokens,
                 "max_batch_requests": None,
                 "max_client_batch_size": config.max_documents,
+                "max_images_per_pair": engine.spec.vision.max_images if engine.spec.vision else 0,
                 "auto_truncate": config.auto_truncate,
                 "tokenization_workers": config.tokenizer_threads,
                 "version": __version__,

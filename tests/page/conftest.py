@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.service import RerankService
+from engine.model_spec import ModelSpec
+from engine.pictures.loader import PictureLoader
 from tests.serve.fakes import SPEC, FakeCore, FakeProcessor
 from tests.support.browser import CHROMIUM, Browser
 
@@ -25,15 +28,17 @@ class PageServer:
     url: str
     core: FakeCore
 
-    def __init__(self, core: FakeCore, settings: dict[str, Any]) -> None:
+    def __init__(self, core: FakeCore, spec: ModelSpec, settings: dict[str, Any]) -> None:
         self.core = core
+        self.spec = spec
         self._settings = settings
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     async def _serve(self) -> None:
         service = RerankService(ServerConfig(**self._settings), ServerMetrics())
-        service.attach(LoadedEngine(SPEC, FakeProcessor(), self.core, ("fake",)))
+        loaded = LoadedEngine(self.spec, FakeProcessor(), self.core, ("fake",))
+        service.attach(replace(loaded, pictures=PictureLoader(self.spec.vision, ())))
         config = uvicorn.Config(create_app(service), port=0, log_config=None, lifespan="off", ws="none")
         self._http = uvicorn.Server(config)
         serving = asyncio.create_task(self._http.serve())
@@ -55,8 +60,8 @@ class PageServer:
 
 
 @contextmanager
-def page_server(core: FakeCore | None = None, **settings: Any) -> Iterator[PageServer]:
-    server = PageServer(core or FakeCore(), settings)
+def page_server(core: FakeCore | None = None, spec: ModelSpec = SPEC, **settings: Any) -> Iterator[PageServer]:
+    server = PageServer(core or FakeCore(), spec, settings)
     server.start()
     try:
         yield server
@@ -71,3 +76,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     profile: Path = tmp_path_factory.mktemp("browser")
     with Browser(profile) as running:
         yield running
+
+
+def fill(page: Browser, query: str, documents: str) -> None:
+    for field, text in (("query", query), ("documents", documents)):
+        page.run(f"document.getElementById('{field}').focus()")
+        page.run("document.activeElement.select()")
+        page.type(text)
+
+
+def results(page: Browser) -> list[tuple[str, str]]:
+    script = "[...document.querySelectorAll('#results li')].map((row) => ['text', 'score'].map((c) => "
+    return [(t, s) for t, s in page.run(script + "row.querySelector('.' + c).textContent))")]
+
+
+def finished(page: Browser) -> None:
+    page.wait_for("!document.getElementById('cost').hidden")

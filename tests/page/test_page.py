@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.messages import WireError
-from tests.page.conftest import PageServer, page_server
+from tests.page.conftest import PageServer, fill, finished, page_server, results
 from tests.serve.fakes import FakeCore, expected_score
 from tests.support.browser import Browser
 
@@ -30,22 +30,6 @@ def page(server: PageServer, browser: Browser) -> Browser:
     browser.open(server.url)
     browser.wait_for("document.getElementById('model').textContent.includes('fake')")
     return browser
-
-
-def fill(page: Browser, query: str, documents: str) -> None:
-    for field, text in (("query", query), ("documents", documents)):
-        page.run(f"document.getElementById('{field}').focus()")
-        page.run("document.activeElement.select()")
-        page.type(text)
-
-
-def results(page: Browser) -> list[tuple[str, str]]:
-    script = "[...document.querySelectorAll('#results li')].map((row) => ['text', 'score'].map((c) => "
-    return [(t, s) for t, s in page.run(script + "row.querySelector('.' + c).textContent))")]
-
-
-def finished(page: Browser) -> None:
-    page.wait_for("!document.getElementById('cost').hidden")
 
 
 def expected(query: str, documents: list[str]) -> list[tuple[str, str]]:

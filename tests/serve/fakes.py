@@ -15,7 +15,7 @@ from engine.inputs.spans import Span, TextToken
 from engine.inputs.windows import GivenUpError, never
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
-from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions
+from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, PairPictures
 from engine.step import WorkerInfo
 
 SPEC = ModelSpec(
@@ -56,6 +56,12 @@ def logit_of(ids: np.ndarray) -> np.float32:
     return np.float32(zlib.crc32(ids.tobytes()) % 20_001 / 1000 - 10)
 
 
+def marked(pictures: PairPictures | None) -> tuple[str, str]:
+    """A word for each picture of a query, and of its document: its size."""
+    query, document = ("".join(f"{one.num_down}x{one.num_across} " for one in side) for side in pictures or ((), ()))
+    return query, document
+
+
 def _ids(*texts: str) -> list[int]:
     return [1, *(token for text in texts for token in (*map(token_of, text.split()), 2))]
 
@@ -80,10 +86,18 @@ class FakeProcessor:
         documents: Sequence[str],
         options: PairOptions,
         instructions: Sequence[str | None] | None = None,
+        pictures: Sequence[PairPictures | None] | None = None,
     ) -> list[Encoded]:
         self.num_encoded += len(documents)
+        seen = [marked(both) for both in pictures or [None] * len(documents)]
         return [
-            self._pair(queries[i if len(queries) > 1 else 0], document, options, i, instructions and instructions[i])
+            self._pair(
+                seen[i][0] + queries[i if len(queries) > 1 else 0],
+                seen[i][1] + document,
+                options,
+                i,
+                instructions and instructions[i],
+            )
             for i, document in enumerate(documents)
         ]
 

@@ -5,18 +5,21 @@ import { apiKey, byId } from "./common.js";
 const url = () => new URL("v1/rerank", location.href.split("#")[0]).href;
 const shellQuoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-// A JSON string is a Python string, too; objects here hold strings and lists of strings only.
+// A JSON string is a Python string, too; objects here hold strings, and lists of strings or of such objects, only.
 function pythonValue(value, indent) {
   if (!Array.isArray(value)) return JSON.stringify(value);
   return `[\n${value.map((item) => `${indent}    ${JSON.stringify(item)},\n`).join("")}${indent}]`;
 }
+
+const hasPictures = (call) => [call.query, ...call.documents].some((side) => side.image);
 
 const languages = {
   curl: (call) => [
     `curl -s ${shellQuoted(url())}`,
     ...(apiKey() ? [`-H "Authorization: Bearer $ENGINE_API_KEY"`] : []),
     `-H 'Content-Type: application/json'`,
-    `-d ${shellQuoted(JSON.stringify(call, null, 1))}`,
+    // What a picture takes is more than an argument may have.
+    hasPictures(call) ? `-d @- <<'BODY'\n${JSON.stringify(call, null, 1)}\nBODY` : `-d ${shellQuoted(JSON.stringify(call, null, 1))}`,
   ].join(" \\\n  "),
   python: (call) => [
     ...(apiKey() ? ["import os", ""] : []),
@@ -31,7 +34,7 @@ const languages = {
     ")",
     "answer.raise_for_status()",
     `for result in answer.json()["results"]:`,
-    `    print(result["relevance_score"], result["document"]["text"])`,
+    `    print(result["relevance_score"], ${hasPictures(call) ? `result["index"]` : `result["document"]["text"]`})`,
   ].join("\n"),
 };
 

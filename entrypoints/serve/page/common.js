@@ -58,6 +58,7 @@ async function showModel() {
     byId("model").textContent = answer.ok
       ? `${info.served_model_name} · ${info.model_dtype} · up to ${whole(info.max_input_length)} tokens a pair`
       : answer.status === 401 ? "" : info.error.message;
+    if (answer.ok) window.dispatchEvent(new CustomEvent("model", { detail: info }));
   } catch {
     byId("model").textContent = "The server does not answer.";
   }

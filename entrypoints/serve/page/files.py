@@ -2,6 +2,7 @@
 
 They hold no data and are served without a key; whatever they show, they ask this server for. A strict content security
 policy keeps it so: nothing is loaded from anywhere else, no text becomes markup, and nobody may frame the page.
+Pictures that the user chooses are shown from the page's own memory (``data:``).
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from starlette.responses import Response
 
 FOLDER = Path(__file__).parent
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-FILES = ("index.html", "page.css", "icon.svg", "common.js", "rank.js", "results.js", "code.js", "state.js")
+FILES = (
+    "index.html",
+    "page.css",
+    "icon.svg",
+    "common.js",
+    "rank.js",
+    "results.js",
+    "code.js",
+    "pictures.js",
+    "state.js",
+)
 PATHS = {("/" if name == "index.html" else f"/page/{name}"): name for name in FILES}
 PAGE_PATHS = frozenset(PATHS)
 HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",

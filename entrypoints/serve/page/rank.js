@@ -3,6 +3,7 @@
 import { ask, byId, make, milliseconds, percent, whole } from "./common.js";
 import { Ranking } from "./results.js";
 import { showCode } from "./code.js";
+import { Pictures } from "./pictures.js";
 
 const EXAMPLE = {
   query: "how do plants turn light into energy?",
@@ -21,15 +22,22 @@ const EXAMPLE = {
 const query = byId("query"), text = byId("documents"), list = byId("list"), instruction = byId("instruction");
 const chosenForm = () => document.querySelector("[name=form]:checked").value;
 
-function documents() {
+function texts() {
   const form = chosenForm();
   const parts = form === "list" ? [...list.querySelectorAll("textarea")].map((area) => area.value)
     : text.value.split(form === "lines" ? /\r?\n/ : /(?:\r?\n[ \t]*){2,}/);
   return parts.map((part) => part.trim()).filter(Boolean);
 }
 
+const pictured = ({ source, text }) => (text ? { text, image: source } : { image: source });
+const documents = () => [...texts(), ...documentPictures.values.map(pictured)];
+
 export function body() {
-  const call = { query: query.value.trim(), documents: documents() };
+  const question = query.value.trim(), pictures = queryPictures.values.map(({ source }) => source);
+  const call = {
+    query: pictures.length ? { ...(question && { text: question }), image: pictures } : question,
+    documents: documents(),
+  };
   if (instruction.value.trim()) call.instruction = instruction.value.trim();
   return call;
 }
@@ -37,6 +45,7 @@ export function body() {
 function changed() {
   const count = documents().length;
   byId("count").textContent = count === 1 ? "1 document" : `${whole(count)} documents`;
+  query.required = !queryPictures.values.length;
   showCode(body());
 }
 
@@ -97,7 +106,7 @@ byId("example").addEventListener("click", () => {
   byId("as-text").hidden = false;
   byId("as-list").hidden = true;
   text.value = EXAMPLE.documents.join("\n");
-  changed();
+  for (const side of [queryPictures, documentPictures]) side.clear();
   query.focus();
 });
 
@@ -208,6 +217,12 @@ function entry(label, value, kind) {
   make("dd", "", value, pair);
 }
 
+const queryPictures = new Pictures(byId("query-side"), { of: "query", onChange: changed });
+const documentPictures = new Pictures(byId("documents-side"), { of: "documents", onChange: changed, withTexts: true });
+window.addEventListener("model", ({ detail: info }) => {
+  for (const side of [queryPictures, documentPictures]) side.allow(info.max_images_per_pair > 0);
+  changed();
+});
 byId("call").addEventListener("submit", (event) => { event.preventDefault(); rank(); });
 byId("stop").addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {

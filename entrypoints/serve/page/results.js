@@ -1,6 +1,7 @@
 // The list of results: sorted again whenever scores arrive, rows move to their new places.
 
 import { make } from "./common.js";
+import { shown } from "./pictures.js";
 
 export const SHOWN = 500; // a list longer than this says nothing more to a person, and makes the page slow
 
@@ -55,7 +56,7 @@ export class Ranking {
   /** A text that is cut off on the screen gets a button that opens it. All are measured before any is changed. */
   fit() {
     const rows = [...this.rows.values()].filter(({ node }) => node.isConnected && !node.classList.contains("open"));
-    const long = rows.map(({ text }) => text.scrollHeight > text.clientHeight + 1);
+    const long = rows.map(({ node, text }) => text.scrollHeight > text.clientHeight + 1 || node.querySelector(".picture") !== null);
     rows.forEach(({ opener }, i) => { opener.hidden = !long[i]; });
   }
 
@@ -86,7 +87,9 @@ export class Ranking {
     const document = this.documents[entry.index];
     const node = make("li");
     const row = { node, place: make("span", "place", "", node) };
-    row.text = make("span", "text", document, node);
+    const content = make("div", "content", undefined, node);
+    if (document.image) content.append(shown(document.image, `Picture of document ${entry.index + 1}`));
+    row.text = make("span", "text", document.image ? document.text ?? "" : document, content);
     row.score = make("span", "score", "", node);
     const track = make("div", "track", undefined, node);
     track.setAttribute("aria-hidden", "true");
