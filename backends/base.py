@@ -47,7 +47,7 @@ class Capabilities:
     """A quantised linear layer takes a plain tensor as well as what a norm hands it."""
     reference_tolerance: float = 1e-4
     """Largest difference of a float32 score from transformers' on a CPU: a device adds in an order of its own."""
-    company_tolerance: float = 1e-4
+    batch_tolerance: float = 1e-4
     """Largest difference of a float32 score from that of the same pair alone."""
     records_steps: bool = False
     """``capture`` records steps for any use, those that keep nothing too: the KV cache has a slot more for them."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.backends.suspects import Suspects
+from engine.backends.crash_records import CrashRecords
 from engine.errors import DeviceError
 from engine.kernels.ops import AttentionMeta, LayerShape
 
@@ -49,16 +49,16 @@ class Outcome:
     """Why the forms before it are not used."""
 
 
-def try_forms(trial: Trial, is_lost: Callable[[BaseException], bool], suspects: Suspects) -> Outcome:
+def try_forms(trial: Trial, is_lost: Callable[[BaseException], bool], crash_records: CrashRecords) -> Outcome:
     """The first form of ``trial`` that is right. Raises only what ``is_lost`` says of the device."""
     problems, expected, difference = [], trial.expected().float(), float("nan")
     for form, compute in trial.forms.items():
         what = f"{trial.op} {form}"
-        if reason := suspects.why_not(what):
+        if reason := crash_records.why_not(what):
             problems.append(f"{form}: {reason}")
             continue
         try:
-            with suspects.trying(what, is_lost):
+            with crash_records.trying(what, is_lost):
                 difference = relative_difference(compute().float(), expected)
         except Exception as error:
             # A form that the device refuses is one that is not there; the next one is tried.

@@ -48,7 +48,7 @@ class CpuBackend(Backend):
             one_memory=True,
             quantizes_plain_inputs=True,
             reference_tolerance=1e-5,
-            company_tolerance=1e-6,
+            batch_tolerance=1e-6,
             keeps_narrow_embedding=True,
             kv_by_head=True,
             keeps_narrow_weights=has_kernels,

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
+from engine.backends.crash_records import CrashRecords, cache_folder
 from engine.backends.cuda.data_sheets import KEEPS_GROUPS, TOKEN_BUDGET
 from engine.backends.cuda.memory import kv_cache_tokens, memory_limit
 from engine.backends.cuda.transfer import Uploader, fetch
 from engine.backends.self_test import as_table, require_all
-from engine.backends.suspects import Suspects, cache_folder
 from engine.config import DeviceConfig
 from engine.errors import DeviceError
 from engine.extras import pip_install
@@ -193,8 +193,10 @@ class CudaBackend(Backend):
 
         assert self.ops is not None, "self_test before make_ops"
         name = self.name_of(self.ops.device)
-        suspects = Suspects(cache_folder("self-test", f"{name} torch {torch.__version__} triton {version('triton')}"))
-        outcomes = try_ops(self.ops, shape, self.is_lost, suspects)
+        crash_records = CrashRecords(
+            cache_folder("self-test", f"{name} torch {torch.__version__} triton {version('triton')}")
+        )
+        outcomes = try_ops(self.ops, shape, self.is_lost, crash_records)
         require_all(outcomes, name)
         return as_table("self-test of the kernels against plain torch (largest difference):", outcomes)
 

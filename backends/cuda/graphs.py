@@ -29,10 +29,10 @@ BUCKETS = tuple(
     for size in range(low + stride, high + 1, stride)
 )  # fmt: skip
 """Tokens: eight to a doubling, so that padding is under 5 % on average."""
-LEAST_SEGMENTS, MAX_SEGMENTS = 64, 1024
+MIN_SEGMENTS, MAX_SEGMENTS = 64, 1024
 TOKENS_A_SEGMENT = 16
 RANGES_A_SEGMENT = 4
-LEAST_KEPT, TOKENS_A_KEPT = 64, 8
+MIN_KEPT, TOKENS_A_KEPT = 64, 8
 
 GRAPH = "cuda graph"
 """Key of the ``StaticStep`` that a step went up into, in ``AttentionMeta.cache``."""
@@ -65,8 +65,8 @@ class StaticStep:
     @classmethod
     def like(cls, batch: PackedBatch, num_tokens: int, form: RangeForm, group: int, spare_slot: int) -> StaticStep:
         """Room for ``num_tokens`` tokens and as many segments as such a step may have; the rest is as in ``batch``."""
-        segments = min(MAX_SEGMENTS, max(LEAST_SEGMENTS, num_tokens // TOKENS_A_SEGMENT))
-        kept = max(LEAST_KEPT, num_tokens // TOKENS_A_KEPT)
+        segments = min(MAX_SEGMENTS, max(MIN_SEGMENTS, num_tokens // TOKENS_A_SEGMENT))
+        kept = max(MIN_KEPT, num_tokens // TOKENS_A_KEPT)
         tiles = num_tokens // tokens_per_tile(form.config, group) + segments
         layout = Layout.fitting(
             (num_tokens, num_tokens, segments, segments, kept, kept),

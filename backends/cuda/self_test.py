@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from engine.backends.crash_records import CrashRecords
 from engine.backends.cuda.attention import AttentionForm, GatherForm, RangeForm
 from engine.backends.cuda.forms import EXPAND, FUSED, GATE, LIMIT, NORM, PLAIN, ROTATION, SCORE
 from engine.backends.cuda.linear import Fp8Linear
 from engine.backends.cuda.ops import CudaOps
 from engine.backends.self_test import KEPT, Outcome, Trial, sample_meta, try_forms
-from engine.backends.suspects import Suspects
 from engine.kernels.ops import LayerShape
 from engine.kernels.reference_attention import attend as plain_attention
 from engine.kernels.triton.attention import default_config
@@ -34,12 +34,12 @@ Take = Callable[[str], None]
 
 
 def try_ops(
-    ops: CudaOps, shape: LayerShape, is_lost: Callable[[BaseException], bool], suspects: Suspects
+    ops: CudaOps, shape: LayerShape, is_lost: Callable[[BaseException], bool], crash_records: CrashRecords
 ) -> list[Outcome]:
     """Tries every op; ``ops`` then uses the forms that are right. Raises only if the device is lost."""
     outcomes = []
     for trial, take in _Trials(ops, shape).all():
-        outcome = try_forms(trial, is_lost, suspects)
+        outcome = try_forms(trial, is_lost, crash_records)
         outcomes.append(outcome)
         if outcome.form is not None:
             take(outcome.form)

@@ -19,7 +19,7 @@ ALIGNMENT = 16
 """Bytes."""
 ROW_BYTES, TABLE_BYTES = 8, 4
 NUM_BUFFERS = 3
-_LEAST_BYTES = 1 << 16
+_MIN_BYTES = 1 << 16
 
 
 def _round_up(count: int, item_bytes: int) -> int:
@@ -90,7 +90,7 @@ class Uploader:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.is_cuda = device.type == "cuda"
-        self._buffers = [self._new(_LEAST_BYTES) for _ in range(NUM_BUFFERS)]
+        self._buffers = [self._new(_MIN_BYTES) for _ in range(NUM_BUFFERS)]
         self._next = 0
 
     def upload(

@@ -39,9 +39,9 @@ _UNSUPPORTED = {
 }
 """Settings, and the values of them that change nothing."""
 NUM_NAMED = 5
-MOST_CONFIG_BYTES = 2**24
-MOST_RANK = 2**17
-MOST_PATTERNS, MOST_PATTERN_LETTERS, MOST_REPEATS = 4096, 200, 2
+MAX_CONFIG_BYTES = 2**24
+MAX_RANK = 2**17
+MAX_PATTERNS, MAX_PATTERN_CHARS, MAX_REPEATS = 4096, 200, 2
 """Of ``rank_pattern`` and ``alpha_pattern``: what a regular expression may cost."""
 
 
@@ -185,7 +185,7 @@ class AdapterFile:
     def _stored_config(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
             raise ModelLoadError(f"{self.label}: there is no adapter_config.json")
-        if (size := path.stat().st_size) > MOST_CONFIG_BYTES:
+        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
             raise ModelLoadError(f"{self.label}: its adapter_config.json has {size:,} bytes, more than are read")
         try:
             config = json.loads(path.read_bytes())
@@ -196,8 +196,8 @@ class AdapterFile:
         return config
 
     def _rank(self, key: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RANK:
-            raise self._wrong(key, value, f"is a whole number from 1 to {MOST_RANK}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RANK:
+            raise self._wrong(key, value, f"is a whole number from 1 to {MAX_RANK}")
         return value
 
     def _alpha(self, key: str, value: Any) -> float:
@@ -207,13 +207,13 @@ class AdapterFile:
 
     def _patterns(self, key: str, config: Mapping[str, Any], read: Callable[[str, Any], Any]) -> dict[str, Any]:
         patterns = config.get(key) or {}
-        if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
-            raise self._wrong(key, patterns, f"has at most {MOST_PATTERNS} names of modules, each with a number")
+        if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
+            raise self._wrong(key, patterns, f"has at most {MAX_PATTERNS} names of modules, each with a number")
         for pattern in patterns:
             repeats = len(re.findall(r"(?<!\\)[*+?{]", pattern))
-            if len(pattern) > MOST_PATTERN_LETTERS or repeats > MOST_REPEATS or ")" in pattern:
+            if len(pattern) > MAX_PATTERN_CHARS or repeats > MAX_REPEATS or ")" in pattern:
                 raise self._wrong(
-                    key, pattern, f"names modules, with at most {MOST_REPEATS} repeats and without groups in a name"
+                    key, pattern, f"names modules, with at most {MAX_REPEATS} repeats and without groups in a name"
                 )
             try:
                 re.compile(pattern)

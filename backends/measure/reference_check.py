@@ -23,7 +23,7 @@ from engine.extras import pip_install
 from engine.model_spec import HeadModule, ModelSpec
 from engine.request import EncodedPair
 
-_ROOM = 1.3
+_MEMORY_MARGIN = 1.3
 """Memory beside the weights, as a factor."""
 _SCORE_BIAS = "score.bias"
 """Converted checkpoints may have it; transformers has no place for it."""
@@ -143,7 +143,7 @@ def find_reference(spec: ModelSpec) -> tuple[Reference | None, str]:
 
 
 def _too_large(spec: ModelSpec) -> str | None:
-    needed = 4 * sum(math.prod(info.shape) for info in find_tensors(Path(spec.path)).values()) * _ROOM
+    needed = 4 * sum(math.prod(info.shape) for info in find_tensors(Path(spec.path)).values()) * _MEMORY_MARGIN
     free = load_backend(HOST.name).memory(torch.device("cpu")).free_bytes
     if needed <= free:
         return None

@@ -41,7 +41,7 @@ from engine.kernels.ops import AttentionMeta
 
 logger = logging.getLogger(__name__)
 MAX_GRAPHS = 24
-MEETINGS_BEFORE_CAPTURE = 2
+STEPS_BEFORE_CAPTURE = 2
 TIMING_ROUNDS = 3
 REPLAY_TOLERANCE = 0.05
 """Of the logits of a graph's first replay, relative to the larger of 1 and the logit: the kernels are the same, so what
@@ -203,7 +203,7 @@ class StepGraphs:
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
         self.graphs: OrderedDict[GraphShape, CapturedStep] = OrderedDict()
-        self._met: Counter[GraphShape] = Counter()
+        self._num_seen: Counter[GraphShape] = Counter()
         self._slower: set[GraphShape] = set()
         """Shapes whose replay took longer than the step without."""
         self._memory: object = None
@@ -247,8 +247,8 @@ class StepGraphs:
         if shape in self._slower:
             return None
         if shape not in self.graphs:
-            self._met[shape] += 1
-            if self._met[shape] < MEETINGS_BEFORE_CAPTURE:
+            self._num_seen[shape] += 1
+            if self._num_seen[shape] < STEPS_BEFORE_CAPTURE:
                 return None
             self._capture(shape, batch, kv_cache)
             if shape in self._slower:
@@ -274,4 +274,4 @@ class StepGraphs:
         self._why_disabled = f"capture or replay failed ({first_line(error)}); --enforce-eager starts without"
         logger.warning("no ACL graphs from here on: %s", self._why_disabled)
         self.graphs.clear()
-        self._met.clear()
+        self._num_seen.clear()

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import torch_npu
 
+from engine.backends.crash_records import CrashRecords, cache_folder
 from engine.backends.npu.faults import lost_code
 from engine.backends.npu.int8_trials import Int8Trials
 from engine.backends.npu.trial_inputs import NUM_TOKENS, PRODUCT_ROWS, TrialInputs
 from engine.backends.self_test import KEPT, Outcome, Trial, sample_meta, try_forms
-from engine.backends.suspects import Suspects, cache_folder
 from engine.kernels.npu import forms as npu_forms
 from engine.kernels.npu.forms import (
     AT_ONCE,
@@ -38,9 +38,9 @@ from engine.kernels.reference_attention import attend as plain_attention
 def try_ops(ops: NpuOps, shape: LayerShape) -> tuple[Forms, list[Outcome]]:
     """The forms to use, and what each trial found. Raises only if the device is lost."""
     chosen, outcomes = ops.forms, []
-    suspects = Suspects(cache_folder("self-test", f"{ops.soc.name} torch_npu {torch_npu.__version__}"))
+    crash_records = CrashRecords(cache_folder("self-test", f"{ops.soc.name} torch_npu {torch_npu.__version__}"))
     for trial, take in _Trials(ops, shape).all():
-        outcome = try_forms(trial, lambda error: lost_code(error) is not None, suspects)
+        outcome = try_forms(trial, lambda error: lost_code(error) is not None, crash_records)
         outcomes.append(outcome)
         if outcome.form is not None:
             chosen = take(chosen, outcome.form)

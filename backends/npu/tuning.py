@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from engine.backends.base import OutOfMemory
 from engine.backends.npu.faults import first_line, lost_code
-from engine.backends.npu.graphs import MEETINGS_BEFORE_CAPTURE, StepGraphs
+from engine.backends.npu.graphs import STEPS_BEFORE_CAPTURE, StepGraphs
 
 TimeStep = Callable[[Sequence[int]], float]
 PREFIX, DOCUMENT = 72, 36
@@ -24,7 +24,7 @@ def tune(time_step: TimeStep, largest: int, graphs: StepGraphs | None) -> tuple[
     if graphs is not None:
         for num_documents in SMALL_CALLS:
             lengths = [PREFIX, *[DOCUMENT] * num_documents]
-            for _ in range(MEETINGS_BEFORE_CAPTURE if sum(lengths) <= largest else 0):
+            for _ in range(STEPS_BEFORE_CAPTURE if sum(lengths) <= largest else 0):
                 time_step(lengths)
         notes.append(graphs.note())
     budget, note = _choose_budget(time_step, largest)

@@ -33,7 +33,7 @@ from engine.checkpoint.gguf.header import BLOCK_TYPES, read_gguf
 from engine.errors import ModelLoadError
 
 INTERESTING = (0, 1, 2, 7, 8, 31, 32, 255, 256, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 64) - 1, -1)
-MOST_NUMBERS = 1 << 22
+MAX_NUMBERS = 1 << 22
 """No test file holds more; a reader that says otherwise was fooled."""
 WORDS = (
     "awq",
@@ -107,7 +107,7 @@ def damaged(data: bytes, rng: random.Random, *, header: int) -> bytes:
 def read_all(tensors: Any) -> None:
     with TensorReader() as reader:
         for source in tensors.values():
-            assert torch.Size(source.shape).numel() <= MOST_NUMBERS, "a file cannot hold so many numbers"
+            assert torch.Size(source.shape).numel() <= MAX_NUMBERS, "a file cannot hold so many numbers"
             for _ in source.rows(reader):
                 pass
             if isinstance(source, QuantizedTensor) and source.layout is not None:

@@ -35,9 +35,9 @@ WORDS = [
 
 
 UNSENT = -3
-"""The status of a call that was due while ``MOST_OPEN`` others waited for their answers: it was never sent."""
-MOST_OPEN = 1000
-PATIENCE_S = 60.0
+"""The status of a call that was due while ``MAX_OPEN`` others waited for their answers: it was never sent."""
+MAX_OPEN = 1000
+CLIENT_TIMEOUT_S = 60.0
 """How long a client waits for an answer; then its call counts as broken (0)."""
 SETTLE_S = 5.0
 """Of a load, before goodput is counted."""
@@ -103,7 +103,9 @@ class Outcome:
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     """Keeps its connections, and opens as many as there are calls."""
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as client:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S)
+    ) as client:
         yield client
 
 
@@ -157,7 +159,7 @@ async def open_loop(
 ) -> Outcome:
     """Poisson arrivals, whether answers come or not. The goodput is that of the time in which calls arrived.
 
-    All bodies are made before the first is sent, and at most ``MOST_OPEN`` calls are open at a time.
+    All bodies are made before the first is sent, and at most ``MAX_OPEN`` calls are open at a time.
     """
     rng, outcome = random.Random(first_seed), Outcome()
     times = list(itertools.takewhile(lambda due: due < seconds, arrivals(rng, calls_per_s)))
@@ -168,7 +170,7 @@ async def open_loop(
         counting = asyncio.create_task(outcome.count_goodput(seconds))
         for due, prepared in zip(times, bodies, strict=True):
             await asyncio.sleep(max(0.0, started + due - time.monotonic()))
-            if len(tasks) >= MOST_OPEN:
+            if len(tasks) >= MAX_OPEN:
                 outcome.add(UNSENT, 0.0, prepared.documents)
                 continue
             task = asyncio.create_task(send(client, url, prepared, outcome))

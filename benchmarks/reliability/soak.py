@@ -22,7 +22,7 @@ import aiohttp
 import requests
 
 from benchmarks.reliability.figures import Figure, quantile
-from benchmarks.reliability.load import MOST_OPEN, Prepared, call_body, session
+from benchmarks.reliability.load import MAX_OPEN, Prepared, call_body, session
 from tests.e2e.server import ServerProcess
 from tests.faults.test_hostile_sizes import CALLS
 from tests.faults.test_http_corners import CORNERS
@@ -30,7 +30,7 @@ from tests.faults.test_http_corners import CORNERS
 CALLERS, BODIES, LARGE_AT_ONCE = 4, 24, 2
 TOLERANCE = 1e-6
 """Scores depend on what else is in a step only by float32's rounding."""
-MOST_GROWTH_MIB = 64
+MAX_GROWTH_MIB = 64
 """Of all processes, from the most in the first half of the run to the most in the second."""
 JSON = {"content-type": "application/json"}
 
@@ -202,10 +202,7 @@ class Soak:
             f"{dict(sorted(self.hostile.items()))}, {len(self.unexpected)} unforeseen; memory at most "
             f"{max(mib for _, mib, _ in self.samples):.0f} MiB, {self.grown_mib:+.0f} from the first half to the "
             f"second; {files} descriptors",
-            not self.unexpected
-            and self.honest["right"] > 0
-            and self.grown_mib <= MOST_GROWTH_MIB
-            and files < MOST_OPEN,
+            not self.unexpected and self.honest["right"] > 0 and self.grown_mib <= MAX_GROWTH_MIB and files < MAX_OPEN,
             {"unexpected": self.unexpected[:50], "samples": self.samples, "honest": dict(self.honest)},
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 from engine.checkpoint.families import FAMILIES, family_of
 from engine.errors import ModelLoadError
 
-MOST_POSITIONS = 2**22
+MAX_POSITIONS = 2**22
 """Tokens of the longest text: tables of rotations have as many rows."""
 _WHOLE: dict[str, tuple[int, int]] = {
     "hidden_size": (1, 2**17),
@@ -24,19 +24,19 @@ _WHOLE: dict[str, tuple[int, int]] = {
     "num_key_value_heads": (1, 4096),
     "head_dim": (1, 4096),
     "vocab_size": (1, 2**24),
-    "max_position_embeddings": (1, MOST_POSITIONS),
+    "max_position_embeddings": (1, MAX_POSITIONS),
     "type_vocab_size": (0, 2**16),
     "num_labels": (1, 2**16),
     "sliding_window": (0, 2**31),
-    "local_attention": (1, MOST_POSITIONS),
+    "local_attention": (1, MAX_POSITIONS),
     "global_attn_every_n_layers": (1, 1024),
-    "max_relative_positions": (-1, MOST_POSITIONS),
-    "position_buckets": (-1, MOST_POSITIONS),
+    "max_relative_positions": (-1, MAX_POSITIONS),
+    "position_buckets": (-1, MAX_POSITIONS),
     "relative_attention_num_buckets": (1, 2**16),
     "embedding_size": (1, 2**17),
     "conv_kernel_size": (0, 1024),
     "pad_token_id": (-1, 2**24),
-    "original_max_position_embeddings": (1, MOST_POSITIONS),
+    "original_max_position_embeddings": (1, MAX_POSITIONS),
 }
 """Least and most of what counts something."""
 _REAL: dict[str, tuple[float, float]] = {
@@ -64,8 +64,8 @@ _KINDS: dict[str, type[Any]] = {
     "hidden_activation": str,
 }
 _NAMES: dict[type[Any], str] = {dict: "an object", list: "a list", str: "a text"}
-_MOST_ITEMS = 2**16
-_MOST_DEPTH = 16
+_MAX_ITEMS = 2**16
+_MAX_DEPTH = 16
 
 
 def check_config_numbers(label: str, config: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ def check_config_numbers(label: str, config: Mapping[str, Any]) -> None:
 
 def _numbers(label: str, config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Every key whose value is bounded, and every number inside the objects that are read, each by its whole name."""
-    if depth > _MOST_DEPTH or len(config) > _MOST_ITEMS:
+    if depth > _MAX_DEPTH or len(config) > _MAX_ITEMS:
         raise _wrong(label, prefix.rstrip(".") or "config.json", f"{len(config)} keys", "is too large")
     for key, value in config.items():
         last = str(key)

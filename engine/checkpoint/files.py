@@ -28,9 +28,9 @@ from engine.errors import ModelLoadError, is_panic
 
 logger = logging.getLogger(__name__)
 _CODE_KEYS = ("auto_map", "custom_pipelines")
-MOST_JSON_BYTES = 2**26
+MAX_JSON_BYTES = 2**26
 """Of a config file."""
-MOST_CARD_BYTES = 2**20
+MAX_CARD_BYTES = 2**20
 """Of README.md, the rest of which is not read."""
 
 
@@ -49,8 +49,8 @@ class CheckpointFiles:
         path = self.folder / name
         if not path.is_file():
             return None
-        if (size := path.stat().st_size) > MOST_JSON_BYTES:
-            raise ModelLoadError(f"{path} has {size:,} bytes, and at most {MOST_JSON_BYTES:,} are read.")
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ModelLoadError(f"{path} has {size:,} bytes, and at most {MAX_JSON_BYTES:,} are read.")
         try:
             value = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
@@ -93,7 +93,7 @@ class CheckpointFiles:
         if not path.is_file():
             return "", ""
         with path.open("rb") as file:
-            text = file.read(MOST_CARD_BYTES).decode("utf-8", errors="replace")
+            text = file.read(MAX_CARD_BYTES).decode("utf-8", errors="replace")
         found = re.match(r"\ufeff?---\s*\n(.*?)(?:^|\n)---\s*(?:\n|$)", text, re.DOTALL)
         return (found[1], text[found.end() :]) if found else ("", text)
 
@@ -126,7 +126,7 @@ class CheckpointFiles:
         return stored_tensors(self.folder)
 
 
-_UNHEARD_OF = "a \U0010fffd\u4e2d\u0301 \x7f"
+_UNKNOWN_CHARS = "a \U0010fffd\u4e2d\u0301 \x7f"
 """Letters that hardly any vocabulary has."""
 
 
@@ -165,7 +165,7 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = Fa
         logger.warning("%s drops merges at random, as for training; here it does not.", path)
         tokenizer.model.dropout = None
     try:
-        tokenizer.encode(_UNHEARD_OF)
+        tokenizer.encode(_UNKNOWN_CHARS)
     except BaseException as error:
         raise _unreadable(path, "fails at letters that it does not know", error) from error
     if lower_case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.config_numbers import MOST_POSITIONS
+from engine.checkpoint.config_numbers import MAX_POSITIONS
 from engine.checkpoint.families import position_limit
 from engine.checkpoint.library_model import library_position_limit
 from engine.errors import ConfigError, ModelLoadError
@@ -41,9 +41,9 @@ def _position_limit(checkpoint: Checkpoint, asked: int | None) -> int:
     if limit is None:
         stated = config.get("max_position_embeddings")
         raise ModelLoadError(f"config.json of {checkpoint.label} has no usable max_position_embeddings: {stated!r}.")
-    if limit > MOST_POSITIONS:
+    if limit > MAX_POSITIONS:
         raise ModelLoadError(
-            f"config.json of {checkpoint.label} scales its positions to {limit}; at most {MOST_POSITIONS} are possible."
+            f"config.json of {checkpoint.label} scales its positions to {limit}; at most {MAX_POSITIONS} are possible."
         )
     if checkpoint.is_late:
         return limit

@@ -19,16 +19,16 @@ import msgspec
 
 from engine.errors import ModelLoadError
 
-MOST_FILE_BYTES = 2**27
-MOST_ADDED_TOKENS = 2**17
-MOST_SETTINGS_BYTES = 2**22
+MAX_FILE_BYTES = 2**27
+MAX_ADDED_TOKENS = 2**17
+MAX_SETTINGS_BYTES = 2**22
 """Of everything but vocabulary and added tokens."""
-MOST_COMPONENTS = 64
-MOST_GROWTH = 64.0
+MAX_COMPONENTS = 64
+MAX_GROWTH = 64.0
 """How many times as long all replacements together may make a text."""
-MOST_TEXT = 1024
+MAX_TEXT = 1024
 """Letters of a replacement, a prefix or a pattern."""
-MOST_WORD_LETTERS = 1000
+MAX_WORD_CHARS = 1000
 """``max_input_chars_per_word`` of WordPiece, whose cost is its square."""
 TRIAL_TIMEOUT_S = 60.0
 TRIAL = "engine.checkpoint.tokenizer_trial"
@@ -61,7 +61,7 @@ class _Parts(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-MOST_TYPE = 2**16
+MAX_TYPE = 2**16
 _TYPE = re.compile(rb'"type_id"\s*:\s*(\d{1,4000})')
 
 
@@ -74,33 +74,33 @@ class _Model(msgspec.Struct):
 def check_tokenizer_file(path: Path) -> None:
     """Raises ``ModelLoadError`` for a file that would cost more time or memory than any tokenizer does."""
     size = path.stat().st_size
-    if size > MOST_FILE_BYTES:
-        raise _wrong(path, f"it has {size:,} bytes, and at most {MOST_FILE_BYTES:,} are read")
+    if size > MAX_FILE_BYTES:
+        raise _wrong(path, f"it has {size:,} bytes, and at most {MAX_FILE_BYTES:,} are read")
     try:
         parts = msgspec.json.decode(path.read_bytes(), type=_Parts)
         added = len(msgspec.json.decode(parts.added_tokens or b"[]", type=list[msgspec.Raw]))
         settings = [parts.normalizer, parts.pre_tokenizer, parts.post_processor, parts.decoder]
         held = sum(len(memoryview(part)) for part in settings)
-        if held > MOST_SETTINGS_BYTES:
-            raise _wrong(path, f"its settings have {held:,} bytes, and at most {MOST_SETTINGS_BYTES:,} are read")
-        if any(int(found) > MOST_TYPE for found in _TYPE.findall(bytes(parts.post_processor))):
-            raise _wrong(path, f"it has a token type (type_id) beyond {MOST_TYPE}")
+        if held > MAX_SETTINGS_BYTES:
+            raise _wrong(path, f"its settings have {held:,} bytes, and at most {MAX_SETTINGS_BYTES:,} are read")
+        if any(int(found) > MAX_TYPE for found in _TYPE.findall(bytes(parts.post_processor))):
+            raise _wrong(path, f"it has a token type (type_id) beyond {MAX_TYPE}")
         components = [one for part in settings[:2] for one in _components(msgspec.json.decode(part))]
         model = msgspec.json.decode(parts.model, type=_Model)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # the library says what is wrong with it
-    if added > MOST_ADDED_TOKENS:
-        raise _wrong(path, f"it adds {added:,} tokens, and at most {MOST_ADDED_TOKENS:,} are possible")
-    if len(components) > MOST_COMPONENTS:
+    if added > MAX_ADDED_TOKENS:
+        raise _wrong(path, f"it adds {added:,} tokens, and at most {MAX_ADDED_TOKENS:,} are possible")
+    if len(components) > MAX_COMPONENTS:
         raise _wrong(
-            path, f"it has {len(components)} normalisers and splits, and at most {MOST_COMPONENTS} are possible"
+            path, f"it has {len(components)} normalisers and splits, and at most {MAX_COMPONENTS} are possible"
         )
     _check_model(path, model)
     growth, patterns = 1.0, []
     for component in components:
         growth *= _growth(path, component)
-        if growth > MOST_GROWTH:
-            raise _wrong(path, f"its normalisers make a text more than {MOST_GROWTH:.0f} times as long")
+        if growth > MAX_GROWTH:
+            raise _wrong(path, f"its normalisers make a text more than {MAX_GROWTH:.0f} times as long")
         pattern = component.get("pattern")
         if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
             patterns.append(pattern["Regex"])
@@ -124,7 +124,7 @@ def _growth(path: Path, component: dict[str, Any]) -> float:
     """How many times as long a text may become by this component."""
     for name in ("content", "prepend", "replacement"):
         text = component.get(name)
-        if isinstance(text, str) and len(text) > MOST_TEXT:
+        if isinstance(text, str) and len(text) > MAX_TEXT:
             raise _wrong(path, f"a normaliser puts in a text of {len(text):,} letters")
     if component.get("type") != "Replace" or not isinstance(component.get("content"), str):
         return 1.0
@@ -137,17 +137,17 @@ def _growth(path: Path, component: dict[str, Any]) -> float:
 
 def _check_model(path: Path, model: _Model) -> None:
     longest = model.max_input_chars_per_word
-    if isinstance(longest, int) and longest > MOST_WORD_LETTERS:
-        raise _wrong(path, f"max_input_chars_per_word is {longest}, and at most {MOST_WORD_LETTERS} are possible")
+    if isinstance(longest, int) and longest > MAX_WORD_CHARS:
+        raise _wrong(path, f"max_input_chars_per_word is {longest}, and at most {MAX_WORD_CHARS} are possible")
     for text in (model.continuing_subword_prefix, model.end_of_word_suffix):
-        if isinstance(text, str) and len(text) > MOST_TEXT:
+        if isinstance(text, str) and len(text) > MAX_TEXT:
             raise _wrong(path, f"a prefix or suffix of its model has {len(text):,} letters")
 
 
 def _check_pattern(path: Path, regex: str) -> None:
     """Repeats of repeats take exponential time, and huge counts exponential memory."""
     shown = regex if len(regex) <= 60 else f"{regex[:57]}..."
-    if len(regex) > MOST_TEXT * 4:
+    if len(regex) > MAX_TEXT * 4:
         raise _wrong(path, f"a pattern has {len(regex):,} letters")
     if any(int(count) > 1000 for count in re.findall(r"\{(?:\d*,)?(\d{1,9})\d*\}", regex)):
         raise _wrong(path, f"the pattern {shown!r} counts further than 1000")

@@ -13,9 +13,9 @@ import time
 CPU_S = 10
 MEMORY_BYTES = 4 * 2**30
 LETTERS = 4096
-MOST_S = 2.0
+MAX_S = 2.0
 """Computing for one text."""
-MOST_TOKENS = 16
+MAX_TOKENS = 16
 """For each letter of a text."""
 PIECES = (
     "a",
@@ -56,7 +56,7 @@ def main() -> int:
             started = time.process_time()
             count = len(tokenizer.encode(text, add_special_tokens=False).ids)
             taken = time.process_time() - started
-            if taken > MOST_S or count > MOST_TOKENS * len(text):
+            if taken > MAX_S or count > MAX_TOKENS * len(text):
                 print(f"{len(text)} times {piece!r} took {taken:.1f} s and made {count:,} tokens", file=sys.stderr)
                 return 1
     return 0

@@ -25,7 +25,7 @@ import numpy as np
 
 from engine.config import EngineConfig
 from engine.core.client import CLOSE_TIMEOUT_S, MPClient
-from engine.core.open_calls import OpenCall, accuse
+from engine.core.open_calls import OpenCall, suspected_calls
 from engine.core.operations import AskedOperations
 from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
 from engine.executor.base import GAVE_UP
@@ -44,7 +44,7 @@ from engine.model_spec import ModelSpec
 from engine.step import WorkerInfo
 
 logger = logging.getLogger(__name__)
-SILENCE_S = 2.0
+HEARTBEAT_TIMEOUT_S = 2.0
 """A core that says nothing for so long is taken for hung."""
 WATCH_S = 0.25
 
@@ -73,13 +73,13 @@ class AsyncMPClient:
         """Whether a core has been started that has not said yet that its model is loaded."""
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
-        self._suspects: deque[str] = deque()
+        self._suspected: deque[str] = deque()
         """Calls that a lost core had: the next one gets them one at a time, the first of them now."""
         self.stats = SchedulerStats()
         self.step_tokens = 0
         self.alive = False
         """Whether there is a core process whose model is loaded."""
-        self.last_sign_of_life_s = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -100,18 +100,22 @@ class AsyncMPClient:
     @property
     def healthy(self) -> bool:
         """Whether steps can run right now: the core is up, says that it is ready, and is not silent."""
-        return self.alive and self._core_ready and self._silent_s < SILENCE_S
+        return self.alive and self._core_ready and self._since_heartbeat_s < HEARTBEAT_TIMEOUT_S
 
     @property
     def why_not_healthy(self) -> str:
         """The reason in words, while ``healthy`` is False."""
         if not self.alive:
             return "the engine core ended and is being replaced"
-        return self._said if not self._core_ready else f"the engine core has been silent for {self._silent_s:.0f} s"
+        return (
+            self._said
+            if not self._core_ready
+            else f"the engine core has been silent for {self._since_heartbeat_s:.0f} s"
+        )
 
     @property
-    def _silent_s(self) -> float:
-        return time.monotonic() - self.last_sign_of_life_s
+    def _since_heartbeat_s(self) -> float:
+        return time.monotonic() - self.last_heartbeat_s
 
     async def wait_lost(self) -> None:
         """Waits until the core is gone and no other will be started."""
@@ -124,7 +128,7 @@ class AsyncMPClient:
         self.info = await asyncio.to_thread(self._client.wait_ready)
         self._loading = False
         self.alive = self._core_ready = True
-        self.last_sign_of_life_s = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
         self._receiver = threading.Thread(target=self._receive, args=(self._client,), name="core-results", daemon=True)
         self._receiver.start()
 
@@ -135,7 +139,7 @@ class AsyncMPClient:
             except EngineDeadError as error:
                 self._loop.call_soon_threadsafe(self._on_core_lost, client, error)
                 return
-            self.last_sign_of_life_s = time.monotonic()
+            self.last_heartbeat_s = time.monotonic()
             if message is not None:
                 self._loop.call_soon_threadsafe(self._dispatch, message)
 
@@ -145,12 +149,12 @@ class AsyncMPClient:
         while True:
             await asyncio.sleep(WATCH_S)
             # While it replaces its worker it said that it is not ready, and may be silent.
-            if not self.alive or not self._core_ready or self._silent_s < SILENCE_S:
+            if not self.alive or not self._core_ready or self._since_heartbeat_s < HEARTBEAT_TIMEOUT_S:
                 continue
             if not self._hold_calls:
-                self._fail_all(EngineDeadError(f"the engine core has been silent for {self._silent_s:.0f} s"))
-            if self._silent_s > timeout_s:
-                logger.error("the engine core has been silent for %.0f s: killing it", self._silent_s)
+                self._fail_all(EngineDeadError(f"the engine core has been silent for {self._since_heartbeat_s:.0f} s"))
+            if self._since_heartbeat_s > timeout_s:
+                logger.error("the engine core has been silent for %.0f s: killing it", self._since_heartbeat_s)
                 self._client.child.kill()
 
     def _dispatch(self, message: EngineCoreOutputs | CoreHealth | OperationDone) -> None:
@@ -192,7 +196,7 @@ class AsyncMPClient:
             del self._calls[request.call_id]
             if not finished:
                 self._send(lambda client: client.abort(request.call_id))
-            self._next_suspect(request.call_id)
+            self._clear_suspected(request.call_id)
             if not self._calls:
                 self.idle.set()
 
@@ -212,7 +216,7 @@ class AsyncMPClient:
             return
         if not self._hold_calls:
             self._fail_all(error)
-        self._suspects = accuse(self._calls, self._suspects, client.child.exit_code)
+        self._suspected = suspected_calls(self._calls, self._suspected, client.child.exit_code)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
         config, spec, constant_prefix = self._arguments
         if config.device.executor == "uni":
@@ -234,21 +238,21 @@ class AsyncMPClient:
             return
         for request in self._operations.again():
             self._client.operate(request)
-        suspects = set(self._suspects)
+        suspected = set(self._suspected)
         for call_id, call in self._calls.items():
-            if call_id not in suspects:
+            if call_id not in suspected:
                 self._client.submit(call.request)
-        if self._suspects:
-            self._client.submit(self._calls[self._suspects[0]].request)
+        if self._suspected:
+            self._client.submit(self._calls[self._suspected[0]].request)
 
-    def _next_suspect(self, done: str) -> None:
+    def _clear_suspected(self, done: str) -> None:
         """Goes on with the next call of a lost core when the one before is over."""
-        if done not in self._suspects:
+        if done not in self._suspected:
             return
-        was_first = self._suspects[0] == done
-        self._suspects.remove(done)
-        if was_first and self._suspects:
-            following = self._calls[self._suspects[0]].request
+        was_first = self._suspected[0] == done
+        self._suspected.remove(done)
+        if was_first and self._suspected:
+            following = self._calls[self._suspected[0]].request
             self._send(lambda client: client.submit(following))
 
     def _fail_all(self, error: EngineError) -> None:

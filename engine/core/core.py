@@ -130,7 +130,7 @@ class EngineCore:
 
     def _fill(self, result: EngineCoreOutputs, on_done: Callable[[], None] | None) -> None:
         # An answer on its way is lost with its worker. While a culprit is looked for, it must not be mistaken for one.
-        depth = 1 if self.scheduler.suspecting else self._config.scheduler.pipeline_depth
+        depth = 1 if self.scheduler.has_suspects else self._config.scheduler.pipeline_depth
         while len(self._running) < depth:
             try:
                 scheduler_output = self.scheduler.schedule()

@@ -29,15 +29,15 @@ class OpenCall:
         return output.without(self.answered)
 
 
-def accuse(calls: Mapping[str, OpenCall], suspects: Collection[str], exit_code: int | None) -> deque[str]:
+def suspected_calls(calls: Mapping[str, OpenCall], suspected: Collection[str], exit_code: int | None) -> deque[str]:
     """The calls that may have ended a core, in the order in which the next core gets them, one at a time.
 
-    ``suspects``: those of the core before, of which the lost core had the first only. One that ends another core in
+    ``suspected``: those of the core before it, of which the lost core had the first only. One that ends another core in
     this way is failed and not tried again: after two cores that ended by themselves, three that a signal ended
     (``exit_code`` below 0), which may have come from outside.
     """
-    alone = next(iter(suspects), None)
-    not_sent = set(suspects) - {alone}
+    alone = next(iter(suspected), None)
+    not_sent = set(suspected) - {alone}
     most = 3 if (exit_code or 0) < 0 else 2
     following: deque[str] = deque()
     for call_id, call in calls.items():

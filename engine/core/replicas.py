@@ -156,8 +156,8 @@ class ReplicaClient:
         return any(replica.client.alive for replica in self._replicas)
 
     @property
-    def last_sign_of_life_s(self) -> float:
-        return max(replica.client.last_sign_of_life_s for replica in self._replicas)
+    def last_heartbeat_s(self) -> float:
+        return max(replica.client.last_heartbeat_s for replica in self._replicas)
 
     @property
     def replica_stats(self) -> list[SchedulerStats]:

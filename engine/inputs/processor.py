@@ -45,9 +45,9 @@ from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, Pair
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = PairOptions()
-LEAST_SAMPLES = 3
+MIN_SAMPLES = 3
 """Of queries that begin differently, to see what all prompts have in common."""
-LEAST_ROOM = 8
+MIN_TEXT_TOKENS = 8
 """Tokens that must be left for query and document beside the template."""
 
 
@@ -88,7 +88,7 @@ class InputProcessor(TokenAccess):
             spec.vocab_size, spec.max_model_len, bi_encoder=self._bi_encoder is not None, type_ids=has_types
         )
         self.default_instruction = self._prompts.default_instruction
-        self.min_pair_tokens = self._check_room()
+        self.min_pair_tokens = self._check_max_model_len()
         """Tokens of the shortest pair: template, default instruction, two letters."""
         self._unfamiliar: UnfamiliarTokens | None = None
         self.constant_prefix = self._find_constant_prefix(spec)
@@ -118,7 +118,7 @@ class InputProcessor(TokenAccess):
         """The documents of a query are read together, and their order matters: see ``ListwiseEncoder``."""
         return self._listwise is not None
 
-    def _check_room(self) -> int:
+    def _check_max_model_len(self) -> int:
         """The shortest prompt fits, so that truncation can always keep the template."""
         shortest = Pair("a", "b", self.default_instruction, self._prompts.around(self.default_instruction))
         if self._comparing is not None:  # limits hold for each text, or block
@@ -130,10 +130,10 @@ class InputProcessor(TokenAccess):
                 )
             return len(found.token_ids)
         length = self._cross_encoder.num_tokens(shortest)
-        if length + LEAST_ROOM > self.max_model_len:
+        if length + MIN_TEXT_TOKENS > self.max_model_len:
             raise ConfigError(
                 f"A model length of {self.max_model_len} tokens leaves no room: a pair of two letters already has "
-                f"{length} with template and instruction. Raise --max-model-len to {length + LEAST_ROOM} or more.",
+                f"{length} with template and instruction. Raise --max-model-len to {length + MIN_TEXT_TOKENS} or more.",
                 param="max_model_len",
             )
         return length
@@ -146,7 +146,7 @@ class InputProcessor(TokenAccess):
             return EMPTY
         each = self.encode_each(["a", "中", "7", "(", "\u0301x"], ["b", "文", "8", ")", "-"])
         samples = [pair for pair in each if isinstance(pair, EncodedPair)]
-        if len(samples) < LEAST_SAMPLES:  # its tokenizer has no token for the others
+        if len(samples) < MIN_SAMPLES:  # its tokenizer has no token for the others
             return EMPTY
         constant_prefix = samples[0].token_ids
         for sample in samples[1:]:
@@ -261,7 +261,8 @@ class InputProcessor(TokenAccess):
     ) -> list[list[Span]]:
         """The chunks in which each document is read for its query; ``queries`` has one entry or one for each document.
 
-        Raises ``InvalidRequestError`` about the field that is wrong, and ``GivenUpError`` once ``stop`` says so.
+        Raises ``InvalidRequestError`` about the field that is wrong, and ``EncodingAbortedError`` once ``stop``
+        says so.
         """
         if self._listwise is not None:
             return self._listwise.whole_spans(documents, chunks)

@@ -67,7 +67,7 @@ def chunk_spans(
 ) -> list[list[Span]]:
     """The chunks of each text, in order; a text of at most ``size`` tokens is one chunk, the whole of it.
 
-    Raises ``GivenUpError`` once ``stop`` says so.
+    Raises ``EncodingAbortedError`` once ``stop`` says so.
     """
     short = [i for i, text in enumerate(texts) if len(text) <= WINDOW]
     encodings = tokenizer.encode_batch([texts[i] for i in short], add_special_tokens=False)

@@ -28,7 +28,7 @@ class TokenAccess:
     ) -> Iterator[list[TextToken]]:
         """The same tokens a window of the text at a time, in bounded memory.
 
-        Raises ``InvalidRequestError``, and ``GivenUpError`` once ``stop`` says so.
+        Raises ``InvalidRequestError``, and ``EncodingAbortedError`` once ``stop`` says so.
         """
         if len(text) <= WINDOW:
             yield self.text_tokens(text, add_special_tokens=add_special_tokens)

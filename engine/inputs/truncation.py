@@ -19,7 +19,7 @@ MIN_DOCUMENT_TOKENS = 32
 """A document is not cut below this while there is a query token left to cut."""
 FAR = 1024
 """Tokens behind a limit from which on a text is not read (``windows.py``)."""
-_MOST_GROWTH = 3
+_MAX_GROWTH = 3
 """Bytes of a text's NFC form over its own: the bound of Unicode's FAQ on normalisation, and a token has a byte."""
 
 
@@ -83,7 +83,7 @@ def _end_of(positions: np.ndarray, count: int, side: Side) -> np.ndarray:
 
 def may_exceed(text: str, limit: int) -> bool:
     """Cheap test: False only when the text certainly has at most ``limit`` tokens."""
-    return (len(text.encode()) + 1) * _MOST_GROWTH > limit
+    return (len(text.encode()) + 1) * _MAX_GROWTH > limit
 
 
 def cut_texts(tokenizer: Tokenizer, texts: list[str], limit: int, side: Side) -> list[str]:

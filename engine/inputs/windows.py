@@ -26,14 +26,14 @@ EDGE = 64
 """Letters that stay at the end that is cut, so that what follows them there is tokenised as ever."""
 LETTERS_PER_TOKEN = 8
 """Shorter texts than this times the limit are tokenised whole."""
-MOST_LETTERS_PER_TOKEN = 64
-LEAST_READ = 2**20
+MAX_CHARS_PER_TOKEN = 64
+MIN_READ = 2**20
 """Letters of a text that are always looked at, however few tokens can be kept."""
 _EXTRA = 256
 """Tokens that cutting a text into pieces may add at a cut."""
 
 
-class GivenUpError(Exception):
+class EncodingAbortedError(Exception):
     """The caller has gone, so the tokens are not made any more."""
 
 
@@ -52,12 +52,12 @@ class Window:
 
 
 def windows(tokenizer: Tokenizer, text: str, stop: Callable[[], bool] = never) -> Iterator[Window]:
-    """The tokens of a text, in order, without special ones. Raises ``GivenUpError`` once ``stop`` says so."""
+    """The tokens of a text, in order, without special ones. Raises ``EncodingAbortedError`` once ``stop`` says so."""
     start = begin = 0
     now = _window(tokenizer, text, start)
     while start + WINDOW < len(text):
         if stop():
-            raise GivenUpError
+            raise EncodingAbortedError
         following = start + WINDOW - OVERLAP
         then = _window(tokenizer, text, following)
         border = _border(now, then, following + OVERLAP // 2)
@@ -103,12 +103,12 @@ def shortened(tokenizer: Tokenizer, text: str, limit: int, side: Side) -> Shorte
 
     What is left has at least ``MARGIN`` more tokens than the limit, so whoever cuts it to the limit gets the tokens of
     the whole text, and its cost is that of what is kept. Of a text with next to no tokens, at most
-    ``MOST_LETTERS_PER_TOKEN`` letters for each token of the limit are looked at, and a million in any case.
+    ``MAX_CHARS_PER_TOKEN`` letters for each token of the limit are looked at, and a million in any case.
     """
     need = limit + MARGIN
     if len(text) <= need * LETTERS_PER_TOKEN:
         return Shortened(text, is_whole=True)
-    most = max(LEAST_READ, limit * MOST_LETTERS_PER_TOKEN)
+    most = max(MIN_READ, limit * MAX_CHARS_PER_TOKEN)
     read = count = 0
     size = min(WINDOW, need * 4)
     while count < need:

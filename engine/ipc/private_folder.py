@@ -24,7 +24,7 @@ PREFIX = "engine-"
 LOCK = "lock"
 MAX_SOCKET_PATH = 107
 """Bytes of a Unix socket's path (``sun_path`` less its terminator, unix(7))."""
-_ROOM = len(f"/{PREFIX}xxxxxxxx/down")
+_SUFFIX_BYTES = len(f"/{PREFIX}xxxxxxxx/down")
 _FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -101,16 +101,16 @@ def _is_left_over(folder: Path) -> bool:
 def _base(for_sockets: bool) -> Path:
     """The folder for temporary files, or, where its path is too long for sockets, the first other one that serves."""
     usual = Path(tempfile.gettempdir())
-    if not for_sockets or _has_room(usual):
+    if not for_sockets or _fits_socket_path(usual):
         return usual
     for other in map(Path, (os.environ.get("XDG_RUNTIME_DIR", ""), *_FALLBACKS)):
-        if other.is_absolute() and _has_room(other) and os.access(other, os.W_OK | os.X_OK):
+        if other.is_absolute() and _fits_socket_path(other) and os.access(other, os.W_OK | os.X_OK):
             return other
     raise ConfigError(
         f"The folder for temporary files, {usual}, has a path too long for sockets (at most "
-        f"{MAX_SOCKET_PATH - _ROOM} bytes). Set TMPDIR to a shorter one."
+        f"{MAX_SOCKET_PATH - _SUFFIX_BYTES} bytes). Set TMPDIR to a shorter one."
     )
 
 
-def _has_room(base: Path) -> bool:
-    return len(os.fsencode(base)) + _ROOM <= MAX_SOCKET_PATH
+def _fits_socket_path(base: Path) -> bool:
+    return len(os.fsencode(base)) + _SUFFIX_BYTES <= MAX_SOCKET_PATH

@@ -23,17 +23,17 @@ CPU_S = 10
 """Of computing for one picture."""
 MEMORY_BYTES = 3 * 2**29
 IDLE_S = 30.0
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
 ERRORS = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, EOFError, MemoryError)
 
 
 def decoded(data: bytes, block: int, least: int, most: int) -> Image.Image:
     """The only frame, upright, on white, in red, green and blue, scaled. Raises ``ValueError`` and ``OSError``."""
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"it has more than {MOST_PIXELS // 10**6} million pixels")
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it has more than {MAX_PIXELS // 10**6} million pixels")
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError("it is an animation")
         scaled_size(image.height, image.width, block, least, most)  # refuses what is too long before it is decoded
@@ -62,7 +62,7 @@ def answer(job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     except UnidentifiedImageError:
         return {"error": "it is no png, jpeg or webp, or it is damaged"}, b""
     except Image.DecompressionBombError:
-        return {"error": f"it has more than {MOST_PIXELS // 10**6} million pixels"}, b""
+        return {"error": f"it has more than {MAX_PIXELS // 10**6} million pixels"}, b""
     except MemoryError:
         return {"error": "it takes too much memory to decode"}, b""
     except ValueError as error:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from engine.errors import PARAM, InvalidRequestError
-from engine.pictures.source import MOST_BYTES, too_large
+from engine.pictures.source import MAX_BYTES, too_large
 
 TIMEOUT_S = 10.0
 """Of a picture, from the first packet to the last byte."""
@@ -145,7 +145,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
     size = 0
     while chunk := answer.read1(_CHUNK):
         size += len(chunk)
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             raise too_large()
         parts_read.append(chunk)
     return b"".join(parts_read)

@@ -14,7 +14,7 @@ from engine.pictures.fetch import Fetcher
 from engine.pictures.source import picture_bytes
 from engine.request import Picture, RerankCall
 
-MOST_CALL_ROWS = 2**16
+MAX_CALL_ROWS = 2**16
 """Rows of all pictures of a call: of 2B's, 200 MB of pixels."""
 
 
@@ -68,9 +68,9 @@ class PictureLoader:
         finally:
             self._decoders.put(decoder)
         height, width = pixels.shape[0] // vision.block, pixels.shape[1] // vision.block
-        if rows_before + height * width > MOST_CALL_ROWS:
+        if rows_before + height * width > MAX_CALL_ROWS:
             raise TooLargeError(
-                f"{PARAM}: the pictures of the call take more than {MOST_CALL_ROWS} tokens together. Send them in "
+                f"{PARAM}: the pictures of the call take more than {MAX_CALL_ROWS} tokens together. Send them in "
                 "several calls."
             )
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()

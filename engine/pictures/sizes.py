@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-MOST_LONGER = 200
+MAX_LONGER = 200
 """Longer side over shorter side, at most."""
 
 
@@ -13,8 +13,8 @@ def scaled_size(height: int, width: int, block: int, least: int, most: int) -> t
 
     Raises ``ValueError`` for a picture that is too long.
     """
-    if max(height, width) > MOST_LONGER * min(height, width):
-        raise ValueError(f"one side is more than {MOST_LONGER} times as long as the other")
+    if max(height, width) > MAX_LONGER * min(height, width):
+        raise ValueError(f"one side is more than {MAX_LONGER} times as long as the other")
     high, wide = round(height / block) * block, round(width / block) * block
     if high * wide > most:
         shrink = math.sqrt(height * width / most)

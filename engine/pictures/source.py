@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from engine.errors import PARAM, InvalidRequestError, TooLargeError
 
-MOST_BYTES = 20 * 2**20
+MAX_BYTES = 20 * 2**20
 """Of an encoded picture."""
 FORMATS = ("png", "jpeg", "jpg", "webp")
 _DATA = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
-_MOST_HEAD = 256
+_MAX_HEAD = 256
 """Letters before the data of a data URL."""
 
 
@@ -30,14 +30,14 @@ def picture_bytes(source: str, fetch: Callable[[str], bytes]) -> bytes:
     """The encoded picture. ``fetch`` gets the addresses. Raises ``RequestError``, about no field."""
     if is_address(source):
         return fetch(source)
-    found = _DATA.match(source[:_MOST_HEAD])
+    found = _DATA.match(source[:_MAX_HEAD])
     if found is not None:
         _check_kind(found[1].strip().lower(), found[2].lower().split(";")[1:])
         text = source[found.end() :]
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,31}:", source):
         raise InvalidRequestError(
             f"{PARAM}: pictures come as data:image/png;base64,... or in bare base64; "
-            f"{urlsplit(source[:_MOST_HEAD]).scheme}: is never read."
+            f"{urlsplit(source[:_MAX_HEAD]).scheme}: is never read."
         )
     else:
         text = source
@@ -57,7 +57,7 @@ def _check_kind(media_type: str, parameters: list[str]) -> None:
 
 
 def _decoded(text: str) -> bytes:
-    if len(text) > MOST_BYTES // 3 * 4 + 4:
+    if len(text) > MAX_BYTES // 3 * 4 + 4:
         raise too_large()
     try:
         data = base64.b64decode(text.strip(), validate=True)
@@ -72,4 +72,4 @@ def _decoded(text: str) -> bytes:
 
 def too_large() -> TooLargeError:
     """The error about a picture of too many bytes."""
-    return TooLargeError(f"{PARAM}: the picture has more than {MOST_BYTES >> 20} MiB.")
+    return TooLargeError(f"{PARAM}: the picture has more than {MAX_BYTES >> 20} MiB.")

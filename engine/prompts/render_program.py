@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 CPU_S = 5
 MEMORY_BYTES = 512 * 2**20
 IDLE_S = 2.0
-MOST_LETTERS = 2**20
+MAX_CHARS = 2**20
 """Of a rendered prompt."""
 ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 
@@ -37,7 +37,7 @@ def rendered(job: dict[str, Any]) -> str:
     parts, letters = [], 0
     for part in environment.from_string(job["text"]).generate(**job["values"]):
         letters += len(part)
-        if letters > MOST_LETTERS:
+        if letters > MAX_CHARS:
             raise MemoryError
         parts.append(part)
     return "".join(parts)
@@ -53,7 +53,7 @@ def answer(job: dict[str, Any]) -> dict[str, str]:
     try:
         return {"text": rendered(job)}
     except MemoryError:
-        return {"limit": f"more than {MEMORY_BYTES >> 20} MiB, or more than {MOST_LETTERS} letters"}
+        return {"limit": f"more than {MEMORY_BYTES >> 20} MiB, or more than {MAX_CHARS} letters"}
     except ERRORS as error:
         return {"error": f"{error}"[:500]}
 

@@ -16,7 +16,7 @@ from typing import Any
 PROGRAM = "engine.prompts.render_program"
 TIMEOUT_S = 30.0
 """On the clock; the program's own limit counts its computing."""
-MOST_TEMPLATE_LETTERS = 2**20
+MAX_TEMPLATE_CHARS = 2**20
 
 
 class RenderError(Exception):
@@ -86,8 +86,8 @@ atexit.register(_program.end)
 
 def render(text: str, values: Mapping[str, Any], *, keep_newline: bool) -> str:
     """A template's text. Raises ``RenderError``."""
-    if len(text) > MOST_TEMPLATE_LETTERS:
-        raise RenderLimitError(f"{len(text)} letters of template, and at most {MOST_TEMPLATE_LETTERS} are read")
+    if len(text) > MAX_TEMPLATE_CHARS:
+        raise RenderLimitError(f"{len(text)} letters of template, and at most {MAX_TEMPLATE_CHARS} are read")
     return _rendered(json.dumps({"text": text, "values": values, "keep_newline": keep_newline}).encode())
 
 

@@ -13,7 +13,7 @@ from engine.scheduling.tree_builder import total_tokens
 
 
 class Call:
-    """One accepted call. ``frontier`` holds what stands on computed ground, or on ground under way; next one last."""
+    """One accepted call. ``ready`` holds the entries whose context is computed or in flight; the next one is last."""
 
     __slots__ = (
         "aborted",
@@ -21,7 +21,6 @@ class Call:
         "attempts",
         "computed_tokens",
         "first_step_s",
-        "frontier",
         "num_answered",
         "num_given_up",
         "num_in_flight",
@@ -29,6 +28,7 @@ class Call:
         "num_steps",
         "planned_before",
         "read_rows",
+        "ready",
         "remaining_tokens",
         "request",
         "roots",
@@ -48,7 +48,7 @@ class Call:
         self.num_given_up = 0
         """Pairs answered with an error because they kept losing their steps."""
         self.roots: list[Node] = []
-        self.frontier: list[Entry] = []
+        self.ready: list[Entry] = []
         self.remaining_tokens = 0
         self.num_in_flight = 0
         """Its entries in steps that have not come back."""
@@ -73,20 +73,20 @@ class Call:
         """Numbers of the pairs that have no answer yet."""
         return (~self.answered).nonzero()[0]
 
-    def plant(self, roots: list[Node]) -> None:
+    def start_from(self, roots: list[Node]) -> None:
         """Start (again) from these roots."""
         self.roots = roots
         if self.read_rows is not None:
             self.read_rows.place(roots)
-        self.frontier = []
-        self.uncover(roots)
+        self.ready = []
+        self.make_ready(roots)
         self.remaining_tokens = total_tokens(roots)
         self.num_in_flight = 0
 
-    def uncover(self, nodes: Sequence[Node]) -> None:
+    def make_ready(self, nodes: Sequence[Node]) -> None:
         """These may be scheduled from now on: leaves first, so that their parent is soon done with."""
-        self.frontier += [node for node in reversed(nodes) if isinstance(node, Segment)]
-        self.frontier += [node.all() for node in nodes if isinstance(node, Leaves)]
+        self.ready += [node for node in reversed(nodes) if isinstance(node, Segment)]
+        self.ready += [node.all() for node in nodes if isinstance(node, Leaves)]
 
     def took(self, num_tokens: int) -> None:
         """An entry of so many tokens was taken into a step."""
@@ -97,7 +97,7 @@ class Call:
     def waiting_pairs(self) -> list[int]:
         """Pairs that end at, or below, what has not been scheduled."""
         found: list[int] = []
-        for entry in self.frontier:
+        for entry in self.ready:
             found += pairs_below(entry)
         return sorted(found)
 

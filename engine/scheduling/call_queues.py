@@ -10,7 +10,7 @@ from engine.scheduling.policy import CallHeap, least_work, oldest
 from engine.scheduling.step_filler import LOOK_PAST, StepFiller
 from engine.scheduling.step_plan import StepPlan
 
-GiveUp = Callable[[Call, Exception], None]
+FailCall = Callable[[Call, Exception], None]
 """Ends a call for which planning raised."""
 
 
@@ -33,7 +33,7 @@ class CallQueues:
         self._short.clear()
         self._old.clear()
 
-    def fill(self, plan: StepPlan, filler: StepFiller, give_up: GiveUp) -> None:
+    def fill(self, plan: StepPlan, filler: StepFiller, give_up: FailCall) -> None:
         """Fills a step up to its limits of tokens and segments; what does not fit is looked past."""
         memory_free = True
         if len(self._short) > 1 and not self._others_first:
@@ -41,14 +41,14 @@ class CallQueues:
         self._others_first = plan.num_tokens > plan.token_budget // 2
         self._take(plan, self._short, filler, give_up, memory_free)
 
-    def _take_oldest(self, plan: StepPlan, filler: StepFiller, give_up: GiveUp) -> bool:
+    def _take_oldest(self, plan: StepPlan, filler: StepFiller, give_up: FailCall) -> bool:
         """Half of the step for the oldest calls, or more where the next segment of the very oldest is longer."""
         tokens, segments = plan.token_budget, plan.max_segments
         plan.limit(max(1, tokens // 2), max(1, segments // 2))
-        memory_free = self._take(plan, self._old, filler, give_up, True, most_calls=1)
+        memory_free = self._take(plan, self._old, filler, give_up, True, max_calls=1)
         if not plan.entries:
             plan.limit(tokens, 1)
-            memory_free = self._take(plan, self._old, filler, give_up, memory_free, most_calls=1)
+            memory_free = self._take(plan, self._old, filler, give_up, memory_free, max_calls=1)
         plan.limit(max(1, tokens // 2), max(1, segments // 2))
         memory_free = self._take(plan, self._old, filler, give_up, memory_free)
         plan.limit(tokens, segments)
@@ -59,15 +59,15 @@ class CallQueues:
         plan: StepPlan,
         calls: CallHeap,
         filler: StepFiller,
-        give_up: GiveUp,
+        give_up: FailCall,
         memory_free: bool,
-        most_calls: int | None = None,
+        max_calls: int | None = None,
     ) -> bool:
         """Takes from calls in their order until the step is full; returns whether commitments may still be made."""
         touched: list[Call] = []
-        while calls and not plan.full and len(touched) < (most_calls or LOOK_PAST + plan.num_segments):
+        while calls and not plan.full and len(touched) < (max_calls or LOOK_PAST + plan.num_segments):
             call = calls.pop()
-            if not call.frontier:
+            if not call.ready:
                 continue
             touched.append(call)
             if plan.entries and plan.adapter != call.request.adapter:
@@ -78,6 +78,6 @@ class CallQueues:
             except Exception as error:
                 give_up(call, error)
         for call in touched:
-            if call.frontier:
+            if call.ready:
                 calls.push(call)
         return memory_free

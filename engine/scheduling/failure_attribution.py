@@ -18,12 +18,12 @@ from engine.scheduling.token_tree import Entry, LeafRun
 from engine.step import Blame
 
 MAX_ATTEMPTS = 24
-"""A pair lost this often is given up in any company: the fault may lie in a context that many pairs share."""
+"""A pair lost this often is given up whatever else is in its step: the fault may lie in a context that many share."""
 MAX_GIVEN_UP = 3
 """A call with so many pairs given up is given up as a whole: what kills the worker is what they share."""
 
 
-class Suspects:
+class SuspectedPairs:
     """Pairs of lost steps that are neither cleared nor given up, and how many of them a step may hold."""
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class Suspects:
     def __bool__(self) -> bool:
         return bool(self._pairs)
 
-    def _suspected(self, call: Call, pairs: Iterable[int]) -> bool:
+    def _any_suspected(self, call: Call, pairs: Iterable[int]) -> bool:
         return any((call.call_id, pair) in self._pairs for pair in pairs)
 
-    def crowded(self, call: Call, entry: Entry, plan: StepPlan) -> bool:
+    def must_wait(self, call: Call, entry: Entry, plan: StepPlan) -> bool:
         """Whether ``entry`` would put suspects and others into one step, or more suspects than it may hold.
 
         While there are suspects, leaves come one at a time.
@@ -44,11 +44,11 @@ class Suspects:
         if not self._pairs or not (pairs := pairs_at(entry)):
             return False
         readers = [
-            self._suspected(other, read)
+            self._any_suspected(other, read)
             for other, taken in zip(plan.calls, plan.entries, strict=True)
             if other is not None and (read := pairs_at(taken))
         ]
-        if self._suspected(call, pairs):
+        if self._any_suspected(call, pairs):
             return not all(readers) or len(readers) >= self._limit
         return any(readers)
 

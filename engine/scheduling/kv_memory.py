@@ -49,13 +49,13 @@ class KVMemory:
     def constant_prefix(self) -> Segment | None:
         return self.store.constant_prefix
 
-    def graft(self, roots: list[Node], call: Call) -> list[Node]:
+    def reuse_kept(self, roots: list[Node], call: Call) -> list[Node]:
         """Replace query segments by their kept twins; then what is below them are roots."""
         if not self.store.keeps_queries:
             return roots
-        return [node for root in roots for node in self._graft_one(root, call)]
+        return [node for root in roots for node in self._reuse_one(root, call)]
 
-    def _graft_one(self, root: Node, call: Call) -> list[Node]:
+    def _reuse_one(self, root: Node, call: Call) -> list[Node]:
         kept = self.store.lookup(root, _scope(call)) if isinstance(root, Segment) and root.is_query_end else None
         if kept is None:
             return [root]
@@ -100,7 +100,7 @@ class KVMemory:
         while segment is not None and segment.num_unfinished_children == 0 and not segment.pinned:
             parent = segment.parent
             self._release(segment, call)
-            self._leave(parent)
+            self._detach(parent)
             if parent is not None and not segment.reserved:
                 parent.slack_used = False
             segment = parent
@@ -109,10 +109,10 @@ class KVMemory:
         """The call is over: take back what its unfinished segments hold."""
         for root in call.roots:
             if isinstance(root, Leaves):
-                self._leave(root.parent, root.num_leaves - root.num_finished)
+                self._detach(root.parent, root.num_leaves - root.num_finished)
                 continue
             if root.state is not SegmentState.FINISHED:
-                self._leave(root.parent)
+                self._detach(root.parent)
             for segment in list(root.descend()):
                 if segment.state in (SegmentState.SCHEDULED, SegmentState.COMPUTED) and not segment.pinned:
                     self._release(segment, call)
@@ -122,7 +122,7 @@ class KVMemory:
         self._slots.clear()
         self.store.reset()
 
-    def _leave(self, parent: Segment | None, num_children: int = 1) -> None:
+    def _detach(self, parent: Segment | None, num_children: int = 1) -> None:
         """Children of ``parent`` need it no more. The constant prefix does not count: it is never released."""
         if parent is not None and parent is not self.store.constant_prefix:
             parent.num_unfinished_children -= num_children
@@ -130,7 +130,7 @@ class KVMemory:
     def _release(self, segment: Segment, call: Call) -> None:
         segment.state = SegmentState.FINISHED
         if segment.reserved:
-            self._slots.uncommit(segment.reserved)
+            self._slots.withdraw(segment.reserved)
         if segment.slots and not self._passed_on(segment, call):
             self._slots.release(segment.slots)
             segment.slots = []

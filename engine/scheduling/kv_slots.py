@@ -32,7 +32,7 @@ class KVSlots:
         self.committed += num_slots
         return True
 
-    def uncommit(self, num_slots: int) -> None:
+    def withdraw(self, num_slots: int) -> None:
         """Take back a promise of ``commit``."""
         self.committed -= num_slots
         assert self.committed >= 0

@@ -64,7 +64,7 @@ class CallHeap:
         """Enter a call, with the key that it has now."""
         heapq.heappush(self._heap, (self._key(call, self._config, self._token_budget), next(self._order), call))
         if len(self._heap) > self._sweep_at:
-            self._heap = [entry for entry in self._heap if entry[2].frontier]
+            self._heap = [entry for entry in self._heap if entry[2].ready]
             heapq.heapify(self._heap)
             self._sweep_at = max(SWEEP_FROM, 2 * len(self._heap))
 

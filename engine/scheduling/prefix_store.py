@@ -69,14 +69,14 @@ class PrefixStore:
         if query.parent is not self.constant_prefix and query.parent is not None:
             return False
         key = _key(query, scope)
-        if key in self._queries or not self._make_room(len(query)):
+        if key in self._queries or not self._evict(len(query)):
             return False
         query.pinned = True
         query.children, query.leaves = [], []
         self._queries[key] = query
         return True
 
-    def _make_room(self, num_tokens: int) -> bool:
+    def _evict(self, num_tokens: int) -> bool:
         if num_tokens > self._budget:
             return False
         for key, segment in list(self._queries.items()):

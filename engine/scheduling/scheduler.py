@@ -28,7 +28,7 @@ from engine.errors import DeadlineExceededError, EngineError, StepFailedError
 from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
 from engine.scheduling.call import Call
 from engine.scheduling.call_queues import CallQueues
-from engine.scheduling.failure_attribution import Suspects
+from engine.scheduling.failure_attribution import SuspectedPairs
 from engine.scheduling.kv_memory import KVMemory
 from engine.scheduling.statistics import Statistics
 from engine.scheduling.step_filler import StepFiller
@@ -73,7 +73,7 @@ class Scheduler:
         self._queues = CallQueues(config, self._token_budget)
         self._step_ids = count()
         self._in_flight: dict[int, StepPlan] = {}
-        self._suspects = Suspects()
+        self._suspects = SuspectedPairs()
         self._filler = StepFiller(self._memory, self._suspects, clock)
         self._statistics = Statistics()
         self._stats = self._statistics.totals
@@ -86,17 +86,17 @@ class Scheduler:
         assert request.call_id not in self._calls, "call ids must be unique"
         call = Call(request, self._stats.computed_tokens)
         self._calls[call.call_id] = call
-        self._plant(call)
+        self._enqueue(call)
 
     def take_unplannable(self) -> list[EngineCoreOutput]:
         """Answers, once, for calls that ended because planning them raised."""
         outputs, self._unplannable = self._unplannable, []
         return outputs
 
-    def _plant(self, call: Call) -> None:
+    def _enqueue(self, call: Call) -> None:
         """Make the call's tree and put it into the queue; a call for which that raises is answered with the error."""
         try:
-            self._plant_tree(call)
+            self._build_tree(call)
         except Exception as error:
             self._end_unplannable(call, error)
 
@@ -106,11 +106,11 @@ class Scheduler:
         failure = StepFailedError(f"this call could not be planned: {type(error).__name__}: {error}")
         unanswered = dict.fromkeys(call.unanswered().tolist(), WireError.of(failure))
         self._unplannable.append(self._answer(call, NO_PAIRS, NO_VALUES, unanswered))
-        call.frontier = []
+        call.ready = []
         call.aborted = True  # what it has in a step comes back to nobody
         self._retire_if_done(call)
 
-    def _plant_tree(self, call: Call) -> None:
+    def _build_tree(self, call: Call) -> None:
         request = call.request
         roots = self._builder.build(
             request.token_ids,
@@ -121,7 +121,7 @@ class Scheduler:
             key_lens=request.key_lens,
             members=call.unanswered() if call.num_answered else None,
         )
-        call.plant(self._memory.graft(roots, call))
+        call.start_from(self._memory.reuse_kept(roots, call))
         self._queues.push(call)
 
     def abort(self, call_id: str) -> None:
@@ -131,7 +131,7 @@ class Scheduler:
             return
         call.aborted = True
         self._stats.aborted_pairs += call.num_pairs - call.num_answered
-        call.frontier = []
+        call.ready = []
         self._suspects.clear(call_id, range(call.num_pairs))
         self._retire_if_done(call)
 
@@ -141,10 +141,10 @@ class Scheduler:
         outputs = []
         for call in list(self._calls.values()):
             deadline = call.request.deadline_s
-            if deadline is None or now < deadline or call.aborted or not call.frontier:
+            if deadline is None or now < deadline or call.aborted or not call.ready:
                 continue
             late = call.waiting_pairs()
-            call.frontier = []
+            call.ready = []
             error = DeadlineExceededError(f"the deadline passed with {len(late)} of {call.num_pairs} pairs waiting")
             outputs.append(self._answer(call, NO_PAIRS, NO_VALUES, dict.fromkeys(late, WireError.of(error))))
             self._retire_if_done(call)
@@ -257,7 +257,7 @@ class Scheduler:
             if blame_pairs and not (out_of_memory and self._shrink(failed)):
                 outputs, blame = self._give_up(failed, error)
         if not blame_pairs:
-            self._suspects = Suspects()
+            self._suspects = SuspectedPairs()
             for call in self._calls.values():
                 call.attempts.clear()
         self._queues.clear()
@@ -265,7 +265,7 @@ class Scheduler:
             if call.aborted or call.finished:
                 del self._calls[call.call_id]
             else:
-                self._plant(call)
+                self._enqueue(call)
         return outputs, blame
 
     def _shrink(self, plan: StepPlan) -> bool:
@@ -293,7 +293,7 @@ class Scheduler:
         return bool(self._calls)
 
     @property
-    def suspecting(self) -> bool:
+    def has_suspects(self) -> bool:
         """Some pairs of a lost step are neither cleared nor given up."""
         return bool(self._suspects)
 

@@ -30,7 +30,7 @@ class Statistics:
         stats = self.totals
         # An aborted call stays until its steps in flight have ended; nobody waits for it.
         live = [call for call in calls if not call.aborted]
-        stats.num_waiting_calls = sum(1 for call in live if call.frontier)
+        stats.num_waiting_calls = sum(1 for call in live if call.ready)
         stats.num_waiting_pairs = sum(call.num_pairs - call.num_answered for call in live)
         stats.num_waiting_tokens = sum(call.remaining_tokens for call in live)
         stats.step_fill = self._fill_sum / stats.num_steps if stats.num_steps else 0.0

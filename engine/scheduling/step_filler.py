@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.scheduling.call import Call
-from engine.scheduling.failure_attribution import Suspects
+from engine.scheduling.failure_attribution import SuspectedPairs
 from engine.scheduling.kv_memory import KVMemory
 from engine.scheduling.step_plan import StepPlan
 from engine.scheduling.token_tree import Entry, LeafRun, Segment, SegmentState
@@ -21,20 +21,20 @@ LOOK_PAST = 64
 class StepFiller:
     """Moves segments of calls into a step; ``clock`` (seconds) dates the first step of each call."""
 
-    def __init__(self, memory: KVMemory, suspects: Suspects, clock: Callable[[], float]) -> None:
+    def __init__(self, memory: KVMemory, suspects: SuspectedPairs, clock: Callable[[], float]) -> None:
         self._memory = memory
         self._suspects = suspects
         self._clock = clock
 
     def take_from(self, call: Call, plan: StepPlan, memory_free: bool) -> bool:
-        """Move entries from the call's frontier into the plan; returns whether commitments may still be made.
+        """Move entries of the call that are ready into the plan; returns whether commitments may still be made.
 
         Once one segment had to wait for memory, none behind it may take memory first, or a large call would starve.
         """
         skipped: list[Entry] = []
-        frontier, constant_prefix, before = call.frontier, self._memory.constant_prefix, plan.num_tokens
-        while frontier and not plan.full and len(skipped) < LOOK_PAST:
-            entry = frontier.pop()
+        ready, constant_prefix, before = call.ready, self._memory.constant_prefix, plan.num_tokens
+        while ready and not plan.full and len(skipped) < LOOK_PAST:
+            entry = ready.pop()
             if (
                 constant_prefix is not None
                 and entry.parent is constant_prefix
@@ -45,7 +45,7 @@ class StepFiller:
                 skipped.append(entry)
             elif isinstance(entry, LeafRun):
                 skipped += self._take_leaves(call, entry, plan)
-            elif not plan.fits(entry) or self._suspects.crowded(call, entry, plan):
+            elif not plan.fits(entry) or self._suspects.must_wait(call, entry, plan):
                 skipped.append(entry)
             elif not self._memory.commit(entry, memory_free):
                 memory_free = False
@@ -54,8 +54,8 @@ class StepFiller:
                 entry.state = SegmentState.SCHEDULED
                 plan.add(entry, call)
                 call.took(len(entry))
-                call.uncover(entry.below())
-        frontier.extend(reversed(skipped))
+                call.make_ready(entry.below())
+        ready.extend(reversed(skipped))
         if plan.num_tokens > before:
             call.num_steps += 1
             call.first_step_s = self._clock() if call.first_step_s is None else call.first_step_s
@@ -85,7 +85,7 @@ class StepFiller:
         left: list[LeafRun] = []
         for leaf in run.one_by_one():
             fits = not plan.full and plan.num_fitting(*leaf) and len(left) < LOOK_PAST
-            if fits and not self._suspects.crowded(call, leaf, plan):
+            if fits and not self._suspects.must_wait(call, leaf, plan):
                 self._take_run(call, leaf, plan)
             elif left and left[-1].last == leaf.first:
                 left[-1] = LeafRun(run.leaves, left[-1].first, leaf.last)

@@ -129,7 +129,7 @@ class _Branch:
                 alone &= (hints <= depth) | (hints >= items.lens[firsts])
             for first, last in zip(firsts[~alone].tolist(), lasts[~alone].tolist(), strict=True):
                 runs.append(self._cluster(first, last, depth, above, may_hint))
-            self._hang_leaves(firsts[alone], depth, above)
+            self._attach_leaves(firsts[alone], depth, above)
         return self._roots
 
     def _clusters(self, lo: int, hi: int, depth: int, may_hint: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +168,12 @@ class _Branch:
         for at in range(start, end, self._longest):
             part = Segment(self._token_ids[origin + at : origin + min(end, at + self._longest)], above)
             part.origin = origin + at
-            self._hang(part, above)
+            self._attach(part, above)
             above = part
         assert above is not None
         return above
 
-    def _hang(self, node: Node, above: Segment | None) -> None:
+    def _attach(self, node: Node, above: Segment | None) -> None:
         if above is None or above is self._parent:
             self._roots.append(node)
         elif isinstance(node, Segment):
@@ -181,7 +181,7 @@ class _Branch:
         else:
             above.add_leaves(node)
 
-    def _hang_leaves(self, chosen: np.ndarray, depth: int, above: Segment | None) -> None:
+    def _attach_leaves(self, chosen: np.ndarray, depth: int, above: Segment | None) -> None:
         """Items that share nothing more: leaves, at the end of a chain where they are long."""
         if not len(chosen):
             return
@@ -190,12 +190,12 @@ class _Branch:
             for item in chosen[long].tolist():
                 length = int(self._items.lens[item])
                 start = depth + (length - depth - 1) // self._longest * self._longest
-                self._hang_some(np.array([item]), start, self._chain(item, depth, start, above))
+                self._attach_chosen(np.array([item]), start, self._chain(item, depth, start, above))
             chosen = chosen[~long]
         if len(chosen):
-            self._hang_some(chosen, depth, above)
+            self._attach_chosen(chosen, depth, above)
 
-    def _hang_some(self, chosen: np.ndarray, depth: int, above: Segment | None) -> None:
+    def _attach_chosen(self, chosen: np.ndarray, depth: int, above: Segment | None) -> None:
         items = self._items
         pairs, bounds = items.pairs, items.bounds
         if bounds is None:
@@ -205,7 +205,7 @@ class _Branch:
             pairs = np.concatenate([pairs[bounds[item] : bounds[item + 1]] for item in chosen.tolist()])
             bounds = np.concatenate([[0], counts.cumsum()])
         starts, lens = items.starts[chosen] + depth, items.lens[chosen] - depth
-        self._hang(Leaves(self._token_ids, starts, lens, pairs, above, bounds=bounds), above)
+        self._attach(Leaves(self._token_ids, starts, lens, pairs, above, bounds=bounds), above)
 
 
 def _flat(

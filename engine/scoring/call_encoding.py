@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.errors import RequestError
 from engine.inputs.spans import Span
-from engine.inputs.windows import GivenUpError
+from engine.inputs.windows import EncodingAbortedError
 from engine.messages import EngineCoreRequest
 from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.bi_encoder import distinct_texts
@@ -52,7 +52,7 @@ class CallEncoding:
         Fewer where documents are long, so that no step takes much longer than another. So a long call can take turns
         with others, and can be left where time is up. Steps may run in any thread, one at a time. Raises
         ``RequestError`` about a field of the call; what is wrong with one pair costs that pair alone. Raises
-        ``GivenUpError`` after ``give_up``.
+        ``EncodingAbortedError`` after ``give_up``.
         """
         if self.call.chunks is not None and self.call.prompts is None:
             chunks = replace(self.call.chunks, ceiling=self._max_pairs + 1) if self._max_pairs else self.call.chunks
@@ -64,7 +64,7 @@ class CallEncoding:
         lists = self._processor.reads_lists and self.call.prompts is None
         for start, end in self._steps(self.texts.list_size if lists else size, divided=not lists):
             if self._given_up.is_set():
-                raise GivenUpError
+                raise EncodingAbortedError
             for number, pair in enumerate(self.texts.encode(self._processor, start, end), start):
                 if isinstance(pair, RequestError):
                     self.errors[number] = pair

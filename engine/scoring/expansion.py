@@ -179,7 +179,7 @@ class PairTexts:
     ) -> list[list[Span]]:
         """How the documents from ``start`` to ``end`` are cut.
 
-        Raises ``RequestError`` about a field of the call, and ``GivenUpError`` once ``stop`` says so.
+        Raises ``RequestError`` about a field of the call, and ``EncodingAbortedError`` once ``stop`` says so.
         """
         with self._about_the_call(start):
             queries, documents, instructions = self._sides(start, end)

@@ -14,7 +14,7 @@ from engine.entrypoints.bench.options import DataOptions
 from engine.entrypoints.bench.texts import TextMaker
 from engine.errors import ConfigError
 
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 class BrokenLines:
@@ -31,8 +31,8 @@ class BrokenLines:
         """Raise, or say what was left out."""
         if not self._found:
             return
-        shown = "\n  ".join(self._found[:MOST_SHOWN])
-        more = f"\n  and {len(self._found) - MOST_SHOWN} more" if len(self._found) > MOST_SHOWN else ""
+        shown = "\n  ".join(self._found[:MAX_SHOWN])
+        more = f"\n  and {len(self._found) - MAX_SHOWN} more" if len(self._found) > MAX_SHOWN else ""
         if not self._skip:
             raise ConfigError(
                 f"{len(self._found)} lines of the dataset cannot be used:\n  {shown}{more}\n"

@@ -36,7 +36,7 @@ class Limit(NamedTuple):
     """One service level: a metric and its most milliseconds."""
 
     metric: str
-    most_ms: float
+    max_ms: float
 
 
 def goodput_limits(words: tuple[str, ...]) -> list[Limit]:
@@ -44,12 +44,12 @@ def goodput_limits(words: tuple[str, ...]) -> list[Limit]:
     for word in words:
         metric, sign, value = word.partition(":")
         try:
-            most_ms = float(value)
+            max_ms = float(value)
         except ValueError:
-            most_ms = -1.0
-        if not sign or metric not in ("e2el", "ttfs") or most_ms <= 0:
+            max_ms = -1.0
+        if not sign or metric not in ("e2el", "ttfs") or max_ms <= 0:
             raise ConfigError(f"--goodput {word!r}: write e2el:MS or ttfs:MS, in milliseconds.")
-        limits.append(Limit(metric, most_ms))
+        limits.append(Limit(metric, max_ms))
     return limits
 
 
@@ -62,7 +62,7 @@ def is_good(sample: Sample, limits: list[Limit]) -> bool:
             value = sample.first_score_s - sample.planned_s
         else:
             return False
-        if value * 1000.0 > limit.most_ms:
+        if value * 1000.0 > limit.max_ms:
             return False
     return sample.ok
 

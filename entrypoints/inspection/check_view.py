@@ -12,8 +12,8 @@ from engine.entrypoints.inspection.prompt_view import Piece
 from engine.entrypoints.terminal import plain, wrapped
 from engine.step import QUANTIZED_NOTE
 
-MOST_IDS = 400
-MOST_CUT_CHARACTERS = 200
+MAX_IDS = 400
+MAX_CUT_CHARS = 200
 _MARGIN = "  | "
 _SPECIAL, _CUT = "bold magenta", "bold red"
 
@@ -62,17 +62,17 @@ def visible(text: str) -> str:
 
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
-    if len(text) <= MOST_CUT_CHARACTERS:
+    if len(text) <= MAX_CUT_CHARS:
         return text
-    half = MOST_CUT_CHARACTERS // 2
+    half = MAX_CUT_CHARS // 2
     return f"{text[:half]} … {text[-half:]}"
 
 
 def _ids(ids: list[int]) -> str:
-    if len(ids) <= MOST_IDS:
+    if len(ids) <= MAX_IDS:
         return " ".join(map(str, ids))
-    half = MOST_IDS // 2
-    left_out = len(ids) - MOST_IDS
+    half = MAX_IDS // 2
+    left_out = len(ids) - MAX_IDS
     return f"{' '.join(map(str, ids[:half]))} … {left_out} more (--json shows all) … {' '.join(map(str, ids[-half:]))}"
 
 

@@ -1,8 +1,8 @@
 """The first three calls of every engine: one pair that fits, one that does not, and both together.
 
-They find what no check of files can: weights that give NaN, a score that depends on its company, and a head that ranks
-the wrong way round (tokens or labels swapped, a prompt that is not the model's). They also
-compute the constant template, so the first caller does not wait for it.
+They find what no check of files can: weights that give NaN, a score that depends on the rest of its batch, and a head
+that ranks the wrong way round (tokens or labels swapped, a prompt that is not the model's). They also compute the
+constant template, so the first caller does not wait for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUERY = "What is the capital of France?"
 RELEVANT = "Paris is the capital and largest city of France."
 IRRELEVANT = "Whales are mammals that breathe air through blowholes."
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
-"""Largest difference of a logit alone and in company, by compute dtype: loose, as it looks for mistakes."""
+"""Largest difference of a logit alone and in a batch, by compute dtype: loose, as it looks for mistakes."""
 
 
 class SelfTest:
@@ -64,13 +64,13 @@ class SelfTest:
                 raise ModelLoadError(f"{self._spec.name} failed its self-test: {error}. Are the weights damaged?")
 
     def judge(self) -> None:
-        """Raises ``ModelLoadError`` for scores that depend on their company; warns about a wrong order."""
+        """Raises ``ModelLoadError`` for a score that depends on the rest of its batch; warns about a wrong order."""
         alone = [self._logits["self-test-relevant", 0], self._logits["self-test-irrelevant", self._second]]
         together = [self._logits["self-test-both", 0], self._logits["self-test-both", 1]]
         worst = max(abs(a - b) for a, b in zip(alone, together, strict=True))
         if worst > self._tolerance * max(1.0, *map(abs, alone)):
             raise ModelLoadError(
-                f"{self._spec.name} failed its self-test: a pair scored {alone} alone and {together} in company. "
+                f"{self._spec.name} failed its self-test: a pair scored {alone} alone and {together} in a batch. "
                 f"This is a bug of the engine on this device; please report it with the line on kernels in the log."
             )
         if self._trained and together[0] <= together[1]:

@@ -1,7 +1,8 @@
 """One model in every precision of its backend, against float32, and float32 against transformers.
 
-Float32 must give the reference's scores, and a pair's score must not depend on its company: these are contracts with
-fixed bounds. A lower precision may move logits, scores and the order as far as ``verify_bounds.py`` says.
+Float32 must give the reference's scores, and a pair's score must not depend on the rest of its batch: these are
+contracts with fixed bounds. A lower precision may move logits, scores and the order as far as
+``verify_bounds.py`` says.
 """
 
 from __future__ import annotations
@@ -163,8 +164,8 @@ def verify(
         flat = np.concatenate(expected)
         spread = max(1.0, float(flat.max() - flat.min()))
         unit = score_unit(spec.head, spread)
-        bound = capabilities.company_tolerance * unit
-        results.append(_agreement(f"{BASELINE}, alone", "in company", alone, expected, spec.head, bound, grades=grades))
+        bound = capabilities.batch_tolerance * unit
+        results.append(_agreement(f"{BASELINE}, alone", "in a batch", alone, expected, spec.head, bound, grades=grades))
         reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
     if reference is not None:
         bound = capabilities.reference_tolerance * unit

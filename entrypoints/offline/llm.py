@@ -203,7 +203,7 @@ class LLM:
 
     @property
     def reads_lists(self) -> bool:
-        """A listwise model: the documents of one query are read together, so their order and company count."""
+        """A listwise model: the documents of one query are read together, so their order and number count."""
         return self._processor.reads_lists
 
     @property

@@ -28,7 +28,7 @@ from engine.errors import OverloadedError, TooLargeError
 from engine.messages import EngineCoreRequest
 from engine.request import RerankCall
 
-NEWCOMERS_SHARE = 8
+NEW_CALLERS_SHARE = 8
 """One part in so many of each limit is for callers with nothing in flight."""
 MAX_RETRY_AFTER_S = 600.0
 
@@ -116,10 +116,10 @@ class AdmissionControl(Protocol):
         ...
 
     async def acquire(
-        self, call_id: str, size: CallSize, caller: str, *, model: str, patience_s: float | None
+        self, call_id: str, size: CallSize, caller: str, *, model: str, client_timeout_s: float | None
     ) -> Permit:
-        """A permit for a call. ``call_id`` is what the core will know the call by; ``patience_s``: how long its client
-        waits, as far as it has said so.
+        """A permit for a call. ``call_id`` is what the core will know the call by; ``client_timeout_s``: how long its
+        client waits, as far as it has said so.
 
         Raises ``OverloadedError`` (with the time after which to retry) or ``TooLargeError``.
         """
@@ -189,17 +189,17 @@ class Admission:
         self._calls_of: Counter[str] = Counter()
 
     async def acquire(
-        self, call_id: str, size: CallSize, caller: str, *, model: str, patience_s: float | None
+        self, call_id: str, size: CallSize, caller: str, *, model: str, client_timeout_s: float | None
     ) -> AdmissionPermit:
         """``admit``, as ``AdmissionControl`` has it. Nothing is waited for: the decision is made in this process."""
-        return self.admit(size, caller, model=model, patience_s=patience_s)
+        return self.admit(size, caller, model=model, client_timeout_s=client_timeout_s)
 
     def admit(
-        self, size: CallSize, caller: str, *, model: str = "", patience_s: float | None = None
+        self, size: CallSize, caller: str, *, model: str = "", client_timeout_s: float | None = None
     ) -> AdmissionPermit:
         """A permit for a call, to be released by its ``release``. Raises ``OverloadedError`` or ``TooLargeError``."""
         queue = self.queues[model]
-        self._check(size, caller, queue, patience_s)
+        self._check(size, caller, queue, client_timeout_s)
         self.num_calls += 1
         self._calls_of[caller] += 1
         self.idle.clear()
@@ -238,7 +238,7 @@ class Admission:
         waits = (queue.work / speed for queue in self.queues.values() if (speed := queue.speed.tokens_per_s))
         return max(waits, default=0.0)
 
-    def _check(self, size: CallSize, caller: str, queue: ModelQueue, patience_s: float | None) -> None:
+    def _check(self, size: CallSize, caller: str, queue: ModelQueue, client_timeout_s: float | None) -> None:
         config = self._config
         if size.num_pairs > config.max_documents:
             raise TooLargeError(
@@ -248,8 +248,8 @@ class Admission:
             )
         if not self.num_calls:
             return  # what fits nowhere else fits into an empty server
-        kept = 0 if not self._calls_of[caller] else NEWCOMERS_SHARE
-        self._check_wait(size, queue, kept, patience_s)
+        kept = 0 if not self._calls_of[caller] else NEW_CALLERS_SHARE
+        self._check_wait(size, queue, kept, client_timeout_s)
         limits: Sequence[tuple[str, int, int, int, str]] = (
             ("pairs", self.num_pairs, size.num_pairs, config.max_queued_pairs, "--max-queued-pairs"),
             ("tokens", self.num_tokens, size.num_tokens, config.max_queued_tokens, "--max-queued-tokens"),
@@ -261,9 +261,9 @@ class Admission:
                 why = f"{in_flight} {what} are waiting, {more} more are asked for ({flag}{whose})"
                 raise _overloaded(why, queue.speed.seconds_for(queue.work))
 
-    def _check_wait(self, size: CallSize, queue: ModelQueue, kept: int, patience_s: float | None) -> None:
+    def _check_wait(self, size: CallSize, queue: ModelQueue, kept: int, client_timeout_s: float | None) -> None:
         """Refuses a call that would wait too long, by the server's limit or its own."""
-        limits = list(_wait_limits(self._config.max_queue_seconds, kept, patience_s))
+        limits = list(_wait_limits(self._config.max_queue_seconds, kept, client_timeout_s))
         if not limits:
             return
         limit_s, what = min(limits)
@@ -273,14 +273,14 @@ class Admission:
             raise _overloaded(f"this call would wait {wait_s:.1f} s, {what}", wait_s - limit_s / 2)
 
 
-def _wait_limits(limit_s: float, kept: int, patience_s: float | None) -> Iterable[tuple[float, str]]:
+def _wait_limits(limit_s: float, kept: int, client_timeout_s: float | None) -> Iterable[tuple[float, str]]:
     """Seconds that a call may wait, and the words for each limit."""
     if limit_s:
-        most_s = FULL_SHARE * (limit_s - limit_s / kept if kept else limit_s)
+        max_wait_s = FULL_SHARE * (limit_s - limit_s / kept if kept else limit_s)
         whose = ", of which an eighth is kept for other callers" if kept else ""
-        yield most_s, f"longer than lets it be answered within --max-queue-seconds ({limit_s:g} s{whose})"
-    if patience_s is not None:
-        yield patience_s, f"longer than the {patience_s:g} s that its caller waits"
+        yield max_wait_s, f"longer than lets it be answered within --max-queue-seconds ({limit_s:g} s{whose})"
+    if client_timeout_s is not None:
+        yield client_timeout_s, f"longer than the {client_timeout_s:g} s that its caller waits"
 
 
 def _overloaded(why: str, retry_after_s: float) -> OverloadedError:

@@ -19,7 +19,7 @@ from engine.scoring.pictures import LoadedPictures
 logger = logging.getLogger(__name__)
 ENCODE_SLICE = 256
 """Documents tokenised per turn of a thread, so that a long call does not keep a short one waiting."""
-HASTY_SLICE = 32
+DEADLINE_SLICE = 32
 """``ENCODE_SLICE`` for a call with a deadline."""
 PICTURE_THREADS = 8
 """Pictures that are fetched or decoded at a time."""
@@ -65,7 +65,7 @@ class CallThreads:
         The first one always is: a wrong call is told so, however little time it gave itself. A call of few letters is
         tokenised where it stands: a thread would cost more, and nobody waits long for it.
         """
-        slices = encoding.slices(ENCODE_SLICE if deadline_s is None else HASTY_SLICE)
+        slices = encoding.slices(ENCODE_SLICE if deadline_s is None else DEADLINE_SLICE)
         if _is_small(encoding.call):
             while tokenizing(next, slices, None) is not None:
                 pass

@@ -22,14 +22,14 @@ from engine.entrypoints.serve.dialects.score import BODIES
 from engine.entrypoints.serve.errors import beside, error_response, for_clients, json_response, route_path
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
-from engine.entrypoints.serve.streaming import ClientGoneError, Lines, ScoreStream, while_connected
+from engine.entrypoints.serve.streaming import ClientDisconnectedError, Lines, ScoreStream, while_connected
 from engine.errors import EngineError, InvalidRequestError, OverloadedError
 from engine.request import RerankCall
 
 logger = logging.getLogger(__name__)
 
 DIALECT_HEADERS = ("x-dialect", "x-rerank-dialect")
-PATIENCE_HEADERS = {
+TIMEOUT_HEADERS = {
     "x-envoy-expected-rq-timeout-ms": 0.001,
     "x-stainless-read-timeout": 1.0,
     "x-stainless-timeout": 1.0,
@@ -76,7 +76,7 @@ class CallHandler:
         self._check_unknown(parsed, keys, choice.reader)
         call = _as_answered(parsed.call, request, choice.answerer)
         try:
-            work = self._service.score(call, request.state.request_id, _patience_s(request))
+            work = self._service.score(call, request.state.request_id, _client_timeout_s(request))
             result = await while_connected(work, request.receive, self._service.cut_off)
             if result.errors:
                 raise result.errors[min(result.errors)]
@@ -108,10 +108,10 @@ class CallHandler:
             lines = _wanted_lines(request, parsed.call)
             if lines is not None:
                 return await self._stream(request, parsed, dialect, lines)
-            work = self._service.score(parsed.call, request.state.request_id, _patience_s(request))
+            work = self._service.score(parsed.call, request.state.request_id, _client_timeout_s(request))
             result = await while_connected(work, request.receive, self._service.cut_off)
             return self._answer(request, result, dialect, paths)
-        except (ClientGoneError, ClientDisconnect):
+        except (ClientDisconnectedError, ClientDisconnect):
             self._service.metrics.cancelled.inc()
             return Response(status_code=499)
         except RecursionError:
@@ -214,7 +214,7 @@ class CallHandler:
         return error_response(error, request.scope, content, status)
 
     async def _stream(self, request: Request, parsed: ParsedCall, dialect: Dialect, lines: Lines) -> Response:
-        progress = self._service.run(parsed.call, request.state.request_id, _patience_s(request))
+        progress = self._service.run(parsed.call, request.state.request_id, _client_timeout_s(request))
         # Texts are checked before the status line goes out: a wrong call still gets its 400.
         try:
             await while_connected(anext(progress), request.receive, self._service.cut_off)
@@ -248,9 +248,9 @@ def _rendered(error: EngineError, request: Request, dialect: Dialect) -> Any:
     return content | beside(error, route_path(request.scope)) if dialect.is_shared else content
 
 
-def _patience_s(request: Request) -> float | None:
+def _client_timeout_s(request: Request) -> float | None:
     """How long the client waits, as far as its headers say so; what is no number says nothing."""
-    said = ((request.headers.get(name, ""), unit) for name, unit in PATIENCE_HEADERS.items())
+    said = ((request.headers.get(name, ""), unit) for name, unit in TIMEOUT_HEADERS.items())
     return min((float(text) * unit for text, unit in said if re.fullmatch(r"\d{1,9}(\.\d*)?", text)), default=None)
 
 

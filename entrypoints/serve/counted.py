@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from engine.entrypoints.serve.errors import error_response, json_response
 from engine.entrypoints.serve.service import RerankService
-from engine.entrypoints.serve.streaming import ClientGoneError
+from engine.entrypoints.serve.streaming import ClientDisconnectedError
 from engine.errors import EngineError
 
 
@@ -33,7 +33,7 @@ async def counted(
     """
     try:
         answer = json_response(await work)
-    except (ClientGoneError, ClientDisconnect):
+    except (ClientDisconnectedError, ClientDisconnect):
         service.metrics.cancelled.inc()
         return Response(status_code=499)
     except EngineError as error:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal, Protocol, Self
 
 from engine.config import ModelConfig
-from engine.inputs.processor import LEAST_ROOM
+from engine.inputs.processor import MIN_TEXT_TOKENS
 from engine.inputs.spans import TextToken
 from engine.inputs.windows import never
 from engine.messages import EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats
@@ -43,7 +43,10 @@ class Processor(PairProcessor, Protocol):
     def token_windows(
         self, text: str, *, add_special_tokens: bool = True, stop: Callable[[], bool] = never
     ) -> Iterator[list[TextToken]]:
-        """``text_tokens`` a window at a time. Raises ``InvalidRequestError``, and ``GivenUpError`` after ``stop``."""
+        """``text_tokens`` a window at a time.
+
+        Raises ``InvalidRequestError``, and ``EncodingAbortedError`` after ``stop``.
+        """
         ...
 
     def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
@@ -135,7 +138,7 @@ class LoadedEngine:
     def pair_limits(self) -> tuple[int, int]:
         """The lengths in tokens to which a call may have its pairs cut: the template stays, and some room beside it."""
         most = self.spec.max_model_len
-        return min(self.processor.min_pair_tokens + LEAST_ROOM, most), most
+        return min(self.processor.min_pair_tokens + MIN_TEXT_TOKENS, most), most
 
     @cached_property
     def label_tokens(self) -> tuple[int, ...]:

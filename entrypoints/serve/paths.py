@@ -23,7 +23,7 @@ PREFIXES = frozenset(
     )
 )
 """Words of other servers' bases. ``rerank``: a whole address was given where a base was asked for."""
-MOST_PREFIXES = 6
+MAX_PREFIXES = 6
 
 PathRule = Callable[[str], bool]
 
@@ -75,7 +75,7 @@ def _plain(parts: Sequence[str]) -> str:
 
 def _without_prefixes(parts: list[str], is_route: PathRule) -> tuple[str, str | None] | None:
     dialect: str | None = None
-    for start, part in enumerate(parts[: MOST_PREFIXES + 1]):
+    for start, part in enumerate(parts[: MAX_PREFIXES + 1]):
         rest = _plain(parts[start:])
         if is_route(rest):
             return rest, dialect

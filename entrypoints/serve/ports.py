@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048
 OTHER_DESCRIPTORS = 256
 """What the process has open besides connections; a fifth of it is used."""
-LEAST_CONNECTIONS = 16
+MIN_CONNECTIONS = 16
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -96,7 +96,7 @@ def allow_open_files(num_connections: int) -> int:
     if allowed == wanted:
         return num_connections
     fitting = max(allowed - OTHER_DESCRIPTORS, allowed // 4)
-    if fitting < LEAST_CONNECTIONS:
+    if fitting < MIN_CONNECTIONS:
         raise StartupError(
             f"This process may open {hard} files, which leaves no room for connections: a server needs "
             f"{OTHER_DESCRIPTORS} and one for each connection. Raise the limit (ulimit -n {wanted})."

@@ -132,25 +132,25 @@ class RerankService:
         """The name of the model that a call means by ``name``. Raises ``NotFoundError`` or ``NotReadyError``."""
         return self.models.choose(name).name
 
-    async def score(self, call: RerankCall, request_id: str, patience_s: float | None = None) -> CallResult:
+    async def score(self, call: RerankCall, request_id: str, client_timeout_s: float | None = None) -> CallResult:
         """The whole result of a call. Raises what ``run`` raises."""
-        async with aclosing(self.run(call, request_id, patience_s)) as progress:
+        async with aclosing(self.run(call, request_id, client_timeout_s)) as progress:
             async for item in progress:
                 if isinstance(item, CallResult):
                     return item
         raise EngineDeadError("The engine ended before the call did.")
 
     async def run(
-        self, call: RerankCall, request_id: str, patience_s: float | None = None
+        self, call: RerankCall, request_id: str, client_timeout_s: float | None = None
     ) -> AsyncGenerator[Progress, None]:
         """Runs a call and yields, in order: ``Accepted``, the results that each step settles, the ``CallResult``.
 
-        ``patience_s``: how long the client waits, where it is known; a call that would wait longer is refused.
+        ``client_timeout_s``: how long the client waits, where it is known; a call that would wait longer is refused.
         Closing the generator aborts what has not run. Raises ``RequestError`` about a field of the call,
         ``OverloadedError``, ``NotReadyError``, ``ShuttingDownError`` or ``EngineDeadError``; failures of single pairs
         are in the ``CallResult``.
         """
-        async with self.admitted(call, request_id, patience_s=patience_s) as admitted:
+        async with self.admitted(call, request_id, client_timeout_s=client_timeout_s) as admitted:
             most = self.config.max_documents
             encoding = await self.threads.encode(call, admitted.engine, max_pairs=most, deadline_s=admitted.deadline_s)
             pairs, texts = encoding.pairs, encoding.scored_texts()
@@ -171,12 +171,12 @@ class RerankService:
 
     @asynccontextmanager
     async def admitted(
-        self, call: RerankCall, request_id: str, *, patience_s: float | None = None, shares: bool | None = None
+        self, call: RerankCall, request_id: str, *, client_timeout_s: float | None = None, shares: bool | None = None
     ) -> AsyncIterator[AdmittedCall]:
         """A call with its model and its permit, both held until the context is left.
 
-        ``patience_s`` as for ``run``. ``shares``: the model computes once what the call's pairs have in common; None:
-        if it can. Raises ``InvalidRequestError``, ``NotFoundError``, ``TooLargeError``, ``OverloadedError``,
+        ``client_timeout_s`` as for ``run``. ``shares``: the model computes once what the call's pairs have in common;
+        None: if it can. Raises ``InvalidRequestError``, ``NotFoundError``, ``TooLargeError``, ``OverloadedError``,
         ``NotReadyError`` or ``ShuttingDownError``.
         """
         started_s = time.monotonic()
@@ -186,13 +186,15 @@ class RerankService:
         _check_cut(engine, call.options.truncate_prompt_tokens)
         shares = engine.spec.causal if shares is None else shares
         size = estimated_size(call, engine.processor.min_pair_tokens, engine.spec.max_model_len, shares=shares)
-        patience_s = min((s for s in (patience_s, call.timeout_s) if s is not None), default=None)
+        client_timeout_s = min((s for s in (client_timeout_s, call.timeout_s) if s is not None), default=None)
         call_id = self._call_id(request_id)
         deadline_s = None if call.timeout_s is None else started_s + call.timeout_s
         acquire = self.admission.acquire
         with (
             self.models.using(chosen),
-            await acquire(call_id, size, call.caller, model=engine.names[0], patience_s=patience_s) as permit,
+            await acquire(
+                call_id, size, call.caller, model=engine.names[0], client_timeout_s=client_timeout_s
+            ) as permit,
         ):
             yield AdmittedCall(call, call_id, chosen, permit, shares, started_s, deadline_s)
 

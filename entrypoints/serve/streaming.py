@@ -27,14 +27,14 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client has closed the connection: nobody waits for the answer."""
 
 
 async def while_connected(work: Coroutine[Any, Any, T], receive: Receive, cut_off: asyncio.Event) -> T:
     """The result of ``work``, which is cancelled when the client leaves or the drain deadline passes first.
 
-    Raises ``ClientGoneError`` or ``ShuttingDownError`` then.
+    Raises ``ClientDisconnectedError`` or ``ShuttingDownError`` then.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_disconnect(receive))
@@ -44,7 +44,7 @@ async def while_connected(work: Coroutine[Any, Any, T], receive: Receive, cut_of
         if task.done():
             return task.result()
         if gone.done():
-            raise ClientGoneError
+            raise ClientDisconnectedError
         raise ShuttingDownError("The server shut down before the call was finished.", retry_after_s=5)
     finally:
         await _ended(task, gone, stop)
@@ -118,7 +118,7 @@ class ScoreStream(Response):
         outcome: CallResult | EngineError | None = None
         try:
             outcome = await while_connected(self._write(send), receive, self._cut_off)
-        except (ClientGoneError, OSError):
+        except (ClientDisconnectedError, OSError):
             pass  # counted by the caller: outcome is None
         except EngineError as error:
             outcome = error

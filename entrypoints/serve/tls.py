@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-TICKS_BETWEEN_LOOKS = 20
+TICKS_BETWEEN_CHECKS = 20
 """uvicorn ticks ten times a second."""
 
 
@@ -83,7 +83,7 @@ class CertificateWatch:
     def look(self, context: ssl.SSLContext | None) -> None:
         """Reads the files again if they have changed; a pair that does not fit leaves the old one in place."""
         self._ticks += 1
-        if context is None or self._ticks % TICKS_BETWEEN_LOOKS:
+        if context is None or self._ticks % TICKS_BETWEEN_CHECKS:
             return
         stamp = self._stamp()
         if stamp == self._seen:

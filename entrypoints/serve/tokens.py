@@ -24,7 +24,7 @@ from engine.entrypoints.serve.token_stream import TokenStream, is_long
 from engine.errors import PARAM, TooLargeError
 from engine.request import PairOptions, all_encoded
 
-MOST_IDS = 2**18
+MAX_IDS = 2**18
 _IDS = {"type": "array", "items": TOKEN_ID}
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _SOME_IDS = {"anyOf": [_IDS, {"type": "array", "items": _IDS}]}
@@ -170,5 +170,5 @@ def _check_number(ids: list[Any], where: str) -> None:
     """Raises ``TooLargeError`` for more ids than any text has that a model reads: the library decodes them in one go,
     and nothing else of this process runs meanwhile."""
     number = len(ids) + sum(len(one) for one in ids if isinstance(one, list))
-    if number > MOST_IDS:
-        raise TooLargeError(f"{PARAM} has {number} ids, and at most {MOST_IDS} are read.", param=where)
+    if number > MAX_IDS:
+        raise TooLargeError(f"{PARAM} has {number} ids, and at most {MAX_IDS} are read.", param=where)

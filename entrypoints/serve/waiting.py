@@ -84,20 +84,20 @@ class ModelQueue:
         self._work_of_size[before.bit_length()] -= before
         self._work_of_size[after.bit_length()] += after
 
-    def short_bits(self, most_s: float) -> int:
-        """Calls whose work has at most so many bits are short, where ``most_s`` is the longest wait; 0 while the speed
-        is not known."""
-        return int(SHORT_SHARE * most_s * (self.speed.tokens_per_s or 0.0)).bit_length()
+    def short_bits(self, max_wait_s: float) -> int:
+        """Calls whose work has at most so many bits are short, where ``max_wait_s`` is the longest wait; 0 while the
+        speed is not known."""
+        return int(SHORT_SHARE * max_wait_s * (self.speed.tokens_per_s or 0.0)).bit_length()
 
-    def wait_s(self, work: int, most_s: float) -> float:
+    def wait_s(self, work: int, max_wait_s: float) -> float:
         """Seconds that a call of so much work would wait; 0 while the speed is not known.
 
-        ``most_s``: what it may wait, which says what is short beside it.
+        ``max_wait_s``: what it may wait, which says what is short beside it.
         """
         speed = self.speed.tokens_per_s
         if speed is None:
             return 0.0
-        short = self.short_bits(most_s)
+        short = self.short_bits(max_wait_s)
         if work.bit_length() > short:
             return self.work / speed
         return min(self.work, 2 * sum(self._work_of_size[: short + 1])) / speed

@@ -24,7 +24,7 @@ MAX_SEGMENTS = 128
 MAX_MASK_ELEMENTS = 1 << 27
 ALIGNMENT = 32
 """Lengths are rounded up to this: a multiple of 16, and mask rows of whole 32-byte blocks, as is recommended."""
-MOST_PADDING = 4
+MAX_PADDING = 4
 """Queries are padded to the keys up to this many times their own length; beyond it plain torch is less work."""
 ALL_TOKENS = 2147483647
 PLAN = "npu_310p"
@@ -82,7 +82,7 @@ def make_plan(meta: AttentionMeta) -> PaddedPlan:
     for run in _members(host):
         q_lens, kv_lens = host.q_lens[run, None], host.kv_lens[run, None]
         num_columns, num_keys = _round_up(int(q_lens.max())), _round_up(int(kv_lens.max()))
-        square = num_keys <= MOST_PADDING * num_columns
+        square = num_keys <= MAX_PADDING * num_columns
         columns, keys = np.arange(num_keys if square else num_columns), np.arange(num_keys)
         seen = np.minimum(kv_lens - q_lens + 1 + columns, kv_lens) if meta.causal else kv_lens + 0 * columns
         limits = to_device(seen, meta.device).view(len(run), 1, len(columns), 1)

@@ -19,7 +19,7 @@ from engine.kernels.groups import GroupLayout
 from engine.kernels.triton.launch import INTERPRETED, power_of_two, require_rows
 
 EXPAND_ROWS, EXPAND_COLUMNS = 16, 128
-LEAST_GROUP = 16
+MIN_GROUP = 16
 AT_ONCE = 1 << 24
 """Values that plain torch widens in one go."""
 
@@ -69,7 +69,7 @@ def fits(num_columns: int, layout: GroupLayout) -> bool:
 
 
 def _is_power(group: int) -> bool:
-    return group >= LEAST_GROUP and power_of_two(group) == group
+    return group >= MIN_GROUP and power_of_two(group) == group
 
 
 @triton.jit

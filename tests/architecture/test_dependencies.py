@@ -12,7 +12,7 @@ import pytest
 from engine.extras import pip_install
 from tests.architecture.source_tree import ROOT, SourceFile, product_files, python_files
 
-MOST_BASE_DEPENDENCIES = 16
+MAX_BASE_DEPENDENCIES = 16
 OURS = ("engine", "tests", "benchmarks")
 # distribution -> import name, where they differ
 IMPORT_NAMES = {
@@ -67,7 +67,7 @@ def test_the_command_for_an_extra_names_its_requirements(monkeypatch: pytest.Mon
 
 
 def test_base_install_stays_small() -> None:
-    assert len(project()["dependencies"]) <= MOST_BASE_DEPENDENCIES
+    assert len(project()["dependencies"]) <= MAX_BASE_DEPENDENCIES
 
 
 def declared(*extras: str) -> set[str]:

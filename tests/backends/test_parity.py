@@ -24,7 +24,7 @@ from tests.backends.plans import NO_YES, PlanBuilder, config_of, spec_of
 from tests.support.checkpoints import make_qwen3
 
 CAPACITY = 4096
-WITH_TRANSFORMERS, WITH_COMPANY = 1e-5, 1e-6
+WITH_TRANSFORMERS, IN_A_BATCH = 1e-5, 1e-6
 
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "tied": {},
@@ -139,7 +139,7 @@ def alone(setting: Setting) -> np.ndarray:
 
 def check(got: np.ndarray, expected: np.ndarray, alone: np.ndarray) -> None:
     np.testing.assert_allclose(got, expected, atol=WITH_TRANSFORMERS, rtol=0)
-    np.testing.assert_allclose(got, alone, atol=WITH_COMPANY, rtol=0)
+    np.testing.assert_allclose(got, alone, atol=IN_A_BATCH, rtol=0)
 
 
 def test_the_inputs_tell_pairs_apart(expected: np.ndarray) -> None:
@@ -233,7 +233,7 @@ def test_values_follow_the_order_of_read_segments(setting: Setting, alone: np.nd
     for document in setting.documents:
         plan.add(document, [prefix], read=True)
     plan.reads.reverse()
-    np.testing.assert_allclose(setting.probabilities(plan), alone[::-1], atol=WITH_COMPANY, rtol=0)
+    np.testing.assert_allclose(setting.probabilities(plan), alone[::-1], atol=IN_A_BATCH, rtol=0)
 
 
 def test_long_document(tmp_path: Path) -> None:

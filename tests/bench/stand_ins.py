@@ -34,7 +34,7 @@ class StandIn:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     in_flight: int = 0
-    most_in_flight: int = 0
+    max_in_flight: int = 0
     step_tokens: list[int] = field(default_factory=list)
 
     @property
@@ -93,7 +93,7 @@ class StandIn:
         if self.fail_every and number % self.fail_every == 0:
             return web.json_response({"error": {"message": "it broke"}}, status=500)
         self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.delay_s)
             self.step_tokens.append(self.tokens_per_document * len(documents_of(body)))

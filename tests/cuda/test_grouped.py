@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.backends.crash_records import CrashRecords
 from engine.backends.cuda import forms as tables
 from engine.backends.cuda import grouped
 from engine.backends.cuda.forms import PLAIN, TRITON, Forms
 from engine.backends.cuda.grouped import CudaGrouped, GroupedProducts
 from engine.backends.cuda.ops import CudaOps
 from engine.backends.cuda.self_test import try_ops
-from engine.backends.suspects import Suspects
 from engine.kernels.groups import INT4, MADE, UINT4, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.reference import ReferenceGrouped, ReferenceOps
 from engine.kernels.triton.grouped import (
@@ -146,7 +146,7 @@ def test_the_self_test_passes_over_a_wrong_kernel(broken: str, tmp_path: Path, m
 
     monkeypatch.setitem(table, TRITON, fails)
     shape = SHAPE.__class__(**{**SHAPE.__dict__, "rms_norm": False, "gated": False})
-    found = {o.op: o for o in try_ops(ops, shape, lambda error: False, Suspects(tmp_path / "suspects"))}
+    found = {o.op: o for o in try_ops(ops, shape, lambda error: False, CrashRecords(tmp_path / "crash_records"))}
     assert found[broken].form == PLAIN
     assert found["fused" if broken == "expand" else "expand"].form == TRITON
     assert getattr(ops.forms, broken) == PLAIN

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from engine.backends import self_test as judging
+from engine.backends.crash_records import CrashRecords
 from engine.backends.cuda import forms, self_test
 from engine.backends.cuda.attention import GatherForm, RangeForm
 from engine.backends.cuda.backend import CudaBackend
 from engine.backends.cuda.forms import PLAIN, TRITON, Forms
 from engine.backends.cuda.ops import CudaOps
 from engine.backends.cuda.self_test import try_ops
-from engine.backends.suspects import Suspects
 from engine.errors import DeviceError
 from engine.kernels.ops import LayerShape
 from engine.kernels.triton.attention import AttentionConfig
@@ -47,7 +47,10 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(ops: CudaOps, tmp_path: Path) -> dict[str, Any]:
-    return {o.op: o for o in try_ops(ops, SHAPE, lambda error: "lost" in str(error), Suspects(tmp_path / "suspects"))}
+    return {
+        o.op: o
+        for o in try_ops(ops, SHAPE, lambda error: "lost" in str(error), CrashRecords(tmp_path / "crash_records"))
+    }
 
 
 @pytest.mark.parametrize("fp8", [False, True])

@@ -17,13 +17,13 @@ def test_slots_are_disjoint_and_come_back(actions: list[tuple[bool, int]]) -> No
         elif held:
             size, ranges = held.pop(size % len(held))
             slots.release(ranges)
-            slots.uncommit(size)
+            slots.withdraw(size)
         taken = [slot for _, ranges in held for start, length in ranges for slot in range(start, start + length)]
         assert len(taken) == len(set(taken)) == slots.used == slots.committed
         assert all(0 <= slot < 64 for slot in taken)
     for size, ranges in held:
         slots.release(ranges)
-        slots.uncommit(size)
+        slots.withdraw(size)
     assert slots.allocate(64) == [(0, 64)]
 
 

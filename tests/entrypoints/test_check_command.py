@@ -116,7 +116,7 @@ def test_where_transformers_cannot_help_the_reason_is_shown(
     assert "transformers is not installed" in report["reference"]
     assert report["pairs"][0]["reference_logit"] is None
     monkeypatch.undo()
-    monkeypatch.setattr("engine.backends.measure.reference_check._ROOM", 1e12)
+    monkeypatch.setattr("engine.backends.measure.reference_check._MEMORY_MARGIN", 1e12)
     report = checked(capsys, checkpoint, "--query", QUERY, "--document", DOCUMENT)
     assert "GB are free" in report["reference"]
 

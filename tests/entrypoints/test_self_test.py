@@ -1,4 +1,4 @@
-"""The self-test finds weights that give NaN, scores that depend on company, and a head the wrong way round."""
+"""The self-test finds weights that give NaN, scores that depend on the batch, and a head the wrong way round."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_random_weights_have_no_wrong_order(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
-def test_a_score_that_depends_on_its_company_stops_the_start() -> None:
-    with pytest.raises(ModelLoadError, match="in company"):
+def test_a_score_that_depends_on_its_batch_stops_the_start() -> None:
+    with pytest.raises(ModelLoadError, match="in a batch"):
         run((2.0, -3.0), (2.0, -2.9))
 
 

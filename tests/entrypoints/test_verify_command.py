@@ -95,7 +95,7 @@ def test_the_reference_finds_a_wrong_engine(checkpoint: Path, monkeypatch: pytes
     assert verdict(report).startswith("VERDICT: NOT OK. float32 differs")
 
 
-def test_a_score_that_depends_on_its_company_is_found(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_that_depends_on_its_batch_is_found(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = verify_module._logits
 
     def wrong(llm: LLM, pairs: Any) -> list[np.ndarray]:
@@ -103,7 +103,7 @@ def test_a_score_that_depends_on_its_company_is_found(checkpoint: Path, monkeypa
 
     monkeypatch.setattr(verify_module, "_logits", wrong)
     report = verify({"model": str(checkpoint), **VALUES}, PAIRS, load, with_reference=False)
-    assert any(problem.startswith("float32, alone differs from in company") for problem in report.problems)
+    assert any(problem.startswith("float32, alone differs from in a batch") for problem in report.problems)
 
 
 def test_settings_that_fail_and_settings_that_are_not_here(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

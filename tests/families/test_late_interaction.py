@@ -81,7 +81,7 @@ def test_scores_are_those_of_sentence_transformers(layout: str, tmp_path: Path) 
             assert outputs[8].truncated
 
 
-def test_company_changes_nothing(folder: Path) -> None:
+def test_the_batch_changes_nothing(folder: Path) -> None:
     with LLM(str(folder)) as llm:
         together = [output.outputs.score for output in llm.score(QUERY, DOCUMENTS, use_tqdm=False)]
         alone = [llm.score(QUERY, document, use_tqdm=False)[0].outputs.score for document in DOCUMENTS]

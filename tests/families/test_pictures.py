@@ -1,4 +1,4 @@
-"""Qwen3-VL with pictures scores as transformers does: alone, in company, and however its steps are cut."""
+"""Qwen3-VL with pictures scores as transformers does: alone, in a batch, and however its steps are cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from engine import LLM
 from tests.support.pictures import Reference, Side, data_url, make_qwen3_vl, picture
 
-WITH_TRANSFORMERS, WITH_COMPANY = 1e-5, 1e-6
+WITH_TRANSFORMERS, IN_A_BATCH = 1e-5, 1e-6
 WIDE, TALL, SMALL = picture(40, 64, 1), picture(90, 50, 2), picture(24, 24, 3)
 QUERIES: tuple[Side, ...] = (([], "what is it?"), ([SMALL], ""), ([SMALL], "is it this?"))
 DOCUMENTS: tuple[Side, ...] = (
@@ -57,7 +57,7 @@ def test_scores_are_those_of_transformers(folder: Path, expected: list[list[floa
             assert together == pytest.approx(scores, abs=WITH_TRANSFORMERS)
             assert together[5] != pytest.approx(together[1], abs=1e-3), "other pixels, another score"
             alone = [llm.score(form(query), form(document), use_tqdm=False)[0] for document in DOCUMENTS]
-            assert [output.outputs.score for output in alone] == pytest.approx(together, abs=WITH_COMPANY)
+            assert [output.outputs.score for output in alone] == pytest.approx(together, abs=IN_A_BATCH)
         pairs = [(query, document) for query in QUERIES for document in DOCUMENTS[:3]]
         outputs = llm.score([form(query) for query, _ in pairs], [form(one) for _, one in pairs], use_tqdm=False)
         wanted = [score for scores in expected for score in scores[:3]]

@@ -36,7 +36,7 @@ def test_a_call_is_let_in_or_refused_as_a_whole() -> None:
 
 def test_an_empty_server_takes_any_call_that_is_allowed_at_all() -> None:
     admission = Admission(ServerConfig(max_queued_pairs=16, max_queued_tokens=100))
-    with admission.admit(size(500, 10_000), "a", patience_s=0.001):
+    with admission.admit(size(500, 10_000), "a", client_timeout_s=0.001):
         assert admission.num_pairs == 500
 
 

@@ -2,7 +2,7 @@
 server neither grows nor stands still, and another client's calls go on being answered meanwhile.
 
 How well they go on is counted, not timed: while a hostile call runs, a client that sends one call after the other must
-have got at least ``LEAST_ANSWERS``, unless the hostile call was over before.
+have got at least ``MIN_ANSWERS``, unless the hostile call was over before.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import requests
 from tests.e2e.server import ServerProcess
 from tests.support.checkpoints import make_qwen3
 
-LEAST_ANSWERS = 3
-MOST_BYTES = 700 * 2**20
+MIN_ANSWERS = 3
+MAX_BYTES = 700 * 2**20
 """Of the API process at most, over all of these calls."""
 MEGABYTE = 2**20
 ENDED = "engine_(?:cancelled|errors)_total"
@@ -158,7 +158,7 @@ def test_an_unusual_size_costs_nobody_else(name: str, server: ServerProcess) -> 
         assert len(answer.content) < 20_000
         assert json.loads(answer.content)
     assert not neighbour.problems
-    assert not slow or seen >= LEAST_ANSWERS
+    assert not slow or seen >= MIN_ANSWERS
 
 
 def test_clients_that_leave_cost_little(server: ServerProcess) -> None:
@@ -169,15 +169,15 @@ def test_clients_that_leave_cost_little(server: ServerProcess) -> None:
     body = json.dumps(PLAIN | {"documents": ["word " * WORDS], "chunk_tokens": 16}).encode()
     headers = {"Content-Type": "application/json"}
     left_before, ended = server.metric("engine_cancelled_total"), server.metric(ENDED)
-    patience_s = 0.5
+    client_timeout_s = 0.5
     with Neighbour(server) as neighbour:
         while server.metric("engine_cancelled_total") < left_before + 2:
-            assert patience_s > 0.001, "clients left, and the server did not see it"
+            assert client_timeout_s > 0.001, "clients left, and the server did not see it"
             with contextlib.suppress(requests.RequestException):
-                requests.post(server.url + "/v1/rerank", data=body, headers=headers, timeout=(5, patience_s))
+                requests.post(server.url + "/v1/rerank", data=body, headers=headers, timeout=(5, client_timeout_s))
             ended += 1
             server.wait_for(ENDED, ended)
-            patience_s /= 2
+            client_timeout_s /= 2
         before = neighbour.answers
         for _ in range(20):
             assert server.post("/v1/rerank", PLAIN).status_code == 200
@@ -189,5 +189,5 @@ def test_the_server_has_not_grown(server: ServerProcess) -> None:
     """Last: what all calls of this file together took at most."""
     status = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
     peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    assert peak_kib * 1024 < MOST_BYTES
+    assert peak_kib * 1024 < MAX_BYTES
     assert server.metric("engine_queued_pairs") == 0

@@ -110,21 +110,21 @@ def test_a_call_that_would_outwait_its_caller_is_refused_at_once() -> None:
     run.know_the_speed()
     while run.admission.queues["m"].work < 2 * SPEED:
         run.offer(50)
-    refused = run.offer(10, patience_s=0.5)
+    refused = run.offer(10, client_timeout_s=0.5)
     assert refused is not None
     assert "0.5 s that its caller waits" in str(refused)
     assert 1.5 <= (refused.retry_after_s or 0) <= 2.5
-    assert run.offer(10, patience_s=3.0) is None
+    assert run.offer(10, client_timeout_s=3.0) is None
     for _ in range(round(10 * (refused.retry_after_s or 0))):
         run.step()
-    assert run.offer(10, patience_s=0.5) is None, "Retry-After was right"
+    assert run.offer(10, client_timeout_s=0.5) is None, "Retry-After was right"
 
 
 def test_without_a_limit_only_the_callers_own_one_counts() -> None:
     run = Simulation(ServerConfig(max_queue_seconds=0))
     run.know_the_speed()
     assert all(run.offer(SPEED) is None for _ in range(100))
-    assert run.offer(10, patience_s=10.0) is not None
+    assert run.offer(10, client_timeout_s=10.0) is not None
 
 
 def test_models_wait_for_themselves_only() -> None:

@@ -13,7 +13,7 @@ from engine.errors import InvalidRequestError, RequestError
 from engine.inputs import part_limits, whole_prompts, windows
 from engine.inputs.encoder_sample import _ALPHABETS, TEXTS
 from engine.inputs.spans import Chunking, chunk_spans
-from engine.inputs.windows import GivenUpError, shortened
+from engine.inputs.windows import EncodingAbortedError, shortened
 from engine.request import Encoded, EncodedPair, PairOptions
 from tests.inputs.conftest import build
 from tests.inputs.test_empty import FAMILIES
@@ -115,8 +115,8 @@ def test_the_cost_is_that_of_what_is_kept(name: str, side: Any, piece: str) -> N
     counting: Any = Counting(tokenizer(name))
     found = shortened(counting, text, 512, side)
     assert not found.is_whole
-    assert counting.letters <= windows.LEAST_READ + windows.WINDOW
-    assert len(found.text) <= windows.LEAST_READ + windows.WINDOW
+    assert counting.letters <= windows.MIN_READ + windows.WINDOW
+    assert len(found.text) <= windows.MIN_READ + windows.WINDOW
     if not found.is_cut:
         assert counting.letters < 100_000
 
@@ -124,7 +124,7 @@ def test_the_cost_is_that_of_what_is_kept(name: str, side: Any, piece: str) -> N
 def test_nobody_waits_any_more() -> None:
     counting: Any = Counting(tokenizer("qwen"))
     asked = iter([False, False, True])
-    with pytest.raises(GivenUpError):
+    with pytest.raises(EncodingAbortedError):
         chunk_spans(counting, ["word " * 10**6], [Chunking.of(512, None, None)], lambda: next(asked))
     assert counting.letters <= 4 * windows.WINDOW
 

@@ -1,6 +1,6 @@
 """``LLM.score`` against transformers on the same texts: text in, probability out, through every layer between.
 
-The bounds are contracts: 1e-5 on the probability in fp32, and 1e-6 between a pair alone and in any company.
+The bounds are contracts: 1e-5 on the probability in fp32, and 1e-6 between a pair alone and in any batch.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_two_hundred_documents_of_up_to_three_thousand_tokens(tmp_path: Path) ->
             assert max(len(output.prompt_token_ids) for output in outputs) > 3000
 
 
-def test_a_score_does_not_depend_on_its_company(tmp_path: Path) -> None:
+def test_a_score_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     path = make_qwen3(tmp_path, hidden=64, layers=3, heads=4, kv_heads=2, head_dim=16)
     texts = documents(30, seed=5)
     rng = random.Random(0)

@@ -19,7 +19,7 @@ from engine.pictures.decode_program import decoded
 from engine.pictures.decoder import Decoder
 from engine.pictures.loader import PictureLoader
 from engine.pictures.sizes import scaled_size
-from engine.pictures.source import MOST_BYTES
+from engine.pictures.source import MAX_BYTES
 from engine.request import ImageSource, Picture, RerankCall
 from tests.support.pictures import data_url, encoded, picture
 
@@ -154,7 +154,7 @@ def test_a_file_that_breaks_its_decoder_costs_itself_alone(decoder: Decoder, mon
 
 
 def test_a_call_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "MOST_CALL_ROWS", 10)
+    monkeypatch.setattr(loader_module, "MAX_CALL_ROWS", 10)
     loader = PictureLoader(VISION, ())
     first, second, third = (data_url(picture(64, 64, seed)) for seed in range(3))
     call = RerankCall(
@@ -165,7 +165,7 @@ def test_a_call_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [isinstance(one, Picture) for one in found.values()] == [True, True, False]
     assert isinstance(found[third], RequestError)
     assert "10 tokens together" in str(found[third])
-    large = loader.load("data:image/png;base64," + "A" * (MOST_BYTES // 3 * 4 + 8))
+    large = loader.load("data:image/png;base64," + "A" * (MAX_BYTES // 3 * 4 + 8))
     assert isinstance(large, RequestError)
     assert (large.status, "20 MiB" in str(large)) == (413, True)
     bare = loader.load(data_url(picture(64, 64)).partition(",")[2])

@@ -62,7 +62,7 @@ def test_from_an_allowed_host(host: str) -> None:
 
 @pytest.mark.parametrize(("path", "named"), [("/moved", "no redirect"), ("/gone", "status 404"), ("/large", "MiB")])
 def test_answers_that_are_not_taken(host: str, path: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "MOST_BYTES", 4000)
+    monkeypatch.setattr(fetch, "MAX_BYTES", 4000)
     with pytest.raises(RequestError, match=named) as caught:
         Fetcher([host])(f"http://{host}{path}")
     assert "secret" not in str(caught.value)

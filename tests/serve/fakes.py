@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.errors import PARAM, EngineDeadError, EngineError, InvalidRequestError
 from engine.inputs.spans import Span, TextToken
-from engine.inputs.windows import GivenUpError, never
+from engine.inputs.windows import EncodingAbortedError, never
 from engine.messages import CallStats, EngineCoreOutput, EngineCoreRequest, Operation, SchedulerStats, WireError
 from engine.model_spec import HeadSpec, ModelSpec
 from engine.request import ChunkOptions, Encoded, EncodedPair, PairOptions, PairPictures
@@ -147,7 +147,7 @@ class FakeProcessor:
         tokens = self.text_tokens(text, add_special_tokens=add_special_tokens)
         for start in range(0, len(tokens), 1000):
             if stop():
-                raise GivenUpError
+                raise EncodingAbortedError
             yield tokens[start : start + 1000]
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:

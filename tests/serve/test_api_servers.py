@@ -241,7 +241,7 @@ async def test_a_client_that_leaves_takes_its_call_along() -> None:
 async def test_a_client_may_leave_before_it_is_let_in() -> None:
     async with two_servers() as (coordinator, servers):
         admission = servers[0].service.admission
-        asking = admission.acquire("call", CallSize(5, 100, 100), "somebody", model="fake", patience_s=None)
+        asking = admission.acquire("call", CallSize(5, 100, 100), "somebody", model="fake", client_timeout_s=None)
         acquiring = asyncio.create_task(asking)
         await asyncio.sleep(0)  # asked, not yet answered
         acquiring.cancel()

@@ -57,7 +57,7 @@ class FakeHandle:
         self.connected = self.attached = False
         self.gone = asyncio.Event()
         self.counts: list[Count] = []
-        self.silent_s = 0.0
+        self.since_heartbeat_s = 0.0
         self.child = SimpleNamespace(exit_code=-9)
         self.heard: list[ToApiServer] = []
         self._on_message, self._on_gone = on_message, on_gone

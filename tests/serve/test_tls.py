@@ -102,7 +102,7 @@ async def test_what_is_no_http_is_answered_under_tls(authority: trustme.CA, tmp_
 async def test_a_changed_certificate_is_served(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "TICKS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(tls, "TICKS_BETWEEN_CHECKS", 1)
     async with listening(listen("127.0.0.1", 0), **write_pair(authority, tmp_path)) as url:
         await rerank(url, verify=trusting(authority))
         (tmp_path / "cert.pem").write_text("half written")

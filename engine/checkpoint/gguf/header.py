@@ -225,10 +225,10 @@ class _Parser:
         size = struct.calcsize(code)
         return struct.unpack("<" + code, self._bytes(size))[0]
 
-    def _count(self, what: str, least_bytes: int) -> int:
-        """Of things that take at least ``least_bytes`` each: more than the file can hold is refused at once."""
+    def _count(self, what: str, min_bytes: int) -> int:
+        """Of things that take at least ``min_bytes`` each: more than the file can hold is refused at once."""
         count: int = self._number("Q")
-        if count * least_bytes > self.size - self.at:
+        if count * min_bytes > self.size - self.at:
             raise bad_file(self.path, f"its header speaks of {count:,} {what}, but the file has {self.size:,} bytes")
         return count
 

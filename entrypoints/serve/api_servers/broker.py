@@ -52,7 +52,7 @@ class CallBroker:
         try:
             self._service.check_accepting()
             permit = self._admission.admit(
-                message.size, message.caller, model=message.model, patience_s=message.patience_s
+                message.size, message.caller, model=message.model, client_timeout_s=message.client_timeout_s
             )
         except EngineError as error:
             self._send(CallFailed(message.call_id, WireError.of(error)))

@@ -18,7 +18,7 @@ from typing import Any
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission
 from engine.entrypoints.serve.api_servers.broker import CallBroker
-from engine.entrypoints.serve.api_servers.handle import SILENCE_S, ApiServerHandle
+from engine.entrypoints.serve.api_servers.handle import HEARTBEAT_TIMEOUT_S, ApiServerHandle
 from engine.entrypoints.serve.api_servers.listener import NOT_LISTENING, ConnectionCounts
 from engine.entrypoints.serve.api_servers.messages import (
     AbortCall,
@@ -281,10 +281,12 @@ class Coordinator:
             await asyncio.sleep(WATCH_S)
             self.tell_state()
             for server in self._servers.values():
-                server.silent_s += WATCH_S
-                if server.silent_s > timeout_s and not server.gone.is_set():
-                    logger.error("API server %d has been silent for %.0f s: killing it", server.index, server.silent_s)
-                    server.silent_s = 0.0
+                server.since_heartbeat_s += WATCH_S
+                if server.since_heartbeat_s > timeout_s and not server.gone.is_set():
+                    logger.error(
+                        "API server %d has been silent for %.0f s: killing it", server.index, server.since_heartbeat_s
+                    )
+                    server.since_heartbeat_s = 0.0
                     server.kill()
 
     async def _end(self) -> None:
@@ -292,7 +294,7 @@ class Coordinator:
         self._listener.close()  # else it would take connections that nobody serves
         self.tell_state()
         for server in self._servers.values():
-            if server.connected and server.silent_s < SILENCE_S:
+            if server.connected and server.since_heartbeat_s < HEARTBEAT_TIMEOUT_S:
                 server.send(Stop())
             elif not server.gone.is_set():
                 server.kill()

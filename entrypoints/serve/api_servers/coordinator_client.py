@@ -179,12 +179,12 @@ class RemoteAdmission:
         self.idle.set()
 
     async def acquire(
-        self, call_id: str, size: CallSize, caller: str, *, model: str, patience_s: float | None
+        self, call_id: str, size: CallSize, caller: str, *, model: str, client_timeout_s: float | None
     ) -> RemotePermit:
         """Raises ``OverloadedError`` and whatever else the coordinator refuses the call with."""
         events = self._coordinator.open(call_id)
         try:
-            self._coordinator.send(AdmitRequest(call_id, size, caller, model, patience_s))
+            self._coordinator.send(AdmitRequest(call_id, size, caller, model, client_timeout_s))
             answer = await events.get()
             if isinstance(answer, EngineError):
                 raise answer

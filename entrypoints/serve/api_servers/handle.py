@@ -21,7 +21,7 @@ from engine.ipc.channel import Channel, ChannelClosedError
 from engine.ipc.child_process import Child
 
 SNAPSHOT_TIMEOUT_S = 0.5
-SILENCE_S = 2.5
+HEARTBEAT_TIMEOUT_S = 2.5
 """An API server that has sent nothing for so long is not waited for."""
 
 
@@ -50,7 +50,7 @@ class ApiServerHandle:
         """It has the models, and takes calls for them."""
         self.gone = asyncio.Event()
         self.counts: list[Count] = []
-        self.silent_s = 0.0
+        self.since_heartbeat_s = 0.0
         """Seconds since its last message, counted while the coordinator runs: stopping both stops this clock too."""
         self._snapshots: dict[int, asyncio.Event] = {}
         self._numbers = count(1)
@@ -68,7 +68,7 @@ class ApiServerHandle:
 
     async def refresh(self) -> None:
         """Asks for its counters, and waits up to ``SNAPSHOT_TIMEOUT_S``; a silent server's last ones have to do."""
-        if not self.connected or self.silent_s > SILENCE_S:
+        if not self.connected or self.since_heartbeat_s > HEARTBEAT_TIMEOUT_S:
             return
         number = next(self._numbers)
         self._snapshots[number] = here = asyncio.Event()
@@ -88,7 +88,7 @@ class ApiServerHandle:
                 self._loop.call_soon_threadsafe(self._dispatch, message)
 
     def _dispatch(self, message: FromApiServer) -> None:
-        self.silent_s = 0.0
+        self.since_heartbeat_s = 0.0
         self._hidden = self._hidden or self._channel.hide(0)
         if isinstance(message, Snapshot):
             self.counts = message.counts

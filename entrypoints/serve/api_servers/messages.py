@@ -155,7 +155,7 @@ class AdmitRequest(msgspec.Struct, array_like=True, gc=False, tag="admit"):
     size: CallSize
     caller: str
     model: str = ""
-    patience_s: float | None = None
+    client_timeout_s: float | None = None
 
 
 class Run(msgspec.Struct, array_like=True, gc=False, tag="run"):

@@ -15,7 +15,7 @@ import msgspec
 from engine.errors import InvalidRequestError
 
 T = TypeVar("T")
-MOST_KEYS = 1000
+MAX_KEYS = 1000
 """Of a body: no dialect has a tenth of them, and each that nobody knows costs time."""
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KINDS = {b"{": "object", b"[": "array", b'"': "string", b"t": "boolean", b"f": "boolean", b"n": "null"}
@@ -42,8 +42,8 @@ def read_keys(body: bytes) -> Keys:
         found = _OBJECT.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _decode_error(body, error) from error
-    if len(found) > MOST_KEYS:
-        raise InvalidRequestError(f"The body has {len(found)} keys; at most {MOST_KEYS} are read.")
+    if len(found) > MAX_KEYS:
+        raise InvalidRequestError(f"The body has {len(found)} keys; at most {MAX_KEYS} are read.")
     return {key: _KINDS.get(bytes(memoryview(raw)[:1]), "number") for key, raw in found.items()}
 
 

@@ -84,7 +84,7 @@ Prompts = Annotated[
 """A text, token ids, or a list of either."""
 TokenIds = Annotated[list[int | float], exact({"type": "array", "items": TOKEN_ID})]
 
-MOST_ITEMS = 2**20
+MAX_ITEMS = 2**20
 """Of a list of documents: more are not even looked at. What one call may have is ``--max-documents``."""
 Where = str | FieldPath
 """A field of the body: a key of it, or the path to a value further inside."""
@@ -173,8 +173,8 @@ class DocumentList(msgspec.Struct):
 
 def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] | None = None) -> DocumentList:
     """Documents as texts; one by itself is a list of one. ``rank_fields`` are the keys of an object that count."""
-    if isinstance(value, list) and len(value) > MOST_ITEMS:
-        raise TooLargeError(f"{PARAM} has {len(value)} items, and at most {MOST_ITEMS} are read.", param=where)
+    if isinstance(value, list) and len(value) > MAX_ITEMS:
+        raise TooLargeError(f"{PARAM} has {len(value)} items, and at most {MAX_ITEMS} are read.", param=where)
     items = value if isinstance(value, list) else [value]
     if not items:
         fail("At least one document is needed", where)

@@ -94,7 +94,7 @@ def test_gated_layers_and_rows_in_pieces(ops: CpuOps, reference: ReferenceOps, q
 
 
 @pytest.mark.parametrize("rows", [2, 29])
-def test_a_row_has_the_same_bits_alone_and_in_company(isa: str, quantization: str | None, rows: int) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(isa: str, quantization: str | None, rows: int) -> None:
     one, two = CpuOps(1, quantization, isa=isa), CpuOps(2, quantization, isa=isa)
     layout, x = LAYOUTS["int4 of 128"], torch.randn(rows, 640)
     weights = random_rows(layout, 330, 640)

@@ -83,7 +83,7 @@ def test_activations_far_from_zero_saturate(ops_fp32: CpuOps, reference: Referen
 
 
 @pytest.mark.parametrize("rows", [2, 12, 29, 250])
-def test_a_row_has_the_same_bits_alone_and_in_company(isa: str, quantization: str | None, rows: int) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(isa: str, quantization: str | None, rows: int) -> None:
     one, two = CpuOps(1, quantization, isa=isa), CpuOps(2, quantization, isa=isa)
     x = torch.randn(rows, 600)
     weights = torch.randn(2 * 330, 600) / 20

@@ -18,7 +18,7 @@ from engine.backends.nn.decoder import Decoder
 from engine.backends.worker import Worker
 from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear
 from tests.backends.plans import PlanBuilder
-from tests.backends.test_parity import CHECKPOINTS, WITH_COMPANY, WITH_TRANSFORMERS, Setting, _score_bias
+from tests.backends.test_parity import CHECKPOINTS, IN_A_BATCH, WITH_TRANSFORMERS, Setting, _score_bias
 from tests.backends.test_parity import _transformers_model as transformers_model
 from tests.npu.on_device import workers
 from tests.npu.on_device.recording import recording
@@ -72,7 +72,7 @@ def test_float32(name: str, settings: Callable[..., Setting]) -> None:
     )
     for way, got in all_ways(setting).items():
         np.testing.assert_allclose(got, setting.expected_of_all, atol=WITH_TRANSFORMERS, rtol=0, err_msg=way)
-        np.testing.assert_allclose(got, alone, atol=WITH_COMPANY, rtol=0, err_msg=way)
+        np.testing.assert_allclose(got, alone, atol=IN_A_BATCH, rtol=0, err_msg=way)
 
 
 @pytest.mark.parametrize(("dtype", "quantization"), [("float16", None), ("bfloat16", None), ("bfloat16", "w8a8")])

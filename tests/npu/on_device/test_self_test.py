@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch_npu
 
+from engine.backends.crash_records import CrashRecords, cache_folder
 from engine.backends.npu import self_test
 from engine.backends.npu.self_test import try_ops
 from engine.backends.self_test import Outcome, as_table, relative_difference, require_all
-from engine.backends.suspects import Suspects, cache_folder
 from engine.backends.worker import Worker
 from engine.errors import DeviceError
 from engine.kernels.npu.forms import Forms
@@ -160,40 +160,40 @@ def test_what_took_the_device_along_is_not_tried_again(
 
 
 def test_suspects(tmp_path: Path) -> None:
-    suspects = Suspects(tmp_path / "new")
-    with suspects.trying("a form", lambda error: False):
+    crash_records = CrashRecords(tmp_path / "new")
+    with crash_records.trying("a form", lambda error: False):
         (file,) = (tmp_path / "new").iterdir()
     assert not file.exists()
-    with pytest.raises(ValueError, match="refused"), suspects.trying("a form", lambda error: False):
+    with pytest.raises(ValueError, match="refused"), crash_records.trying("a form", lambda error: False):
         raise ValueError("refused")
-    assert suspects.why_not("a form") is None
+    assert crash_records.why_not("a form") is None
     (tmp_path / "new" / f"a-form.{os.getppid()}").touch()  # somebody is trying it right now
-    assert suspects.why_not("a form") is None
+    assert crash_records.why_not("a form") is None
     (tmp_path / "new" / "a-form.4194399").touch()
-    assert "to try again" in (suspects.why_not("a form") or "")
-    assert suspects.why_not("another form") is None
+    assert "to try again" in (crash_records.why_not("a form") or "")
+    assert crash_records.why_not("another form") is None
 
 
 def test_who_lost_the_device_is_a_suspect_while_its_process_still_ends(tmp_path: Path) -> None:
     """The worker in its place starts meanwhile; and a process that nobody has waited for yet has ended too."""
-    suspects = Suspects(tmp_path)
-    with pytest.raises(ValueError, match="lost"), suspects.trying("a form", lambda error: True):
+    crash_records = CrashRecords(tmp_path)
+    with pytest.raises(ValueError, match="lost"), crash_records.trying("a form", lambda error: True):
         raise ValueError("lost")
     assert [path.name for path in tmp_path.iterdir()] == ["a-form.lost"]
-    assert "to try again" in (suspects.why_not("a form") or "")
+    assert "to try again" in (crash_records.why_not("a form") or "")
     zombie = subprocess.Popen(["true"])
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
     (tmp_path / f"b-form.{zombie.pid}").touch()
-    assert "to try again" in (suspects.why_not("b form") or "")
+    assert "to try again" in (crash_records.why_not("b form") or "")
     zombie.wait()
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    suspects = Suspects(tmp_path / "file" / "folder")
-    with suspects.trying("a form", lambda error: True):
+    crash_records = CrashRecords(tmp_path / "file" / "folder")
+    with crash_records.trying("a form", lambda error: True):
         pass
-    assert suspects.why_not("a form") is None
+    assert crash_records.why_not("a form") is None
 
 
 def test_the_cache_is_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

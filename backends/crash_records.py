@@ -22,7 +22,7 @@ def cache_folder(*names: str) -> Path:
 _LOST = ".lost"
 
 
-class Suspects:
+class CrashRecords:
     """Files named after what is tried and the process that tries it, in ``folder``, which need not exist."""
 
     def __init__(self, folder: Path) -> None:

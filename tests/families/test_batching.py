@@ -13,7 +13,7 @@ from engine import LLM
 from tests.families.cases import FAMILIES
 from tests.support.texts import TEXTS
 
-WITH_COMPANY = 1e-6
+IN_A_BATCH = 1e-6
 """Bound on the probability in fp32."""
 CASES = {
     "xlm-roberta": "three layers",
@@ -61,4 +61,4 @@ def test_alone_and_together(name: str, tmp_path: Path) -> None:
             order = [rng.randrange(len(texts)) for _ in range(24)]
             for llm in (wide, narrow):
                 together = scores(llm, [texts[i] for i in order])
-                assert together == pytest.approx([alone[i] for i in order], abs=WITH_COMPANY)
+                assert together == pytest.approx([alone[i] for i in order], abs=IN_A_BATCH)
