@@ -91,9 +91,14 @@ HARMLESS = frozenset(
         *("use_memory_efficient_attention", "use_flash_attn", "attn_implementation", "deterministic_flash_attn"),
         *("reference_compile", "repad_logits_with_grad", "decoder_bias", "sparse_prediction", "auto_map"),
         *("sparse_pred_ignore_index", "unsloth_version", "unsloth_fixed", "model_max_length", "custom_pipelines"),
+        *("use_bfloat16", "tf_legacy_loss", "xla_device"),
+        *("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups"),
+        *("diversity_penalty", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "penalty_alpha"),
+        *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores"),
+        *("return_dict_in_generate", "remove_invalid_values", "bad_words_ids", "suppress_tokens", "generation_config"),
     )
 )
-"""What means nothing to a forward pass of any of these networks."""
+"""What means nothing to a forward pass of any of these networks: kernels, training, how texts are generated."""
 _ENDINGS = ("dropout", "dropout_prob", "_pdrop", "_token_id")
 _UNREAD: dict[str, tuple[str, ...]] = {
     "modernbert": ("position_embedding_type", "layer_norm_eps", "hidden_act"),
@@ -106,6 +111,7 @@ _UNREAD: dict[str, tuple[str, ...]] = {
     "jina_bert": ("emb_pooler", "attn_implementation"),
     "xlm-roberta": ("emb_pooler",),
     "distilbert": ("sinusoidal_pos_embds", "tie_weights_"),
+    "eurobert": ("bos_token", "eos_token", "pad_token", "mask_token"),
     "electra": ("summary_type", "summary_use_proj", "summary_activation", "embedding_dropout"),
     "nomic_bert": (
         *("use_xentropy", "fused_bias_fc", "fused_dropout_add_ln", "max_trained_positions", "moe_top_k"),
@@ -120,10 +126,17 @@ _UNREAD: dict[str, tuple[str, ...]] = {
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (None, False),
     "causal": (None, False),
+    "causal_mask": (None, False),
     "temperature": (None, 1.0),
     "attention_bias": (None, False),
     "mlp_bias": (None, False),
     "logn_attention_clip1": (None, False),
+    "use_mrope": (None, False),
+    "pruned_heads": (None, {}),
+    "is_decoder": (None, False),
+    "is_encoder_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    "tie_encoder_decoder": (None, False),
 }
 """Values at which a key that is not computed with changes nothing."""
 
@@ -175,12 +188,16 @@ def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str,
 
 
 def _is_neutral(key: str, value: Any, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
-    if key == "causal" and family_of(config["model_type"]).decoder:  # an encoder's key, which decoders call is_causal
+    if (
+        key in ("causal", "causal_mask") and family_of(config["model_type"]).decoder
+    ):  # an encoder's key, which decoders call is_causal
         return value is None or value is True
     if key in NEUTRAL:
         return value in NEUTRAL[key]
     if key == "pooler_hidden_size":
         return bool(value == config.get("hidden_size"))
+    if key == "clf_pooling":  # EuroBERT's own code reads this key, and transformers the other
+        return bool(value == config.get("classifier_pooling", "late"))
     if key in ("attention_head_size", "head_dim"):
         return value is None or bool(value * config["num_attention_heads"] == config["hidden_size"])
     return value is None or (key in defaults and bool(value == defaults[key]))

@@ -36,6 +36,8 @@ def usual_config(label: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+_USUAL_LABELS = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+"""What every config class has where nothing is said of labels; whole files state it of the text network too."""
 _OF_THE_WHOLE = ("model_type", "architectures", "tie_word_embeddings", "dtype", "torch_dtype")
 """Keys that the parts of a model may state for themselves; those of the whole count."""
 
@@ -47,7 +49,7 @@ def _with_text_config(label: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     found = {key: value for key, value in config.items() if key != "text_config"}
     for key, value in text.items():
-        if key in _OF_THE_WHOLE:
+        if key in _OF_THE_WHOLE or value == _USUAL_LABELS.get(key):
             continue
         if value is not None and found.get(key, value) not in (value, None):
             raise ConfigError(

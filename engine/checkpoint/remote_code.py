@@ -15,6 +15,7 @@ KEY = "auto_map"
 _NEW = ("Config", "Model", *(f"For{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")))
 _JINA_BERT = ("ForSequenceClassification", "Model", "ForMaskedLM")
 _NOMIC = ("ForPreTraining", "ForSequenceClassification", "Model")
+_EURO_BERT = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "Model", "PreTrainedModel")
 _JINA = ("XLMRobertaForSequenceClassification", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 NETWORKS: dict[str, frozenset[str]] = {
     "Qwen3": frozenset({"modeling.JinaForRanking"}),
@@ -36,6 +37,9 @@ NETWORKS: dict[str, frozenset[str]] = {
             "configuration_hf_nomic_bert.NomicBertConfig",
             *(f"modeling_hf_nomic_bert.NomicBert{name}" for name in _NOMIC),
         }
+    ),
+    "EuroBert": frozenset(
+        {"configuration_eurobert.EuroBertConfig", *(f"modeling_eurobert.EuroBert{name}" for name in _EURO_BERT)}
     ),
     "XLMRoberta": frozenset(
         {"configuration_xlm_roberta.XLMRobertaFlashConfig", *(f"modeling_xlm_roberta.{name}" for name in _JINA)}
