@@ -84,9 +84,9 @@ class ModelConfig:
     instruction: str | None = None
     """Default instruction; None: the one of the model's template."""
     seed: int = 0
-    """Of the random weights of ``--load-format dummy``."""
+    """Seed of the random weights of ``--load-format dummy``."""
     lora_modules: dict[str, str] = field(default_factory=dict)
-    """Served name -> folder of a LoRA adapter on this model."""
+    """LoRA adapters on this model: the name that calls use, and the folder of the adapter."""
     runtime_lora_folders: tuple[str, ...] = ()
     """Folders from which callers may load further LoRA adapters while the server runs (/v1/load_lora_adapter). None:
     adapters change only with a restart."""

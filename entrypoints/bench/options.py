@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from engine.entrypoints.bench.flags import ignored
 
-SERVER, DATA, LOAD = Parameter(group="server"), Parameter(group="data"), Parameter(group="load")
-RESULT, COMPARE = Parameter(group="results"), Parameter(group="comparison")
+SERVER, DATA, LOAD, RESULT, COMPARE = (
+    Parameter(group=Group(name, sort_key=place))
+    for place, name in enumerate(("Server", "Texts", "Load", "Results", "Comparison"))
+)
 NAMED_VALUES = Parameter(metavar="NAME=VALUE", consume_multiple=True)
 VALUES = Parameter(metavar="FLAG=A,B,C", consume_multiple=True)
 

@@ -45,6 +45,10 @@ def execute(argv: list[str]) -> int:
     from engine.entrypoints.cli.app import build_app, with_peer_flags
 
     app = build_app(argv)
+    if {"--help", "-h"} & set(argv):
+        from engine.entrypoints.cli.help_page import describe
+
+        describe(app, argv)
     result = app(
         _tokens(with_peer_flags(app, argv)),
         exit_on_error=False,

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from cyclopts import App
+from cyclopts import App, Parameter
 from cyclopts.config import Dict, Env
 
 from engine import __version__
 from engine.entrypoints.cli.commands import present_commands
 from engine.entrypoints.cli.environment import PREFIX, drop_service_addresses
+from engine.entrypoints.cli.help_page import HelpPage
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,9 +26,13 @@ def build_app(argv: list[str]) -> App:
         help="A rerank inference engine: scores (query, document) pairs with a reranker model.",
         version=f"engine {__version__}",
         version_flags=["--version", "-V"],
+        help_formatter=HelpPage(),
+        help_format="plaintext",
+        default_parameter=Parameter(show_env_var=False),
     )
     for place, (name, (target, help_text)) in enumerate(present_commands().items()):
-        app.command(target, name=name, help=help_text, sort_key=place)
+        asked_for = argv[:1] == [name]  # its page says more than its line in the list
+        app.command(target, name=name, help=None if asked_for else help_text, sort_key=place)
     drop_service_addresses()
     app.config = [Env(PREFIX, command=False), *config_file(argv)]
     return app

@@ -14,7 +14,7 @@ Shell = Literal["bash", "zsh", "fish"]
 
 
 def completion(
-    shell: Annotated[Shell | None, Parameter(help="Whose completion is printed. None: that of $SHELL.")] = None,
+    shell: Annotated[Shell | None, Parameter(help="Whose completion is printed. Not given: that of $SHELL.")] = None,
 ) -> int:
     """Print the completion of a shell: `source <(engine completion bash)`.
 

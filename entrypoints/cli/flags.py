@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import json
+import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -155,9 +155,11 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _config_parameter() -> inspect.Parameter:
-    annotation = Annotated[
-        Path | None, Parameter(name="--config", help="YAML file with the same names; flags and ENGINE_* win over it.")
-    ]
+    text = (
+        "YAML file with the same names as the flags. An option can also be an environment variable: --max-model-len is "
+        "ENGINE_MAX_MODEL_LEN. A flag wins over the environment, and that over the file."
+    )
+    annotation = Annotated[Path | None, Parameter(name="--config", help=text)]
     return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -171,8 +173,17 @@ def _help(option: Option) -> str:
     text = field_docs(option.section).get(option.name, "")
     default = option.default
     if default not in (None, "", (), {}, False):
-        text += f" Default: {json.dumps(default) if isinstance(default, bool) else default}."
+        text += f" Default: {_shown(default)}."
+    text = re.sub(r"\b(?:None|Empty): ", "Not given: ", text)  # the words of a command line, not those of Python
     return text.strip().replace("``", "`")
+
+
+def _shown(default: Any) -> str:
+    if default is True:
+        return "on"
+    if isinstance(default, tuple):
+        return " ".join(map(str, default))
+    return f"{default:.0f}" if isinstance(default, float) and default.is_integer() else str(default)
 
 
 @cache

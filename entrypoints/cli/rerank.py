@@ -22,6 +22,7 @@ def rerank(
         Parameter(
             help="Text files, .gz too; - is standard input, which is also read when no file is named.",
             allow_leading_hyphen=True,
+            negative=(),
         ),
     ] = (),
     *,

@@ -27,7 +27,7 @@ def score(
         bool, Parameter(help="Score with the devices of a Ray cluster: RAY_ADDRESS, or this machine.", negative=())
     ] = False,
     ray_actors: Annotated[
-        int | None, Parameter(help="Models that Ray places. None: as many as the cluster has devices.")
+        int | None, Parameter(help="Models that Ray places. Not given: as many as the cluster has devices.")
     ] = None,
 ) -> int:
     """Score every row of a file. A run that was interrupted goes on where it stopped when it is started again.

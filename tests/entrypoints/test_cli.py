@@ -180,6 +180,20 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--task" not in text
 
 
+def test_help_breaks_no_flag_and_speaks_no_python(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run(["serve", "--help"]) == 0
+    text = capsys.readouterr().out
+    words = set(text.replace(",", " ").split())
+    assert {name for name in serve_flags() if name.startswith("--") and not name.startswith("--empty")} <= words
+    assert not {"None", "True", "()"} & words
+    assert text.startswith("Usage: engine serve [OPTIONS] [MODEL]\n")
+    assert "Without a model, the small reranker" in " ".join(text.split())
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
 def test_the_flags_are_frozen() -> None:
     """A changed command line is a decision: change the file too (``python -m tests.entrypoints.test_cli``)."""
     assert serve_flags() == FLAGS_FILE.read_text().split()
