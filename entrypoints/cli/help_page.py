@@ -1,6 +1,6 @@
 """Pages of ``--help``: each flag with all its spellings on a line, and below it, indented, what it means.
 
-No spelling is broken, in a terminal of any width or in a pipe, so that ``engine serve --help | grep max-model`` finds it.
+No spelling is broken, in a terminal of any width or in a pipe, so ``engine serve --help | grep max-model`` finds it.
 """
 
 from __future__ import annotations
