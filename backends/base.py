@@ -35,12 +35,12 @@ class Capabilities:
     one_memory: bool = False
     """All workers of a machine share one memory, not each its device's."""
     keeps_narrow_embedding: bool = False
-    """Rows are widened when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
+    """Rows are converted when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
     keeps_narrow_weights: bool = False
-    """Linear weights in 16 bits stay so and are widened while they are multiplied."""
+    """Linear weights in 16 bits stay so and are converted while they are multiplied."""
     keeps_groups: tuple[str | None, ...] = ()
     """Quantisations, None for the plain dtype, in which linear weights that come in 4 bits with a scale for each group
-    stay so, and are widened while they are multiplied."""
+    stay so, and are dequantised while they are multiplied."""
     kv_by_head: bool = False
     """The KV cache's slots lie together head by head, which is how this device's attention reads them."""
     quantizes_plain_inputs: bool = False
@@ -119,7 +119,7 @@ class Backend(ABC):
         return dtype
 
     def quantization_for(self, stored: str, dtype: torch.dtype) -> str | None:
-        """The quantisation to run a checkpoint in whose weights are ``stored`` in 8 bits; None: widen them."""
+        """The quantisation to run a checkpoint in whose weights are ``stored`` in 8 bits; None: dequantise them."""
         return stored if stored in self.capabilities.quantizations else None
 
     def kv_tokens(self, device: torch.device, config: DeviceConfig, wanted: int, bytes_per_token: int) -> int:

@@ -39,7 +39,7 @@ class KVCache:
         spare: bool = False,
     ) -> None:
         """``spare``: one slot more, which nothing reads; recorded steps write there what nobody keeps."""
-        self.capacity = self.spare_slot = capacity
+        self.capacity = self.pad_slot = capacity
         capacity += spare
         num_heads, size = shape.num_kv_heads, shape.head_dim
 

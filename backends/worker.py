@@ -24,7 +24,7 @@ from engine.backends.model_runner import ModelRunner
 from engine.backends.models import Model, find_family
 from engine.backends.nn.adapters import AdapterOps
 from engine.backends.registry import choose_backend
-from engine.checkpoint.fingerprint import files_of, fingerprint, written_again
+from engine.checkpoint.fingerprint import files_of, fingerprint, was_modified
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError, ModelLoadError
 from engine.kernels.ops import Ops
@@ -239,7 +239,7 @@ class Worker:
                 f"the files of {spec.name} are no longer those that were served (fingerprint {spec.fingerprint}, now "
                 f"{found}): scores would change without a word. Restart the server to serve what is there now"
             )
-        if written_again(spec.written, folders):
+        if was_modified(spec.written, folders):
             raise ModelLoadError(
                 f"the files of {spec.name} were written again since they were first read; their samples are the same "
                 f"(fingerprint {found}), but whether everything is, nobody knows. Restart the server to serve what is "
@@ -286,7 +286,7 @@ def _quantization_notes(
         return ()
     width = str(params.dtype).removeprefix("torch.")
     could_run = checkpoint.format.runs_in is not None and config.model.quantization is None
-    how = f"computed in {chosen}" if chosen else f"widened to {width}"
+    how = f"computed in {chosen}" if chosen else f"dequantised to {width}"
     if params.num_grouped:
         how = f"{params.num_grouped / 1e6:,.0f} M of them stay in 4 bits, computed in {chosen or width}"
     elif could_run and not chosen:

@@ -50,7 +50,7 @@ class GroupedRows(NamedTuple):
         """Some of them."""
         return GroupedRows(self.codes[rows], self.scales[rows], None if self.offsets is None else self.offsets[rows])
 
-    def widened(self, layout: GroupLayout) -> torch.Tensor:
+    def dequantized(self, layout: GroupLayout) -> torch.Tensor:
         """(n, K) fp32."""
         num_columns = self.codes.shape[1]
         wide = torch.tensor(layout.levels)[self.codes.int()] * _spread(self.scales, layout.group, num_columns)

@@ -149,7 +149,7 @@ class LinearWeight(Protocol):
 
 
 class GroupedWeight(LinearWeight, Protocol):
-    """A weight that stays in 4 bits with a scale for each group (``kernels/groups.py``), widened while it is used."""
+    """A weight that stays in 4 bits with a scale for each group (``kernels/groups.py``), dequantised when used."""
 
     def load_groups(self, start: int, rows: GroupedRows) -> None:
         """Take rows ``start : start + n`` in the layout that the weight was made for."""
@@ -168,7 +168,7 @@ class Ops(Protocol):
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> GroupedWeight | None:
-        """A weight that stays in 4 bits; None where this device keeps none of this layout, so that it is widened."""
+        """A weight that stays in 4 bits; None where this device keeps none of this layout, so it is dequantised."""
         ...
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:

@@ -38,7 +38,7 @@ class ReferenceLinear:
 
 
 class ReferenceGrouped:
-    """A weight of 4 bits in groups, widened whole whenever it is used: the oracle of the others."""
+    """A weight of 4 bits in groups, dequantised whole whenever it is used: the oracle of the others."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ReferenceGrouped:
 
     @property
     def weight(self) -> torch.Tensor:
-        return GroupedRows(self.codes, self.scales, self.offsets).widened(self.layout).to(self.device, self.dtype)
+        return GroupedRows(self.codes, self.scales, self.offsets).dequantized(self.layout).to(self.device, self.dtype)
 
     @property
     def num_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The weights of a converted checkpoint: widened, merged, and with a head of one row."""
+"""The weights of a converted checkpoint: dequantised, merged, and with a head of one row."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class CudaBackend(Backend):
         return "float16" if checkpoint_dtype == "float16" else "bfloat16"
 
     def quantization_for(self, stored: str, dtype: torch.dtype) -> str | None:
-        """int8 products have no good path on NVIDIA GPUs: W8A8 checkpoints are widened."""
+        """int8 products have no good path on NVIDIA GPUs: W8A8 checkpoints are dequantised."""
         can = self.compute_capability(torch.device("cuda", 0)) >= OLDEST_FP8 and dtype == torch.bfloat16
         return "fp8" if stored == "fp8" and can else None
 

@@ -63,7 +63,7 @@ class StaticStep:
     batch: PackedBatch
 
     @classmethod
-    def like(cls, batch: PackedBatch, num_tokens: int, form: RangeForm, group: int, spare_slot: int) -> StaticStep:
+    def like(cls, batch: PackedBatch, num_tokens: int, form: RangeForm, group: int, pad_slot: int) -> StaticStep:
         """Room for ``num_tokens`` tokens and as many segments as such a step may have; the rest is as in ``batch``."""
         segments = min(MAX_SEGMENTS, max(MIN_SEGMENTS, num_tokens // TOKENS_A_SEGMENT))
         kept = max(MIN_KEPT, num_tokens // TOKENS_A_KEPT)
@@ -71,7 +71,7 @@ class StaticStep:
         layout = Layout.fitting(
             (num_tokens, num_tokens, segments, segments, kept, kept),
             (2 * tiles, 6 * segments, 2 * RANGES_A_SEGMENT * segments, 2 * segments, 6 * segments),
-            {KEPT_SLOTS: spare_slot, TILES: -1, READ_TILES: -1},
+            {KEPT_SLOTS: pad_slot, TILES: -1, READ_TILES: -1},
         )
         buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8, device=batch.token_ids.device)
         tokens, positions, reads, read_positions, rows, slots, *tables = layout.split(buffer)
@@ -166,7 +166,7 @@ class GraphedForward:
         gave; raises ``GraphMismatchError`` if they differ.
         """
         sample = self._sample or self._take_sample()
-        static = StaticStep.like(sample.batch, num_tokens, form, group, sample.kv_cache.spare_slot)
+        static = StaticStep.like(sample.batch, num_tokens, form, group, sample.kv_cache.pad_slot)
         outputs: list[torch.Tensor] = []
 
         def run() -> None:

@@ -57,7 +57,7 @@ class CudaOps:
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> GroupedWeight | None:
-        """Returns None, so that the weight is widened at load: in fp8, and where the kernels take no such rows."""
+        """Returns None, so that the weight is dequantised at load: in fp8, and where the kernels take no such rows."""
         if self.fp8 or in_features > MAX_ROW or not fits(in_features, layout):
             return None
         weight = CudaGrouped(out_features, in_features, layout, bias=bias, device=self.device, dtype=self.dtype)

@@ -133,7 +133,7 @@ class Parameters:
 
     def table(self, name: str, num_rows: int, size: int, *, rows: range | None = None) -> torch.Tensor:
         """An embedding (num_rows, size), or some of its rows; it may stay in the file's dtype if narrower, and rows be
-        widened later."""
+        converted later."""
         own = Rows(name, num_rows) if rows is None else Rows(name, len(rows), rows.start, num_rows)
         dtype = self.dtype
         if self._keep_narrow_tables and self._tensors is not None and name in self._tensors:

@@ -24,7 +24,7 @@ CHUNK_BYTES = 8 << 20
 
 Group = Callable[[int, int], GroupedRows]
 """(first row, last row + 1) -> these rows in 4 bits."""
-Widen = Callable[[int, int], torch.Tensor]
+Dequantize = Callable[[int, int], torch.Tensor]
 """(first row, last row + 1) -> these rows as fp32 numbers, (n, K)."""
 
 
@@ -79,17 +79,17 @@ class QuantizedTensor(ABC):
     dtype: torch.dtype = field(default=torch.float32, init=False)
 
     @abstractmethod
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         """Begin a reading of rows. What several runs of rows need is read once here."""
 
     def rows(
         self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
     ) -> Iterator[tuple[int, torch.Tensor]]:
         last = self.shape[0] if last is None else last
-        widen = self.widener(reader)
+        dequantize = self.dequantizer(reader)
         at_once = max(1, CHUNK_BYTES // (4 * self.shape[1]))
         for start in range(first, last, at_once):
-            wide = widen(start, min(start + at_once, last))
+            wide = dequantize(start, min(start + at_once, last))
             yield start, wide if columns is None else wide[:, columns.start : columns.stop]
 
     @property
@@ -98,7 +98,7 @@ class QuantizedTensor(ABC):
         return None
 
     def grouper(self, reader: TensorReader) -> Group:
-        """Begins a reading as ``widener`` does, for tensors with a ``layout``."""
+        """Begins a reading as ``dequantizer`` does, for tensors with a ``layout``."""
         raise TypeError(f"{type(self).__name__} has no layout")
 
     def grouped(

@@ -102,7 +102,7 @@ class Decoder:
             tables = rope_tables(
                 config, size, self.spec.max_model_len, params.device, partial=shape.rotated is not None
             )
-            found[kind] = Rotary(*(_widened(table, shape.head_dim, i) for i, table in enumerate(tables)))
+            found[kind] = Rotary(*(_padded(table, shape.head_dim, i) for i, table in enumerate(tables)))
         return [found[kind] for kind in kinds]
 
     def finish(self) -> None:
@@ -173,7 +173,7 @@ def _with_pictures(
     return hidden.index_copy(0, rows, first.to(hidden.dtype)), (rows, [level.to(hidden.dtype) for level in deeper])
 
 
-def _widened(table: torch.Tensor, head_dim: int, filler: int) -> torch.Tensor:
+def _padded(table: torch.Tensor, head_dim: int, filler: int) -> torch.Tensor:
     """(positions, half of a head): what does not rotate has the cosine 1 and the sine 0; ``filler`` is which table."""
     missing = head_dim // 2 - table.shape[1]
     return F.pad(table, (0, missing), value=1.0 - filler) if missing else table

@@ -55,7 +55,7 @@ def why_unavailable() -> str | None:
         import torch_npu
     except (ImportError, OSError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"torch_npu is installed but cannot be loaded ({first_line}); {_cure(first_line)}"
+        return f"torch_npu is installed but cannot be loaded ({first_line}); {_remedy(first_line)}"
     if problem := versions().problem():
         return problem
     if torch_npu.npu.is_available():
@@ -89,7 +89,7 @@ def why_cannot_open(error: RuntimeError, index: int, count: int) -> str:
     )
 
 
-def _cure(message: str) -> str:
+def _remedy(message: str) -> str:
     if "Two accelerators" in message:
         return (
             "this torch is built for another accelerator; NPU hosts need the CPU build of torch, as the extra npu pins"

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 import torch_npu
 
-from engine.backends.npu.trial_inputs import INT8_LIMIT, NUM_TOKENS, TrialInputs, widened
+from engine.backends.npu.trial_inputs import INT8_LIMIT, NUM_TOKENS, TrialInputs, dequantized
 from engine.backends.self_test import Trial
 from engine.kernels.npu import forms as npu_forms
 from engine.kernels.npu.forms import IN_STEPS, PLAIN, TILED
@@ -22,7 +22,7 @@ class Int8Trials(TrialInputs):
         x, table = self.with_zeros(self.shape.hidden), npu_forms.QUANTIZE
 
         def run(name: str) -> torch.Tensor:
-            return widened(table[name](x))
+            return dequantized(table[name](x))
 
         return Trial(
             "quantize",
@@ -38,11 +38,11 @@ class Int8Trials(TrialInputs):
 
         def fused() -> torch.Tensor:
             normed, total = npu_forms.add_rms_norm_quant(delta, residual, weight, eps)
-            return torch.cat([widened(normed), total.float()])
+            return torch.cat([dequantized(normed), total.float()])
 
         def in_steps() -> torch.Tensor:
             normed, total = npu_forms.ADD_RMS_NORM[self.ops.forms.add_rms_norm](delta, residual, weight, eps)
-            return torch.cat([widened(npu_forms.QUANTIZE[self.ops.forms.quantize](normed)), total.float()])
+            return torch.cat([dequantized(npu_forms.QUANTIZE[self.ops.forms.quantize](normed)), total.float()])
 
         return Trial(
             "add_rms_norm to int8",
@@ -57,12 +57,12 @@ class Int8Trials(TrialInputs):
 
         def in_steps() -> torch.Tensor:
             wide = npu_forms.SWIGLU[self.ops.forms.swiglu](gated)
-            return widened(npu_forms.QUANTIZE[self.ops.forms.quantize](wide))
+            return dequantized(npu_forms.QUANTIZE[self.ops.forms.quantize](wide))
 
         return Trial(
             "swiglu to int8",
             f"({NUM_TOKENS}, {gated.shape[1]})",
-            {"npu_swiglu_quant": lambda: widened(npu_forms.swiglu_quant(gated)), IN_STEPS: in_steps},
+            {"npu_swiglu_quant": lambda: dequantized(npu_forms.swiglu_quant(gated)), IN_STEPS: in_steps},
             lambda: npu_forms.SWIGLU[PLAIN](gated.float()),
             INT8_LIMIT,
         )
@@ -79,7 +79,7 @@ class Int8Trials(TrialInputs):
             return torch.cat(parts)
 
         def expected() -> torch.Tensor:
-            return torch.cat([(widened(x) @ (w.float() * scales) + b).flatten() for x, w, scales, b in cases])
+            return torch.cat([(dequantized(x) @ (w.float() * scales) + b).flatten() for x, w, scales, b in cases])
 
         return Trial(
             "int8 product",

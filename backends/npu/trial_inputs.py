@@ -79,6 +79,6 @@ class TrialInputs:
         return names[names.index(first) :]
 
 
-def widened(x: QuantizedActivation) -> torch.Tensor:
+def dequantized(x: QuantizedActivation) -> torch.Tensor:
     """Rounded rows as fp32 values again."""
     return x.values.float() * x.scales.float().unsqueeze(-1)

@@ -55,9 +55,9 @@ def run_race(arguments: argparse.Namespace, num_threads: int, model: Path, work:
 
     wanted = arguments.workloads.split(",")
     workloads = [workload for workload in build_workloads(model) if workload.name in wanted]
-    teller = Engine(model, num_threads)
-    prompts = {workload.name: teller.prompts(workload) for workload in workloads}
-    teller.llm.close()
+    sample_engine = Engine(model, num_threads)
+    prompts = {workload.name: sample_engine.prompts(workload) for workload in workloads}
+    sample_engine.llm.close()
     tokens = {name: sum(map(len, lists)) for name, lists in prompts.items()}
     words = [word for word in arguments.contenders.split(",") if word]
     names = [name for name in CONTENDERS if not words or any(word in name for word in words)]

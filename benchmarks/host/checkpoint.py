@@ -46,7 +46,7 @@ def fetch_vocabulary(folder: Path) -> bytes | None:
 def published_tokenizer(vocabulary: bytes) -> str:
     """tokenizer.json with Qwen's ranks as vocabulary and merges, in the pipeline of the tests' tokenizer."""
     ranks = {base64.b64decode(word): int(rank) for word, rank in map(bytes.split, vocabulary.splitlines())}
-    spelled = _byte_letters()
+    spelled = _byte_chars()
 
     def spell(word: bytes) -> str:
         return "".join(spelled[byte] for byte in word)
@@ -71,7 +71,7 @@ def _parts(word: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     return parts
 
 
-def _byte_letters() -> dict[int, str]:
+def _byte_chars() -> dict[int, str]:
     """GPT-2's table: every byte as a printable character."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -61,7 +61,7 @@ class Soak:
                 *(self._call_honestly(client, number, expected) for number in range(CALLERS)),
                 *(self._repeat(self._send_odd_size, 0.2) for _ in range(LARGE_AT_ONCE)),
                 self._repeat(self._send_corner, 0.1),
-                self._repeat(self._leave, 0.5),
+                self._repeat(self._disconnect, 0.5),
                 self._repeat(self._flood, 5.0),
                 self._kill_workers(),
                 self._look(),
@@ -71,9 +71,9 @@ class Soak:
     def _over(self) -> bool:
         return time.monotonic() >= self.ends_at
 
-    async def _repeat(self, deed: Callable[[random.Random], Any], every_s: float) -> None:
+    async def _repeat(self, action: Callable[[random.Random], Any], every_s: float) -> None:
         while not self._over:
-            await deed(self.rng)
+            await action(self.rng)
             await asyncio.sleep(self.rng.expovariate(1 / every_s))
 
     # -- honest callers ---------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Soak:
         finally:
             writer.transport.abort()
 
-    async def _leave(self, rng: random.Random) -> None:
+    async def _disconnect(self, rng: random.Random) -> None:
         """A large call whose client leaves after a while, or in the middle of its body."""
         make, _ = CALLS[rng.choice(("one document of words", "chunks without end", "10,000 empty documents"))]
         path, body = await asyncio.to_thread(make)

@@ -2,7 +2,7 @@
 
 * ``traffic.py``: calls and when they come.
 * ``replica.py``: one replica as the scheduler sees it: a heap of calls, steps within a token budget, a pipeline of
-  steps planned ahead, a prefix store. Its clock is the law of step times.
+  steps planned ahead, a prefix store. Its clock is the cost model of step times.
 * ``simulate.py``: routers in front of replicas. Where a call goes is decided by
   ``engine.core.replicas.choose_replica``, the code that serves.
 * ``real.py``: the same calls through the real client, cores and workers: for fitting, validating and for ratios.

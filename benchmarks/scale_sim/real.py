@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.scale_sim.law import IsolatedCall
+from benchmarks.scale_sim.cost_model import IsolatedCall
 from benchmarks.scale_sim.traffic import Call
 from engine.checkpoint.resolve import resolve_model
 from engine.config import DeviceConfig, EngineConfig, ExecutorName, ModelConfig, SchedulerConfig

@@ -12,14 +12,14 @@ import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-from benchmarks.scale_sim.law import Law
+from benchmarks.scale_sim.cost_model import CostModel
 from benchmarks.scale_sim.traffic import Call
 from engine.config import SchedulerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaSettings:
-    law: Law
+    cost_model: CostModel
     token_budget: int
     constant_prefix: int = 60
     keeps_queries: bool = True
@@ -113,7 +113,7 @@ class Replica:
                 self._push(inside)
                 break
         tokens = settings.token_budget - room
-        seconds = settings.law.step.seconds(tokens, int(squares))
+        seconds = settings.cost_model.step.seconds(tokens, int(squares))
         self.computed_tokens += tokens
         self.num_steps += 1
         self.busy_s += seconds

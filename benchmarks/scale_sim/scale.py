@@ -1,6 +1,6 @@
 """From 8 to 10,000 devices: routing policies, tails, routers that become the limit, and what a million pairs cost.
 
-The device is the H200 of ``engine plan`` with the 0.6B model (its step law by arithmetic, not measured end to end);
+The device is the H200 of ``engine plan`` with the 0.6B model (its cost model by arithmetic, not measured end to end);
 what a router does is measured here: ``choose_replica`` by the number of replicas, tokenisation by the token.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from benchmarks.scale_sim.law import Law
+from benchmarks.scale_sim.cost_model import CostModel
 from benchmarks.scale_sim.replica import ReplicaSettings
 from benchmarks.scale_sim.simulate import Cluster, Outcome, quantile, simulate
 from benchmarks.scale_sim.traffic import Call, Shape, poisson
@@ -51,13 +51,13 @@ SIZES = (8, 32, 128, 512, 2048, 10_000)
 CALLS_PER_REPLICA = 40
 
 
-def device_law() -> Law:
+def device_cost_model() -> CostModel:
     shape, rate = ModelShape.of(QWEN_0_6B), H200.rates["bfloat16"] * H200.step_share
-    return Law(StepTime(LAUNCHES_S, shape.token_flop / rate, 2 * shape.attention_flop(1.0) / rate), 0.002)
+    return CostModel(StepTime(LAUNCHES_S, shape.token_flop / rate, 2 * shape.attention_flop(1.0) / rate), 0.002)
 
 
 SETTINGS = ReplicaSettings(
-    law=device_law(), token_budget=H200.token_budget, constant_prefix=60, store_tokens=STORE_TOKENS
+    cost_model=device_cost_model(), token_budget=H200.token_budget, constant_prefix=60, store_tokens=STORE_TOKENS
 )
 
 
@@ -67,7 +67,7 @@ def scale(*, toy: bool = False) -> dict[str, Any]:
     decisions = {size: decision_s(size) for size in sizes}
     tokenise = tokenise_s()
     return {
-        "law": asdict(device_law().step),
+        "cost_model": asdict(device_cost_model().step),
         "service_s": service_s(SHAPE),
         "decision_s": decisions,
         "tokenise_s_per_token": tokenise,
@@ -85,7 +85,7 @@ def service_s(shape: Shape) -> float:
     tokens = shape.mean_tokens
     squares = tokens * (SETTINGS.constant_prefix + shape.query_tokens + shape.document_tokens / 2)
     steps = max(1.0, tokens / SETTINGS.token_budget)
-    step = SETTINGS.law.step
+    step = SETTINGS.cost_model.step
     return step.seconds(int(tokens), int(squares)) + (steps - 1) * step.fixed_s
 
 

@@ -115,7 +115,7 @@ def simulate(cluster: Cluster, calls: Sequence[Call], *, seed: int = 0) -> Outco
         for done in finished:
             router, position, tokens = place[done]
             router.loads[position] -= tokens
-            latencies[done] = now - calls[done].arrival_s + cluster.replica.law.overhead_s
+            latencies[done] = now - calls[done].arrival_s + cluster.replica.cost_model.overhead_s
     return Outcome(
         latencies_s=latencies,
         makespan_s=now,

@@ -1,4 +1,4 @@
-"""The law from isolated calls, then the same calls through real replicas and through the simulator."""
+"""The cost model from isolated calls, then the same calls through real replicas and through the simulator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale_sim.law import Law, fit, worst_error
+from benchmarks.scale_sim.cost_model import CostModel, fit, worst_error
 from benchmarks.scale_sim.real import (
     CONSTANT_PREFIX,
     STORE_TOKENS,
@@ -44,9 +44,9 @@ async def _validate(model: Path, seconds: float) -> dict[str, Any]:
     return {"shape": asdict(SHAPE), "runs": runs}
 
 
-async def _compare(model: Path, rough: Law, num_replicas: int, load: float, seconds: float) -> dict[str, Any]:
-    """``load``: of the devices, if no query were ever kept. The law is measured before and after the run, as a machine
-    that others use is not equally fast all the time."""
+async def _compare(model: Path, rough: CostModel, num_replicas: int, load: float, seconds: float) -> dict[str, Any]:
+    """``load``: of the devices, if no query were ever kept. The cost model is measured before and after the run, as a
+    machine that others use is not equally fast all the time."""
     service = rough.step.seconds(int(SHAPE.mean_tokens), int(SHAPE.mean_tokens * (CONSTANT_PREFIX + 150)))
     rate = load * num_replicas / service
     calls = poisson(SHAPE, rate, int(rate * seconds), seed=int(100 * load) + num_replicas)
@@ -55,9 +55,9 @@ async def _compare(model: Path, rough: Law, num_replicas: int, load: float, seco
         hits = client.stats.prefix_hits
         real = await open_loop(client, calls)
         samples += await isolated(client, ROUNDS)
-    law = fit(samples)
+    cost_model = fit(samples)
     settings = ReplicaSettings(
-        law=law, token_budget=TOKEN_BUDGET, constant_prefix=CONSTANT_PREFIX, store_tokens=STORE_TOKENS
+        cost_model=cost_model, token_budget=TOKEN_BUDGET, constant_prefix=CONSTANT_PREFIX, store_tokens=STORE_TOKENS
     )
     simulated = simulate(Cluster(replica=settings, num_replicas=num_replicas), calls)
     busy = statistics.fmean(simulated.busy) * simulated.makespan_s * num_replicas
@@ -67,7 +67,11 @@ async def _compare(model: Path, rough: Law, num_replicas: int, load: float, seco
         "calls": len(calls),
         "calls_per_s": rate,
         "hits_before": hits,
-        "law": {**asdict(law.step), "overhead_s": law.overhead_s, "worst_error": worst_error(law, samples)},
+        "cost_model": {
+            **asdict(cost_model.step),
+            "overhead_s": cost_model.overhead_s,
+            "worst_error": worst_error(cost_model, samples),
+        },
         "real": {
             **_summary(real.latencies_s, real.computed_tokens, real.hits, real.makespan_s),
             "device_s": real.device_s,

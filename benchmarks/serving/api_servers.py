@@ -35,35 +35,35 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Server:
-    num_fronts: int
+    num_api_servers: int
     port: int
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, folder: Path, num_fronts: int) -> Server:
-        port = PORT + num_fronts
+    def start(cls, folder: Path, num_api_servers: int) -> Server:
+        port = PORT + num_api_servers
         command = [sys.executable, "-P", "-c", "from engine.entrypoints.cli import main; main()", "serve", str(folder)]
         flags = [
             "--port",
             str(port),
             "--api-server-count",
-            str(num_fronts),
+            str(num_api_servers),
             "--cpu-threads",
             "1",
             "--max-queue-seconds",
             "0",
         ]
-        server = cls(num_fronts, port, subprocess.Popen([*command, *flags, "--log-level", "error"]))
+        server = cls(num_api_servers, port, subprocess.Popen([*command, *flags, "--log-level", "error"]))
         wait_ready(f"http://127.0.0.1:{port}", server.process)
         return server
 
     def processor_s(self) -> dict[str, float]:
         """Seconds of processor time so far: API processes, main where it is another, core and worker."""
         spent: Counter[str] = Counter()
-        spent["main" if self.num_fronts > 1 else "api"] += processor_s(self.process.pid)
+        spent["main" if self.num_api_servers > 1 else "api"] += processor_s(self.process.pid)
         for child in children(self.process.pid):
-            is_front = b"api_servers.process" in Path(f"/proc/{child}/cmdline").read_bytes()
-            spent["api" if is_front else "engine"] += processor_s(child)
+            is_api_server = b"api_servers.process" in Path(f"/proc/{child}/cmdline").read_bytes()
+            spent["api" if is_api_server else "engine"] += processor_s(child)
             spent["engine"] += sum(processor_s(worker) for worker in children(child))
         return spent
 
@@ -122,7 +122,7 @@ def compare(servers: list[Server], body: bytes, args: argparse.Namespace) -> dic
         load(server, body, args.callers, 1.0)
     for number in range(args.rounds):
         order = servers if number % 2 == 0 else servers[::-1]
-        found = {server.num_fronts: load(server, body, args.callers, args.seconds) for server in order}
+        found = {server.num_api_servers: load(server, body, args.callers, args.seconds) for server in order}
         rounds.append({str(count): found[count] for count in sorted(found)})
         print(json.dumps(rounds[-1]), flush=True)
     ratios = [one["2"]["calls_per_s"] / one["1"]["calls_per_s"] for one in rounds]
@@ -159,7 +159,7 @@ def main() -> None:
     servers = [Server.start(args.folder, count) for count in (1, 2)]
     try:
         result = compare(servers, json.dumps(call).encode(), args)
-        result["memory_mb"] = {str(server.num_fronts): server.memory_mb() for server in servers}
+        result["memory_mb"] = {str(server.num_api_servers): server.memory_mb() for server in servers}
     finally:
         for server in servers:
             server.process.terminate()

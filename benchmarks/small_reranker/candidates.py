@@ -112,7 +112,7 @@ def freeze(lists: Sequence[CandidateList], path: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def thaw(path: Path, checksum: str | None = None) -> list[CandidateList]:
+def read_frozen(path: Path, checksum: str | None = None) -> list[CandidateList]:
     """Reads frozen lists; raises ``ValueError`` when they are not the ones the checksum was taken of."""
     text = path.read_text(encoding="utf-8")
     found = hashlib.sha256(text.encode()).hexdigest()

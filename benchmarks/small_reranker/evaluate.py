@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.small_reranker.candidates import CandidateList, handwritten_lists, thaw
+from benchmarks.small_reranker.candidates import CandidateList, handwritten_lists, read_frozen
 from benchmarks.small_reranker.metrics import (
     METRICS,
     Interval,
@@ -65,7 +65,7 @@ def sets_of(folder: Path | None) -> dict[str, list[CandidateList]]:
     sets = {path.stem: handwritten_lists(path) for path in OWN_SETS}
     if folder is None:
         return sets
-    return {name: thaw(folder / f"{name}.jsonl", checksums[name]) for name in MADE_SETS} | sets
+    return {name: read_frozen(folder / f"{name}.jsonl", checksums[name]) for name in MADE_SETS} | sets
 
 
 def by_topic(lists: Sequence[CandidateList], scores: Sequence[Sequence[float]]) -> dict[str, list[int]]:

@@ -19,8 +19,8 @@ from benchmarks.small_reranker.candidates import (
     freeze,
     handwritten_lists,
     held_out,
+    read_frozen,
     split,
-    thaw,
 )
 from benchmarks.small_reranker.evaluate import OWN_SETS
 from benchmarks.small_reranker.metrics import rank_of_positive, reciprocal_rank
@@ -115,7 +115,7 @@ def list_scores(network: LateCross, ids: TextIds, lists: Sequence[CandidateList]
 def choose(folder: Path, plan: Plan, checkpoint: Path, device: str = "cpu") -> dict[float, dict[str, float]]:
     """MRR@10 on the development sets for shares of the trained weights."""
     ids, trained = TextIds(plan.weights, SCORED_TOKENS), load_file(checkpoint)
-    sets = {path.stem: thaw(path) for path in map(folder.joinpath, DEV_SETS) if path.exists()}
+    sets = {path.stem: read_frozen(path) for path in map(folder.joinpath, DEV_SETS) if path.exists()}
     sets |= {DEV_QUESTIONS.stem: handwritten_lists(DEV_QUESTIONS)}
     found: dict[float, dict[str, float]] = {}
     for share in SHARES:

@@ -17,7 +17,7 @@ MAN_ROOT = Path("/usr/share/man")
 # Pages that other vendors install beside Debian's own; their licences are not Debian's.
 FOREIGN_PAGES = re.compile(r"^(gcloud|gsutil|bq|kubectl|docker|npm|npx|node|perl)")
 # Sections whose heading says nothing about their text.
-DULL_SECTIONS = {"NAME", "SYNOPSIS", "SEE ALSO", "AUTHOR", "AUTHORS", "COPYRIGHT", "COLOPHON", "BUGS", "HISTORY"}
+SKIPPED_SECTIONS = {"NAME", "SYNOPSIS", "SEE ALSO", "AUTHOR", "AUTHORS", "COPYRIGHT", "COLOPHON", "BUGS", "HISTORY"}
 
 _SUFFIX = re.compile(
     r"\s*[\(\[-]+\s*(\w+ )?(data|documentation|docs|common|shared|development|runtime|library|debug)"
@@ -112,5 +112,5 @@ def manual_pages(root: Path = MAN_ROOT) -> Iterator[Pair]:
         page = path.name.split(".")[0]
         yield make_pair("man", page, "phrase", summary, sections.get("DESCRIPTION", ""))
         for heading, text in sections.items():
-            if heading.upper() not in DULL_SECTIONS | {"DESCRIPTION", "OPTIONS", ""} and len(text) > 200:
+            if heading.upper() not in SKIPPED_SECTIONS | {"DESCRIPTION", "OPTIONS", ""} and len(text) > 200:
                 yield make_pair("man", page, "phrase", f"{name.split(',')[0]} {heading.lower()}", text)

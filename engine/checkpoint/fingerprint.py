@@ -43,7 +43,7 @@ def fingerprint(folders: Iterable[str]) -> str:
 
 
 def written(folders: Iterable[str]) -> str:
-    """``machine:digest`` of when each file was last changed and which one it is; compare with ``written_again``."""
+    """``machine:digest`` of when each file was last changed and which one it is; compare with ``was_modified``."""
     digest = hashlib.sha256()
     for path in _paths(folders):
         found = path.stat()
@@ -51,7 +51,7 @@ def written(folders: Iterable[str]) -> str:
     return f"{_machine()}:{digest.hexdigest()[:16]}"
 
 
-def written_again(before: str, folders: Iterable[str]) -> bool:
+def was_modified(before: str, folders: Iterable[str]) -> bool:
     """Whether the files were written since ``before``; False on another machine, where nothing can be said."""
     now = written(folders)
     return before.rpartition(":")[0] == now.rpartition(":")[0] and before != now

@@ -9,13 +9,13 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.published_models import Published, published_models
 
-MOST = 3
+MAX_SUGGESTIONS = 3
 
 
 def how_to_say_it(checkpoint: Checkpoint) -> str:
     """An error for people: what is missing, where it was looked for, and the flags for the three likeliest cases."""
     body, ending = checkpoint.family.body, checkpoint.family.language_model
-    cases = [*_published_cases(body, ending), *_usual_cases(body)][:MOST]
+    cases = [*_published_cases(body, ending), *_usual_cases(body)][:MAX_SUGGESTIONS]
     listed = " ".join(f"({number}) {case}" for number, case in enumerate(cases, 1))
     return (
         f"{checkpoint.label} is a language model ({body}{ending}), and nothing in its files says how it ranks: no "
@@ -28,7 +28,12 @@ def _published_cases(body: str, ending: str) -> Iterator[str]:
     """One for each answer that published models of this network give."""
     seen: set[tuple[str, ...]] = set()
     for model in published_models():
-        if f"{body}{ending}" not in model.architectures or not model.tokens or model.method or len(seen) == MOST - 1:
+        if (
+            f"{body}{ending}" not in model.architectures
+            or not model.tokens
+            or model.method
+            or len(seen) == MAX_SUGGESTIONS - 1
+        ):
             continue
         if model.tokens not in seen:
             seen.add(model.tokens)

@@ -12,7 +12,7 @@ import time
 
 CPU_S = 10
 MEMORY_BYTES = 4 * 2**30
-LETTERS = 4096
+CHARS = 4096
 MAX_S = 2.0
 """Computing for one text."""
 MAX_TOKENS = 16
@@ -52,7 +52,7 @@ def main() -> int:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for piece in PIECES:
-        for text in (piece * (LETTERS // len(piece)), piece * (LETTERS // len(piece)) + "!", "x" + piece * 64 + "y"):
+        for text in (piece * (CHARS // len(piece)), piece * (CHARS // len(piece)) + "!", "x" + piece * 64 + "y"):
             started = time.process_time()
             count = len(tokenizer.encode(text, add_special_tokens=False).ids)
             taken = time.process_time() - started

@@ -9,7 +9,7 @@ from engine.errors import ConfigError, FieldPath, InvalidRequestError
 from engine.inputs.checks import check_query, check_text
 from engine.inputs.pair_encoder import Pair
 from engine.model_spec import ModelSpec
-from engine.prompts.compiled import CompiledPrompt, compile_prompt, surround
+from engine.prompts.compiled import CompiledPrompt, compile_prompt, with_special_tokens
 from engine.prompts.preformatted import Preformatted, Unwrapped
 from engine.prompts.published import QWEN3_RERANKER
 from engine.prompts.template import Template
@@ -47,7 +47,7 @@ class ModelPrompts:
         compiled = {one: compile_prompt(one, tokenizer) for one in dict.fromkeys(known)}
         for one in (template, *instructed):
             if spec.template is None or one.between_specials:
-                compiled[one] = surround(compiled[one], tokenizer)
+                compiled[one] = with_special_tokens(compiled[one], tokenizer)
         as_pair = spec.template is None and spec.use_sep_token
         self._plain, self._compiled = None if as_pair else compiled[template], compiled
 
@@ -85,7 +85,7 @@ class ModelPrompts:
 
     def is_formatted(self, query: str) -> bool:
         """Whether the sender already put the model's own prompt around a query, or around a whole pair."""
-        return self._preformatted is not None and self._preformatted.claims(query)
+        return self._preformatted is not None and self._preformatted.matches(query)
 
     def unwrap(self, query: str, document: str, where: FieldPath, index: int) -> Pair:
         """Takes the sender's prompt off a query and a document, so that the model's own goes around them.

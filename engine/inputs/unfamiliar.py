@@ -116,11 +116,11 @@ def _kind_of_bytes(token: str) -> int:
     return _KNOWN
 
 
-def _byte_letters() -> dict[str, int]:
+def _byte_chars() -> dict[str, int]:
     """The letters that stand for bytes, as GPT-2 chose them: itself where it can be printed, else one above 255."""
     printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-_BYTES = _byte_letters()
+_BYTES = _byte_chars()

@@ -24,7 +24,7 @@ MARGIN = FAR
 """Tokens at a cut that may differ from those of the whole text, and are never kept."""
 EDGE = 64
 """Letters that stay at the end that is cut, so that what follows them there is tokenised as ever."""
-LETTERS_PER_TOKEN = 8
+CHARS_PER_TOKEN = 8
 """Shorter texts than this times the limit are tokenised whole."""
 MAX_CHARS_PER_TOKEN = 64
 MIN_READ = 2**20
@@ -106,7 +106,7 @@ def shortened(tokenizer: Tokenizer, text: str, limit: int, side: Side) -> Shorte
     ``MAX_CHARS_PER_TOKEN`` letters for each token of the limit are looked at, and a million in any case.
     """
     need = limit + MARGIN
-    if len(text) <= need * LETTERS_PER_TOKEN:
+    if len(text) <= need * CHARS_PER_TOKEN:
         return Shortened(text, is_whole=True)
     most = max(MIN_READ, limit * MAX_CHARS_PER_TOKEN)
     read = count = 0

@@ -112,7 +112,7 @@ def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
     return CompiledPrompt(template, tuple(parts))
 
 
-def surround(prompt: CompiledPrompt, tokenizer: Tokenizer) -> CompiledPrompt:
+def with_special_tokens(prompt: CompiledPrompt, tokenizer: Tokenizer) -> CompiledPrompt:
     """The prompt between the special tokens that the tokenizer itself puts around a text (Llama and Gemma: BOS)."""
     encoding = tokenizer.encode("a")
     is_special = np.array(encoding.special_tokens_mask, bool)

@@ -51,11 +51,11 @@ class Preformatted:
         """All that ``unwrap`` may answer with."""
         return [*self._wrapped.values(), *self._raw.values()]
 
-    def claims(self, query: str) -> bool:
+    def matches(self, query: str) -> bool:
         return query.startswith(self._prefix)
 
     def unwrap(self, query: str, document: str, where: FieldPath) -> Unwrapped:
-        """Take the prompt off a pair whose query ``claims`` to be formatted."""
+        """Take the prompt off a pair whose query ``matches`` to be formatted."""
         ending = next((ending for ending in self._endings if document.endswith(ending)), None)
         if ending is None:
             raise InvalidRequestError(

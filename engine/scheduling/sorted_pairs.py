@@ -69,9 +69,9 @@ def sort_pairs(
 
 def _order(token_ids: np.ndarray, starts: np.ndarray, lens: np.ndarray, members: np.ndarray) -> np.ndarray:
     """The members in the order of their tokens; equal ones in their own order."""
-    letters = token_ids.astype(">u4").tobytes()
+    id_bytes = token_ids.astype(">u4").tobytes()
     firsts, ends = (4 * starts[members]).tolist(), (4 * (starts[members] + lens[members])).tolist()
-    keys = [letters[first:end] for first, end in zip(firsts, ends, strict=True)]
+    keys = [id_bytes[first:end] for first, end in zip(firsts, ends, strict=True)]
     order: np.ndarray = members[sorted(range(len(keys)), key=keys.__getitem__)]
     return order
 

@@ -220,12 +220,12 @@ def _flat(
     firsts: dict[tuple[bytes, bytes, int], int] = {}
     chosen: list[int] = []
     leaf_of: list[int] = []
-    letters = np.ascontiguousarray(token_ids).tobytes()
-    type_letters = b"" if types is None else np.ascontiguousarray(types).tobytes()
+    id_bytes = np.ascontiguousarray(token_ids).tobytes()
+    type_bytes = b"" if types is None else np.ascontiguousarray(types).tobytes()
     for pair in members.tolist():
         part = slice(4 * int(starts[pair]), 4 * int(starts[pair] + lens[pair]))
         num_keys = 0 if key_lens is None else int(key_lens[pair])
-        leaf = firsts.setdefault((letters[part], type_letters[part], num_keys), len(chosen))
+        leaf = firsts.setdefault((id_bytes[part], type_bytes[part], num_keys), len(chosen))
         if leaf == len(chosen):
             chosen.append(pair)
         leaf_of.append(leaf)

@@ -18,7 +18,7 @@ from engine.scoring.bi_encoder import distinct_texts
 from engine.scoring.expansion import PairProcessor, PairTexts
 from engine.scoring.pictures import LoadedPictures, picture_fields
 
-STEP_LETTERS = 2**18
+STEP_CHARS = 2**18
 """Letters after which a step ends; one document is never divided."""
 
 
@@ -77,14 +77,14 @@ class CallEncoding:
         self._given_up.set()
 
     def _steps(self, size: int, *, divided: bool = True) -> Iterator[tuple[int, int]]:
-        """Where each step begins and ends: after ``size`` documents, or ``STEP_LETTERS`` if they may be ``divided``."""
+        """Where each step begins and ends: after ``size`` documents, or ``STEP_CHARS`` if they may be ``divided``."""
         texts: Sequence[Any] = self.texts.documents if self.texts.prompts is None else self.texts.prompts
-        start = letters = 0
+        start = num_chars = 0
         for number, text in enumerate(texts):
-            letters += len(text)
-            if number + 1 - start == size or (divided and letters >= STEP_LETTERS):
+            num_chars += len(text)
+            if number + 1 - start == size or (divided and num_chars >= STEP_CHARS):
                 yield start, number + 1
-                start, letters = number + 1, 0
+                start, num_chars = number + 1, 0
         if start < len(texts):
             yield start, len(texts)
 

@@ -195,7 +195,7 @@ def _write_weights(conversion: Conversion, out: Path, dtype: str, adapter: Path 
         adapter=adapter,
     )
     if written.format is not None:
-        conversion.done.append(f"Quantised weights ({written.format}) were widened.")
+        conversion.done.append(f"Quantised weights ({written.format}) were dequantised.")
     if adapter is not None:
         conversion.done.append(f"The LoRA adapter {adapter.name!r} was merged into {written.num_merged} modules.")
     conversion.done.append(f"Weights are stored in {dtype}.")

@@ -19,7 +19,7 @@ class StoredWeights(NamedTuple):
     bits: float
     """A weight, scales included, in the file."""
     kept_bytes: float | None
-    """A weight takes where a device keeps it in 4 bits; None: it is widened."""
+    """A weight takes where a device keeps it in 4 bits; None: it is dequantised."""
 
 
 def stored_weights(config: Mapping[str, Any]) -> StoredWeights | None:

@@ -23,7 +23,7 @@ DEADLINE_SLICE = 32
 """``ENCODE_SLICE`` for a call with a deadline."""
 PICTURE_THREADS = 8
 """Pictures that are fetched or decoded at a time."""
-INLINE_PAIRS, INLINE_LETTERS = 4, 2048
+INLINE_PAIRS, INLINE_CHARS = 4, 2048
 """A call of at most so many is tokenised on the event loop, in well under a millisecond."""
 T = TypeVar("T")
 
@@ -106,4 +106,4 @@ def _is_small(call: RerankCall) -> bool:
     if call.num_pairs > INLINE_PAIRS or call.prompts is not None or call.chunks is not None:
         return False
     texts = (*call.queries, *call.documents, call.options.instruction or "", *filter(None, call.instructions or ()))
-    return sum(map(len, texts)) <= INLINE_LETTERS
+    return sum(map(len, texts)) <= INLINE_CHARS

@@ -48,7 +48,7 @@ from engine.ipc.stop_signals import stop_signals
 logger = logging.getLogger(__name__)
 
 
-class _HttpSide(Protocol):
+class _HttpListener(Protocol):
     """Who accepts connections: this process, or the API servers of a coordinator."""
 
     async def serve(self) -> None:
@@ -59,7 +59,7 @@ class _HttpSide(Protocol):
         """Hands over the loaded models; returns when calls for them can be taken."""
         ...
 
-    def tell_state(self) -> None:
+    def report_state(self) -> None:
         """Passes on that the service's state has changed."""
         ...
 
@@ -85,7 +85,7 @@ class _OneProcess:
     async def attach(self, engines: Sequence[LoadedEngine]) -> None:
         """Does nothing: the models are in this process."""
 
-    def tell_state(self) -> None:
+    def report_state(self) -> None:
         """Does nothing: the service is in this process."""
 
     def stop(self) -> None:
@@ -152,7 +152,7 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
-        self._http = http = self._http_side()
+        self._http = http = self._http_listener()
         grpc = None if self._config.grpc_port is None else _grpc_module().GrpcServer(self._service)
         if grpc is not None:
             await grpc.start()
@@ -185,7 +185,7 @@ class _Server:
             await self._service.stop()
             await serving
 
-    def _http_side(self) -> _HttpSide:
+    def _http_listener(self) -> _HttpListener:
         if self._config.api_server_count == 1:
             return _OneProcess(self._service, self._listener)
         return Coordinator(self._service, self._admission, self._engine_configs, self._listener)
@@ -246,7 +246,7 @@ class _Server:
         if self._num_signals == 1:
             logger.info("stopping: finishing the calls in flight, for at most %.0f s", self._config.shutdown_timeout_s)
             self._service.state = "draining"
-            self._http.tell_state()
+            self._http.report_state()
             self._stop.set()
         else:
             logger.warning("second signal: stopping at once")

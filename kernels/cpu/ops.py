@@ -2,7 +2,7 @@
 
 Everything is fp32 outside the linear layers; ``quantization`` says what happens inside them:
 
-* None: fp32 arithmetic. Weights that come in 16 bits stay in 16 bits and are widened block by block, which is exact.
+* None: fp32 arithmetic. Weights that come in 16 bits stay so, and converted to fp32 by blocks, which is exact.
 * ``int16``: 14-bit activations and up to 16-bit weights, a scale for every 512 values of a row of either.
 * ``int8``: 8-bit activations (7 without VNNI) and weights, scales as above.
 * ``int4``: weights of 4 bits in groups, made at load, in the arithmetic of ``int16``.
@@ -10,9 +10,9 @@ Everything is fp32 outside the linear layers; ``quantization`` says what happens
 With None and ``dtype=torch.bfloat16`` both operands of a linear layer are rounded to bf16 (to the nearest, ties to
 even) and their products, exact in fp32, are added in fp32: 256 values in one chain, then such sums in order. Weights
 are 16 bits wide whatever they come in. AVX-512-BF16, AMX and Arm's BF16 have instructions for it; elsewhere both sides
-are widened, for the same bits. Tiles of AMX add in an order of their own (``csrc/amx_products.h``).
+are converted, for the same bits. Tiles of AMX add in an order of their own (``csrc/amx_products.h``).
 
-Weights that come in 4 bits stay so in each of them but bf16: a block is widened in the cache, to fp32 exactly, to
+Weights that come in 4 bits stay so in each of them but bf16: a block is dequantised in the cache, to fp32 exactly, to
 integers by a fixed-point product.
 
 A row's result has the same bits whatever other rows are in the product and however many threads there are.

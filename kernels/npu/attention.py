@@ -8,7 +8,7 @@ models, at most 1024 sequences of 1M tokens in all. It is the training operator:
 The forms, best first; each computes the same, and a self-test at start decides (``forms.py``):
 
 * FIA by **block table**: what is shared is read in place, lengths of keys are given segment by segment. Where every
-  segment has as many queries as keys nothing is shared, and the keys are read as they lie, by cumulative lengths.
+  segment has as many queries as keys nothing is shared, and the keys are read in place, by cumulative lengths.
 * FIA on **gathered** keys: contexts are copied in front of each segment's own keys, cumulative lengths.
 * ``npu_fusion_attention`` on gathered keys.
 

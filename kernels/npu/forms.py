@@ -199,7 +199,7 @@ def _npu_quant_matmul(
 def _plain_product(
     x: QuantizedActivation, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Slow: the weight is widened each time."""
+    """Slow: the weight is converted each time."""
     rows = (x.values.float() * x.scales.unsqueeze(-1)).to(dtype)
     out = rows @ (weight.float() * scales.float()).to(dtype)
     return out if bias is None else (out.float() + bias.float()).to(dtype)

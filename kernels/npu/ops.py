@@ -76,7 +76,7 @@ class NpuOps:
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> GroupedWeight | None:
-        """Returns None: the operator for 4 bits is for a few rows; thousands are faster widened, to int8 with w8a8."""
+        """Returns None: the operator for 4 bits is for a few rows; thousands are faster dequantised (w8a8: int8)."""
         return None
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:

@@ -4,7 +4,7 @@ A segment sees its context and then its own keys. Contexts are shared: siblings 
 lie in the KV cache. Rows are therefore taken in two hops: first the few distinct cached rows are put in front of
 the step's keys (``cached_rows``), then rows are read from there. There are three layouts of the keys:
 
-* ``AS_THEY_LIE``: no contexts, the keys are the step's rows. Nothing is copied.
+* ``IN_PLACE``: no contexts, the keys are the step's rows. Nothing is copied.
 * ``PAGED``: blocks of 128 keys with a table of blocks for each segment (``pages.py``). What is shared lies there once.
 * ``GATHERED``: each segment's keys one after the other, contexts copied in front of every sibling. Needs nothing of the
   operator but cumulative lengths; it is also what the paged form is checked against.
@@ -30,7 +30,7 @@ from engine.kernels.ranges import expand_ranges
 class Layout(Enum):
     """How a step's keys lie when the operator reads them; see the module docstring."""
 
-    AS_THEY_LIE = "as they lie"
+    IN_PLACE = "in place"
     PAGED = "paged"
     GATHERED = "gathered"
 
@@ -77,7 +77,7 @@ class HostPlan:
         return lay_pages(self.sources, self.context_starts, self.context_lens, self.own_starts, self.own_lens)
 
     @cached_property
-    def as_they_lie(self) -> bool:
+    def in_place(self) -> bool:
         """The keys are a run of the step's rows from the first on, so nothing has to be gathered."""
         ends = np.cumsum(self.own_lens)
         return not self.context_lens.any() and np.array_equal(self.own_starts, ends - self.own_lens)
@@ -89,8 +89,8 @@ class HostPlan:
 
     def layout(self, *, paged: bool) -> Layout:
         """The layout of the step; ``paged``: it takes block tables, the only way to more keys than queries."""
-        if self.as_they_lie and (self.is_square or not paged):
-            return Layout.AS_THEY_LIE
+        if self.in_place and (self.is_square or not paged):
+            return Layout.IN_PLACE
         return Layout.PAGED if paged else Layout.GATHERED
 
 
@@ -123,7 +123,7 @@ class AttentionPlan:
     cached_rows: torch.Tensor | None = None
     """(P,) int64, or None: nothing comes from the KV cache."""
     rows: torch.Tensor | None = None
-    """Joint rows that are gathered, int64: (K,), or (B * 128,) for pages; None: the keys are read as they lie."""
+    """Joint rows that are gathered, int64: (K,), or (B * 128,) for pages; None: the keys are read in place."""
     table: torch.Tensor | None = None
     """(S, W) int32, for pages: each segment's blocks."""
     num_blocks: int = 0
@@ -195,7 +195,7 @@ def index_arrays(host: HostPlan, layout: Layout) -> list[np.ndarray]:
     """Cached rows, gathered rows, and the table in one line: what a plan needs on the device. Those not needed are
     empty."""
     nothing = np.empty(0, np.int64)
-    if layout == Layout.AS_THEY_LIE:
+    if layout == Layout.IN_PLACE:
         return [nothing, nothing, nothing]
     if layout == Layout.GATHERED:
         return [host.cached_rows, host.kv_rows, nothing]
@@ -206,7 +206,7 @@ def plan_with(host: HostPlan, layout: Layout, tensors: list[torch.Tensor]) -> At
     """Makes the plan with ``tensors``, the ``index_arrays`` on the device, int64."""
     cached_rows, rows, table = tensors
     plan = AttentionPlan(host, layout)
-    if layout != Layout.AS_THEY_LIE:
+    if layout != Layout.IN_PLACE:
         plan.cached_rows = cached_rows if len(cached_rows) else None
         plan.rows = rows
     if layout == Layout.PAGED:

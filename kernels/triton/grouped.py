@@ -1,4 +1,4 @@
-"""Weights of 4 bits on a GPU (``kernels/groups.py``): expanded to the run dtype, or widened tile by tile in a product.
+"""Weights of 4 bits on a GPU (``kernels/groups.py``): expanded to the run dtype, or dequantised tile by tile.
 
 A row of K columns is K/2 bytes, column 2j in the low and 2j + 1 in the high half of byte j, with fp32 scales (N, G) and
 perhaps offsets: ``w = scale * level[code] + offset`` in fp32, rounded once. Levels at equal distances are computed from
@@ -21,7 +21,7 @@ from engine.kernels.triton.launch import INTERPRETED, power_of_two, require_rows
 EXPAND_ROWS, EXPAND_COLUMNS = 16, 128
 MIN_GROUP = 16
 AT_ONCE = 1 << 24
-"""Values that plain torch widens in one go."""
+"""Values that plain torch dequantises in one go."""
 
 
 class PackedGroups(NamedTuple):
@@ -81,7 +81,7 @@ def _levels_of(codes, levels, FIRST: tl.constexpr, STEP: tl.constexpr, LINEAR: t
 
 
 @triton.jit
-def _widen(
+def _dequantize(
     codes, scales, offsets, levels, rows, row_mask, start, K, num_groups,
     FIRST: tl.constexpr, STEP: tl.constexpr, LINEAR: tl.constexpr, HAS_OFFSETS: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -118,7 +118,7 @@ def _expand_kernel(
 ):  # fmt: skip
     rows = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     start = tl.program_id(0) * BLOCK_K
-    wide = _widen(
+    wide = _dequantize(
         codes, scales, offsets, levels, rows, rows < N, start, K, num_groups,
         FIRST, STEP, LINEAR, HAS_OFFSETS, GROUP, BLOCK_N, BLOCK_K,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def _grouped_product_kernel(
         cols = start + tl.arange(0, BLOCK_K)
         mask = (m < M)[:, None] & (cols < K)[None, :]  # zeros of x silence the columns behind the last
         values = tl.load(x + m[:, None] * x_stride + cols[None, :], mask=mask, other=0.0)
-        wide = _widen(
+        wide = _dequantize(
             codes, scales, offsets, levels, rows, rows < N, start, K, num_groups,
             FIRST, STEP, LINEAR, HAS_OFFSETS, GROUP, BLOCK_N, BLOCK_K,
         ).to(x.dtype.element_ty)  # fmt: skip

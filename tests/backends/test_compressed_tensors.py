@@ -78,7 +78,7 @@ def test_weights_are_widened_exactly(tmp_path: Path, monkeypatch, kind: str, str
     twin = compress(folder, kind, strategy)
     values, notes = scores(folder, monkeypatch)
     np.testing.assert_array_equal(values, scores(twin, monkeypatch)[0])
-    assert "widened to float32, since this device does not compute in it" in notes
+    assert "dequantised to float32, since this device does not compute in it" in notes
 
 
 @pytest.mark.parametrize(

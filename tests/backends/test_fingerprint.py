@@ -9,7 +9,7 @@ import pytest
 
 from engine import LLM
 from engine.backends.worker import Worker
-from engine.checkpoint.fingerprint import WHOLE_BYTES, fingerprint, written, written_again
+from engine.checkpoint.fingerprint import WHOLE_BYTES, fingerprint, was_modified, written
 from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.errors import ModelLoadError
@@ -33,13 +33,13 @@ def test_what_samples_miss(tmp_path: Path) -> None:
     path.write_bytes(bytes(2 * WHOLE_BYTES))
     folders = [str(tmp_path)]
     print_before, written_before = fingerprint(folders), written(folders)
-    assert not written_again(written_before, folders)
+    assert not was_modified(written_before, folders)
     with path.open("r+b") as file:
         file.seek(5000)
         file.write(b"\x01")
     assert fingerprint(folders) == print_before
-    assert written_again(written_before, folders)
-    assert not written_again("another machine:0123", folders)
+    assert was_modified(written_before, folders)
+    assert not was_modified("another machine:0123", folders)
 
 
 def test_a_change_whose_time_is_set_back(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_change_whose_time_is_set_back(tmp_path: Path) -> None:
     now = path.stat()
     assert (now.st_size, now.st_mtime_ns, now.st_ino) == (stat.st_size, stat.st_mtime_ns, stat.st_ino)
     assert fingerprint(folders) == print_before
-    assert written_again(written_before, folders)
+    assert was_modified(written_before, folders)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "1_LogitScore/config.json"])

@@ -180,7 +180,7 @@ def test_int4_is_made_at_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert weight.num_bytes == 256 * 64 // 2 + 256 * 4 + 16 * 4
     stored = load_file(folder / "model.safetensors")
     rows = torch.cat([stored[f"model.layers.0.mlp.{name}_proj.weight"] for name in ("gate", "up")])
-    assert torch.equal(backend.ops.grouped.expanded(weight, PLAIN), quantize_rows(rows, MADE.group).widened(MADE))
+    assert torch.equal(backend.ops.grouped.expanded(weight, PLAIN), quantize_rows(rows, MADE.group).dequantized(MADE))
 
 
 def test_one_buffer_serves_all_weights() -> None:

@@ -93,7 +93,7 @@ def four_bits(weight: torch.Tensor, kind: str, *, double: bool = True, dtype: to
 
 
 def eight_bits(weight: torch.Tensor) -> Packed:
-    """int8 by bitsandbytes' arithmetic: it quantises on a GPU only, and widens anywhere."""
+    """int8 by bitsandbytes' arithmetic: it quantises on a GPU only, and dequantises anywhere."""
     largest = weight.abs().amax(1)
     codes = (weight * 127 / largest.unsqueeze(1)).round().to(torch.int8)
     wide = bnb.int8_vectorwise_dequant(codes, largest)

@@ -101,7 +101,7 @@ def test_quantised_weights_become_plain_ones(tmp_path: Path, kind: str) -> None:
         model, twin = write_gguf(tmp_path / "n", mixed, general__name="Qwen3-Reranker-0.6B")
     expected = official_qwen3_scores(twin, QUERY, DOCUMENTS)
     done = converted(model, tmp_path / "out")
-    assert "were widened" in " ".join(done)
+    assert "were dequantised" in " ".join(done)
     assert ours(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert "quantization_config" not in config

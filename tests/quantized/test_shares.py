@@ -46,7 +46,7 @@ def share(folder: Path, index: int, size: int) -> tuple[list[torch.Tensor], int]
 
 @pytest.mark.parametrize("name", [*NAMES, *MORE])
 def test_each_worker_gets_its_rows_and_columns(name: str, tmp_path: Path) -> None:
-    """Rows of the fused projections, columns of the others; in 4 bits, where they stay so, or widened."""
+    """Rows of the fused projections, columns of the others; in 4 bits, where they stay so, or dequantised."""
     folder = tmp_path / "m"
     twin = make(folder, name, layers=1, intermediate=256, kv_heads=2)
     for index in range(2):

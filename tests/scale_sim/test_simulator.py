@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.scale_sim import simulate as simulator
-from benchmarks.scale_sim.law import IsolatedCall, Law, fit, worst_error
+from benchmarks.scale_sim.cost_model import CostModel, IsolatedCall, fit, worst_error
 from benchmarks.scale_sim.replica import ReplicaSettings
 from benchmarks.scale_sim.simulate import Cluster, Outcome, quantile, simulate
 from benchmarks.scale_sim.traffic import Call, Shape, poisson
 from engine.backends.cuda.planner import StepTime
 
-LAW = Law(StepTime(0.001, 1e-5, 0.0))
-SETTINGS = ReplicaSettings(law=LAW, token_budget=1000, constant_prefix=10, store_tokens=2000)
+LAW = CostModel(StepTime(0.001, 1e-5, 0.0))
+SETTINGS = ReplicaSettings(cost_model=LAW, token_budget=1000, constant_prefix=10, store_tokens=2000)
 SHAPE = Shape(query_tokens=100, document_tokens=50, documents=8, num_queries=40)
 
 
@@ -115,7 +115,7 @@ def test_the_law_is_found_again_in_noise() -> None:
         for tokens in (32, 64, 128, 256, 512, 1024)
         for _ in range(15)
     ]
-    law = fit([replace(sample, latency_s=sample.device_s + 0.004) for sample in samples])
-    assert law.overhead_s == pytest.approx(0.004, rel=1e-6)
-    assert worst_error(law, samples) < 0.02
-    assert law.step.seconds(700, 42_000) == pytest.approx(truth.seconds(700, 42_000), rel=0.05)
+    cost_model = fit([replace(sample, latency_s=sample.device_s + 0.004) for sample in samples])
+    assert cost_model.overhead_s == pytest.approx(0.004, rel=1e-6)
+    assert worst_error(cost_model, samples) < 0.02
+    assert cost_model.step.seconds(700, 42_000) == pytest.approx(truth.seconds(700, 42_000), rel=0.05)

@@ -215,7 +215,7 @@ async def test_servers_hear_what_the_server_is_about(handles: list[FakeHandle]) 
     async with running() as it:
         await it.load()
         it.service.state = "draining"
-        it.coordinator.tell_state()
+        it.coordinator.report_state()
         assert handles[0].last(StateChange) == handles[1].last(StateChange) == StateChange("draining", False, False)
         it.service.state = "refusing"
         handles[0].say(AdmitRequest("late", CallSize(1, 10, 10), "a"))

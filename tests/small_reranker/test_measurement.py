@@ -15,8 +15,8 @@ from benchmarks.small_reranker.candidates import (
     freeze,
     handwritten_lists,
     held_out,
+    read_frozen,
     split,
-    thaw,
 )
 from benchmarks.small_reranker.evaluate import OWN_SETS, by_topic, sets_of
 from benchmarks.small_reranker.metrics import (
@@ -113,11 +113,11 @@ def test_lists_hold_the_right_text_once_and_none_of_its_group() -> None:
 def test_frozen_lists_are_checked(tmp_path: Path) -> None:
     lists = build_lists(some_pairs(), 5)
     checksum = freeze(lists, tmp_path / "lists.jsonl")
-    assert thaw(tmp_path / "lists.jsonl", checksum) == lists
+    assert read_frozen(tmp_path / "lists.jsonl", checksum) == lists
     text = (tmp_path / "lists.jsonl").read_text()
     (tmp_path / "lists.jsonl").write_text(text.replace("morning", "evening", 1))
     with pytest.raises(ValueError, match="expected"):
-        thaw(tmp_path / "lists.jsonl", checksum)
+        read_frozen(tmp_path / "lists.jsonl", checksum)
 
 
 @pytest.mark.parametrize(("path", "count"), list(zip(OWN_SETS, (60, 40, 60), strict=True)))

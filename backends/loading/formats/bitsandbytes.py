@@ -18,7 +18,7 @@ import torch
 from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import Group, QuantizedTensor, Widen
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
 from engine.kernels.groups import GroupedRows, GroupLayout
 
 KINDS = ("nf4", "fp4")
@@ -60,15 +60,15 @@ class FourBitTensor(QuantizedTensor):
         absmax = self.absmax(reader)
         return lambda first, last: GroupedRows(self.codes(reader, first, last), absmax[first:last], None)
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         absmax, table = self.absmax(reader), torch.tensor(self.levels)
 
-        def widen(first: int, last: int) -> torch.Tensor:
+        def dequantize(first: int, last: int) -> torch.Tensor:
             return table[self.codes(reader, first, last).int()] * absmax[first:last].repeat_interleave(
                 self.block, dim=1
             )
 
-        return widen
+        return dequantize
 
 
 def read(stored: Stored) -> Format:

@@ -13,7 +13,7 @@ import torch
 from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Stored
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import Group, QuantizedTensor, Widen, spread
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, spread
 from engine.kernels.groups import GroupedRows, GroupLayout
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -47,14 +47,14 @@ class Fp4Tensor(QuantizedTensor):
     def grouper(self, reader: TensorReader) -> Group:
         return lambda first, last: GroupedRows(self.codes(reader, first, last), self.scales(reader, first, last), None)
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         levels = torch.tensor(E2M1)
 
-        def widen(first: int, last: int) -> torch.Tensor:
+        def dequantize(first: int, last: int) -> torch.Tensor:
             scales = self.scales(reader, first, last)
             return levels[self.codes(reader, first, last).int()] * spread(scales, self.group, self.shape[1])
 
-        return widen
+        return dequantize
 
 
 def take(

@@ -16,7 +16,7 @@ import torch
 from engine.backends.loading.formats.gguf_blocks import DECODERS, E2M1_DOUBLED, IQ4, Groups
 from engine.backends.loading.formats.stored import Format
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import Group, QuantizedTensor, Source, Widen
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, Source
 from engine.checkpoint.gguf.config import positive_row
 from engine.checkpoint.gguf.header import GgufFile, GgufTensor, read_gguf
 from engine.checkpoint.gguf.names import SCORE, name_in_body
@@ -66,7 +66,7 @@ class BlockTensor(QuantizedTensor):
 
         return grouped
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         return lambda first, last: self.groups(reader, first, last).numbers()
 
 

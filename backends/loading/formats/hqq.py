@@ -16,7 +16,7 @@ import torch
 from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import Group, QuantizedTensor, Widen
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
 from engine.kernels.groups import UINT4, GroupedRows, GroupLayout
 
 DETAILS = ("nbits", "group_size", "axis", "shape", "packing", "view_as_float", "unpack_view_dtype", "compute_dtype")
@@ -54,7 +54,7 @@ class HqqTensor(QuantizedTensor):
             codes[first:last], scales[first:last], -zeros[first:last] * scales[first:last]
         )
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         packed = self.read(reader, "codes")
         values = packed if self.bits == 8 else torch.cat([packed >> 4, packed & 15])
         flat = (-1, 1) if self.axis == 1 else (1, -1)
@@ -65,11 +65,11 @@ class HqqTensor(QuantizedTensor):
             return lambda first, last: whole[first:last]
         in_row = self.shape[1] // self.group
 
-        def widen(first: int, last: int) -> torch.Tensor:
+        def dequantize(first: int, last: int) -> torch.Tensor:
             rows = slice(first * in_row, last * in_row)
             return ((values[rows] - zero[rows]) * scale[rows]).view(last - first, self.shape[1])
 
-        return widen
+        return dequantize
 
 
 def read(stored: Stored) -> Format:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import Group, QuantizedTensor, Widen, spread
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, spread
 from engine.errors import ModelLoadError
 from engine.kernels.groups import UINT4, GroupedRows, GroupLayout
 
@@ -75,17 +75,17 @@ class IntegerGroups(QuantizedTensor):
 
         return grouped
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         read, places = self.integers(reader), self.group_of_columns(reader)
 
-        def widen(first: int, last: int) -> torch.Tensor:
+        def dequantize(first: int, last: int) -> torch.Tensor:
             codes, scales, zeros = read(first, last)
             if places is not None:
                 return (codes - zeros[:, places]) * scales[:, places]
             num_columns = self.shape[1]
             return (codes - spread(zeros, self.group, num_columns)) * spread(scales, self.group, num_columns)
 
-        return widen
+        return dequantize
 
 
 def unpack(words: torch.Tensor, bits: int, num_values: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from engine.backends.loading.formats import fp4, scaled
 from engine.backends.loading.formats.integers import IntegerGroups, Integers, ReadIntegers
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen
+from engine.backends.loading.source import Dequantize, QuantizedTensor
 
 UNUSED = (".input_scale", ".k_scale", ".v_scale", ".q_scale", ".output_scale")
 ROTATED = (".svdquant_lora_a", ".svdquant_lora_b", ".weight_quantizer._pre_quant_scale")
@@ -46,9 +46,9 @@ class ScaledColumns(QuantizedTensor):
 
     inner: QuantizedTensor
 
-    def widener(self, reader: TensorReader) -> Widen:
-        factors, widen = self.read_scales(reader, "columns"), self.inner.widener(reader)
-        return lambda first, last: widen(first, last) * factors
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
+        factors, dequantize = self.read_scales(reader, "columns"), self.inner.dequantizer(reader)
+        return lambda first, last: dequantize(first, last) * factors
 
 
 def read(stored: Stored) -> Format:

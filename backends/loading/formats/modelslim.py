@@ -17,7 +17,7 @@ import torch
 from engine.backends.loading.formats.scaled import SCALES
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen
+from engine.backends.loading.source import Dequantize, QuantizedTensor
 from engine.errors import ModelLoadError
 
 FLOAT, STATIC = "FLOAT", "W8A8"
@@ -35,17 +35,17 @@ ROUNDING = 0.51
 class Int8Rows(QuantizedTensor):
     """Reads int8 rows. ``parts``: weight int8 (N, K), scale and offset, a number a row."""
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         scales = self.scales(reader)
         if not (scales > 0).all():
             raise ModelLoadError(f"{self.label}: its scales hold values that are not positive numbers")
 
-        def widen(first: int, last: int) -> torch.Tensor:
+        def dequantize(first: int, last: int) -> torch.Tensor:
             codes = self.read(reader, "weight", first, last).float()
             self.check_rows(reader, codes, first, last)
             return codes * scales[first:last].unsqueeze(1)
 
-        return widen
+        return dequantize
 
     def scales(self, reader: TensorReader) -> torch.Tensor:
         """(N,) fp32."""

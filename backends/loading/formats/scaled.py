@@ -11,7 +11,7 @@ import torch
 
 from engine.backends.loading.formats.stored import Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import QuantizedTensor, Widen
+from engine.backends.loading.source import Dequantize, QuantizedTensor
 from engine.errors import ModelLoadError
 
 FP8 = torch.float8_e4m3fn
@@ -28,13 +28,13 @@ class ScaledTensor(QuantizedTensor):
     divisor: float = 1.0
     """Of the products: bitsandbytes stores the largest value of a row as its scale."""
 
-    def widener(self, reader: TensorReader) -> Widen:
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
         scales = as_numbers(self.read(reader, "scale")).reshape(self._num_blocks)
         if not (torch.isfinite(scales) & (scales > 0)).all():
             raise ModelLoadError(f"{self.label}: its scales hold values that are not positive numbers")
         zeros = self.read(reader, "zero").float().reshape(self._num_blocks) if "zero" in self.parts else None
 
-        def widen(first: int, last: int) -> torch.Tensor:
+        def dequantize(first: int, last: int) -> torch.Tensor:
             wide = self.read(reader, "weight", first, last).float()
             places = torch.arange(first, last) // self.block[0]
             if zeros is not None:
@@ -46,7 +46,7 @@ class ScaledTensor(QuantizedTensor):
                 self.check_finite("weights", wide)
             return wide
 
-        return widen
+        return dequantize
 
     @property
     def _num_blocks(self) -> tuple[int, int]:

@@ -119,7 +119,7 @@ class Coordinator:
             server.send(Attach(self._models))
         await self._all_attached.wait()
 
-    def tell_state(self) -> None:
+    def report_state(self) -> None:
         """Sends the service's state to the API servers if it has changed."""
         now = (self._service.state, self._service.cut_off.is_set(), self._service.asleep)
         if now != self._sent_state:
@@ -134,7 +134,7 @@ class Coordinator:
 
     def stop_now(self) -> None:
         """Ends ``serve`` without waiting for answers in flight."""
-        self.tell_state()
+        self.report_state()
         self._stop_now.set()
 
     def _start(self, index: int) -> None:
@@ -220,7 +220,7 @@ class Coordinator:
 
     async def _announce(self, engine: LoadedEngine | None) -> None:
         """Returns when every API server knows the state of the server, or the adapters of the model."""
-        self.tell_state()
+        self.report_state()
         if engine is None:
             return
         position = list(self._service.models).index(engine)
@@ -279,7 +279,7 @@ class Coordinator:
         timeout_s = self._engine_configs[0].device.step_timeout_s
         while True:
             await asyncio.sleep(WATCH_S)
-            self.tell_state()
+            self.report_state()
             for server in self._servers.values():
                 server.since_heartbeat_s += WATCH_S
                 if server.since_heartbeat_s > timeout_s and not server.gone.is_set():
@@ -292,7 +292,7 @@ class Coordinator:
     async def _end(self) -> None:
         """Lets the API servers write the answers in flight, then ends them; kills what is left when the time is up."""
         self._listener.close()  # else it would take connections that nobody serves
-        self.tell_state()
+        self.report_state()
         for server in self._servers.values():
             if server.connected and server.since_heartbeat_s < HEARTBEAT_TIMEOUT_S:
                 server.send(Stop())

@@ -28,7 +28,7 @@ from engine.inputs.contents import IMAGE_KEYS, OTHER_MEDIA, parts_content, shown
 from engine.inputs.spans import MIN_CHUNK_TOKENS
 from engine.request import Content, ImageSource
 
-_MOST = 2**31 - 1
+_MAX_COUNT = 2**31 - 1
 """Larger counts mean "no limit" and must still fit the wire."""
 
 Number = int | float | None
@@ -108,7 +108,7 @@ def as_int(value: Number, where: Where, minimum: int = 0) -> int | None:
         fail(f"Expected a whole number, got {value}", where)
     if value < minimum:
         fail(f"Expected a whole number of at least {minimum}, got {value:.0f}", where)
-    return min(int(value), _MOST)
+    return min(int(value), _MAX_COUNT)
 
 
 def as_count(value: Number, where: Where) -> int | None:
@@ -251,7 +251,7 @@ def _object_content(item: dict[str, Any], where: Where, rank_fields: list[str] |
             return ""  # none of the fields that count: a document without text, like any empty one
     if isinstance(item.get("text"), str) and (not rank_fields or len(item) == 1):
         return str(item["text"])
-    return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MOST).strip()
+    return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MAX_COUNT).strip()
 
 
 def _refuse_media(item: dict[str, Any], what: str, where: Where) -> None:

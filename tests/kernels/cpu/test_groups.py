@@ -62,7 +62,7 @@ def test_fp32_has_the_bits_of_the_widened_weight(ops_fp32: CpuOps, layout: Group
     grouped, plain = ops_fp32.new_grouped_linear(100, 1024, layout), ops_fp32.new_linear(100, 1024)
     assert grouped is not None
     grouped.load_groups(0, rows)
-    plain.load_rows(0, rows.widened(layout))
+    plain.load_rows(0, rows.dequantized(layout))
     assert torch.equal(ops_fp32.linear(x, grouped), ops_fp32.linear(x, plain))
 
 
@@ -135,7 +135,7 @@ def test_rows_brought_to_4_bits_are_near(group: int) -> None:
     rows = torch.randn(20, 200)
     rows[3] = 0
     found = quantize_rows(rows, group)
-    wide = found.widened(GroupLayout(group, INT4, has_offsets=False))
+    wide = found.dequantized(GroupLayout(group, INT4, has_offsets=False))
     assert wide[3].abs().max() == 0
     assert distance(wide, rows) < 0.11
 

@@ -163,7 +163,7 @@ class TestW8A8:
         assert weight.num_bytes == F_SIZE * D + 4 * F_SIZE
 
     def test_rows_that_were_int8_come_back_the_same(self, half: torch.dtype) -> None:
-        """What a W8A8 checkpoint stores, widened by the loader with its scales."""
+        """What a W8A8 checkpoint stores, dequantized by the loader with its scales."""
         stored = torch.randint(-127, 128, (F_SIZE, D), dtype=torch.int8)
         stored[:, 0] = 127
         scales = torch.rand(F_SIZE) + 0.01

@@ -13,7 +13,7 @@ from engine.backends.cuda.planner import StepSample, StepTime, fit_step_time
 
 
 @dataclass(frozen=True)
-class Law:
+class CostModel:
     step: StepTime
     overhead_s: float = 0.0
     """Of a call, beside its steps."""
@@ -29,8 +29,8 @@ class IsolatedCall:
     latency_s: float
 
 
-def fit(samples: Sequence[IsolatedCall]) -> Law:
-    """The median of every size is fitted: one slow run says nothing about the law."""
+def fit(samples: Sequence[IsolatedCall]) -> CostModel:
+    """The median of every size is fitted: one slow run says nothing about the cost model."""
     by_size: dict[tuple[int, int], list[IsolatedCall]] = {}
     for sample in samples:
         by_size.setdefault((sample.num_tokens, sample.sum_squares), []).append(sample)
@@ -39,12 +39,14 @@ def fit(samples: Sequence[IsolatedCall]) -> Law:
         for (tokens, squares), group in by_size.items()
     ]
     overhead = statistics.median(sample.latency_s - sample.device_s for sample in samples)
-    return Law(fit_step_time(steps), max(0.0, overhead))
+    return CostModel(fit_step_time(steps), max(0.0, overhead))
 
 
-def worst_error(law: Law, samples: Sequence[IsolatedCall]) -> float:
-    """Largest relative error of the law against the median of a size."""
+def worst_error(cost_model: CostModel, samples: Sequence[IsolatedCall]) -> float:
+    """Largest relative error of the cost model against the median of a size."""
     by_size: dict[tuple[int, int], list[float]] = {}
     for sample in samples:
         by_size.setdefault((sample.num_tokens, sample.sum_squares), []).append(sample.device_s)
-    return max(abs(law.step.seconds(*size) / statistics.median(seconds) - 1.0) for size, seconds in by_size.items())
+    return max(
+        abs(cost_model.step.seconds(*size) / statistics.median(seconds) - 1.0) for size, seconds in by_size.items()
+    )
