@@ -1,8 +1,8 @@
 """What weights of 4 bits cost in time: products with them against the same arithmetic on its own weights.
 
-``python -m benchmarks.cpu.four_bits [--rounds N] [--out FILE]``: one thread, the projections of one layer of
-Qwen3-Reranker-8B, every arithmetic and several numbers of rows. Both sides run in turn, and the figure is the ratio of
-the medians of their CPU times, so that a busy machine costs both alike.
+``python -m benchmarks.cpu.four_bits [--rounds N] [--out FILE]``: one thread, projections of Qwen3-Reranker-0.6B, 4B and
+8B, every arithmetic and several numbers of rows. Both sides run in turn, and the figure is the median of the
+ratios of their CPU times, pair by pair, so that a busy machine costs both alike. ``--out`` is added to.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,8 +21,13 @@ from engine.kernels.cpu import _C
 from engine.kernels.cpu.ops import CpuLinear, CpuOps
 from engine.kernels.groups import INT4, UINT4, GroupedRows, GroupLayout
 
-SHAPES = {"qkv": (6144, 4096), "up": (24576, 4096), "down": (4096, 12288)}
+SHAPES = {
+    "0.6B qkv": (4096, 1024), "0.6B up": (6144, 1024), "0.6B down": (1024, 3072),
+    "4B qkv": (6144, 2560), "4B up": (19456, 2560), "4B down": (2560, 9728),
+    "8B qkv": (6144, 4096), "8B up": (24576, 4096), "8B down": (4096, 12288),
+}  # fmt: skip
 """Outputs and inputs."""
+ARITHMETICS = ("fp32", "int16", "int8")
 ROWS = (64, 128, 256, 512, 1024)
 LAYOUTS = {
     "groups of 128": GroupLayout(128, INT4, has_offsets=False),
@@ -58,36 +64,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--isa", choices=_C.available_isas(), default=None)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["qkv"])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.6B qkv", "4B qkv", "8B qkv"])
+    parser.add_argument("--arithmetics", nargs="+", choices=ARITHMETICS, default=ARITHMETICS)
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = []
-    for quantization in (None, "int16", "int8"):
-        ops = CpuOps(1, quantization, isa=options.isa)
+    for arithmetic in options.arithmetics:
+        ops = CpuOps(1, None if arithmetic == "fp32" else arithmetic, isa=options.isa)
         for shape in options.shapes:
             own = plain(ops, *SHAPES[shape])
             for name, layout in LAYOUTS.items():
                 narrow = four_bits(ops, *SHAPES[shape], layout)
-                for rows in ROWS:
+                for rows in options.rows:
                     found.append(compare(ops, own, narrow, rows, options.rounds))
-                    found[-1] |= {"arithmetic": quantization or "fp32", "shape": shape, "layout": name, "isa": ops.isa}
+                    found[-1] |= {"arithmetic": arithmetic, "shape": shape, "layout": name, "isa": ops.isa}
                     print(json.dumps(found[-1]), flush=True)
     if options.out:
-        options.out.write_text("\n".join(json.dumps(line) for line in found) + "\n")
+        with options.out.open("a") as out:
+            out.writelines(json.dumps(line) + "\n" for line in found)
 
 
 def compare(ops: CpuOps, own: CpuLinear, narrow: CpuLinear, rows: int, rounds: int) -> dict[str, object]:
     x = torch.randn(rows, own.in_features)
-    times: dict[str, list[float]] = {"own": [], "four_bits": []}
-    for _ in range(rounds):
-        times["own"].append(cpu_seconds(lambda: ops.linear(x, own)))
-        times["four_bits"].append(cpu_seconds(lambda: ops.linear(x, narrow)))
-    medians = {side: statistics.median(values) for side, values in times.items()}
+    sides = {"own": own, "four_bits": narrow}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name in sorted(sides, reverse=turn % 2 == 0):
+            seconds = cpu_seconds(partial(ops.linear, x, sides[name]))
+            if turn > 0:  # the first one warms up
+                times[name].append(seconds)
+    ratios = sorted(a / b for a, b in zip(times["own"], times["four_bits"], strict=True))
     return {
         "rows": rows,
-        "speed": round(medians["own"] / medians["four_bits"], 3),
-        "own_ms": round(1e3 * medians["own"], 2),
-        "four_bits_ms": round(1e3 * medians["four_bits"], 2),
+        "speed": round(statistics.median(ratios), 3),
+        "quartiles": [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)],
+        "own_ms": round(1e3 * statistics.median(times["own"]), 2),
+        "four_bits_ms": round(1e3 * statistics.median(times["four_bits"]), 2),
+        "rounds": rounds,
         "bytes_a_weight": round(narrow.num_bytes / own.in_features / own.out_features, 3),
         "own_bytes_a_weight": round(own.num_bytes / own.in_features / own.out_features, 3),
     }

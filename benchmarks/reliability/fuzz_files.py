@@ -1,9 +1,10 @@
 """Damaged checkpoint files: whatever their bytes, reading ends in numbers or in a ``ModelLoadError``, never in anything
 else.
 
-``python -m benchmarks.reliability.fuzz_files --executions 1000000 [--seconds N]``. A quarter of the executions each:
-bytes of GGUF headers, blocks of GGUF tensors, headers and settings of quantised safetensors, and their data. Every
-execution depends on the seed and its number alone, so that a failure can be repeated.
+``python -m benchmarks.reliability.fuzz_files --executions 1000000 [--seconds N] [--targets NAME ...]``. The executions
+take turns on: bytes of GGUF headers, blocks of GGUF tensors, headers and settings of quantised safetensors, their data,
+and all of torchao's and msModelSlim's files. Every execution depends on the seed, the targets and its number alone, so
+that a failure can be repeated.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.reliability.fuzz_formats import MODULE, Sample, modelslim_files, quantised, torchao_files
 from engine.backends.loading.checkpoint import open_model
 from engine.backends.loading.formats.gguf import open_gguf
 from engine.backends.loading.formats.gguf_blocks import DECODERS
@@ -35,6 +37,8 @@ from engine.errors import ModelLoadError
 INTERESTING = (0, 1, 2, 7, 8, 31, 32, 255, 256, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 64) - 1, -1)
 MAX_NUMBERS = 1 << 22
 """No test file holds more; a reader that says otherwise was fooled."""
+TARGETS = ("gguf_header", "gguf_blocks", "quantised_header", "quantised_data", "torchao", "modelslim")
+"""Methods of ``Targets``."""
 WORDS = (
     "awq",
     "gptq",
@@ -44,6 +48,14 @@ WORDS = (
     "bitsandbytes",
     "compressed-tensors",
     "auto-round",
+    "torchao",
+    "ascend",
+    "W8A8",
+    "W8A8_DYNAMIC",
+    "FLOAT",
+    "Int8Tensor",
+    "Float8Tensor",
+    "{",
     "",
     "int",
     "float",
@@ -120,7 +132,9 @@ class Targets:
         self.folder = folder
         self.gguf = small_gguf()
         self.header = self.gguf.index(b"cls.output.weight") + 60
-        self.formats = [(tensors, settings) for tensors, settings in quantised()]
+        self.formats = quantised()
+        self.torchao_files = torchao_files()
+        self.modelslim_files = modelslim_files()
 
     def gguf_header(self, rng: random.Random) -> None:
         path = self.folder / "m.gguf"
@@ -136,86 +150,65 @@ class Targets:
         assert found.shape == (2, 2 * block.values)
 
     def quantised_header(self, rng: random.Random) -> None:
-        tensors, settings = rng.choice(self.formats)
-        header, data = _layout(tensors)
+        self._header(rng.choice(self.formats), rng)
+
+    def quantised_data(self, rng: random.Random) -> None:
+        self._data(rng.choice(self.formats), rng)
+
+    def torchao(self, rng: random.Random) -> None:
+        self._either(rng.choice(self.torchao_files), rng)
+
+    def modelslim(self, rng: random.Random) -> None:
+        self._either(rng.choice(self.modelslim_files), rng)
+
+    def _either(self, sample: Sample, rng: random.Random) -> None:
+        (self._header if rng.random() < 0.7 else self._data)(sample, rng)
+
+    def _header(self, sample: Sample, rng: random.Random) -> None:
+        header, data = _layout(sample.tensors)
+        settings, metadata = json.loads(json.dumps([sample.settings, sample.metadata]))
         for _ in range(rng.randint(1, 2)):
             if rng.random() < 0.5:
-                entry = header[rng.choice(list(header))]
-                _change(entry, rng)
+                _change(header[rng.choice(list(header))], rng)
+            elif metadata and rng.random() < 0.8:
+                _change(metadata, rng)
             else:
-                settings = json.loads(json.dumps(settings))
                 _change(settings, rng)
         if rng.random() < 0.2:
             header.pop(rng.choice(list(header)))
-        self._read(header, data, settings)
+        self._read(sample, header, data, settings, metadata)
 
-    def quantised_data(self, rng: random.Random) -> None:
-        tensors, settings = rng.choice(self.formats)
-        header, data = _layout(tensors)
+    def _data(self, sample: Sample, rng: random.Random) -> None:
+        header, data = _layout(sample.tensors)
         out = bytearray(data)
         for _ in range(rng.randint(1, 8)):
             out[rng.randrange(len(out))] = rng.randrange(256)
-        self._read(header, bytes(out), settings)
+        self._read(sample, header, bytes(out), sample.settings, sample.metadata)
 
-    def _read(self, header: dict[str, Any], data: bytes, settings: dict[str, Any]) -> None:
+    def _read(
+        self, sample: Sample, header: dict[str, Any], data: bytes, settings: Any, metadata: dict[str, Any]
+    ) -> None:
+        if metadata:  # JSON inside of strings, unless it was damaged
+            texts = {name: entry if isinstance(entry, str) else json.dumps(entry) for name, entry in metadata.items()}
+            header = {"__metadata__": texts, **header}
         raw = json.dumps(header).encode()
         (self.folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + data)
-        read_all(open_model(str(self.folder), {"quantization_config": settings}, "model.").tensors)
-
-
-def quantised() -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
-    """One small module in each format, as random words in the right shapes."""
-    generator = torch.Generator().manual_seed(0)
-
-    def words(*shape: int) -> torch.Tensor:
-        return torch.randint(-(1 << 31), (1 << 31) - 1, shape, generator=generator, dtype=torch.int64).int()
-
-    def numbers(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
-        return (torch.rand(shape, generator=generator) + 0.1).to(dtype)
-
-    def packed(*shape: int) -> torch.Tensor:
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-
-    def compressed(layout: str, **weights: Any) -> dict[str, Any]:
-        group = {"targets": ["Linear"], "weights": {"symmetric": True, **weights}}
-        return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": group}}
-
-    fp8 = torch.float8_e4m3fn
-    shape = torch.tensor([16, 64])
-    grouped = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
-    return [
-        ({"qweight": words(64, 2), "qzeros": words(2, 2), "scales": numbers(2, 16)},
-         {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}),
-        ({"qweight": words(8, 16), "qzeros": words(2, 2), "scales": numbers(2, 16),
-          "g_idx": torch.arange(64).int() // 32}, {"quant_method": "gptq", "bits": 4, "group_size": 32}),
-        ({"weight_packed": words(16, 8), "weight_scale": numbers(16, 2), "weight_shape": shape},
-         compressed("pack-quantized", **grouped)),
-        ({"weight_packed": packed(16, 32), "weight_scale": numbers(16, 4).to(fp8),
-          "weight_global_scale": numbers(1).float()},
-         compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16)),
-        ({"weight": numbers(16, 64).to(fp8), "weight_scale": numbers(16, 1)},
-         compressed("float-quantized", num_bits=8, type="float", strategy="channel")),
-        ({"weight": numbers(16, 64).to(fp8), "weight_scale_inv": numbers(1, 1).float()},
-         {"quant_method": "fp8", "weight_block_size": [128, 128]}),
-        ({"weight": packed(16, 32), "weight_scale": numbers(16, 4).to(fp8), "weight_scale_2": numbers().float()},
-         {"quant_method": "modelopt", "quant_algo": "NVFP4"}),
-        ({"W_q": packed(16, 32), "scale": numbers(32, 1), "zero": numbers(32, 1), "shape": shape},
-         {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 32, "axis": 1}}}),
-        ({"weight": packed(512, 1), "weight.absmax": numbers(16).float(), "weight.quant_map": numbers(16).float(),
-          "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(b'{"shape": [16, 64], "blocksize": 64}')).byte()},
-         {"quant_method": "bitsandbytes", "load_in_4bit": True}),
-    ]  # fmt: skip
+        config = {"quantization_config": settings}
+        if sample.settings_file is not None:
+            (self.folder / sample.settings_file).write_text(json.dumps(settings))
+            config = {}
+        read_all(open_model(str(self.folder), config, "model.").tensors)
 
 
 def _layout(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, Any], bytes]:
     names = {torch.int32: "I32", torch.int64: "I64", torch.uint8: "U8", torch.float16: "F16", torch.float32: "F32"}
-    names[torch.float8_e4m3fn] = "F8_E4M3"
+    names |= {torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8"}
     header: dict[str, Any] = {}
     data = b""
     for ending, tensor in tensors.items():
         raw = bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
         place = [len(data), len(data) + len(raw)]
-        name = f"model.layers.0.mlp.up_proj.{ending}"
+        name = f"{MODULE}.{ending}"
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
         data += raw
     return header, data
@@ -235,19 +228,17 @@ def _change(value: Any, rng: random.Random) -> None:
         return
 
 
-def run(executions: int, *, seed: int = 0, seconds: float = 3600.0) -> Counter[str]:
+def run(executions: int, *, seed: int = 0, seconds: float = 3600.0, only: Sequence[str] = TARGETS) -> Counter[str]:
     """How the executions ended; raises ``AssertionError`` with the first one that ended in any other way."""
     ended: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
     logging.getLogger("engine").setLevel(logging.ERROR)
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        for inner in ("gguf", "safetensors"):
-            (Path(folder) / inner).mkdir()
-        first, second = Targets(Path(folder) / "gguf"), Targets(Path(folder) / "safetensors")
-        targets: list[Callable[[random.Random], None]] = [
-            first.gguf_header, first.gguf_blocks, second.quantised_header, second.quantised_data,
-        ]  # fmt: skip
+        targets: list[Callable[[random.Random], None]] = []
+        for name in only:
+            (inner := Path(folder) / name).mkdir()
+            targets.append(getattr(Targets(inner), name))
         for number in range(executions):
             if time.monotonic() > deadline:
                 break
@@ -268,10 +259,11 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()
-    ended = run(options.executions, seed=options.seed, seconds=options.seconds)
+    ended = run(options.executions, seed=options.seed, seconds=options.seconds, only=options.targets)
     seconds = round(time.monotonic() - started, 1)
     print(
         json.dumps({"executions": sum(ended.values()), "seed": options.seed, "seconds": seconds, "ended": dict(ended)})

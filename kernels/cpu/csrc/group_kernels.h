@@ -80,11 +80,12 @@ struct Levels {
 };
 #endif
 
+template <bool has_offsets>
 INLINE void expand_f32(const Weight& w, const uint32_t* from, const float* scales, const float* offsets, int count,
                        float* to) {
     const Levels levels(w.levels);
     for (int v = 0; v < kTileVectors; v++) {
-        const Vf scale = loadf(scales + v * W), offset = offsets ? loadf(offsets + v * W) : splat(0.0f);
+        const Vf scale = loadf(scales + v * W), offset = has_offsets ? loadf(offsets + v * W) : splat(0.0f);
         for (int k = 0; k < count; k++) {
             const Vi word = load<Vi>(from + k * NR + v * W);
             float* out = to + (int64_t)k * kQ4Values * NR + v * W;
@@ -96,16 +97,23 @@ INLINE void expand_f32(const Weight& w, const uint32_t* from, const float* scale
 }
 
 #if defined(__AVX2__)
-// `Step(words, even, odd)` gets int16 values of four columns' first and last four values in each 128-bit lane.
-template <Kind kind>
-INLINE void expand_integers(const Weight& w, const uint32_t* from, const int16_t* scales, const int16_t* offsets,
-                            int count, uint32_t* to) {
+struct Levels16 {  // the lower and the upper bytes of the levels, in each 128-bit lane
+    Q4 low, high;
+    MEMBER explicit Levels16(const int16_t* levels) {
+        uint8_t lower[16], upper[16];
+        for (int i = 0; i < 16; i++) lower[i] = (uint8_t)levels[i], upper[i] = (uint8_t)((uint16_t)levels[i] >> 8);
+        low = q4_table(lower), high = q4_table(upper);
+    }
+};
+
+// In `a` and `b`: int16 values of the first and the last two of four columns in each 128-bit lane.
+template <Kind kind, bool has_offsets>
+INLINE void expand_integers(const Levels16& levels, const uint32_t* from, const int16_t* scales,
+                            const int16_t* offsets, int count, uint32_t* to) {
     constexpr int words = kQ4Values / kWordElems[(int)kind];
-    uint8_t low[16], high[16];
-    for (int i = 0; i < 16; i++) low[i] = (uint8_t)w.levels16[i], high[i] = (uint8_t)((uint16_t)w.levels16[i] >> 8);
-    const Q4 table_low = q4_table(low), table_high = q4_table(high), mask = q4_set32(0x0f0f0f0f);
+    const Q4 mask = q4_set32(0x0f0f0f0f);
     for (int v = 0; v < kTileVectors; v++) {
-        const Q4 scale = q4_twice(scales + v * W), offset = offsets ? q4_twice(offsets + v * W) : q4_set32(0);
+        const Q4 scale = q4_twice(scales + v * W), offset = has_offsets ? q4_twice(offsets + v * W) : scale;
         const Q4 scale0 = q4_zip32_low(scale, scale), scale1 = q4_zip32_high(scale, scale);
         const Q4 offset0 = q4_zip32_low(offset, offset), offset1 = q4_zip32_high(offset, offset);
         for (int k = 0; k < count; k++) {
@@ -114,9 +122,10 @@ INLINE void expand_integers(const Weight& w, const uint32_t* from, const int16_t
 #pragma GCC unroll 2
             for (int half = 0; half < 2; half++) {
                 const Q4 codes = q4_and(half ? q4_high(word) : word, mask);
-                const Q4 lower = q4_lookup(table_low, codes), upper = q4_lookup(table_high, codes);
-                const Q4 a = q4_add(q4_multiply(q4_zip8_low(lower, upper), scale0), offset0);
-                const Q4 b = q4_add(q4_multiply(q4_zip8_high(lower, upper), scale1), offset1);
+                const Q4 lower = q4_lookup(levels.low, codes), upper = q4_lookup(levels.high, codes);
+                Q4 a = q4_multiply(q4_zip8_low(lower, upper), scale0);
+                Q4 b = q4_multiply(q4_zip8_high(lower, upper), scale1);
+                if (has_offsets) a = q4_add(a, offset0), b = q4_add(b, offset1);
                 if (kind == Kind::i8) {
                     store(out + half * NR, q4_pack(a, b));
                 } else {
@@ -128,9 +137,14 @@ INLINE void expand_integers(const Weight& w, const uint32_t* from, const int16_t
     }
 }
 #else
-template <Kind kind>
-INLINE void expand_integers(const Weight& w, const uint32_t* from, const int16_t* scales, const int16_t* offsets,
-                            int count, uint32_t* to) {
+struct Levels16 {
+    const int16_t* levels;
+    MEMBER explicit Levels16(const int16_t* l) : levels(l) {}
+};
+
+template <Kind kind, bool has_offsets>
+INLINE void expand_integers(const Levels16& table, const uint32_t* from, const int16_t* scales,
+                            const int16_t* offsets, int count, uint32_t* to) {
     constexpr int elems = kWordElems[(int)kind], bits = 32 / elems, words = kQ4Values / elems;
     for (int k = 0; k < count; k++)
         for (int column = 0; column < NR; column++) {
@@ -139,7 +153,7 @@ INLINE void expand_integers(const Weight& w, const uint32_t* from, const int16_t
                 uint32_t out = 0;
                 for (int j = 0; j < elems; j++) {
                     const int code = (word >> q4_shift(i * elems + j)) & 15;
-                    const int q = q4_product(w.levels16[code], scales[column]) + (offsets ? offsets[column] : 0);
+                    const int q = q4_product(table.levels[code], scales[column]) + (has_offsets ? offsets[column] : 0);
                     out |= ((uint32_t)q & (uint32_t)((1ull << bits) - 1)) << (bits * j);
                 }
                 to[(k * words + i) * NR + column] = out;
@@ -148,26 +162,44 @@ INLINE void expand_integers(const Weight& w, const uint32_t* from, const int16_t
 }
 #endif
 
+// Brings near what the same group has in the next panel. The caches' own prefetchers do not see it coming.
+template <class T>
+INLINE void prefetch_next_panel(const Weight& w, const void* groups, int64_t place) {
+    const char* next = (const char*)((const T*)groups + place + (int64_t)w.groups * NR);
+    for (int at = 0; at < NR * (int)sizeof(T); at += 64) __builtin_prefetch(next + at, 0, 2);
+}
+
+// A block's elements of one panel; `first`: its first group.
+template <Kind kind, bool has_offsets>
+INLINE void expand_block(const Weight& w, const uint32_t* from, int64_t first, int elems, uint32_t* to) {
+    using Number = std::conditional_t<kind == Kind::f32, float, int16_t>;
+    const Levels16 levels(w.levels16);
+    for (int at = 0, g = 0; at < elems; at += w.group, g++) {
+        const int count = min_int(w.group, elems - at) / kQ4Values;
+        const int64_t place = (first + g) * NR;
+        const uint32_t* source = from + (int64_t)at / kQ4Values * NR;
+        if (kind == Kind::f32)
+            expand_f32<has_offsets>(w, source, (const float*)w.group_scales + place,
+                                    (const float*)w.group_offsets + place, count, (float*)to + (int64_t)at * NR);
+        else
+            expand_integers<kind == Kind::i8 ? Kind::i8 : Kind::i16, has_offsets>(
+                levels, source, (const int16_t*)w.group_scales + place, (const int16_t*)w.group_offsets + place, count,
+                to + (int64_t)at / kWordElems[(int)kind] * NR);
+        prefetch_next_panel<Number>(w, w.group_scales, place);
+        if (has_offsets) prefetch_next_panel<Number>(w, w.group_offsets, place);
+    }
+}
+
 // `words` of the block, as the matrix product of this kind reads them.
 template <Kind kind>
 static void expand_groups(const Weight& w, const uint32_t* from, int panel, int block, int words, uint32_t* to) {
     constexpr int block_elems = kBlockWords[(int)kind] * kWordElems[(int)kind];
     const int elems = words * kWordElems[(int)kind];
     const int64_t first = (int64_t)panel * w.groups + (int64_t)block * block_elems / w.group;
-    for (int at = 0, g = 0; at < elems; at += w.group, g++) {
-        const int count = min_int(w.group, elems - at) / kQ4Values;
-        const int64_t place = (first + g) * NR;
-        const uint32_t* source = from + (int64_t)at / kQ4Values * NR;
-        if (kind == Kind::f32)
-            expand_f32(w, source, (const float*)w.group_scales + place,
-                       w.group_offsets ? (const float*)w.group_offsets + place : nullptr, count,
-                       (float*)to + (int64_t)at * NR);
-        else
-            expand_integers<kind == Kind::i8 ? Kind::i8 : Kind::i16>(
-                w, source, (const int16_t*)w.group_scales + place,
-                w.group_offsets ? (const int16_t*)w.group_offsets + place : nullptr, count,
-                to + (int64_t)at / kWordElems[(int)kind] * NR);
-    }
+    if (w.group_offsets)
+        expand_block<kind, true>(w, from, first, elems, to);
+    else
+        expand_block<kind, false>(w, from, first, elems, to);
 }
 
 // ------------------------------------------------------------------------------------------------------------ packing
