@@ -4,23 +4,22 @@ Front end -> core: ``EngineCoreRequest``, ``AbortRequest``, ``ResetPrefixCacheRe
 ``ShutdownRequest``. Core -> front end: ``CoreReady``, ``CoreHealth``, ``CoreFailed``, ``EngineCoreOutputs``,
 ``OperationDone``. Core -> worker: ``StepRequest``, ``OperationRequest``. Worker -> core: ``WorkerReady``,
 ``StepResult``, ``OperationDone``, ``WorkerFailed``.
-A NumPy array travels as dtype code, rank, shape and bytes (``encode_array``).
+NumPy arrays travel as ``engine/arrays.py`` writes them.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Self
 
 import msgspec
 import numpy as np
 
+from engine.arrays import decode_array, encode_array
 from engine.errors import EngineError, FieldPath, error_class
 from engine.step import ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 STEP_TOKEN_BOUNDS = tuple(2**power for power in range(5, 18))
 """Upper bounds of the histogram of step sizes; one more count is for larger ones."""
-_DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.uint8))
 
 
 class WireError(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
@@ -274,23 +273,6 @@ ToCore = EngineCoreRequest | AbortRequest | ShutdownRequest | ResetPrefixCacheRe
 FromCore = CoreReady | CoreFailed | CoreHealth | EngineCoreOutputs | OperationDone
 ToWorker = StepRequest | OperationRequest | ShutdownRequest
 FromWorker = WorkerReady | WorkerFailed | StepResult | OperationDone
-
-
-def encode_array(array: Any) -> bytes:
-    """Encodes an array as dtype code, rank, shape and raw bytes (msgspec's ``enc_hook``)."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"cannot send {type(array).__name__}")
-    head = struct.pack(f"<BB{array.ndim}I", _DTYPES.index(array.dtype), array.ndim, *array.shape)
-    return head + array.tobytes()
-
-
-def decode_array(type_: type, data: Any) -> np.ndarray:
-    """Decodes an array, as a read-only view of the message (msgspec's ``dec_hook``)."""
-    if type_ is not np.ndarray:
-        raise TypeError(f"cannot receive {type_.__name__}")
-    code, ndim = struct.unpack_from("<BB", data)
-    shape = struct.unpack_from(f"<{ndim}I", data, 2)
-    return np.frombuffer(data, _DTYPES[code], offset=2 + 4 * ndim).reshape(shape)
 
 
 def encoder() -> msgspec.msgpack.Encoder:

@@ -30,7 +30,8 @@ from engine.messages import (
     WireError,
 )
 from engine.model_spec import ModelSpec
-from engine.scheduling.scheduler import NO_PAIRS, NO_VALUES, Scheduler
+from engine.scheduling.answers import NO_PAIRS, NO_VALUES
+from engine.scheduling.scheduler import Scheduler
 from engine.step import Blame, ModelRunnerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)

@@ -57,6 +57,12 @@ class SuspectedPairs:
         if self._pairs:
             self._pairs.difference_update((call_id, pair) for pair in pairs)
 
+    def forget(self, calls: Iterable[Call]) -> None:
+        """Clears all pairs, and takes back what was held against those of these calls."""
+        self._pairs.clear()
+        for call in calls:
+            call.attempts.clear()
+
     def attribute(self, plan: StepPlan) -> tuple[dict[Call, list[int]], Blame]:
         """Enter the pairs of a lost step; returns those that are given up, and what the loss told."""
         held = list(_lost(plan))

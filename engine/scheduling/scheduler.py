@@ -25,7 +25,8 @@ import numpy as np
 
 from engine.config import SchedulerConfig
 from engine.errors import DeadlineExceededError, EngineError, StepFailedError
-from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats, WireError
+from engine.messages import EngineCoreOutput, EngineCoreRequest, SchedulerStats
+from engine.scheduling.answers import Answers
 from engine.scheduling.call import Call
 from engine.scheduling.call_queues import CallQueues
 from engine.scheduling.failure_attribution import SuspectedPairs
@@ -33,15 +34,13 @@ from engine.scheduling.kv_memory import KVMemory
 from engine.scheduling.statistics import Statistics
 from engine.scheduling.step_filler import StepFiller
 from engine.scheduling.step_plan import StepPlan
-from engine.scheduling.step_values import values_of_calls, without_non_finite
+from engine.scheduling.step_values import values_of_calls
 from engine.scheduling.token_tree import LeafRun, SegmentState
 from engine.scheduling.tree_builder import TreeBuilder
 from engine.step import Blame, ModelRunnerOutput, SchedulerOutput, WorkerInfo
 
 logger = logging.getLogger(__name__)
 MIN_TOKEN_BUDGET = 64
-NO_PAIRS = np.zeros(0, np.int32)
-NO_VALUES = np.zeros((0, 1), np.float32)
 
 
 class Scheduler:
@@ -77,6 +76,7 @@ class Scheduler:
         self._filler = StepFiller(self._memory, self._suspects, clock)
         self._statistics = Statistics()
         self._stats = self._statistics.totals
+        self._answers = Answers(self._stats, self._suspects, clock)
         self._unplannable: list[EngineCoreOutput] = []
 
     # -- calls come and go ---------------------------------------------------------------------------------------
@@ -104,8 +104,7 @@ class Scheduler:
         """An error of ours while planning one call is nobody else's business: it gets the error and is forgotten."""
         logger.exception("call %s could not be planned", call.call_id)
         failure = StepFailedError(f"this call could not be planned: {type(error).__name__}: {error}")
-        unanswered = dict.fromkeys(call.unanswered().tolist(), WireError.of(failure))
-        self._unplannable.append(self._answer(call, NO_PAIRS, NO_VALUES, unanswered))
+        self._unplannable.append(self._answers.failed(call, call.unanswered().tolist(), failure))
         call.ready = []
         call.aborted = True  # what it has in a step comes back to nobody
         self._retire_if_done(call)
@@ -146,7 +145,7 @@ class Scheduler:
             late = call.waiting_pairs()
             call.ready = []
             error = DeadlineExceededError(f"the deadline passed with {len(late)} of {call.num_pairs} pairs waiting")
-            outputs.append(self._answer(call, NO_PAIRS, NO_VALUES, dict.fromkeys(late, WireError.of(error))))
+            outputs.append(self._answers.failed(call, late, error))
             self._retire_if_done(call)
         return outputs
 
@@ -174,7 +173,7 @@ class Scheduler:
         found = values_of_calls(plan, output.values)
         self._settle(plan)
         all_finite = bool(np.isfinite(output.values).all())
-        answers = (self._answer_scored(call, parts, all_finite) for call, parts in found.items() if not call.aborted)
+        answers = (self._answers.scored(call, parts, all_finite) for call, parts in found.items() if not call.aborted)
         outputs = [answer for answer in answers if answer is not None]
         for owner in dict.fromkeys(plan.calls):
             if owner is not None:
@@ -189,47 +188,6 @@ class Scheduler:
                 call.num_in_flight -= 1
                 if isinstance(entry, LeafRun):
                     self._memory.finish(entry, call)
-
-    def _answer_scored(
-        self, call: Call, parts: list[tuple[np.ndarray, np.ndarray]], all_finite: bool
-    ) -> EngineCoreOutput | None:
-        """``parts``: pairs and their values, or reads and theirs. None where they complete no prompt."""
-        pairs, values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        num_rows: np.ndarray | None = None
-        if call.read_rows is not None:
-            pairs = call.read_rows.add(pairs, values)
-            if not len(pairs):
-                return None
-            values, num_rows = call.read_rows.take(pairs)
-            all_finite = bool(np.isfinite(values).all())
-        errors: dict[int, WireError] = {}
-        if not all_finite:
-            pairs, values, num_rows, errors = without_non_finite(pairs, values, num_rows)
-        return self._answer(call, pairs, values, errors, num_rows)
-
-    def _answer(
-        self,
-        call: Call,
-        pairs: np.ndarray,
-        values: np.ndarray,
-        errors: dict[int, WireError],
-        num_rows: np.ndarray | None = None,
-    ) -> EngineCoreOutput:
-        call.answered[pairs] = True
-        if errors:
-            call.answered[list(errors)] = True
-        num_answers = len(pairs) + len(errors)
-        call.num_answered += num_answers
-        finished = call.finished
-        self._stats.finished_pairs += num_answers
-        self._stats.logical_tokens += call.num_tokens(pairs) + call.num_tokens(list(errors))
-        self._stats.finished_calls += finished
-        if self._suspects:
-            self._suspects.clear(call.call_id, [*pairs.tolist(), *errors])
-        stats = call.stats(self._clock()) if finished else None
-        indices = pairs if pairs.dtype == np.int32 else pairs.astype(np.int32)
-        num_rows = None if num_rows is None else num_rows.astype(np.int32)
-        return EngineCoreOutput(call.call_id, indices, values, errors, stats, num_rows)
 
     def _retire_if_done(self, call: Call) -> None:
         """Drop a call that is answered or aborted and has nothing in flight, with all it holds."""
@@ -257,9 +215,7 @@ class Scheduler:
             if blame_pairs and not (out_of_memory and self._shrink(failed)):
                 outputs, blame = self._give_up(failed, error)
         if not blame_pairs:
-            self._suspects = SuspectedPairs()
-            for call in self._calls.values():
-                call.attempts.clear()
+            self._suspects.forget(self._calls.values())
         self._queues.clear()
         for call in list(self._calls.values()):
             if call.aborted or call.finished:
@@ -281,8 +237,8 @@ class Scheduler:
         outputs = []
         given_up, blame = self._suspects.attribute(plan)
         for call, pairs in given_up.items():
-            failure = WireError.of(StepFailedError(f"the step with this document failed repeatedly: {error}"))
-            outputs.append(self._answer(call, NO_PAIRS, NO_VALUES, dict.fromkeys(pairs, failure)))
+            failure = StepFailedError(f"the step with this document failed repeatedly: {error}")
+            outputs.append(self._answers.failed(call, pairs, failure))
         return outputs, blame
 
     # -- state ----------------------------------------------------------------------------------------------------

@@ -260,13 +260,17 @@ def test_priority_goes_first() -> None:
     assert [output.call_id for output in run_all(subject, runner)] == ["high", "mid", "low"]
 
 
-def test_one_poisonous_pair_fails_alone() -> None:
+@pytest.mark.parametrize("worker_broke_before", [False, True])
+def test_one_poisonous_pair_fails_alone(worker_broke_before: bool) -> None:
     pairs = [[*CONSTANT_PREFIX.tolist(), 100 + i, 1] for i in range(7)]
     pairs[3].append(666)
     subject, runner = scheduler(), FakeRunner(256, poison=666)
     subject.add(request("c", pairs))
     outputs: list[EngineCoreOutput] = []
     blames: list[Blame] = []
+    if worker_broke_before:
+        assert subject.schedule() is not None
+        assert subject.replay(StepFailedError("the worker's own fault"), blame_pairs=False) == ([], "unknown")
     for _ in range(20):
         plan = subject.schedule()
         if plan is None:
