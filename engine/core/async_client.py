@@ -16,7 +16,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Self
@@ -25,7 +24,7 @@ import numpy as np
 
 from engine.config import EngineConfig
 from engine.core.client import CLOSE_TIMEOUT_S, MPClient
-from engine.core.open_calls import OpenCall, suspected_calls
+from engine.core.open_calls import OpenCalls
 from engine.core.operations import AskedOperations
 from engine.errors import EngineDeadError, EngineError, ShuttingDownError, StartupError
 from engine.executor.base import GAVE_UP
@@ -61,7 +60,7 @@ class AsyncMPClient:
         """Keep open calls while the core or its worker is replaced; False: fail them, for somebody else to run."""
         self._arguments = (config, spec, constant_prefix)
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[str, OpenCall] = {}
+        self._calls = OpenCalls()
         self._operations = AskedOperations()
         self._restarts = RestartBudget(config.device.max_worker_restarts)
         self._lost = asyncio.Event()
@@ -73,15 +72,13 @@ class AsyncMPClient:
         """Whether a core has been started that has not said yet that its model is loaded."""
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
-        self._suspected: deque[str] = deque()
-        """Calls that a lost core had: the next one gets them one at a time, the first of them now."""
         self.stats = SchedulerStats()
         self.step_tokens = 0
         self.alive = False
         """Whether there is a core process whose model is loaded."""
         self.last_heartbeat_s = time.monotonic()
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self.idle = self._calls.idle
+        """Set while no call is open."""
 
     @classmethod
     async def start(
@@ -152,7 +149,9 @@ class AsyncMPClient:
             if not self.alive or not self._core_ready or self._since_heartbeat_s < HEARTBEAT_TIMEOUT_S:
                 continue
             if not self._hold_calls:
-                self._fail_all(EngineDeadError(f"the engine core has been silent for {self._since_heartbeat_s:.0f} s"))
+                self._calls.fail_all(
+                    EngineDeadError(f"the engine core has been silent for {self._since_heartbeat_s:.0f} s")
+                )
             if self._since_heartbeat_s > timeout_s:
                 logger.error("the engine core has been silent for %.0f s: killing it", self._since_heartbeat_s)
                 self._client.child.kill()
@@ -164,14 +163,12 @@ class AsyncMPClient:
         if isinstance(message, CoreHealth):
             self._core_ready, self._said = message.ready, message.reason
             if not message.ready and not self._hold_calls:
-                self._fail_all(EngineDeadError(message.reason))
+                self._calls.fail_all(EngineDeadError(message.reason))
             return
         self.stats = message.stats or self.stats
         self.step_tokens = message.step_tokens or self.step_tokens
         for output in message.outputs:
-            call = self._calls.get(output.call_id)
-            if call is not None:
-                call.queue.put_nowait(call.fresh(output))
+            self._calls.deliver(output)
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
         """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest."""
@@ -179,9 +176,7 @@ class AsyncMPClient:
             raise ShuttingDownError("the server is shutting down")
         if self._lost.is_set():
             raise EngineDeadError("the engine core is gone and was restarted too often")
-        call = OpenCall(request)
-        self._calls[request.call_id] = call
-        self.idle.clear()
+        call = self._calls.add(request)
         finished = False
         try:
             self._send(lambda client: client.submit(request))
@@ -193,12 +188,11 @@ class AsyncMPClient:
                 finished = output.stats is not None
                 yield output
         finally:
-            del self._calls[request.call_id]
+            following = self._calls.remove(request.call_id)
             if not finished:
                 self._send(lambda client: client.abort(request.call_id))
-            self._clear_suspected(request.call_id)
-            if not self._calls:
-                self.idle.set()
+            if following is not None:
+                self._send(lambda client: client.submit(following))
 
     def _send(self, send: Callable[[MPClient], None]) -> None:
         """A core that is gone, or not yet back, gets its open calls when it is restarted."""
@@ -215,8 +209,8 @@ class AsyncMPClient:
             self._give_up(error)
             return
         if not self._hold_calls:
-            self._fail_all(error)
-        self._suspected = suspected_calls(self._calls, self._suspected, client.child.exit_code)
+            self._calls.fail_all(error)
+        self._calls.core_lost(client.child.exit_code)
         logger.error("%s; starting a new one, %d calls will be replayed", error, len(self._calls))
         config, spec, constant_prefix = self._arguments
         if config.device.executor == "uni":
@@ -226,7 +220,7 @@ class AsyncMPClient:
 
     def _give_up(self, error: EngineError) -> None:
         logger.error("the engine core is lost for good: %s", error)
-        self._fail_all(error)
+        self._calls.fail_all(error)
         self._lost.set()
 
     async def _restart_core(self) -> None:
@@ -238,26 +232,8 @@ class AsyncMPClient:
             return
         for request in self._operations.again():
             self._client.operate(request)
-        suspected = set(self._suspected)
-        for call_id, call in self._calls.items():
-            if call_id not in suspected:
-                self._client.submit(call.request)
-        if self._suspected:
-            self._client.submit(self._calls[self._suspected[0]].request)
-
-    def _clear_suspected(self, done: str) -> None:
-        """Goes on with the next call of a lost core when the one before is over."""
-        if done not in self._suspected:
-            return
-        was_first = self._suspected[0] == done
-        self._suspected.remove(done)
-        if was_first and self._suspected:
-            following = self._calls[self._suspected[0]].request
-            self._send(lambda client: client.submit(following))
-
-    def _fail_all(self, error: EngineError) -> None:
-        for call in self._calls.values():
-            call.queue.put_nowait(error)
+        for call in self._calls.first_of_new_core():
+            self._client.submit(call)
 
     async def _stop_core(self) -> None:
         self.alive = self._core_ready = False
@@ -299,7 +275,7 @@ class AsyncMPClient:
     def kill(self) -> None:
         """End the core at once, and with it its workers; ``shutdown`` then has nothing to wait for."""
         self._closing = True
-        self._fail_all(ShuttingDownError("the server was stopped"))
+        self._calls.fail_all(ShuttingDownError("the server was stopped"))
         self._client.child.kill()
 
     async def shutdown(self, timeout_s: float) -> None:
@@ -308,7 +284,7 @@ class AsyncMPClient:
         try:
             await asyncio.wait_for(self.idle.wait(), timeout_s)
         except TimeoutError:
-            self._fail_all(ShuttingDownError("the server shut down before this call was finished"))
+            self._calls.fail_all(ShuttingDownError("the server shut down before this call was finished"))
         if self._watch is not None:
             self._watch.cancel()
         await self._stop_core()

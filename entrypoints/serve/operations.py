@@ -1,7 +1,7 @@
 """What callers may change while the server runs, where its operator allowed it: LoRA adapters, sleep and waking up.
 
 ``ServerOperations`` does it in the process that owns the models. With several API servers that is the coordinator,
-which they ask (``api_servers/coordinator_client.py``); what has changed it ``announce``s to them before it answers, so
+which they ask (``api_servers/remote.py``); what has changed it ``announce``s to them before it answers, so
 that a new name is known to all of them once a caller has been told of it.
 """
 

@@ -17,12 +17,7 @@ from engine.config import ServerConfig
 from engine.entrypoints.serve.admission import Admission, CallSize
 from engine.entrypoints.serve.api_servers import coordinator_client as client_module
 from engine.entrypoints.serve.api_servers.broker import CallBroker
-from engine.entrypoints.serve.api_servers.coordinator_client import (
-    CoordinatorClient,
-    RemoteAdmission,
-    RemoteCore,
-    RemoteStatus,
-)
+from engine.entrypoints.serve.api_servers.coordinator_client import CoordinatorClient
 from engine.entrypoints.serve.api_servers.messages import (
     AbortCall,
     AdmitRequest,
@@ -37,6 +32,7 @@ from engine.entrypoints.serve.api_servers.messages import (
     Stop,
     ToApiServer,
 )
+from engine.entrypoints.serve.api_servers.remote import RemoteAdmission, RemoteCore, RemoteStatus
 from engine.entrypoints.serve.api_servers.totals import ApiServerMetrics, render, summed
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.loaded_engine import LoadedEngine

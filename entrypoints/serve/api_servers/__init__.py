@@ -11,7 +11,7 @@ them may die, be replaced, or hang without taking the engine along.
   shares hold over all API servers as in one process, and probes get the same answer from every one.
 * Counters are kept where things happen and are summed when somebody scrapes.
 
-``messages.py`` has the messages between the two sides. ``process.py`` and ``coordinator_client.py`` are the API
-server's side; ``coordinator.py``, ``handle.py``, ``broker.py`` and ``totals.py`` are the coordinator's. ``listener.py``
-shares out the connections.
+``messages.py`` has the messages between the two sides. ``process.py``, ``coordinator_client.py`` and ``remote.py`` are
+the API server's side; ``coordinator.py``, ``handle.py``, ``broker.py``, ``adapter_news.py`` and ``totals.py`` are the
+coordinator's. ``listener.py`` shares out the connections.
 """

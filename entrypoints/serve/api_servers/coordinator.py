@@ -12,17 +12,17 @@ import logging
 import socket
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.serve.admission import Admission
+from engine.entrypoints.serve.api_servers.adapter_news import AdapterNews
 from engine.entrypoints.serve.api_servers.broker import CallBroker
 from engine.entrypoints.serve.api_servers.handle import HEARTBEAT_TIMEOUT_S, ApiServerHandle
 from engine.entrypoints.serve.api_servers.listener import NOT_LISTENING, ConnectionCounts
 from engine.entrypoints.serve.api_servers.messages import (
     AbortCall,
-    AdaptersChanged,
     AdaptersKnown,
     AdmitRequest,
     ApiServerFailed,
@@ -86,9 +86,7 @@ class Coordinator:
         """Counters of API servers that have ended."""
         self._sent_state: tuple[State, bool, bool] = ("starting", False, False)
         self._operations = ServerOperations(service, self._announce)
-        self._announced: dict[int, tuple[ApiServerHandle, asyncio.Future[None]]] = {}
-        """Changes of adapters that API servers have not confirmed, by their numbers."""
-        self._numbers = count(1)
+        self._adapter_news = AdapterNews()
         self._stopping = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_now = asyncio.Event()
@@ -186,7 +184,7 @@ class Coordinator:
     ) -> None:
         match message:
             case AdaptersKnown(number):
-                self._confirm(number)
+                self._adapter_news.confirm(number)
             case Operate():
                 self._begin(self._operate(server, message))
             case StatusRequest(number):
@@ -224,19 +222,9 @@ class Coordinator:
         if engine is None:
             return
         position = list(self._service.models).index(engine)
-        waiting = []
-        for server in self._servers.values():
-            if server.connected:  # others get the adapters with the models
-                number = next(self._numbers)
-                self._announced[number] = server, asyncio.get_running_loop().create_future()
-                waiting.append(self._announced[number][1])
-                server.send(AdaptersChanged(number, position, engine.adapters))
-        if waiting:
-            await asyncio.wait(waiting)
-
-    def _confirm(self, number: int) -> None:
-        _, known = self._announced.pop(number)
-        known.set_result(None)
+        # Those that are not connected yet get the adapters with the models.
+        connected = [server for server in self._servers.values() if server.connected]
+        await self._adapter_news.tell(connected, position, engine.adapters)
 
     async def _send_metrics(self, server: ApiServerHandle, number: int) -> None:
         servers = list(self._servers.values())
@@ -255,8 +243,7 @@ class Coordinator:
 
     def _on_gone(self, server: ApiServerHandle) -> None:
         self._brokers[server.index].close()
-        for number in [number for number, (who, _) in self._announced.items() if who is server]:
-            self._confirm(number)
+        self._adapter_news.forget(server)
         self._connections[server.index] = NOT_LISTENING
         self._past = summed(chain(self._past, server.counts))
         server.counts = []

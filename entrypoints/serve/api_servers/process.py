@@ -13,13 +13,7 @@ import signal
 import socket
 from dataclasses import replace
 
-from engine.entrypoints.serve.api_servers.coordinator_client import (
-    CoordinatorClient,
-    RemoteAdmission,
-    RemoteCore,
-    RemoteOperations,
-    RemoteStatus,
-)
+from engine.entrypoints.serve.api_servers.coordinator_client import CoordinatorClient
 from engine.entrypoints.serve.api_servers.listener import ConnectionCounts, SharingHttpServer
 from engine.entrypoints.serve.api_servers.messages import (
     AdaptersChanged,
@@ -35,6 +29,7 @@ from engine.entrypoints.serve.api_servers.messages import (
     Stop,
     ToApiServer,
 )
+from engine.entrypoints.serve.api_servers.remote import RemoteAdmission, RemoteCore, RemoteOperations, RemoteStatus
 from engine.entrypoints.serve.api_servers.totals import ApiServerMetrics
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
