@@ -19,6 +19,7 @@ import numpy as np
 from engine.config import EngineConfig
 from engine.core.known_pair import KnownPair
 from engine.core.operations import Operations
+from engine.core.pace import StepPace
 from engine.errors import EngineDeadError, EngineError, StepFailedError
 from engine.executor import Executor, StepError
 from engine.messages import (
@@ -82,6 +83,7 @@ class EngineCore:
         self._running: deque[_RunningStep] = deque()
         self._num_restarts = 0
         self._last_done_s = clock()
+        self._pace = StepPace()
         self._slowest_token_s = 0.0
         self._stalled = False
 
@@ -121,18 +123,34 @@ class EngineCore:
             result.stats = self.stats()
         return result
 
+    @property
+    def plan_in_s(self) -> float | None:
+        """Seconds until ``poll`` would plan another step beside the running one; None: not before that has ended."""
+        early_s = self._too_early_s() if len(self._running) < self._depth and self.scheduler.has_waiting else 0.0
+        return early_s or None
+
     def wait(self, timeout_s: float | None) -> None:
-        """Waits until the running step is done; returns at once when none runs."""
+        """Waits until the running step is done, or another one should be planned; returns at once when none runs."""
         if self._running:
+            limits = [limit for limit in (timeout_s, self.plan_in_s) if limit is not None]
             try:
-                self._running[0].future.exception(timeout_s)
+                self._running[0].future.exception(min(limits, default=None))
             except TimeoutError:
                 return
 
-    def _fill(self, result: EngineCoreOutputs, on_done: Callable[[], None] | None) -> None:
+    @property
+    def _depth(self) -> int:
         # An answer on its way is lost with its worker. While a culprit is looked for, it must not be mistaken for one.
-        depth = 1 if self.scheduler.has_suspects else self._config.scheduler.pipeline_depth
-        while len(self._running) < depth:
+        return 1 if self.scheduler.has_suspects else self._config.scheduler.pipeline_depth
+
+    def _too_early_s(self) -> float:
+        """Seconds that another step should not be planned for yet, since the device has enough to do."""
+        if not self._running:
+            return 0.0
+        return self._pace.too_early_s(sum(step.num_tokens for step in self._running), self._age(self._running[0]))
+
+    def _fill(self, result: EngineCoreOutputs, on_done: Callable[[], None] | None) -> None:
+        while len(self._running) < self._depth and not self._too_early_s():
             try:
                 scheduler_output = self.scheduler.schedule()
             except Exception as error:
@@ -166,6 +184,7 @@ class EngineCore:
             result.outputs += self._recover(self._judged(failure))
             return
         self._failed_in_a_row = 0
+        self._pace.learn(step.num_tokens, output.device_s)
         self._slowest_token_s = max(self._slowest_token_s, self._age(step) / step.num_tokens)
         self._last_done_s = self._clock()
         if self._stalled:

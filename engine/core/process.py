@@ -74,7 +74,7 @@ class CoreProcess:
 
     def _drive(self) -> None:
         while not (self._stopping and not self._core.has_work):
-            self._wake.wait(HEARTBEAT_INTERVAL_S)
+            self._wake.wait(min(HEARTBEAT_INTERVAL_S, self._core.plan_in_s or HEARTBEAT_INTERVAL_S))
             self._wake.clear()
             while self._inbox:
                 self._handle(self._inbox.popleft())

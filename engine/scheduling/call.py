@@ -32,6 +32,7 @@ class Call:
         "remaining_tokens",
         "request",
         "roots",
+        "work_tokens",
     )
 
     def __init__(self, request: EngineCoreRequest, planned_before: int = 0) -> None:
@@ -49,6 +50,8 @@ class Call:
         """Pairs answered with an error because they kept losing their steps."""
         self.roots: list[Node] = []
         self.ready: list[Entry] = []
+        self.work_tokens = 0
+        """Of all that it had to do when it came."""
         self.remaining_tokens = 0
         self.num_in_flight = 0
         """Its entries in steps that have not come back."""
@@ -81,6 +84,7 @@ class Call:
         self.ready = []
         self.make_ready(roots)
         self.remaining_tokens = total_tokens(roots)
+        self.work_tokens = self.work_tokens or self.remaining_tokens
         self.num_in_flight = 0
 
     def make_ready(self, nodes: Sequence[Node]) -> None:

@@ -5,10 +5,12 @@ the other takes. So a call of one document passes one of 10,000 at once, and wha
 whatever else comes: nobody starves. Where the oldest call's next segment alone is more than half of a step, or has an
 adapter that others do not use, it takes turns with the others from step to step.
 
-Calls of a few steps are equally short: among them the first comes first, and what its caller already had inside when a
-call came counts as if it had come so much later. So who sends much waits behind himself, not in front of others, while
-his own calls are done in the order in which they came: under overload none of them waits much longer than the others.
-Long calls come behind them, the one with the least work first. Among the oldest only the time of arrival counts.
+Calls of a few steps are short: among them the first comes first, where a call counts as if it had come later by its
+own work, and by what its caller already had inside when it came. So a call of one document passes one of a hundred that
+has just begun; who sends much waits behind himself, not in front of others; and his own calls are done about in the
+order in which they came: under overload none of them waits much longer than the others. Long calls come behind them,
+the one with the least work first, and stay long until they are done: with a few steps left they would else be the first
+of the short ones. Among the oldest only the time of arrival counts.
 
 A key changes only when its call makes progress, so a heap is enough for each order.
 """
@@ -23,19 +25,23 @@ from engine.config import SchedulerConfig
 from engine.scheduling.call import Call
 
 SHORT_STEPS = 8
-"""Calls of at most so many steps of work are equally short."""
+"""Calls of at most so many steps of work are short."""
 SWEEP_FROM = 256
 Key = tuple[float, float, float]
+
+
+def is_short(call: Call, config: SchedulerConfig, token_budget: int) -> bool:
+    """Whether all of a call, with its priority, is a few steps' work."""
+    return call.work_tokens + call.request.priority * config.priority_tokens <= SHORT_STEPS * token_budget
 
 
 def least_work(call: Call, config: SchedulerConfig, token_budget: int) -> Key:
     """Whether it is long, tokens, seconds; the call with the smallest key goes first in the half of the short ones."""
     request = call.request
-    favour = request.priority * config.priority_tokens
-    work = call.remaining_tokens + favour
-    if work <= SHORT_STEPS * token_budget:
-        return 0, call.planned_before + request.backlog_tokens + favour, request.arrival_s
-    return 1, work + request.backlog_tokens, request.arrival_s
+    work = call.remaining_tokens + request.backlog_tokens + request.priority * config.priority_tokens
+    if is_short(call, config, token_budget):
+        return 0, call.planned_before + work, request.arrival_s
+    return 1, work, request.arrival_s
 
 
 def oldest(call: Call, config: SchedulerConfig, token_budget: int) -> Key:

@@ -249,6 +249,11 @@ class Scheduler:
         return bool(self._calls)
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether some call may have something that is in no step yet."""
+        return bool(self._queues)
+
+    @property
     def has_suspects(self) -> bool:
         """Some pairs of a lost step are neither cleared nor given up."""
         return bool(self._suspects)

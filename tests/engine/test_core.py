@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import EngineConfig, SchedulerConfig
 from engine.core.core import EngineCore
+from engine.core.pace import LEAD_S
 from engine.messages import EngineCoreOutput, EngineCoreRequest
 from engine.model_spec import HeadSpec, ModelSpec
 from tests.support.fake_worker import FakeExecutor, fake_info, fake_logit
@@ -53,6 +54,25 @@ def test_the_next_step_is_planned_while_one_runs() -> None:
     executor.release()
     executor.hold = False
     assert scores(collect(core)) == {i: round(fake_logit([i, i + 1, *range(10)]), 3) for i in range(6)}
+
+
+def test_the_next_step_is_planned_shortly_before_the_running_one_ends() -> None:
+    """Whoever comes meanwhile is in it, and waits for no other."""
+    now = [0.0]
+    executor = FakeExecutor(fake_info(budget=16), hold=True)
+    core = EngineCore(CONFIG, SPEC, NO_CONSTANT_PREFIX, executor, clock=lambda: now[0])
+    core.add(call("c", [[i, i + 1, *range(10)] for i in range(20)]))
+    core.poll()
+    assert len(executor.queue) == 2, "how long steps take is not known yet"
+    executor.runner.device_s = 1.0
+    executor.release()
+    core.poll()
+    assert len(executor.queue) == 1
+    assert core.plan_in_s == pytest.approx(1.0 - LEAD_S)
+    now[0] += 0.985
+    core.poll()
+    assert len(executor.queue) == 2, "the device does not wait"
+    assert core.plan_in_s is None, "and the core sleeps until a step ends"
 
 
 def test_while_a_culprit_is_looked_for_one_step_runs_at_a_time() -> None:

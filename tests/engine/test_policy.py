@@ -139,11 +139,42 @@ def test_the_sweep_keeps_what_waits() -> None:
     assert [heap.pop() for _ in range(len(heap))] == calls
 
 
-def test_calls_of_a_few_steps_are_done_in_the_order_in_which_they_came() -> None:
+def test_calls_of_a_few_steps_are_passed_only_by_those_that_come_before_their_own_work_could_be_done() -> None:
     clock = Clock()
     subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
-    sizes = [16, 1, 8, 2, 16, 4, 1, 16]
-    for i, count in enumerate(sizes):
-        subject.add(request(f"c{i}", pairs(count, 100 * i), clock.now + i))
-    done = [output.call_id for output in run_all(subject, runner) if output.stats]
-    assert [done.index(f"c{i}") for i in range(len(sizes))] == pytest.approx(range(len(sizes)), abs=1)
+    rng, came, done = random.Random(0), [], []
+    for step in range(60):
+        for _ in range(rng.choice((0, 1, 2, 3))):
+            count = rng.choice((1, 2, 4, 16))
+            subject.add(request(str(len(came)), pairs(count, 100 * len(came)), clock.now + step))
+            came.append((step * BUDGET, 4 * count))
+        if plan := subject.schedule():
+            done += [int(output.call_id) for output in subject.update(runner.execute(plan)) if output.stats]
+    assert len(done) > 40
+    for place, name in enumerate(done):
+        passed = [earlier for earlier in range(name) if earlier not in done[:place]]
+        (arrival, work), slack = came[name], 2 * BUDGET
+        assert all(came[earlier][0] + came[earlier][1] >= arrival + work - slack for earlier in passed)
+
+
+def test_a_long_call_with_little_left_is_still_behind_short_ones() -> None:
+    clock = Clock()
+    subject, runner = scheduler(budget=BUDGET, clock=clock), FakeRunner(256)
+    subject.add(request("large", pairs(400), clock.now))
+    for i in range(40):
+        subject.add(request(f"short {i}", pairs(1, 20_000 + i), clock.now))
+        assert steps_until(subject, runner, f"short {i}", clock) == 1
+
+
+def test_a_step_with_a_short_call_is_not_filled_up_with_long_ones() -> None:
+    subject, runner = scheduler(budget=BUDGET), FakeRunner(256)
+    for name in ("large", "also large"):
+        subject.add(request(name, pairs(400), 1000.0))
+    subject.update(runner.execute(subject.schedule()))  # with the constant prefix
+    subject.add(request("short", pairs(1, 20_000), 1000.0))
+    sizes = []
+    while any(call.call_id == "short" for call in subject._calls.values()):
+        sizes.append((plan := subject.schedule()).num_tokens)
+        subject.update(runner.execute(plan))
+    assert sizes == [BUDGET // 2 + 4]
+    assert subject.schedule().num_tokens == BUDGET, "long calls among themselves fill it"

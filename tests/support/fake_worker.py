@@ -43,6 +43,7 @@ class FakeRunner:
     def __init__(self, kv_capacity: int = 512, poison: int | None = None) -> None:
         self.kv_cache = np.full(kv_capacity, -1, np.int32)
         self.poison = poison
+        self.device_s = 0.001
         self.plans: list[SchedulerOutput] = []
 
     def execute(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
@@ -58,7 +59,7 @@ class FakeRunner:
             values.append(fake_logit(np.concatenate([context, own])))
         for row, slot, length in scheduler_output.keep_ranges:
             self.kv_cache[slot : slot + length] = scheduler_output.token_ids[row : row + length]
-        return ModelRunnerOutput(scheduler_output.step_id, np.array(values, np.float32).reshape(-1, 1), 0.001)
+        return ModelRunnerOutput(scheduler_output.step_id, np.array(values, np.float32).reshape(-1, 1), self.device_s)
 
     def context(self, scheduler_output: SchedulerOutput, context_id: int) -> np.ndarray:
         parts = [np.zeros(0, np.int32)]
