@@ -78,15 +78,24 @@ class Backend(ABC):
         """The reason why the device cannot be used and what to install, as a sentence; None if it is really there."""
 
     @abstractmethod
-    def device(self, rank: int) -> torch.device: ...
+    def device(self, rank: int) -> torch.device:
+        """The device of worker ``rank``. Raises ``DeviceError`` where this process sees too few devices."""
+        ...
 
     @abstractmethod
     def set_up(self, config: DeviceConfig, rank: int) -> tuple[str, ...]:
-        """Prepare this process (threads, current device); returns notes for the log."""
+        """Prepare this process (threads, current device); returns notes for the log.
+
+        Raises ``ConfigError`` or ``DeviceError`` where the worker cannot have the cores or the device that it needs.
+        """
 
     @abstractmethod
     def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
-        """The ops and one line on which they are and why."""
+        """The ops and one line on which they are and why.
+
+        Raises ``DeviceError`` for a quantisation or dtype that the device cannot compute in, and ``ConfigError`` for a
+        setting of the kernels that is none.
+        """
 
     @abstractmethod
     def memory(self, device: torch.device) -> MemoryFacts: ...

@@ -49,6 +49,11 @@ class Worker:
         self.profiler: Profiler | None = None
 
     def load(self) -> WorkerInfo:
+        """Load the model onto the device.
+
+        Raises ``ModelLoadError``, ``DeviceError`` where it does not fit, and ``ConfigError`` for settings that exclude
+        each other.
+        """
         started = time.perf_counter()
         size = self.config.device.tensor_parallel_size
         if size != self.tp_rank.size:
@@ -135,7 +140,8 @@ class Worker:
     def change_adapters(self, change: AdapterChange) -> None:
         """Load or forget a LoRA adapter, between two launches.
 
-        Raises ``ModelLoadError`` or ``DeviceError``; then nothing has changed.
+        Raises ``ConfigError`` where the model was loaded without room for adapters, ``ModelLoadError`` or
+        ``DeviceError``; then nothing has changed.
         """
         assert self.runner is not None, "change_adapters before load"
         adapters = self.runner.adapters

@@ -12,7 +12,10 @@ _DTYPES = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.int64), np.dtyp
 
 
 def encode_array(array: Any) -> bytes:
-    """Encodes an array as dtype code, rank, shape and raw bytes (msgspec's ``enc_hook``)."""
+    """Encodes an array as dtype code, rank, shape and raw bytes (msgspec's ``enc_hook``).
+
+    Raises ``TypeError`` for any other type.
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"cannot send {type(array).__name__}")
     head = struct.pack(f"<BB{array.ndim}I", _DTYPES.index(array.dtype), array.ndim, *array.shape)
@@ -20,7 +23,10 @@ def encode_array(array: Any) -> bytes:
 
 
 def decode_array(type_: type, data: Any) -> np.ndarray:
-    """Decodes an array, as a read-only view of the message (msgspec's ``dec_hook``)."""
+    """Decodes an array, as a read-only view of the message (msgspec's ``dec_hook``).
+
+    Raises ``TypeError`` for any other type.
+    """
     if type_ is not np.ndarray:
         raise TypeError(f"cannot receive {type_.__name__}")
     code, ndim = struct.unpack_from("<BB", data)

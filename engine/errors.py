@@ -110,11 +110,15 @@ class AuthenticationError(RequestError):
 
 
 class ForbiddenError(RequestError):
+    """Sent by a web page of another site."""
+
     status = 403
     type = "forbidden"
 
 
 class MisdirectedRequestError(RequestError):
+    """Sent for a host name that this server does not have."""
+
     status = 421
     type = "misdirected_request"
 

@@ -25,7 +25,7 @@ def why_unsupported(version: Tuple[int, int], system: str, largest_int: int) -> 
 
 
 def refuse_unsupported() -> None:
-    """Ends the process with the sentence, where there is one: nothing of the engine could be imported."""
+    """Prints the sentence, where there is one, and raises ``SystemExit``: nothing of the engine could be imported."""
     problem = why_unsupported((sys.version_info[0], sys.version_info[1]), sys.platform, sys.maxsize)
     if problem is not None:
         sys.stderr.write("engine: {}\n".format(problem))  # noqa: UP032

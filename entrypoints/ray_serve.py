@@ -55,7 +55,7 @@ class Reranker:
         return {METRIC: float(self._client.stats.num_waiting_tokens)}
 
     async def check_health(self) -> None:
-        """Ray Serve replaces a replica for which this raises."""
+        """Raises ``EngineDeadError`` once the core is gone; then Ray Serve replaces the replica."""
         if not self._client.alive:
             raise EngineDeadError("the engine core is gone")
 
@@ -77,7 +77,10 @@ class ByQueuedTokens:
 
 
 def app(arguments: dict[str, str]) -> Any:
-    """The application, from ``serve run``'s ``name=value`` arguments or the ``args`` of a Serve config file."""
+    """The application, from ``serve run``'s ``name=value`` arguments or the ``args`` of a Serve config file.
+
+    Raises ``ConfigError`` for settings that are none.
+    """
     own = {name: _count(name, arguments.get(name, usual)) for name, usual in _OWN.items()}
     settings = {name: value for name, value in arguments.items() if name not in _OWN}
     unknown = sorted(set(settings) - set(OPTIONS))

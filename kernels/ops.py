@@ -163,7 +163,12 @@ class Ops(Protocol):
         """The plain (T, D) tensor that an activation stands for."""
         ...
 
-    def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight: ...
+    def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
+        """An empty linear layer, (out_features, in_features).
+
+        Raises ``ConfigError`` for sizes that the kernels do not take.
+        """
+        ...
 
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False

@@ -89,7 +89,11 @@ class CpuBackend(Backend):
         return (f"pinned to cores {', '.join(map(str, own))}",)
 
     def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
-        """The one place that chooses between the compiled kernels and plain torch."""
+        """The one place that chooses between the compiled kernels and plain torch.
+
+        Raises ``ConfigError`` for a value of an environment variable that is none, and ``DeviceError`` for a
+        quantisation without its kernels.
+        """
         wanted = os.environ.get(KERNELS_VARIABLE, "")
         if wanted not in ("", "compiled", "torch"):
             raise ConfigError(f"{KERNELS_VARIABLE} is {wanted!r}; it can be compiled or torch")

@@ -254,7 +254,10 @@ def _in_words(error: Exception) -> str:
 
 
 def choose_form(measured: Sequence[Measured]) -> tuple[AttentionForm, str]:
-    """The fastest form that agrees with the first one (the plain one), and why, for the log."""
+    """The fastest form that agrees with the first one (the plain one), and why, for the log.
+
+    Raises ``DeviceError`` where no form works.
+    """
     agreeing = [row for row in measured if row.agrees]
     if not agreeing:
         raise DeviceError("no form of attention works on this GPU: " + "; ".join(map(_refusal, measured)))

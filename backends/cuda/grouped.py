@@ -52,6 +52,7 @@ class CudaGrouped:
             self.packed.offsets[start:stop].copy_(rows.offsets)
 
     def load_rows(self, start: int, rows: torch.Tensor) -> None:
+        """Raises ``TypeError``: this weight takes groups, not rows."""
         raise TypeError("a weight of 4 bits in groups takes groups, not rows")
 
     def load_bias(self, start: int, bias: torch.Tensor) -> None:

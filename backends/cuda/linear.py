@@ -61,6 +61,7 @@ class Fp8Linear:
     def __init__(
         self, out_features: int, in_features: int, *, bias: bool, device: torch.device, dtype: torch.dtype
     ) -> None:
+        """Raises ``ConfigError`` for sides that fp8 products do not take."""
         if out_features % FP8_MULTIPLE or in_features % FP8_MULTIPLE:
             raise ConfigError(
                 f"fp8 products need sides that are multiples of {FP8_MULTIPLE}, this model has a weight of "

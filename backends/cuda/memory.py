@@ -17,7 +17,10 @@ KV_CACHE_SHARE = 0.5
 
 
 def memory_limit(config: DeviceConfig, free: int, total: int) -> tuple[int, str]:
-    """Bytes that this process may use, and a note that says why."""
+    """Bytes that this process may use, and a note that says why.
+
+    Raises ``ConfigError`` for a share that is none, and ``DeviceError`` for more bytes than the GPU has free.
+    """
     share, asked = config.gpu_memory_utilization, config.gpu_memory_bytes
     if share is not None and not 0.0 < share <= 1.0:
         raise ConfigError(f"gpu_memory_utilization must be above 0 and at most 1, not {share}")

@@ -92,6 +92,7 @@ class AdapterFile:
     """The factors of one adapter, and the tensors that it replaces, by the modules' names without ``prefix``."""
 
     def __init__(self, name: str, folder: Path, prefix: str, reader: TensorReader) -> None:
+        """Open the adapter's files. Raises ``ModelLoadError`` where they are damaged or hold no tensors."""
         self.label = f"the adapter {name!r} in {folder}"
         self._prefix, self._reader = prefix, reader
         self._scaling = self._read_config(folder)
@@ -104,6 +105,7 @@ class AdapterFile:
             raise ModelLoadError(f"{self.label} holds no tensors: it would change nothing")
 
     def load(self, head: AdaptableHead, params: Parameters) -> Adapter:
+        """Read the factors. Raises ``ModelLoadError`` for tensors that an adapter cannot change here."""
         sides: dict[int, list[Side]] = defaultdict(list)
         for module in [module for module in self._factors if module in params.parts]:
             self._check_shapes(module, params)

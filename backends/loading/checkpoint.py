@@ -110,7 +110,10 @@ def open_model(folder: str, config: Mapping[str, Any], prefix: str) -> Checkpoin
 
 
 def quantization_settings(folder: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The quantisation that the files state; None for a plain checkpoint."""
+    """The quantisation that the files state; None for a plain checkpoint.
+
+    Raises ``ModelLoadError`` for one that is no object.
+    """
     settings = config.get("quantization_config") or config.get("compression_config")
     if settings:
         if not isinstance(settings, dict):

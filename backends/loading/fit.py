@@ -52,7 +52,10 @@ def check_fit(
     capabilities: Capabilities,
     num_workers: int = 1,
 ) -> None:
-    """Refuse what cannot fit, and say what would. Of ``num_workers``, each on a device of its own has its share."""
+    """Refuse what cannot fit, and say what would. Of ``num_workers``, each on a device of its own has its share.
+
+    Raises ``DeviceError`` with the settings that would fit.
+    """
     limit *= 1 if capabilities.one_memory else num_workers
     narrow, groups = capabilities.keeps_narrow_weights, capabilities.keeps_groups
     needed = weight_bytes(tensors, dtype, quantization, narrow, groups)

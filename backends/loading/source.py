@@ -80,7 +80,10 @@ class QuantizedTensor(ABC):
 
     @abstractmethod
     def dequantizer(self, reader: TensorReader) -> Dequantize:
-        """Begin a reading of rows. What several runs of rows need is read once here."""
+        """Begin a reading of rows. What several runs of rows need is read once here.
+
+        Raises ``ModelLoadError`` for scales that cannot be right.
+        """
 
     def rows(
         self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
@@ -98,7 +101,11 @@ class QuantizedTensor(ABC):
         return None
 
     def grouper(self, reader: TensorReader) -> Group:
-        """Begins a reading as ``dequantizer`` does, for tensors with a ``layout``."""
+        """Begins a reading as ``dequantizer`` does, for tensors with a ``layout``.
+
+        Raises ``TypeError`` for one without, and ``ModelLoadError`` where the stored groups are not what the settings
+        say.
+        """
         raise TypeError(f"{type(self).__name__} has no layout")
 
     def grouped(
@@ -144,6 +151,7 @@ class QuantizedTensor(ABC):
         return self.check_finite(part, self.read(reader, part, first, last).float())
 
     def check_finite(self, part: str, values: torch.Tensor) -> torch.Tensor:
+        """The same values. Raises ``ModelLoadError`` where one of them is infinite or NaN."""
         if not torch.isfinite(values).all():
             raise ModelLoadError(f"{self.label}: its {part} hold infinities or NaN; the file is damaged")
         return values

@@ -32,7 +32,10 @@ NUM_NAMED = 5
 
 
 def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
-    """Tensors by their name in the body: ``*ForCausalLM`` files put ``prefix`` before it, ``*Model`` files do not."""
+    """Tensors by their name in the body: ``*ForCausalLM`` files put ``prefix`` before it, ``*Model`` files do not.
+
+    Raises ``ModelLoadError`` for a tensor that is there under both names.
+    """
     tensors: dict[str, TensorInfo] = {}
     for full_name, info in find_tensors(Path(folder)).items():
         name = full_name.removeprefix(prefix)
@@ -55,7 +58,10 @@ def open_modules(head: HeadSpec) -> dict[str, TensorInfo]:
 
 
 def check_tensors(folder: str, destinations: Sequence[Destination], tensors: Mapping[str, Shaped]) -> None:
-    """Every wanted tensor is there in the right shape and gives numbers, and nothing is left over."""
+    """Every wanted tensor is there in the right shape and gives numbers, and nothing is left over.
+
+    Raises ``ModelLoadError`` with all that does not fit.
+    """
     wanted = {destination.name: destination.shape for destination in destinations}
     missing = [f"{name} {_size(shape)}" for name, shape in wanted.items() if name not in tensors]
     wrong = [

@@ -57,6 +57,7 @@ class Profiler:
     """Totals and events of one worker."""
 
     def __init__(self, folder: str, rank: int, backend: Backend, device: Any) -> None:
+        """Raises ``ConfigError`` where the folder of the profile cannot be written to."""
         self._folder, self._rank, self._backend, self._device = Path(folder), rank, backend, device
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ class Reference:
     """A checkpoint as transformers runs it."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        """Load the model in transformers. Raises ``ValueError`` with the reason where that would be another model."""
         import transformers
 
         if spec.head.kind in ("listwise", "late_interaction"):

@@ -51,7 +51,9 @@ class ModelFamily(Protocol):
     CHECKPOINT_PREFIX: str
     """What stands before the body's tensor names when a head is saved with it, e.g. ``model.``"""
 
-    def build(self, spec: ModelSpec, params: Parameters) -> Model: ...
+    def build(self, spec: ModelSpec, params: Parameters) -> Model:
+        """The network of a checkpoint. Raises ``ModelLoadError`` for a setting of config.json that it does not have."""
+        ...
 
 
 def supported_families() -> list[str]:
@@ -59,6 +61,7 @@ def supported_families() -> list[str]:
 
 
 def find_family(model_type: str) -> ModelFamily:
+    """The module of a family. Raises ``ModelLoadError``, which names those that there are."""
     name = re.sub(r"\W", "_", model_type)
     if name not in supported_families():
         raise ModelLoadError(

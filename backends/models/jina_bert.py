@@ -27,6 +27,7 @@ REQUIRED = {"position_embedding_type": "alibi", "feed_forward_type": "geglu"}
 
 
 def build(spec: ModelSpec, params: Parameters) -> Encoder:
+    """Builds a JinaBERT. Raises ``ModelLoadError`` for a setting that this network does not have."""
     config = spec.config
     for key, value in REQUIRED.items():
         if config.get(key) != value:

@@ -25,6 +25,7 @@ FIRST_POSITION = 2
 
 
 def build(spec: ModelSpec, params: Parameters) -> Encoder:
+    """Builds an MPNet. Raises ``ModelLoadError`` for another number of relative positions."""
     config = spec.config
     if config.get("relative_attention_num_buckets", BUCKETS) != BUCKETS:
         raise ModelLoadError(f"{spec.path}: relative_attention_num_buckets other than {BUCKETS} is not supported")

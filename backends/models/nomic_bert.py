@@ -46,6 +46,7 @@ REQUIRED: Mapping[str, tuple[Any, ...]] = {
 
 
 def build(spec: ModelSpec, params: Parameters) -> Encoder:
+    """Builds a NomicBERT. Raises ``ModelLoadError`` for a setting that this network does not have."""
     config, is_own = spec.config, params.in_checkpoint("emb_ln.weight")
     for key, values in REQUIRED.items():
         if config.get(key, values[0]) not in values:

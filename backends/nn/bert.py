@@ -31,7 +31,10 @@ def build_bert(
     embedding_size: int | None = None,
     unused: tuple[str, ...] = (),
 ) -> Encoder:
-    """Builds a BERT; ``embedding_size`` of the embeddings' vectors where it is not the hidden size."""
+    """Builds a BERT; ``embedding_size`` of the embeddings' vectors where it is not the hidden size.
+
+    Raises ``ModelLoadError`` for positions that are not absolute.
+    """
     config = spec.config
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":

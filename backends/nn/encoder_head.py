@@ -50,6 +50,7 @@ class EncoderHead(AdaptableHead):
     """The tensors on the device, once ``finish`` was called."""
 
     def __init__(self, params: Parameters, spec: ModelSpec, hidden: int, eps: float, names: HeadNames) -> None:
+        """Raises ``ModelLoadError`` for an activation that is not supported."""
         self.names, self.eps, self.device = names, eps, params.device
         self.tensors: dict[str, torch.Tensor] = {}
         self.label_rows = spec.head.label_rows

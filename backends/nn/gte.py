@@ -28,6 +28,7 @@ REQUIRED = {"layer_norm_type": "layer_norm", "logn_attention_scale": False}
 
 
 def build_gte(spec: ModelSpec, params: Parameters) -> Encoder:
+    """Builds a GTE encoder. Raises ``ModelLoadError`` for a setting that this network does not have."""
     config = spec.config
     for name, value in REQUIRED.items():
         if config.get(name, value) != value:

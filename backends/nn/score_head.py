@@ -93,7 +93,10 @@ class ScoreHead(AdaptableHead):
             self._copy = params.exact_rows(LM_HEAD, shape, token_ids)
 
     def finish(self, folder: str) -> None:
-        """Prepares the head after the last tensor was read."""
+        """Prepares the head after the last tensor was read.
+
+        Raises ``ModelLoadError`` for tied embeddings that differ.
+        """
         self.modules.finish()
         if self._copy is not None and not torch.equal(self._copy, self.tensors[LM_HEAD]):
             raise ModelLoadError(

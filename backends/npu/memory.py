@@ -15,7 +15,10 @@ KV_CACHE_SHARE = 0.5
 
 
 def memory_limit(config: DeviceConfig, total: int) -> int:
-    """Bytes that this process may use."""
+    """Bytes that this process may use.
+
+    Raises ``ConfigError`` for a share that is none, and ``DeviceError`` for more bytes than the NPU has.
+    """
     share = DEFAULT_UTILIZATION if config.gpu_memory_utilization is None else config.gpu_memory_utilization
     if not 0.0 < share <= 1.0:
         raise ConfigError(f"gpu_memory_utilization must be above 0 and at most 1, not {share}")

@@ -60,7 +60,10 @@ def pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
 
 
 def dense(folder: Path, config: Mapping[str, Any]) -> HeadModule:
-    """A linear layer with an activation; sentence-transformers takes Tanh where none is named."""
+    """A linear layer with an activation; sentence-transformers takes Tanh where none is named.
+
+    Raises ``ModelLoadError`` for a module without its sizes.
+    """
     path = folder / "config.json"
     known_keys(path, config, _DENSE_KEYS)
     sizes = config.get("in_features"), config.get("out_features")
@@ -81,7 +84,7 @@ def dense(folder: Path, config: Mapping[str, Any]) -> HeadModule:
 
 
 def layer_norm(folder: Path, config: Mapping[str, Any]) -> HeadModule:
-    """A LayerNorm with torch's own epsilon, 1e-5."""
+    """A LayerNorm with torch's own epsilon, 1e-5. Raises ``ModelLoadError`` for a module without its size."""
     path, size = folder / "config.json", config.get("dimension")
     known_keys(path, config, ("dimension",))
     if not isinstance(size, int) or size < 1:

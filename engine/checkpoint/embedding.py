@@ -33,7 +33,10 @@ _SIMILARITIES: dict[Any, ActivationFn] = {None: "cosine", "cosine": "cosine", "d
 
 
 def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
-    """Pooling and modules as the chain has them, and how two vectors are compared."""
+    """Pooling and modules as the chain has them, and how two vectors are compared.
+
+    Raises ``ConfigError`` for a pooling, a similarity or a template that is not supported.
+    """
     chain, label = checkpoint.chain, checkpoint.label
     if chain is None or chain.pooling is None:
         pooling = stated_pooling(checkpoint)

@@ -45,7 +45,10 @@ class CheckpointFiles:
     """Of the repository, where README.md lies; None: ``folder``, which is elsewhere only in old chains of modules."""
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object, or None where there is no such file."""
+        """A JSON object, or None where there is no such file.
+
+        Raises ``ModelLoadError`` for one that is too large or no JSON object.
+        """
         path = self.folder / name
         if not path.is_file():
             return None
@@ -66,6 +69,7 @@ class CheckpointFiles:
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """The content of config.json. Raises ``ModelLoadError`` where there is none."""
         config = self.json("config.json")
         if config is None:
             raise ModelLoadError(f"{self.folder} has no config.json: is it the folder of a model?")

@@ -48,7 +48,8 @@ def resolve_folder(model: str, revision: str | None = None, *, files: Sequence[s
 
 
 def check_local(model: str) -> None:
-    """Raises what ``resolve_model`` would at once: for a path that is none, and for a folder without a model in it.
+    """Raises the ``ModelLoadError`` of ``resolve_model``: for a path that is none, and for a folder without a model in
+    it.
 
     Takes no time, so that a server can say it before it says that it listens.
     """

@@ -52,7 +52,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
 
 @cache
 def published_models() -> tuple[Published, ...]:
-    """All entries, in the order of the file."""
+    """All entries, in the order of the file. Raises ``ModelLoadError`` where the file is damaged."""
     try:
         return tuple(msgspec.convert(tomllib.loads(TABLE.read_text(encoding="utf-8")), _Table).model)
     except (OSError, ValueError) as error:

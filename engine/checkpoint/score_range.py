@@ -43,6 +43,8 @@ def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[S
 
     ``problem_type`` comes after the keys of sentence-transformers, which never reads it; without any of them the table
     of published models counts, and then the sigmoid, as in sentence-transformers, TEI and vLLM.
+
+    Raises ``ConfigError`` for a ``logit_sigma`` that is no number above 0.
     """
     usual: ActivationFn = "sigmoid" if num_labels < 2 else "softmax"
     stated = strongest(

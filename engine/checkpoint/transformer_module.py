@@ -84,7 +84,10 @@ class TransformerModule:
 
 
 def read_transformer(folder: Path) -> TransformerModule:
-    """Reads the Transformer module in ``folder``, or what sentence-transformers assumes where nothing is saved."""
+    """Reads the Transformer module in ``folder``, or what sentence-transformers assumes where nothing is saved.
+
+    Raises ``ModelLoadError`` for a task or an input that is not supported.
+    """
     path, config = _config(folder)
     task = config.get("transformer_task", "feature-extraction")
     if task not in _OUTPUTS:

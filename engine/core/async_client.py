@@ -171,7 +171,10 @@ class AsyncMPClient:
             self._calls.deliver(output)
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
-        """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest."""
+        """A call's answers as they come; the last one carries ``stats``. Leaving the iterator aborts the rest.
+
+        Raises ``ShuttingDownError`` or ``EngineDeadError``, and the ``EngineError`` that ended the call.
+        """
         if self._closing:
             raise ShuttingDownError("the server is shutting down")
         if self._lost.is_set():

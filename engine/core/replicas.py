@@ -113,7 +113,10 @@ class ReplicaClient:
         return self
 
     async def run(self, request: EngineCoreRequest) -> AsyncGenerator[EngineCoreOutput, None]:
-        """A call's answers as they come, from whichever replicas it took."""
+        """A call's answers as they come, from whichever replicas it took.
+
+        Raises ``EngineDeadError`` once all of them are lost, and what ``AsyncMPClient.run`` raises.
+        """
         answered = np.zeros(request.num_pairs, bool)
         tokens = work_tokens(request) if self._shares else len(request.token_ids)
         for _ in range(2 * len(self._replicas)):

@@ -12,7 +12,10 @@ __all__ = ["Executor", "StepError", "create_executor"]
 
 
 def create_executor(config: EngineConfig, spec: ModelSpec, *, automatic: ExecutorName) -> Executor:
-    """The executor that the settings name, its model loaded; ``automatic`` is what ``auto`` means here."""
+    """The executor that the settings name, its model loaded; ``automatic`` is what ``auto`` means here.
+
+    Raises ``ConfigError`` for a name that is none, and for ``uni`` with several workers.
+    """
     check_division(config, spec)
     name, size = config.device.executor, config.device.tensor_parallel_size
     if name == "auto":

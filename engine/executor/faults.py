@@ -86,7 +86,10 @@ def _parse_rule(rule: str) -> Fault:
 
 
 def planned_faults(device: DeviceConfig) -> tuple[Fault, ...]:
-    """The rules of ``ENGINE_FAULTS``, if faults are enabled as well; none otherwise."""
+    """The rules of ``ENGINE_FAULTS``, if faults are enabled as well; none otherwise.
+
+    Raises ``ConfigError`` for rules without the flag.
+    """
     if FLAG_VARIABLE in os.environ:
         raise ConfigError(f"{FLAG_VARIABLE} is not taken: fault injection needs the flag --enable-fault-injection.")
     rules = os.environ.get(FAULTS_VARIABLE, "")

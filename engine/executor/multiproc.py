@@ -206,6 +206,7 @@ class MultiprocExecutor:
         return True
 
     def recover(self, failure: StepError, blame: Blame) -> None:
+        """Start another worker. Raises ``EngineDeadError`` where it does not start, or died too often."""
         if not failure.worker_lost:
             return
         self._charge(failure, blame)

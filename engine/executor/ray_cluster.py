@@ -30,6 +30,7 @@ RESERVE_TIMEOUT_S = 30.0
 
 
 def ray_module() -> Any:
+    """The module ``ray``. Raises ``ConfigError`` where it is not installed."""
     try:
         import ray
     except ImportError:
@@ -119,7 +120,10 @@ def disconnect() -> None:
 
 
 def reserve(device: DeviceConfig, num_replicas: int) -> Reservation:
-    """Set the devices aside, or say what the cluster lacks."""
+    """Set the devices aside, or say what the cluster lacks.
+
+    Raises ``DeviceError`` for what stays taken, and ``ConfigError`` for settings that Ray cannot keep.
+    """
     if device.cpu_pin:
         raise ConfigError(
             "--cpu-pin counts the cores of one machine, and Ray may place several workers on any: leave it out with "
@@ -175,7 +179,7 @@ def actor_resources(row: DeviceRow, amount: float) -> dict[str, Any]:
 
 
 def check_nodes(nodes: list[dict[str, Any]], resource: str, each: float, size: int, num_replicas: int) -> None:
-    """Raises ``ConfigError`` where no waiting helps: no node holds a whole replica, or devices are missing."""
+    """Raises ``DeviceError`` where no waiting helps: no node holds a whole replica, or devices are missing."""
     held = [node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]]
     group = each * size
     num_fitting = sum(int(amount // group) for amount in held)

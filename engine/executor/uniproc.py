@@ -56,7 +56,10 @@ class UniprocExecutor:
         return False
 
     def recover(self, failure: StepError, blame: Blame) -> None:
-        """A thread is never lost, and the worker overwrites its keys and values: nothing to do, if the device lives."""
+        """A thread is never lost, and the worker overwrites its keys and values: nothing to do, if the device lives.
+
+        Raises ``EngineDeadError`` if it does not.
+        """
         if failure.worker_lost:
             raise EngineDeadError(f"the device cannot be used any more by this process: {failure}; start it again")
 

@@ -34,7 +34,7 @@ def check_text(text: Any, where: FieldPath) -> None:
 
 
 def check_query(query: Any, where: FieldPath) -> None:
-    """``check_text`` for a text that must not be blank either."""
+    """``check_text`` for a text that must not be blank either. Raises ``InvalidRequestError`` about ``where``."""
     check_text(query, where)
     if not query.strip():
         raise InvalidRequestError(f"{PARAM} is empty.", param=where)

@@ -236,7 +236,10 @@ class ListwiseEncoder:
 
 
 def listwise_limits(spec: ModelSpec, documents: int | None) -> ListwiseLimits | None:
-    """The limits of a listwise model; None for others. ``documents``: ``--max-docs-per-block``, which others refuse."""
+    """The limits of a listwise model; None for others.
+
+    ``documents``: ``--max-docs-per-block``. Raises ``ConfigError`` where it is given for another model.
+    """
     if spec.head.kind != "listwise":
         if documents is not None:
             raise ConfigError(

@@ -116,6 +116,7 @@ class Channel(Generic[Incoming]):
         return socket
 
     def send(self, message: Any) -> None:
+        """Queue a message; never blocks. Raises ``ChannelClosedError`` once the channel is closed."""
         try:
             self._out.send(self._encoder.encode(message), copy=False)
         except zmq.ZMQError as error:

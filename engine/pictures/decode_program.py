@@ -44,7 +44,10 @@ def decoded(data: bytes, block: int, least: int, most: int) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Converts a picture to red, green and blue; what is transparent becomes white."""
+    """Converts a picture to red, green and blue; what is transparent becomes white.
+
+    Raises ``ValueError`` for pixels of more than 8 bits.
+    """
     if image.mode.startswith(("I", "F")):
         raise ValueError("its pixels have more than 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

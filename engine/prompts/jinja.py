@@ -54,7 +54,10 @@ class JinjaSource:
         return sorted(found) == [Placeholder.DOCUMENT, Placeholder.QUERY]
 
     def render(self, instruction: str | None) -> str:
-        """Renders the template with marks for texts; ``instruction`` None: as for a call that gives none."""
+        """Renders the template with marks for texts; ``instruction`` None: as for a call that gives none.
+
+        Raises ``ConfigError`` for a template that cannot be rendered.
+        """
         before, values = [], dict[str, Any]()
         if instruction is not None and self.system_instruction:
             before = [self._message("system", instruction)]
@@ -124,6 +127,7 @@ def _padded(text: str, around: str, but_for: frozenset[Placeholder]) -> str:
 
 
 def checked(pieces: tuple[Piece, ...], name: str) -> tuple[Piece, ...]:
+    """The rendered template. Raises ``ConfigError`` where it does not show query and document exactly once."""
     for placeholder in (Placeholder.QUERY, Placeholder.DOCUMENT):
         count = pieces.count(placeholder)
         if count != 1:

@@ -55,7 +55,10 @@ class Preformatted:
         return query.startswith(self._prefix)
 
     def unwrap(self, query: str, document: str, where: FieldPath) -> Unwrapped:
-        """Take the prompt off a pair whose query ``matches`` to be formatted."""
+        """Take the prompt off a pair whose query ``matches`` to be formatted.
+
+        Raises ``InvalidRequestError`` for half a prompt.
+        """
         ending = next((ending for ending in self._endings if document.endswith(ending)), None)
         if ending is None:
             raise InvalidRequestError(

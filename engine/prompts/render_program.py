@@ -25,7 +25,10 @@ ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, At
 
 
 def rendered(job: dict[str, Any]) -> str:
-    """The text of a job: ``text`` is the template, ``values`` what it may use."""
+    """The text of a job: ``text`` is the template, ``values`` what it may use.
+
+    Raises ``MemoryError`` for a text that is too long.
+    """
     environment = ImmutableSandboxedEnvironment(
         keep_trailing_newline=job["keep_newline"],
         trim_blocks=True,

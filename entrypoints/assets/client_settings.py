@@ -49,7 +49,10 @@ def known_clients() -> dict[str, ClientSettings]:
 
 
 def chosen_clients(names: tuple[str, ...]) -> list[ClientSettings]:
-    """Those whose id begins with or equals one of ``names``; all of them without a name."""
+    """Those whose id begins with or equals one of ``names``; all of them without a name.
+
+    Raises ``ConfigError`` for a name that no id begins with.
+    """
     known = known_clients()
     chosen = []
     for name in names:
@@ -61,7 +64,10 @@ def chosen_clients(names: tuple[str, ...]) -> list[ClientSettings]:
 
 
 def checked_url(url: str) -> str:
-    """An address without a path's last slash; the settings add paths of their own."""
+    """An address without a path's last slash; the settings add paths of their own.
+
+    Raises ``ConfigError`` for what is no such address.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"--base-url {url}: an address like http://127.0.0.1:8000 expected.", param="base_url")

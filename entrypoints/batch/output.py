@@ -45,6 +45,7 @@ class OutputFile:
         self.num_failed = 0
 
     def __enter__(self) -> Self:
+        """Open the file of answers. Raises ``ConfigError`` where it cannot be written, or another run writes it."""
         try:
             self._file = self.part.open("a+b")
         except OSError as error:

@@ -47,6 +47,7 @@ class Answer:
 
 
 def read_row(line: bytes, number: int) -> InputRow:
+    """A line of the input as a row. Raises ``InvalidRequestError`` for a line that is none."""
     try:
         row = msgspec.json.decode(line, type=InputRow)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -23,6 +23,7 @@ def local_name(address: str, folder: Path) -> Path:
 
 
 def fetch(address: str, target: Path) -> None:
+    """Download the input to a file. Raises ``ConfigError`` with the server's reason."""
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer, target.open("wb") as file:
             shutil.copyfileobj(answer, file)
@@ -31,6 +32,7 @@ def fetch(address: str, target: Path) -> None:
 
 
 def put(source: Path, address: str) -> None:
+    """Upload the answers. Raises ``ConfigError`` with the server's reason and the file that has them."""
     with source.open("rb") as file:
         headers = {"Content-Type": "application/jsonl", "Content-Length": str(source.stat().st_size)}
         request = urllib.request.Request(address, data=file, headers=headers, method="PUT")

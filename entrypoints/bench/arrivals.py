@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 
 
 def check_load_options(options: ServeOptions) -> None:
+    """Raises ``ConfigError`` for rates and limits that are impossible or exclude each other."""
     if options.request_rate <= 0:
         raise ConfigError(f"--request-rate {options.request_rate} must be above 0, or inf.")
     if options.burstiness <= 0:

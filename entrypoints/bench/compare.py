@@ -18,6 +18,7 @@ from engine.errors import ConfigError
 
 
 def check_compare_options(options: ServeOptions) -> None:
+    """Raises ``ConfigError`` for flags with which two servers cannot be compared."""
     if options.compare is None:
         return
     if options.compare_rounds < 2:

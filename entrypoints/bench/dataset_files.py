@@ -28,7 +28,7 @@ class BrokenLines:
         self._found.append(f"{path}:{number}: {problem}")
 
     def settle(self) -> None:
-        """Raise, or say what was left out."""
+        """Say which lines were left out. Raises ``ConfigError`` for such lines without ``--skip-broken-lines``."""
         if not self._found:
             return
         shown = "\n  ".join(self._found[:MAX_SHOWN])
@@ -42,7 +42,10 @@ class BrokenLines:
 
 
 def jsonl_calls(path: Path, options: DataOptions, texts: TextMaker) -> Iterator[BenchCall]:
-    """``{"query", "documents"}`` a line, or ``positive`` and ``negative`` lists as training sets have them."""
+    """``{"query", "documents"}`` a line, or ``positive`` and ``negative`` lists as training sets have them.
+
+    Raises ``ConfigError`` for a file without a call.
+    """
     broken = BrokenLines(options.skip_broken_lines)
     calls = []
     for number, row in _rows(path, broken):
@@ -58,7 +61,10 @@ def jsonl_calls(path: Path, options: DataOptions, texts: TextMaker) -> Iterator[
 
 
 def beir_calls(path: Path, options: DataOptions, texts: TextMaker) -> Iterator[BenchCall]:
-    """Every judged query with its judged documents, filled up at random to ``--random-batch-size`` documents."""
+    """Every judged query with its judged documents, filled up at random to ``--random-batch-size`` documents.
+
+    Raises ``ConfigError`` for a folder that is no BEIR set.
+    """
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder: a BEIR set has corpus.jsonl, queries.jsonl and qrels/*.tsv.")
     broken = BrokenLines(options.skip_broken_lines)

@@ -117,6 +117,7 @@ DIALECTS = {
 
 
 def dialect_named(name: str) -> Dialect:
+    """The dialect of ``--backend``. Raises ``ConfigError``, which names those that there are."""
     if name not in DIALECTS:
         raise ConfigError(f"--backend {name!r} is not known; there are {', '.join(DIALECTS)}.")
     return DIALECTS[name]

@@ -23,7 +23,10 @@ PERCENTILES = (10, 25, 50, 75, 90, 99)
 
 
 def run(options: LatencyOptions, load: Callable[[], LLM]) -> int:
-    """Time single calls of the engine that ``load`` gives; the exit status."""
+    """Time single calls of the engine that ``load`` gives; the exit status.
+
+    Raises ``ConfigError`` for counts that are too small.
+    """
     say_what_is_ignored(options)
     if options.num_iters < 1 or options.num_iters_warmup < 0:
         raise ConfigError("--num-iters must be at least 1, --num-iters-warmup at least 0.")

@@ -36,7 +36,10 @@ def run(options: PlotOptions) -> int:
 
 
 def load_results(paths: list[Path]) -> list[Result]:
-    """All results in these files (one, or one a line) and folders; other JSON files of a folder are left out."""
+    """All results in these files (one, or one a line) and folders; other JSON files of a folder are left out.
+
+    Raises ``ConfigError`` where there is none, or a named file is none.
+    """
     if not paths:
         raise ConfigError("engine bench plot: which results? Give --results FILE or FOLDER.")
     results = []

@@ -175,6 +175,7 @@ def result_path(options: ServeOptions, model: str) -> Path:
 
 
 def check_writable(folder: Path) -> None:
+    """Raises ``ConfigError`` for a folder of results that cannot be written to."""
     trial = folder / f".engine-bench-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +187,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """All of it under its final name, or nothing under that name and a sentence."""
+    """All of it under its final name, or nothing under that name and a ``StartupError``."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -204,7 +205,10 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
 
 
 def append_result(path: Path, result: dict[str, Any]) -> None:
-    """One more line; a line that does not fit is taken back, so that the file stays readable."""
+    """One more line; a line that does not fit is taken back, so that the file stays readable.
+
+    Raises ``StartupError`` for one that cannot be written.
+    """
     line = msgspec.json.encode(result) + b"\n"
     size = path.stat().st_size if path.exists() else 0
     try:

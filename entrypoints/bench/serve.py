@@ -81,6 +81,7 @@ def check_options(options: ServeOptions) -> None:
 
 
 def percentiles(options: ServeOptions) -> tuple[float, ...]:
+    """The percentiles of ``--metric-percentiles``. Raises ``ConfigError`` for what is no number from 0 to 100."""
     try:
         values = tuple(float(word) for word in options.metric_percentiles.split(","))
     except ValueError:

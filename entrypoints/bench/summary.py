@@ -40,6 +40,7 @@ class Limit(NamedTuple):
 
 
 def goodput_limits(words: tuple[str, ...]) -> list[Limit]:
+    """The limits of ``--goodput``. Raises ``ConfigError`` for a word that is none."""
     limits = []
     for word in words:
         metric, sign, value = word.partition(":")

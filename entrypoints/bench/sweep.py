@@ -35,7 +35,10 @@ Setting = tuple[tuple[str, str], ...]
 
 
 def run(options: SweepOptions, rest: Sequence[str]) -> int:
-    """Run ``engine bench serve`` with the flags ``rest`` for every combination; the exit status."""
+    """Run ``engine bench serve`` with the flags ``rest`` for every combination; the exit status.
+
+    Raises ``ConfigError`` for flags of a server without its command.
+    """
     bench = combinations("--vary", options.vary)
     servers = combinations("--vary-serve", options.vary_serve)
     if len(servers) > 1 and options.serve_cmd is None:
@@ -62,7 +65,10 @@ def run(options: SweepOptions, rest: Sequence[str]) -> int:
 
 
 def combinations(flag: str, words: tuple[str, ...]) -> list[Setting]:
-    """Every combination of the values; one empty combination when nothing is varied."""
+    """Every combination of the values; one empty combination when nothing is varied.
+
+    Raises ``ConfigError`` for a word that is no ``FLAG=A,B``.
+    """
     axes = []
     for word in words:
         name, sign, values = word.partition("=")
@@ -99,7 +105,10 @@ def _run(rest: Sequence[str], server: Setting, setting: Setting, path: Path) -> 
 
 @contextmanager
 def running_server(options: SweepOptions, setting: Setting, base_url: str) -> Iterator[None]:
-    """The server started with these flags and stopped at the end; nothing when it is somebody else's."""
+    """The server started with these flags and stopped at the end; nothing when it is somebody else's.
+
+    Raises ``ConfigError`` for a command that cannot be started.
+    """
     if options.serve_cmd is None:
         yield
         return

@@ -45,7 +45,10 @@ class Target:
 
 
 def target_of(options: ServeOptions) -> Target:
-    """The server that the options name, checked as far as that goes without asking it."""
+    """The server that the options name, checked as far as that goes without asking it.
+
+    Raises ``ConfigError`` for flags that it cannot have.
+    """
     dialect = dialect_named(options.backend)
     if options.stream and not dialect.streams:
         raise ConfigError(f"--stream: the dialect {dialect.name} has no streamed answers; use --backend rerank.")
@@ -63,6 +66,7 @@ def target_of(options: ServeOptions) -> Target:
 
 
 def named_values(flag: str, words: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=VALUE`` words as a dictionary. Raises ``ConfigError`` for a word that is none."""
     pairs = [word.partition("=") for word in words]
     wrong = [name for name, sign, _ in pairs if not sign or not name]
     if wrong:
@@ -99,7 +103,10 @@ def _json_object(text: str | None) -> dict[str, Any]:
 
 
 def new_session(target: Target) -> aiohttp.ClientSession:
-    """No limit on connections: the load is decided by the arrival times alone."""
+    """No limit on connections: the load is decided by the arrival times alone.
+
+    Raises ``ConfigError`` without aiohttp.
+    """
     try:
         import aiohttp
     except ModuleNotFoundError:
@@ -116,7 +123,10 @@ def new_session(target: Target) -> aiohttp.ClientSession:
 
 
 async def find_model(session: aiohttp.ClientSession, target: Target) -> tuple[str, str | None]:
-    """(name for the calls, folder or hub id of its files), from the options or from the server."""
+    """(name for the calls, folder or hub id of its files), from the options or from the server.
+
+    Raises ``ConfigError`` where neither says it.
+    """
     path, status, listed = target.dialect.models_path, None, None
     if path is not None:
         async with session.get(target.base_url + path) as response:
@@ -133,7 +143,10 @@ async def find_model(session: aiohttp.ClientSession, target: Target) -> tuple[st
 
 
 async def await_model(session: aiohttp.ClientSession, target: Target, wait_s: float) -> tuple[str, str | None]:
-    """``find_model``, patient for ``wait_s`` with a server that does not answer yet."""
+    """``find_model``, patient for ``wait_s`` with a server that does not answer yet.
+
+    Raises ``StartupError`` once that is over.
+    """
     import aiohttp
 
     loop = asyncio.get_running_loop()
@@ -267,7 +280,7 @@ def error_text(raw: bytes) -> str:
 
 
 async def first_call(sender: Sender, target: Target, call: BenchCall, wait_s: float) -> None:
-    """One call before the run, repeated until ``wait_s`` is over; what is wrong is said in a sentence."""
+    """One call before the run, repeated until ``wait_s`` is over; raises ``StartupError`` with what was wrong."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     while True:

@@ -71,7 +71,10 @@ class WordTexts:
 
 
 def text_maker(options: DataOptions, model_root: str | None) -> TextMaker:
-    """``--tokenizer``, else the tokenizer of the model; ``model_root`` is its folder or hub id."""
+    """``--tokenizer``, else the tokenizer of the model; ``model_root`` is its folder or hub id.
+
+    Raises ``ConfigError`` where there is neither.
+    """
     if options.skip_tokenizer_init:
         return WordTexts()
     name = options.tokenizer or model_root

@@ -61,7 +61,7 @@ def with_peer_flags(app: App, argv: list[str]) -> list[str]:
 
 
 def config_file(argv: list[str], peers: PeerArguments | None = None) -> list[Dict]:
-    """``--config FILE``: the same names as the flags; anything that is no flag is an error.
+    """``--config FILE``: the same names as the flags; raises ``ConfigError`` for anything else.
 
     ``peers``: flags of other servers are read too.
     """

@@ -17,7 +17,10 @@ MODEL_FLAGS = ("--model", "--model-path", "--model-id", "--model-name-or-path")
 
 
 def normalise(argv: list[str]) -> list[str]:
-    """``argv`` with dotted and repeated JSON flags merged into one token, and the models after the first marked."""
+    """``argv`` with dotted and repeated JSON flags merged into one token, and the models after the first marked.
+
+    Raises ``ConfigError`` for a JSON flag without a value.
+    """
     merged: dict[str, dict[str, Any]] = {}
     tokens: list[str] = []
     items = iter(_mark_further_models(argv))
@@ -57,7 +60,7 @@ def _mark_further_models(argv: list[str]) -> list[str]:
 
 
 def parse_json(text: str, flag: str) -> dict[str, Any]:
-    """A JSON object from the command line; a mistake is shown with a caret under it."""
+    """A JSON object from the command line; raises ``ConfigError``, which shows a mistake with a caret under it."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

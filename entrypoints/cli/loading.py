@@ -24,14 +24,14 @@ def announce_model(values: Mapping[str, Any], how_to_name: str) -> None:
 
 
 def check_query(query: str) -> None:
-    """A text of the command line that can be a query."""
+    """A text of the command line that can be a query. Raises ``ConfigError`` for an empty one."""
     check_text(query, "The query")
     if not query.strip():
         raise ConfigError("The query is empty.")
 
 
 def check_text(text: str, what: str) -> None:
-    """Bytes of the command line that are no UTF-8 arrive as halves of surrogate pairs."""
+    """Raises ``ConfigError`` for bytes that are no UTF-8; they arrive as halves of surrogate pairs."""
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise ConfigError(f"{what} is not UTF-8 text.")
 

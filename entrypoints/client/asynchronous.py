@@ -64,7 +64,7 @@ class AsyncClient:
     async def stream(
         self, query: str, documents: Sequence[Any], **options: Unpack[Options]
     ) -> AsyncIterator[RankedDocument | DocumentError | Ranking]:
-        """See ``Client.stream``."""
+        """See ``Client.stream``. Raises ``ConnectionFailedError`` where the server ends it too early."""
         body = body_of(query, documents, options, self.model)
 
         async def opened() -> Any:

@@ -51,7 +51,10 @@ class WindowScorer:
 
 
 def score_on_ray(job: ScoreJob, values: dict[str, Any], num_actors: int | None) -> ScoreFrom:
-    """Connects, and checks the cluster, at once. ``values``: the model's settings, as the command line has them."""
+    """Connects, and checks the cluster, at once. ``values``: the model's settings, as the command line has them.
+
+    Raises ``ConfigError`` without Ray Data, and ``EngineDeadError`` where Ray gives up.
+    """
     if not (find_spec("pandas") and find_spec("pyarrow")):
         raise ConfigError(f"engine score --ray needs Ray Data: {pip_install('ray')}.")
     connect()

@@ -71,6 +71,7 @@ class PartFiles:
         self._write(self._folder / f"{first_row:012d}.jsonl", lines)
 
     def finish(self) -> None:
+        """Join the parts to the final file. Raises ``ConfigError`` where that cannot be written; the parts stay."""
         part = self._output.with_name(f"{self._output.name}.part")
         try:
             if self._output.suffix == ".parquet":

@@ -76,7 +76,10 @@ def read_jsonl(path: Path, skip: int) -> Iterator[ScoreRow]:
 
 
 def read_parquet(path: Path, skip: int) -> Iterator[ScoreRow]:
-    """Row group by row group; those that lie before ``skip`` are not even read."""
+    """Row group by row group; those that lie before ``skip`` are not even read.
+
+    Raises ``ConfigError`` for a file that cannot be read.
+    """
     parquet = parquet_module()
     try:
         file = parquet.ParquetFile(path)
@@ -94,6 +97,7 @@ def read_parquet(path: Path, skip: int) -> Iterator[ScoreRow]:
 
 
 def parquet_module() -> Any:
+    """The module ``pyarrow.parquet``. Raises ``ConfigError`` where it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:

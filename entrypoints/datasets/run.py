@@ -55,7 +55,7 @@ class Totals:
 
 
 def check_job(job: ScoreJob) -> None:
-    """Whatever can be wrong before a model is loaded."""
+    """Raises ``ConfigError`` for whatever can be found wrong before a model is loaded."""
     if not job.source.is_file():
         raise ConfigError(f"{job.source}: no such file.")
     if job.output.suffix not in (".jsonl", ".parquet"):

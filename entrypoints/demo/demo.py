@@ -81,7 +81,10 @@ def serve_a_published_layout() -> None:
 
 
 def compare(folder: Path, query: str, documents: list[str], scores: list[float]) -> str:
-    """How far the scores are from those of transformers, as ``engine check`` has them, or why that cannot be said."""
+    """How far the scores are from those of transformers, as ``engine check`` has them, or why that cannot be said.
+
+    Raises ``StartupError`` where that command fails.
+    """
     words = ["--query", query, "--json", *(word for document in documents for word in ("--document", document))]
     done = subprocess.run([*ENGINE, "check", str(folder), *words], capture_output=True, text=True, check=False, env=ENV)
     if done.returncode:
@@ -105,7 +108,10 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(port: int, *words: str) -> Iterator[float]:
-    """``engine serve WORDS`` in a process of its own; yields how long it took to become ready."""
+    """``engine serve WORDS`` in a process of its own; yields how long it took to become ready.
+
+    Raises ``StartupError`` where it does not start, or does not stop.
+    """
     command = [*ENGINE, "serve", *words, "--port", str(port), "--log-level", "warning"]
     print("$", shlex.join(["engine", "serve", *words, "--port", str(port)]))
     process = subprocess.Popen(command, env=ENV)
@@ -159,7 +165,7 @@ def rerank(port: int, query: str, documents: list[str]) -> None:
 
 
 def stream(port: int, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a streamed answer."""
+    """The JSON lines of a streamed answer. Raises ``StartupError`` for an answer that is an error."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
     try:

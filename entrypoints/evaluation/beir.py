@@ -20,6 +20,8 @@ def read_beir(
     """Reads a folder in BEIR's form.
 
     ``qrels``: a file, or the name of one in ``qrels/`` without its ending. ``join_title``: title, space, text.
+
+    Raises ``ConfigError`` for lines that are wrong, and for a set without judgements.
     """
     file = _qrels_file(folder, qrels)
     queries = {name: _query(row, name, path, line) for name, row, path, line in _identified(folder, "queries")}

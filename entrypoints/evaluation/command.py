@@ -49,6 +49,7 @@ class EvalOptions:
     json: bool = False
 
     def check(self) -> None:
+        """Raises ``ConfigError`` for a number below one."""
         for name in ("top_k", "cutoff", "max_queries", "bootstrap_rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -62,7 +63,10 @@ class EvalOptions:
 def evaluate(
     settings: Sequence[tuple[str, Values]], options: EvalOptions, load: Callable[[Values], LLM], out: Any
 ) -> None:
-    """Evaluates a model. ``settings``: name and values of each setting; the run of the first is written."""
+    """Evaluates a model. ``settings``: name and values of each setting; the run of the first is written.
+
+    Raises ``ConfigError`` where the first stage finds nothing.
+    """
     options.check()
     dataset = read_dataset(options)
     first = first_stage(options.first_stage, dataset, options.top_k, skip_unknown=options.skip_unknown)
@@ -93,7 +97,7 @@ def evaluate(
 
 
 def read_dataset(options: EvalOptions) -> EvaluationSet:
-    """A folder is BEIR's, a file holds examples."""
+    """A folder is BEIR's, a file holds examples. Raises ``ConfigError`` for ``--qrels`` with a file."""
     if options.data.is_file():
         if options.qrels is not None:
             raise ConfigError("--qrels belongs to a BEIR folder; a file of examples has its judgements inside.")

@@ -62,7 +62,10 @@ def judged_set(
     candidates: Ranking | None = None,
     notes: tuple[str, ...] = (),
 ) -> EvaluationSet:
-    """Keeps the queries that can be measured: those with a relevant document."""
+    """Keeps the queries that can be measured: those with a relevant document.
+
+    Raises ``ConfigError`` where there is none.
+    """
     measurable = {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
     if not measurable:
         raise ConfigError(f"{name}: no judgement above 0, so there is nothing to measure.")

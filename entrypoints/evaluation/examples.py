@@ -15,7 +15,10 @@ NEGATIVE = ("negative", "negatives", "neg")
 
 
 def read_examples(path: Path) -> EvaluationSet:
-    """Documents get the id ``LINE.PLACE``. Their order is shuffled, always the same way, so that it tells nothing."""
+    """Documents get the id ``LINE.PLACE``. Their order is shuffled, always the same way, so that it tells nothing.
+
+    Raises ``ConfigError`` for a file without one, and for lines that are wrong.
+    """
     queries: dict[str, str] = {}
     documents: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}

@@ -28,7 +28,10 @@ class FirstStage:
 
 
 def first_stage(source: str, dataset: EvaluationSet, top_k: int, *, skip_unknown: bool = False) -> FirstStage:
-    """Ranks by ``source``: ``bm25``, ``none`` (only where each query has its own candidates), or the file of a run."""
+    """Ranks by ``source``: ``bm25``, ``none`` (only where each query has its own candidates), or the file of a run.
+
+    Raises ``ConfigError`` for one that does not go with the dataset.
+    """
     if source == NONE:
         if dataset.candidates is None:
             raise ConfigError("--first-stage none: a BEIR folder needs one, as every document would be scored.")
@@ -48,7 +51,10 @@ def _chosen(candidates: Ranking, dataset: EvaluationSet) -> Ranking:
 
 
 def bm25_ranking(dataset: EvaluationSet, top_k: int) -> Ranking:
-    """BM25 in Lucene's form with English stop words (``bm25s`` with its defaults); ties by the order of the corpus."""
+    """BM25 in Lucene's form with English stop words (``bm25s`` with its defaults); ties by the order of the corpus.
+
+    Raises ``ConfigError`` without bm25s.
+    """
     if find_spec("bm25s") is None:
         raise ConfigError(
             f"BM25 needs the package bm25s: {pip_install('eval')}. Or name a TREC run with --first-stage FILE."

@@ -29,7 +29,10 @@ class Reranked:
 
 
 def rerank_all(llm: LLM, dataset: EvaluationSet, first: Ranking) -> Reranked:
-    """Every query with its candidates; equal logits keep the order of the first stage."""
+    """Every query with its candidates; equal logits keep the order of the first stage.
+
+    Raises ``EngineError`` for a pair that has no score.
+    """
     scored = [(query, document) for query in dataset.queries for document in first.get(query, ())]
     logits: dict[str, dict[str, float]] = {query: {} for query in dataset.queries}
     num_truncated = 0

@@ -10,7 +10,10 @@ from engine.errors import ConfigError
 
 
 def changed_values(values: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """``values`` with the settings of one ``--compare``, checked before anything is loaded."""
+    """``values`` with the settings of one ``--compare``, checked before anything is loaded.
+
+    Raises ``ConfigError`` for what is no setting.
+    """
     changed = dict(values)
     for item in text.split(","):
         name, equals, value = item.strip().partition("=")

@@ -80,7 +80,7 @@ def _scored_documents(path: Path) -> Iterator[tuple[int, tuple[str, str, float]]
 
 
 def check_run_ids(ranking: Ranking) -> None:
-    """Columns are separated by white space, so an id must not hold any."""
+    """Columns are separated by white space, so an id with any raises ``ConfigError``."""
     for query, documents in ranking.items():
         for name in (query, *documents):
             if len(name.split()) != 1:

@@ -81,6 +81,7 @@ def kind_of(value: Any) -> str:
 
 
 def byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file as bytes. Raises ``ConfigError`` for one that cannot be read."""
     try:
         with _opened(path) as file:
             for number, line in enumerate(file, 1):

@@ -36,7 +36,10 @@ class Text:
 
 
 def read_texts(files: Sequence[str], by: Unit | None = None, field: str | None = None) -> list[Text]:
-    """The texts of all files in order, blank ones left out; ``by`` None: chosen by ``natural_unit``."""
+    """The texts of all files in order, blank ones left out; ``by`` None: chosen by ``natural_unit``.
+
+    Raises ``ConfigError`` where there is nothing to rank, or the flags exclude each other.
+    """
     unit = by or natural_unit(files, field)
     if field is not None and unit != "json":
         raise ConfigError(f"--field {field} names a field of JSON lines, so it cannot go with --by {unit}.")

@@ -49,7 +49,10 @@ def fingerprint(path: Path) -> str:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[TextIO]:
-    """A file to write to; ``path`` is replaced when the block ends well, and left as it was otherwise."""
+    """A file to write to; ``path`` is replaced when the block ends well, and left as it was otherwise.
+
+    Raises ``ConfigError`` where it cannot be written.
+    """
     part = path.with_name(f"{path.name}.part")
     try:
         try:

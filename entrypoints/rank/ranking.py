@@ -49,7 +49,10 @@ class Ranking:
 
 
 def rank_texts(llm: LLM, query: str, texts: Sequence[Text]) -> Ranking:
-    """Scores stream in, and only the numbers are kept: a million lines need no more memory than they are long."""
+    """Scores stream in, and only the numbers are kept: a million lines need no more memory than they are long.
+
+    Raises ``EngineError`` for a text that has no score.
+    """
     outputs = llm.score_iter(query, [text.text for text in texts], use_tqdm=len(texts) >= MANY)
     scored = []
     for text, output in zip(texts, outputs, strict=True):

@@ -113,6 +113,7 @@ class GrpcServer:
     """Use ``start`` and ``stop`` on the loop of the service."""
 
     def __init__(self, service: RerankService) -> None:
+        """Raises ``StartupError`` where the port cannot be had."""
         self._service = service
         self._messages = _build()
         self._server: Any = grpc.aio.server(

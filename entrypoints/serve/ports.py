@@ -21,7 +21,8 @@ MIN_CONNECTIONS = 16
 def listen(host: str, port: int) -> socket.socket:
     """A bound, listening socket; port 0 lets the system choose.
 
-    Raises ``ConfigError``; for a port that is taken it says by whom.
+    Raises ``ConfigError`` for a host or port that cannot be had, and ``StartupError`` for one that is taken; it says by
+    whom.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

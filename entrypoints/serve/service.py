@@ -133,7 +133,10 @@ class RerankService:
         return self.models.choose(name).name
 
     async def score(self, call: RerankCall, request_id: str, client_timeout_s: float | None = None) -> CallResult:
-        """The whole result of a call. Raises what ``run`` raises."""
+        """The whole result of a call.
+
+        Raises what ``run`` raises, and ``EngineDeadError`` where the engine ends first.
+        """
         async with aclosing(self.run(call, request_id, client_timeout_s)) as progress:
             async for item in progress:
                 if isinstance(item, CallResult):

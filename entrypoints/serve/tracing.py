@@ -55,7 +55,7 @@ def collector_url(endpoint: str) -> str:
 
 
 def tracer_for(endpoint: str) -> Any:
-    """A tracer that sends to this collector (OTLP over HTTP)."""
+    """A tracer that sends to this collector (OTLP over HTTP). Raises ``ConfigError`` without OpenTelemetry."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

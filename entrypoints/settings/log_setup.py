@@ -12,6 +12,7 @@ _NOISY = ("uvicorn", "httpx", "httpcore", "urllib3", "filelock", "huggingface_hu
 
 
 def set_up_logging(level: str = "info", log_format: logs.LogFormat = "text", process: str = "") -> None:
+    """Send the log to standard error. Raises ``ConfigError`` for a level that is none."""
     if level.lower() not in LEVELS:
         raise ConfigError(f"--log-level {level}: choose one of {', '.join(LEVELS)}.", param="log_level")
     logs.set_up(level.upper(), log_format, process)

@@ -10,7 +10,10 @@ from engine.errors import ConfigError
 
 
 def lora_modules(value: Any) -> dict[str, str]:
-    """A mapping, or items of the forms ``name=path`` and ``{"name": ..., "path": ...}``."""
+    """A mapping, or items of the forms ``name=path`` and ``{"name": ..., "path": ...}``.
+
+    Raises ``ConfigError`` for a name that is there twice.
+    """
     if isinstance(value, Mapping):
         return {str(name): str(path) for name, path in value.items()}
     found: dict[str, str] = {}

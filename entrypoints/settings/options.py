@@ -102,7 +102,10 @@ _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def human_int(text: str) -> int:
-    """``1k`` is 1000, ``1K`` is 1024, ``25.6k`` is 25600; a fraction needs a decimal suffix. ``6GiB`` and ``6GB``."""
+    """``1k`` is 1000, ``1K`` is 1024, ``25.6k`` is 25600; a fraction needs a decimal suffix. ``6GiB`` and ``6GB``.
+
+    Raises ``ConfigError`` for anything else.
+    """
     match = _HUMAN.match(text.strip())
     if not match:
         raise ConfigError(f"{text!r} is not a whole number: write 8192, 8k (8000) or 8K (8192).")
@@ -128,7 +131,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def convert(option: Option, value: Any) -> Any:
-    """Spellings of other engines and of people -> the type of the field."""
+    """Spellings of other engines and of people -> the type of the field.
+
+    Raises ``ConfigError`` for a value that is none of the type.
+    """
     if option.name == "dtype" and isinstance(value, str):
         value = DTYPE_ALIASES.get(value, value)
     if option.name == "model_impl" and value in OWN_IMPLEMENTATION:

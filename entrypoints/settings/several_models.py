@@ -19,7 +19,10 @@ OWN = (
 
 
 def build_several(values: Mapping[str, Any]) -> tuple[list[EngineConfig], ServerConfig]:
-    """``model`` and ``also_model`` are names or JSON objects of settings; the rest holds for all models."""
+    """``model`` and ``also_model`` are names or JSON objects of settings; the rest holds for all models.
+
+    Raises ``ConfigError`` for another number of names than of models.
+    """
     common = dict(values)
     models = [_settings(item) for item in (common.pop("model", ""), *common.pop("also_model", ()))]
     first = models[0]

@@ -48,6 +48,10 @@ class GptqTensor(IntegerGroups):
         return read
 
     def group_of_columns(self, reader: TensorReader) -> torch.Tensor | None:
+        """The group of each column, (K,).
+
+        Raises ``ModelLoadError`` where ``g_idx`` names groups that are not stored.
+        """
         if "g_idx" not in self.parts:
             return None
         places = self.read(reader, "g_idx").long()

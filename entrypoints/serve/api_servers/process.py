@@ -62,7 +62,7 @@ class ApiServer:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serves until the coordinator sends ``Stop``; raises what a new API server could not do better."""
+        """Serves until the coordinator sends ``Stop``; raises ``RuntimeError`` where its HTTP server ends before."""
         setup = self._setup
         coordinator = self._coordinator
         app = create_app(self._service, RemoteStatus(self._service, coordinator), RemoteOperations(coordinator))

@@ -172,7 +172,10 @@ class DocumentList(msgspec.Struct):
 
 
 def as_documents(value: Any, where: Where = "documents", rank_fields: list[str] | None = None) -> DocumentList:
-    """Documents as texts; one by itself is a list of one. ``rank_fields`` are the keys of an object that count."""
+    """Documents as texts; one by itself is a list of one. ``rank_fields`` are the keys of an object that count.
+
+    Raises ``TooLargeError`` for more items than are read, and ``InvalidRequestError`` for what is no text.
+    """
     if isinstance(value, list) and len(value) > MAX_ITEMS:
         raise TooLargeError(f"{PARAM} has {len(value)} items, and at most {MAX_ITEMS} are read.", param=where)
     items = value if isinstance(value, list) else [value]
