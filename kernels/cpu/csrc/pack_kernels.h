@@ -152,8 +152,7 @@ static void scatter(const void* row, int words, Word* panel_block, int column) {
     }
 }
 
-static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int column, const float* row,
-                       const void* src, int n) {
+static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int column, const float* row, int n) {
     alignas(64) int16_t q[512] = {};
     const int words = (n + kWordElems[(int)w.kind] - 1) / kWordElems[(int)w.kind];
     if (w.kind == Kind::bf16) {
@@ -161,8 +160,6 @@ static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int
         scatter(q, words, (uint32_t*)to, column);
     } else if (w.storage == Storage::f32)
         scatter(row, words, (uint32_t*)to, column);
-    else if (w.kind == Kind::f32)
-        scatter(src, words, (uint16_t*)to, column);
     else if (w.kind == Kind::i16) {
         w.scales[scale_at] = quantize_i16(row, n, q);
         scatter(q, words, (uint32_t*)to, column);
@@ -172,19 +169,41 @@ static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int
     }
 }
 
+constexpr int kPackWords = 64;
+
+// Rows that are stored as they came. A few words of all rows at a time: the lines that are written stay in the L1 cache
+// until they are full.
+template <class Word>
+static void copy_rows(const Weight& w, Word* panel, int first, int rows, const Word* src, int64_t src_stride) {
+    for (int start = 0; start < w.in; start += kPackWords) {
+        const int end = min_int(start + kPackWords, w.in);
+        for (int r = 0; r < rows; r++) {
+            const Word* from = src + r * src_stride;
+            for (int k = start; k < end; k++) panel[k * NR + first + r] = from[k];
+        }
+    }
+}
+
 // Rows [first, first + rows) of one panel. When the weight is stored in 16 bits for fp32 arithmetic, `dtype` is that.
 static void pack_weight(const Weight& w, int panel, int first, int rows, const void* src, int64_t src_stride,
                         Dtype dtype, float* row) {
     const int elems = kBlockWords[(int)w.kind] * kWordElems[(int)w.kind];
     const int bytes = kStorageBits[(int)w.storage] / 8, src_bytes = dtype == Dtype::f32 ? 4 : 2;
+    unsigned char* to_panel = w.data + panel * w.panel_bytes;
+    if (w.kind == Kind::f32 && bytes == src_bytes) {
+        if (bytes == 4)
+            copy_rows(w, (uint32_t*)to_panel, first, rows, (const uint32_t*)src, src_stride);
+        else
+            copy_rows(w, (uint16_t*)to_panel, first, rows, (const uint16_t*)src, src_stride);
+        return;
+    }
     for (int r = 0; r < rows; r++) {
         const char* from = (const char*)src + r * src_stride * src_bytes;
         widen_row(from, dtype, w.in, row);
         for (int block = 0; block < w.blocks; block++) {
             const int64_t at = ((int64_t)block * w.panels + panel) * NR + first + r;
-            unsigned char* to = w.data + panel * w.panel_bytes + (int64_t)block * elems * NR * bytes;
-            pack_block(w, to, at, first + r, row + block * elems, from + (int64_t)block * elems * src_bytes,
-                       min_int(elems, w.in - block * elems));
+            unsigned char* to = to_panel + (int64_t)block * elems * NR * bytes;
+            pack_block(w, to, at, first + r, row + block * elems, min_int(elems, w.in - block * elems));
         }
     }
 }
