@@ -46,6 +46,7 @@ class CpuBackend(Backend):
             quantizations=QUANTIZATIONS,
             default_token_budget=min(MAX_TOKEN_BUDGET, max(MIN_TOKEN_BUDGET, TOKENS_PER_THREAD * self._num_threads)),
             one_memory=True,
+            warm_up_tokens=(8,),  # brings the weights' pages and the buffers; nothing is compiled
             quantizes_plain_inputs=True,
             reference_tolerance=1e-5,
             batch_tolerance=1e-6,

@@ -19,7 +19,7 @@ from benchmarks.cpu.machine import load_average, machine
 from tests.support.checkpoints import dims_0_6b
 
 RESULTS = Path(__file__).parents[1] / "results"
-PIECES = ("products", "race", "growth", "shares", "socket")
+PIECES = ("products", "race", "growth", "shares", "socket", "start")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -94,6 +94,31 @@ def run_socket(arguments: argparse.Namespace, num_threads: int, model: Path) -> 
     return result
 
 
+def run_start(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    from benchmarks.cpu.start import render, start
+
+    model = work / f"published-{arguments.layers}"
+    if not (model / "config.json").exists():
+        dims_0_6b(model, layers=arguments.layers)  # with the vocabulary of the published model, which has to be read
+    result = start(model, arguments.rounds)
+    print(render(result), flush=True)
+    return result
+
+
+def run_piece(piece: str, arguments: argparse.Namespace, num_threads: int, work: Path) -> dict[str, Any]:
+    if piece == "products":
+        return run_products(arguments, num_threads)
+    if piece == "start":
+        return run_start(arguments, work)
+    model = work / f"model-{arguments.layers}"
+    if not (model / "config.json").exists():
+        dims_0_6b(model, layers=arguments.layers, vocab_size=None, std=0.02)
+    if piece == "race":
+        return run_race(arguments, num_threads, model, work / f"forms-{arguments.layers}")
+    run = {"growth": run_growth, "shares": run_shares, "socket": run_socket}[piece]
+    return run(arguments, num_threads, model)
+
+
 def main() -> int:
     arguments = parse()
     from engine.kernels.cpu.threads import default_num_threads
@@ -111,22 +136,10 @@ def main() -> int:
     path = arguments.out or RESULTS / f"cpu-{datetime.now(UTC):%Y-%m-%d-%H%M%S}.json"
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
-        model = work / f"model-{arguments.layers}"
         for piece in arguments.pieces.split(","):
-            if piece != "products" and not (model / "config.json").exists():
-                dims_0_6b(model, layers=arguments.layers, vocab_size=None, std=0.02)
-            if piece == "products":
-                report["products"] = run_products(arguments, num_threads)
-            elif piece == "race":
-                report["race"] = run_race(arguments, num_threads, model, work / f"forms-{arguments.layers}")
-            elif piece == "growth":
-                report["growth"] = run_growth(arguments, num_threads, model)
-            elif piece == "shares":
-                report["shares"] = run_shares(arguments, num_threads, model)
-            elif piece == "socket":
-                report["socket"] = run_socket(arguments, num_threads, model)
-            else:
+            if piece not in PIECES:
                 sys.exit(f"--pieces {piece}: there is {', '.join(PIECES)}")
+            report[piece] = run_piece(piece, arguments, num_threads, work)
             report["load_at_end"] = load_average()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(report, indent=1))

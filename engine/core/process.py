@@ -6,7 +6,6 @@ there is a message or a finished step.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import threading
@@ -16,7 +15,7 @@ from typing import NoReturn
 import msgspec
 import numpy as np
 
-from engine import logs
+from engine import garbage_collector, logs
 from engine.config import EngineConfig
 from engine.core.core import EngineCore
 from engine.errors import EngineError
@@ -107,6 +106,7 @@ class CoreProcess:
 
 
 def main() -> None:
+    garbage_collector.pause()
     setup = receive_setup(CoreSetup)
     logs.set_up(setup.log_level, setup.log_format, "core")
     channel: Channel[ToCore] = Channel.connect(setup.folder, ToCore)
@@ -138,9 +138,7 @@ def _run(setup: CoreSetup, channel: Channel[ToCore]) -> None:
     executor = create_executor(setup.config, setup.spec, automatic="mp")
     core = EngineCore(setup.config, setup.spec, setup.constant_prefix, executor, on_health=report)
     channel.send(CoreReady(executor.info))
-    # What exists now lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
+    garbage_collector.resume()
     CoreProcess(core, channel).run()
     executor.close()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine import logs
+from engine import garbage_collector, logs
 from engine.config import EngineConfig
 from engine.errors import EngineError, ModelLoadError, StepFailedError
 from engine.executor.faults import AnswerDropped, FaultyWorker, with_faults
@@ -57,6 +57,7 @@ class WorkerSetup(msgspec.Struct):
 
 
 def main() -> None:
+    garbage_collector.pause()
     setup = receive_setup(WorkerSetup)
     logs.set_up(setup.log_level, setup.log_format, f"worker{setup.rank}")
     channel: Channel[ToWorker] = (
@@ -73,7 +74,9 @@ def _serve(channel: Channel[ToWorker], setup: WorkerSetup) -> None:
 
     worker = with_faults(Worker(setup.config, setup.spec, setup.rank, setup.tp_rank), setup.config.device)
     try:
-        channel.send(WorkerReady(worker.load()))
+        info = worker.load()
+        garbage_collector.resume()
+        channel.send(WorkerReady(info))
     except EngineError as error:
         channel.send(WorkerFailed(-1, WireError.of(error)))
         return

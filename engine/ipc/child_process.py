@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from engine import messages
@@ -24,15 +24,26 @@ from engine.ipc.private_folder import sweep_all
 
 Setup = TypeVar("Setup")
 _PR_SET_PDEATHSIG = 1
+NO_NUMPY_BLAS = {"OPENBLAS_NUM_THREADS": "1"}
+"""For processes that multiply no matrices with numpy: its threads would cost time at the start."""
 
 
 class Child:
     """A running child and its life line."""
 
-    def __init__(self, module: str, setup: Any, *, pass_fds: Sequence[int] = ()) -> None:
-        """``pass_fds``: descriptors that the child has too, under the same numbers."""
+    def __init__(
+        self, module: str, setup: Any, *, pass_fds: Sequence[int] = (), environment: Mapping[str, str] = NO_NUMPY_BLAS
+    ) -> None:
+        """``pass_fds``: descriptors that the child has too, under the same numbers; ``environment``: variables that it
+        gets unless they are set already."""
         command = [sys.executable, "-m", module]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, pass_fds=pass_fds)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            env={**environment, **os.environ},
+        )
         payload = messages.encoder().encode(setup)
         # The kernel's parent-death signal follows the *thread* that started the child.
         by_main_thread = threading.current_thread() is threading.main_thread()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine import garbage_collector
 from engine.entrypoints.cli.flags import flags
 
 
@@ -16,6 +17,7 @@ def serve(values: dict[str, Any]) -> int:
     """
     from engine.ipc.stop_signals import end_on_stop_signals
 
+    garbage_collector.pause()
     with end_on_stop_signals():
         from engine.entrypoints.settings.log_setup import set_up_logging
         from engine.entrypoints.settings.several_models import build_several

@@ -1,4 +1,4 @@
-"""The first three calls of every engine: one pair that fits, one that does not, and both together.
+"""The first two calls of every engine: a pair that does not fit, and it again after one that does.
 
 They find what no check of files can: weights that give NaN, a score that depends on the rest of its batch, and a head
 that ranks the wrong way round (tokens or labels swapped, a prompt that is not the model's). They also compute the
@@ -24,8 +24,8 @@ from engine.scoring.pair_collector import PairCollector
 
 logger = logging.getLogger(__name__)
 QUERY = "What is the capital of France?"
-RELEVANT = "Paris is the capital and largest city of France."
-IRRELEVANT = "Whales are mammals that breathe air through blowholes."
+RELEVANT = "Paris is the capital of France."
+IRRELEVANT = "Whales breathe air."
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 """Largest difference of a logit alone and in a batch, by compute dtype: loose, as it looks for mistakes."""
 
@@ -38,11 +38,10 @@ class SelfTest:
         self._tolerance = _TOLERANCE.get(dtype, 0.25)
         self._trained = trained
         together = inputs.encode([QUERY], [RELEVANT, IRRELEVANT], PairOptions())
-        relevant, irrelevant = together[:1], together[1:]
-        if inputs.reads_lists:  # a document alone is another prompt; what must not matter is another call in the step
-            relevant, irrelevant = together, together
-        self._second = len(irrelevant) - 1
-        pairs = {"self-test-relevant": relevant, "self-test-irrelevant": irrelevant, "self-test-both": together}
+        # For a model that reads lists a document alone is another prompt, and nothing but another call may not matter.
+        alone = together if inputs.reads_lists else together[1:]
+        self._last = len(alone) - 1
+        pairs = {"self-test-alone": alone, "self-test-both": together}
         self._collectors = {name: PairCollector(spec.head, members) for name, members in pairs.items()}
         self.calls = [
             core_request(name, collector.prompts, arrival_s=time.monotonic())
@@ -65,12 +64,11 @@ class SelfTest:
 
     def judge(self) -> None:
         """Raises ``ModelLoadError`` for a score that depends on the rest of its batch; warns about a wrong order."""
-        alone = [self._logits["self-test-relevant", 0], self._logits["self-test-irrelevant", self._second]]
+        alone = self._logits["self-test-alone", self._last]
         together = [self._logits["self-test-both", 0], self._logits["self-test-both", 1]]
-        worst = max(abs(a - b) for a, b in zip(alone, together, strict=True))
-        if worst > self._tolerance * max(1.0, *map(abs, alone)):
+        if abs(alone - together[1]) > self._tolerance * max(1.0, abs(alone)):
             raise ModelLoadError(
-                f"{self._spec.name} failed its self-test: a pair scored {alone} alone and {together} in a batch. "
+                f"{self._spec.name} failed its self-test: a pair scored {alone} alone and {together[1]} in a batch. "
                 f"This is a bug of the engine on this device; please report it with the line on kernels in the log."
             )
         if self._trained and together[0] <= together[1]:

@@ -8,7 +8,6 @@ accepted is finished until the deadline, exit 0. A second one stops at once.
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from engine import garbage_collector
 from engine.config import EngineConfig, ServerConfig
 from engine.core.async_client import AsyncMPClient
 from engine.core.replicas import ReplicaClient
@@ -219,8 +219,7 @@ class _Server:
                     self._stats.append(asyncio.create_task(log_stats(partial(attrgetter("stats"), engines[-1].client))))
             await self._http.attach(engines)
             self._service.attach(*engines)
-            gc.collect()
-            gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
+            garbage_collector.resume()
         except BaseException:
             await asyncio.gather(*(engine.client.shutdown(0.0) for engine in engines))
             raise

@@ -36,11 +36,9 @@ class Inputs:
         return [EncodedPair(np.arange(3, dtype=np.int32)) for _ in documents]
 
 
-def run(
-    alone: tuple[float, float], together: tuple[float, float], *, trained: bool = True, spec: ModelSpec = SPEC
-) -> None:
+def run(alone: float, together: tuple[float, float], *, trained: bool = True, spec: ModelSpec = SPEC) -> None:
     test = SelfTest(cast(InputProcessor, Inputs()), spec, "float32", trained=trained)
-    answers = {"self-test-relevant": alone[:1], "self-test-irrelevant": alone[1:], "self-test-both": together}
+    answers = {"self-test-alone": (alone,), "self-test-both": together}
     for call in test.calls:
         values = np.array(answers[call.call_id], np.float32).reshape(-1, 1)
         test.take([EngineCoreOutput(call.call_id, np.arange(len(values)), values, stats=DONE)])
@@ -49,13 +47,13 @@ def run(
 
 
 def test_a_good_model_passes_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    run((2.0, -3.0), (2.0, -3.0))
+    run(-3.0, (2.0, -3.0))
     assert not caplog.records
 
 
 def test_the_wrong_order_is_a_loud_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        run((-3.0, 2.0), (-3.0, 2.0))
+        run(2.0, (-3.0, 2.0))
     assert "classifier_from_token" in caplog.text
 
 
@@ -70,19 +68,19 @@ HEADS = {
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_words_fit_the_head(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     head, words = HEADS[kind]
-    run((-3.0, 2.0), (-3.0, 2.0), spec=replace(SPEC, head=head, causal=head.kind == "no_post_processing"))
+    run(2.0, (-3.0, 2.0), spec=replace(SPEC, head=head, causal=head.kind == "no_post_processing"))
     assert words in caplog.text
     assert "classifier_from_token" not in caplog.text
 
 
 def test_random_weights_have_no_wrong_order(caplog: pytest.LogCaptureFixture) -> None:
-    run((-3.0, 2.0), (-3.0, 2.0), trained=False)
+    run(2.0, (-3.0, 2.0), trained=False)
     assert not caplog.records
 
 
 def test_a_score_that_depends_on_its_batch_stops_the_start() -> None:
     with pytest.raises(ModelLoadError, match="in a batch"):
-        run((2.0, -3.0), (2.0, -2.9))
+        run(-3.0, (2.0, -2.9))
 
 
 @pytest.mark.parametrize("error", [WireError("non_finite_score", "the score of document 0 is not finite")])

@@ -42,7 +42,10 @@ class ApiServerHandle:
         made = setup(self._channel.folder)
         self.index = made.index
         self.child = Child(
-            "engine.entrypoints.serve.api_servers.process", made, pass_fds=(made.listener_fd, made.counts_fd)
+            "engine.entrypoints.serve.api_servers.process",
+            made,
+            pass_fds=(made.listener_fd, made.counts_fd),
+            environment={},
         )
         self.pid = self.child.pid
         self.connected = self._hidden = False
