@@ -28,7 +28,7 @@ class StepSample:
 
 @dataclass(frozen=True)
 class StepTime:
-    """The fitted law."""
+    """The time of a step as a function of its tokens, fitted to measurements."""
 
     fixed_s: float
     token_s: float
@@ -60,11 +60,13 @@ def fit_step_time(samples: Sequence[StepSample]) -> StepTime:
     return StepTime(*best.tolist())
 
 
-def choose_token_budget(law: StepTime, sizes: Sequence[int], segment_len: int, tolerance: float = TOLERANCE) -> int:
+def choose_token_budget(
+    step_time: StepTime, sizes: Sequence[int], segment_len: int, tolerance: float = TOLERANCE
+) -> int:
     """Smallest of ``sizes`` whose rate is within ``tolerance`` of the best, for segments of ``segment_len`` tokens."""
 
     def rate(size: int) -> float:
-        return size / law.seconds(size, size * min(segment_len, size) // 2)
+        return size / step_time.seconds(size, size * min(segment_len, size) // 2)
 
     best = max(map(rate, sizes))
     return min(size for size in sizes if rate(size) >= (1.0 - tolerance) * best)

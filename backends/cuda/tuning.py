@@ -1,4 +1,4 @@
-"""What is decided by measuring once the model is loaded: attention form, graphs, step time law, token budget."""
+"""What is decided by measuring once the model is loaded: attention form, graphs, step time, token budget."""
 
 from __future__ import annotations
 
@@ -199,11 +199,11 @@ class Tuner:
             step_bytes = torch.cuda.max_memory_allocated(device) - base
         if not sizes:
             raise OutOfMemoryError(f"not even a step of {min(SIZES)} tokens fits beside the weights and the KV cache")
-        law = fit_step_time(samples)
-        budget = choose_token_budget(law, sizes, SHORT)
+        step_time = fit_step_time(samples)
+        budget = choose_token_budget(step_time, sizes, SHORT)
         self.backend.empty_cache(device)
         held, allowed = torch.cuda.memory_allocated(device), self.backend.memory(device).total_bytes
-        notes.append(f"step time {law}; token budget {budget}")
+        notes.append(f"step time {step_time}; token budget {budget}")
         notes.append(
             f"memory: {held / GIB:.2f} GiB for weights, KV cache and graphs, {step_bytes / GIB:.2f} GiB measured for a "
             f"step of {sizes[-1]} tokens, {allowed / GIB:.2f} GiB allowed"

@@ -23,7 +23,7 @@ _OUT_AND_MLP = {
     "mlp_norm": "mlp_ln",
 }
 FUSED = LayerNames(qkv=("attention.qkv_proj",), **_OUT_AND_MLP)
-APART = LayerNames(qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"), **_OUT_AND_MLP)
+SEPARATE = LayerNames(qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"), **_OUT_AND_MLP)
 REQUIRED = {"layer_norm_type": "layer_norm", "logn_attention_scale": False}
 
 
@@ -37,7 +37,7 @@ def build_gte(spec: ModelSpec, params: Parameters) -> Encoder:
         spec,
         eps=config.get("layer_norm_eps", 1e-12),
         hidden_act=config.get("hidden_act", "gelu"),
-        names=FUSED if config.get("pack_qkv", True) else APART,
+        names=FUSED if config.get("pack_qkv", True) else SEPARATE,
         up_bias=False,
         gate=1,
     )

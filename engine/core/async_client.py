@@ -66,7 +66,7 @@ class AsyncMPClient:
         self._lost = asyncio.Event()
         self._core_ready = False
         """Whether the core last said that it can run steps."""
-        self._said = ""
+        self._why_not_ready = ""
         """Why it last said that it cannot."""
         self._loading = False
         """Whether a core has been started that has not said yet that its model is loaded."""
@@ -105,7 +105,7 @@ class AsyncMPClient:
         if not self.alive:
             return "the engine core ended and is being replaced"
         return (
-            self._said
+            self._why_not_ready
             if not self._core_ready
             else f"the engine core has been silent for {self._since_heartbeat_s:.0f} s"
         )
@@ -161,7 +161,7 @@ class AsyncMPClient:
             self._operations.answer(message)
             return
         if isinstance(message, CoreHealth):
-            self._core_ready, self._said = message.ready, message.reason
+            self._core_ready, self._why_not_ready = message.ready, message.reason
             if not message.ready and not self._hold_calls:
                 self._calls.fail_all(EngineDeadError(message.reason))
             return
@@ -233,7 +233,7 @@ class AsyncMPClient:
         except StartupError as error:
             self._give_up(EngineDeadError(f"the engine core could not be restarted: {error}"))
             return
-        for request in self._operations.again():
+        for request in self._operations.to_replay():
             self._client.operate(request)
         for call in self._calls.first_of_new_core():
             self._client.submit(call)

@@ -244,7 +244,7 @@ class AskedOperations:
             if not future.done():
                 future.set_exception(error)
 
-    def again(self) -> Iterator[OperationRequest]:
+    def to_replay(self) -> Iterator[OperationRequest]:
         """The operations after which a new core is as the old one was."""
         yield from (OperationRequest(0, operation) for operation in self._lasting.values())
 

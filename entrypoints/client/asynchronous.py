@@ -55,7 +55,7 @@ class AsyncClient:
             answer = await self._http.post(RERANK, json=body)
             return ranking_of(json_of(answer.status_code, answer.content, answer.headers), documents)
 
-        return await self._again(once)
+        return await self._with_retries(once)
 
     async def score(self, query: str, documents: Sequence[Any], **options: Unpack[Options]) -> list[float]:
         """See ``Client.score``."""
@@ -77,7 +77,7 @@ class AsyncClient:
                     await answer.aclose()
             return answer
 
-        answer = await self._again(opened)
+        answer = await self._with_retries(opened)
         part: RankedDocument | DocumentError | Ranking | None = None
         try:
             async for line in answer.aiter_lines():
@@ -98,7 +98,7 @@ class AsyncClient:
             answer = await self._http.get(MODELS)
             return [entry["id"] for entry in json_of(answer.status_code, answer.content, answer.headers)["data"]]
 
-        return await self._again(once)
+        return await self._with_retries(once)
 
     async def is_ready(self) -> bool:
         """Whether a server is there and its model is loaded."""
@@ -116,7 +116,7 @@ class AsyncClient:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def _again(self, once: Callable[[], Awaitable[T]]) -> T:
+    async def _with_retries(self, once: Callable[[], Awaitable[T]]) -> T:
         """The result of ``once``, tried again while that may help."""
         attempt = 0
         while True:

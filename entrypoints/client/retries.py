@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.entrypoints.client.errors import RequestFailedError
 
-AGAIN = frozenset({408, 429, 502, 503, 504})
+RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 """HTTP statuses of calls that may be answered later: nothing of them was done, and a rerank call changes nothing."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
 
@@ -24,7 +24,7 @@ class Retries:
         if attempt >= self.attempts:
             return None
         if isinstance(error, RequestFailedError):
-            if error.status not in AGAIN:
+            if error.status not in RETRIED_STATUSES:
                 return None
             if error.retry_after_s is not None:  # the server knows its queue; callers still must not come all at once
                 wait_s = error.retry_after_s * random.uniform(1.0, 1.1)

@@ -65,7 +65,7 @@ class Client:
             answer = self._http.post(RERANK, json=body)
             return ranking_of(json_of(answer.status_code, answer.content, answer.headers), documents)
 
-        return self._again(once)
+        return self._with_retries(once)
 
     def score(self, query: str, documents: Sequence[Any], **options: Unpack[Options]) -> list[float]:
         """A score for each document, in the order in which they are given; NaN: it has none."""
@@ -90,7 +90,7 @@ class Client:
                     answer.close()
             return answer
 
-        answer = self._again(opened)
+        answer = self._with_retries(opened)
         part: RankedDocument | DocumentError | Ranking | None = None
         try:
             for line in answer.iter_lines():
@@ -111,7 +111,7 @@ class Client:
             answer = self._http.get(MODELS)
             return [entry["id"] for entry in json_of(answer.status_code, answer.content, answer.headers)["data"]]
 
-        return self._again(once)
+        return self._with_retries(once)
 
     def is_ready(self) -> bool:
         """Whether a server is there and its model is loaded."""
@@ -129,7 +129,7 @@ class Client:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _again(self, once: Callable[[], T]) -> T:
+    def _with_retries(self, once: Callable[[], T]) -> T:
         """The result of ``once``, tried again while that may help."""
         attempt = 0
         while True:

@@ -58,7 +58,7 @@ class CallHandler:
     def __init__(self, service: RerankService) -> None:
         self._service = service
         self._default = service.config.dialect
-        self._said = False
+        self._has_warned = False
 
     def on_path_of(self, owner: Dialect) -> Handler:
         """The handler of a path that belongs to ``owner``."""
@@ -173,8 +173,8 @@ class CallHandler:
 
     def _say_how_to_choose(self, request: Request, choice: DialectChoice) -> None:
         """Once: that an answer was chosen where several clients send the same body."""
-        if choice.reader is COMMON and choice.answerer is COMMON and self._default is None and not self._said:
-            self._said = True
+        if choice.reader is COMMON and choice.answerer is COMMON and self._default is None and not self._has_warned:
+            self._has_warned = True
             logger.info(
                 "the body of %s is that of several APIs, and was answered with the common object; a client that reads "
                 "another one (Voyage, Infinity, SGLang) gets it with the base URL /NAME, ?dialect=NAME, the header "

@@ -42,16 +42,16 @@ class Speed:
         """Begins a new window: after a pause, which says nothing about speed."""
         self._since_s = self._clock()
         self._window_tokens = 0
-        self._least_waiting: int | None = None
+        self._min_waiting: int | None = None
 
     def done(self, num_tokens: int, waiting: int) -> None:
         """Counts tokens that were answered; ``waiting`` are left."""
         self._window_tokens += num_tokens
-        self._least_waiting = waiting if self._least_waiting is None else min(self._least_waiting, waiting)
+        self._min_waiting = waiting if self._min_waiting is None else min(self._min_waiting, waiting)
         elapsed = self._clock() - self._since_s
         if elapsed < WINDOW_S:
             return
-        if self._least_waiting >= self._window_tokens:
+        if self._min_waiting >= self._window_tokens:
             keep = 0.5 ** (elapsed / SPEED_MEMORY_S)
             self._tokens = self._tokens * keep + self._window_tokens
             self._seconds = self._seconds * keep + elapsed

@@ -50,7 +50,7 @@ class FakeHandle:
 
     made: list[FakeHandle]
 
-    def __init__(self, setup: Callable[[str], ApiServerSetup], on_message: Any, on_gone: Any) -> None:
+    def __init__(self, setup: Callable[[str], ApiServerSetup], on_message: Any, on_exit: Any) -> None:
         self.setup = setup("folder")
         self.index, self.pid = self.setup.index, 1000 + len(self.made)
         self.made.append(self)
@@ -60,7 +60,7 @@ class FakeHandle:
         self.since_heartbeat_s = 0.0
         self.child = SimpleNamespace(exit_code=-9)
         self.heard: list[ToApiServer] = []
-        self._on_message, self._on_gone = on_message, on_gone
+        self._on_message, self._on_exit = on_message, on_exit
 
     def say(self, message: Any) -> None:
         self.connected |= isinstance(message, Connected)
@@ -78,7 +78,7 @@ class FakeHandle:
         if not self.gone.is_set():
             self.connected = self.attached = False
             self.gone.set()
-            self._on_gone(self)
+            self._on_exit(self)
 
     def kill(self) -> None:
         asyncio.get_running_loop().call_soon(self.die)

@@ -136,7 +136,7 @@ class Coordinator:
         self._stop_now.set()
 
     def _start(self, index: int) -> None:
-        self._servers[index] = server = ApiServerHandle(partial(self._setup, index), self._on_message, self._on_gone)
+        self._servers[index] = server = ApiServerHandle(partial(self._setup, index), self._on_message, self._on_exit)
         self._brokers[index] = CallBroker(self._service, self._admission, server.send)
 
     def _setup(self, index: int, folder: str) -> ApiServerSetup:
@@ -241,7 +241,7 @@ class Coordinator:
 
     # -- start, watch, end --------------------------------------------------------------------------------------------
 
-    def _on_gone(self, server: ApiServerHandle) -> None:
+    def _on_exit(self, server: ApiServerHandle) -> None:
         self._brokers[server.index].close()
         self._adapter_news.forget(server)
         self._connections[server.index] = NOT_LISTENING

@@ -32,12 +32,12 @@ class ApiServerHandle:
         self,
         setup: Callable[[str], ApiServerSetup],
         on_message: Callable[[ApiServerHandle, FromApiServer], None],
-        on_gone: Callable[[ApiServerHandle], None],
+        on_exit: Callable[[ApiServerHandle], None],
     ) -> None:
-        """``setup`` makes the set-up from the channel's folder. ``on_gone`` is called once, after the last message."""
+        """``setup`` makes the set-up from the channel's folder. ``on_exit`` is called once, after the last message."""
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
-        self._on_gone = on_gone
+        self._on_exit = on_exit
         self._channel: Channel[FromApiServer] = Channel.listen(FromApiServer, send_timeout_ms=0)
         made = setup(self._channel.folder)
         self.index = made.index
@@ -109,4 +109,4 @@ class ApiServerHandle:
         # Nobody uses the channel any more; closing it may wait for messages that nobody will read.
         self._loop.run_in_executor(None, self._channel.close)
         self.gone.set()
-        self._on_gone(self)
+        self._on_exit(self)
