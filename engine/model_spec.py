@@ -169,7 +169,8 @@ class ModelSpec:
     lower_case: bool = False
     """Texts are put into lower case before the tokenizer sees them."""
     cuts_document_only: bool = False
-    """Of a pair in the tokenizer's own form that is too long; else the longer of the two texts is cut."""
+    """Of a pair that is too long: messages of sentence-transformers, and ``only_second``. Else the longer of two texts
+    is cut, and in a prompt first the document, then the query."""
     use_sep_token: bool = False
     """Without a template: encode with the tokenizer's own pair form (True) or as query + document (False)."""
     max_model_len: int

@@ -5,15 +5,13 @@ A checkpoint is one if its architecture has no head, or if the chain of sentence
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.families import Task
+from engine.checkpoint.metadata import without_modules
 from engine.errors import ConfigError
 from engine.model_spec import ActivationFn, HeadSpec, Pooling
-
-logger = logging.getLogger(__name__)
 
 POOLING_KEY = "classifier_pooling"
 _POOLINGS: dict[str, Pooling] = {
@@ -38,10 +36,8 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
     Raises ``ConfigError`` for a pooling, a similarity or a template that is not supported.
     """
     chain, label = checkpoint.chain, checkpoint.label
-    if chain is None or chain.pooling is None:
-        pooling = stated_pooling(checkpoint)
-        if POOLING_KEY not in checkpoint.config:
-            logger.warning("%s: no file says how it pools its tokens; %s is taken, as is usual.", label, pooling)
+    if POOLING_KEY in checkpoint.overrides or chain is None or chain.pooling is None:
+        pooling = _asked_pooling(checkpoint)
     else:
         pooling = chain.pooling
         check_include_prompt(checkpoint, any(text_prompts(checkpoint)))
@@ -56,8 +52,22 @@ def embedding_head(checkpoint: Checkpoint) -> HeadSpec:
             "supported are cosine and dot.",
             param="model",
         )
+    if chain is None and _SIMILARITIES[name] != "cosine":
+        raise without_modules(label, f"similarity_fn_name {name!r}", "take that key out, and cosines are compared")
     modules = chain.modules if chain else ()
     return HeadSpec(kind="embedding", pooling=pooling, modules=modules, activation=_SIMILARITIES[name])
+
+
+def _asked_pooling(checkpoint: Checkpoint) -> Pooling:
+    """The pooling that a flag names: of a network alone config.json states at most that of a classifier."""
+    if POOLING_KEY not in checkpoint.overrides:
+        raise ConfigError(
+            f"{checkpoint.label} is a {checkpoint.architecture} without modules.json, and nothing says how its tokens "
+            "become one vector. Download the whole checkpoint, with modules.json and 1_Pooling; or say it with "
+            f'--hf-overrides \'{{"{POOLING_KEY}": "mean"}}\' (cls, mean or last).',
+            param="hf_overrides.classifier_pooling",
+        )
+    return stated_pooling(checkpoint)
 
 
 def check_include_prompt(checkpoint: Checkpoint, has_prompts: bool) -> None:
@@ -95,7 +105,14 @@ def stated_pooling(checkpoint: Checkpoint) -> Pooling:
 
 
 def text_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
-    """The texts that sentence-transformers puts before queries and documents, or else its default prompt."""
+    """The texts that sentence-transformers puts before queries and documents, or else its default prompt.
+
+    Raises ``ConfigError`` for some that belong to a chain which is not there.
+    """
     prompts, default = checkpoint.prompts(), checkpoint.default_prompt()
     query, document = (next((prompts[name] for name in names if name in prompts), default) for names in _PROMPT_NAMES)
+    if checkpoint.chain is None and (query or document):
+        raise without_modules(
+            checkpoint.label, f"the prompts {query!r} and {document!r}", "leave them out with --score-template none"
+        )
     return query, document

@@ -46,6 +46,16 @@ def read_metadata(files: CheckpointFiles, ignored: tuple[str, ...] = ()) -> dict
     return found
 
 
+def without_modules(label: str, key: str, way_out: str) -> ConfigError:
+    """The error for a statement of the file beside no ``modules.json``: sentence-transformers reads neither then."""
+    return ConfigError(
+        f"{METADATA} of {label} states {key}, and modules.json, with which it was saved, is missing: "
+        f"sentence-transformers leaves the file out then. Download the whole checkpoint, or take the file away; or "
+        f"{way_out}.",
+        param="model",
+    )
+
+
 def _check_prompts(files: CheckpointFiles, metadata: Mapping[str, Any]) -> None:
     prompts, name = metadata.get("prompts") or {}, metadata.get("default_prompt_name")
     if not isinstance(prompts, dict):

@@ -48,6 +48,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id2label": _OBJECT,
     "label2id": _OBJECT,
     "problem_type": (lambda v: v in _PROBLEMS, " or ".join(_PROBLEMS)),
+    "classifier_pooling": (lambda v: v in ("cls", "mean", "last"), "cls, mean or last"),
     "max_position_embeddings": _COUNT,
     "rope_scaling": _OBJECT,
     "rope_parameters": _OBJECT,

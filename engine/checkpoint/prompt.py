@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.checkpoint.authority import Authority, Statement, strongest
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.metadata import without_modules
 from engine.checkpoint.saved_template import SAVED, has_role_template, same_as_built_in
 from engine.errors import ConfigError
 from engine.model_spec import HeadSpec
@@ -28,6 +29,8 @@ class Prompt:
     use_sep_token: bool
     pair_prompt: str | None
     origin: str
+    is_message: bool = False
+    """It is rendered and cut as sentence-transformers renders and cuts messages."""
 
 
 def asked_built_in(score_template: str) -> str | None:
@@ -52,7 +55,9 @@ def resolve_prompt(checkpoint: Checkpoint, score_template: str, head: HeadSpec) 
         stated = _usual(checkpoint, head)
     is_pair = _use_sep_token(checkpoint, head, stated)
     takes_prompt = is_pair and stated.value is None
-    return Prompt(stated.value, is_pair, _pair_prompt(checkpoint) if takes_prompt else None, stated.origin)
+    is_message = checkpoint.chain is not None and not checkpoint.chain.is_text and stated.authority is Authority.FILES
+    pair_prompt = _pair_prompt(checkpoint) if takes_prompt else None
+    return Prompt(stated.value, is_pair, pair_prompt, stated.origin, is_message)
 
 
 def _from_flag(checkpoint: Checkpoint, score_template: str) -> Statement[str | None] | None:
@@ -89,6 +94,8 @@ def _from_files(checkpoint: Checkpoint) -> Statement[str | None] | None:
         return Statement(None, Authority.FILES, "modality_config, texts")
     if chain is None and not has_role_template(checkpoint.files):
         return None
+    if chain is None and (default := checkpoint.default_prompt()):
+        raise without_modules(checkpoint.label, f"the prompt {default!r}", "name the prompt with --score-template")
     origin = "the saved chat template"
     if same_as_built_in(checkpoint.files) == QWEN3_RERANKER.name:  # its parts tokenise alike together and apart
         return Statement(QWEN3_RERANKER.name, Authority.FILES, f"{origin}, which is that one")

@@ -90,7 +90,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         vision=None if has_own_prompt or prompt.use_sep_token else vision_of(checkpoint, config.max_images_per_pair),
         pair_prompt=prompt.pair_prompt,
         lower_case=chain is not None and chain.transformer.lower_case,
-        cuts_document_only=chain is not None and chain.transformer.cuts_second_only,
+        cuts_document_only=chain is not None and (chain.transformer.cuts_second_only or prompt.is_message),
         use_sep_token=prompt.use_sep_token,
         max_model_len=max_model_len,
         vocab_size=_vocab_size(checkpoint),

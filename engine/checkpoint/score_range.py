@@ -9,6 +9,7 @@ from typing import Any
 from engine.checkpoint.authority import Authority, Statement, strongest
 from engine.checkpoint.chain_modules import torch_class
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.metadata import without_modules
 from engine.errors import ConfigError
 from engine.model_spec import ActivationFn
 
@@ -47,14 +48,16 @@ def resolve_range(checkpoint: Checkpoint, *, num_labels: int = 1) -> Statement[S
     Raises ``ConfigError`` for a ``logit_sigma`` that is no number above 0.
     """
     usual: ActivationFn = "sigmoid" if num_labels < 2 else "softmax"
+    metadata = _of_metadata(checkpoint, num_labels)
     stated = strongest(
         _of_config(checkpoint, checkpoint.overrides, Authority.FLAG, "--hf-overrides", usual, num_labels),
-        _of_metadata(checkpoint, num_labels),
+        metadata if checkpoint.chain is not None else None,
         _of_config(checkpoint, checkpoint.files.config, Authority.FILES, "config.json", usual, num_labels),
         _published(checkpoint),
         Statement(ScoreRange(usual), Authority.USUAL, "default"),
     )
     assert stated is not None
+    _check_metadata(checkpoint, metadata, stated)
     _warn_of_assumed(checkpoint, stated)
     mean, sigma = checkpoint.config.get("logit_mean"), checkpoint.config.get("logit_sigma")
     if mean is None and sigma is None:
@@ -114,6 +117,20 @@ def _of_metadata(checkpoint: Checkpoint, num_labels: int) -> Statement[ScoreRang
         return None
     usual = ScoreRange("sigmoid" if num_labels < 2 else "softmax")
     return Statement(usual, Authority.FILES, "the default of sentence-transformers")
+
+
+def _check_metadata(
+    checkpoint: Checkpoint, metadata: Statement[ScoreRange] | None, stated: Statement[ScoreRange]
+) -> None:
+    """Raises ``ConfigError`` where a file that sentence-transformers would leave out states another activation."""
+    if checkpoint.chain is not None or metadata is None or stated.authority is Authority.FLAG:
+        return
+    if metadata.value.activation != stated.value.activation:
+        raise without_modules(
+            checkpoint.label,
+            f"the activation {metadata.value.activation} (otherwise it is the {stated.value.activation})",
+            'decide with --hf-overrides \'{"sentence_transformers": {"activation_fn": "torch.nn.Identity"}}\'',
+        )
 
 
 def _warn_of_assumed(checkpoint: Checkpoint, stated: Statement[ScoreRange]) -> None:

@@ -55,15 +55,17 @@ class CrossEncoderPairs:
             ids = np.delete(draft.ids, slice(first, first + excess))
             return EncodedPair(ids, query_len=draft.query_len, truncated_document=True)
         encoder = self._encoder_of(pair)
-        roles = encoder.roles(pair, draft)
+        draft = encoder.with_roles(pair, draft, side)
+        roles = draft.roles
+        assert roles is not None
         if not options.truncate:
             message = f"{PARAM}: the pair has {_lengths(roles, limit, pair)}. Shorten it, or let it be truncated."
             return InvalidRequestError(message, param=where)
-        cut = encoder.fit(roles, limit, side)
+        cut = encoder.fit(pair, roles, limit, side)
         if cut is None:
-            message = (
-                f"{PARAM}: the pair has {_lengths(roles, limit, pair)}, which leaves no room for query and document."
-            )
+            alone = encoder.cuts_document_only(pair)
+            whom = "the document, and only that may be cut" if alone else "query and document"
+            message = f"{PARAM}: the pair has {_lengths(roles, limit, pair)}, which leaves no room for {whom}."
             return InvalidRequestError(message, param=where)
         return EncodedPair(
             draft.ids[cut.keep],

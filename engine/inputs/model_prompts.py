@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from tokenizers import Tokenizer
 
 from engine.checkpoint.template import load_template
@@ -14,6 +16,7 @@ from engine.prompts.preformatted import Preformatted, Unwrapped
 from engine.prompts.published import QWEN3_RERANKER
 from engine.prompts.template import Template
 
+logger = logging.getLogger(__name__)
 _OWN_PROMPT = ("embedding", "listwise", "late_interaction")
 _NO_PLACE = "This model's prompt has no place for an instruction. Leave it out, or serve a model that takes one."
 
@@ -50,6 +53,12 @@ class ModelPrompts:
                 compiled[one] = with_special_tokens(compiled[one], tokenizer)
         as_pair = spec.template is None and spec.use_sep_token
         self._plain, self._compiled = None if as_pair else compiled[template], compiled
+        if spec.cuts_document_only and self._plain is not None and not self._plain.ends_with_document:
+            logger.warning(
+                "The chat template of %s has the query behind the document. Of a pair that is too long the document is "
+                "cut here; sentence-transformers would cut the query.",
+                spec.name,
+            )
 
     @property
     def compiled(self) -> list[CompiledPrompt]:

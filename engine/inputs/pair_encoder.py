@@ -7,7 +7,7 @@ query where that changes nothing. Which token belongs to whom (``roles``) is wor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from engine.errors import PARAM, FieldPath, InvalidRequestError
 from engine.inputs.checks import no_tokens
 from engine.inputs.encoder import TEXTS_PER_BATCH, TextEncoder
-from engine.inputs.truncation import Cut, Role, Side, fit, fit_longest_first
+from engine.inputs.truncation import Cut, Role, Side, fit, fit_document, fit_longest_first
 from engine.prompts.compiled import CompiledPrompt, SpecialIdGuard, TextPart
 from engine.prompts.template import Placeholder
 from engine.ranges import common_prefix
@@ -58,11 +58,18 @@ class PairEncoder(Protocol):
         """The pairs as ids, uncut, in order."""
         ...
 
-    def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
-        """(n,) int8: for each token of a pair whose text it is (``Role``)."""
+    def cuts_document_only(self, pair: Pair) -> bool:
+        """Whether nothing but its document becomes shorter, should the pair be too long."""
         ...
 
-    def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+    def with_roles(self, pair: Pair, draft: Draft, side: Side) -> Draft:
+        """The draft with the text that each token belongs to (``Role``), so that it can be cut.
+
+        Where the document loses its end, a token that the end shares with the words behind it is made of those alone.
+        """
+        ...
+
+    def fit(self, pair: Pair, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
         """The tokens that stay of a pair that is too long; None where query and document would have no room."""
         ...
 
@@ -77,11 +84,14 @@ def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool) -> 
 class TemplatePairs:
     """Pairs through a prompt template: constant ids and tokenised texts, in order."""
 
-    def __init__(self, tokenizer: Tokenizer, guard: SpecialIdGuard, encoder: TextEncoder) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, guard: SpecialIdGuard, encoder: TextEncoder, *, cuts_document_only: bool = False
+    ) -> None:
         """``tokenizer``: for the places of tokens; ``encoder``: for the ids, the same ones."""
         self._tokenizer = tokenizer
         self._guard = guard
         self._encoder = encoder
+        self._cuts_document_only = cuts_document_only
 
     def encode(self, pairs: Sequence[Pair]) -> list[Draft]:
         texts: dict[str, int] = {}
@@ -123,22 +133,45 @@ class TemplatePairs:
                 chunks.append(ids[next(following)])
         return Draft(np.concatenate(chunks), query_len, document_len=document_len)
 
-    def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
+    def with_roles(self, pair: Pair, draft: Draft, side: Side) -> Draft:
         assert pair.prompt is not None
-        found = []
+        found: list[tuple[np.ndarray, np.ndarray]] = []
         for part in pair.prompt.parts:
             if not isinstance(part, TextPart):
-                found.append(np.zeros(len(part), np.int8))
+                found.append((part, np.full(len(part), Role.TEMPLATE, np.int8)))
             elif part.only_document:
-                found.append(np.full(draft.document_len, Role.DOCUMENT, np.int8))
+                own = draft.ids[draft.query_len : draft.query_len + draft.document_len]
+                found.append((own, np.full(len(own), Role.DOCUMENT, np.int8)))
             else:
-                found.append(self._roles_of(part, pair))
-        return np.concatenate(found)
+                ids, roles = self._tokens_of(part, pair)
+                found.append((ids, roles) if side == "left" else self._with_words_behind(ids, roles, part, pair))
+        return replace(
+            draft, ids=np.concatenate([ids for ids, _ in found]), roles=np.concatenate([r for _, r in found])
+        )
 
-    def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
-        return fit(roles, limit, side)
+    def cuts_document_only(self, pair: Pair) -> bool:
+        return self._cuts_document_only and pair.prompt is not None and pair.prompt.ends_with_document
 
-    def _roles_of(self, part: TextPart, pair: Pair) -> np.ndarray:
+    def fit(self, pair: Pair, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+        return (fit_document if self.cuts_document_only(pair) else fit)(roles, limit, side)
+
+    def _with_words_behind(
+        self, ids: np.ndarray, roles: np.ndarray, part: TextPart, pair: Pair
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The words behind the document with the ids that they have behind any, as sentence-transformers finds them."""
+        if not part.has_document or part.pieces[-1] is Placeholder.DOCUMENT:
+            return ids, roles
+        short, roles_of_short = self._tokens_of(part, replace(pair, document="0"))
+        other, _ = self._tokens_of(part, replace(pair, document="1 2 3 4"))
+        num_behind = common_prefix(short[::-1], other[::-1])
+        document = np.flatnonzero(roles == Role.DOCUMENT)
+        end = int(document[-1]) + 1 if len(document) else len(ids)
+        if num_behind <= len(ids) - end:
+            return ids, roles
+        behind = slice(len(short) - num_behind, None)
+        return np.concatenate([ids[:end], short[behind]]), np.concatenate([roles[:end], roles_of_short[behind]])
+
+    def _tokens_of(self, part: TextPart, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         texts = pair.instruction, pair.query, pair.document
         encoding = self._tokenizer.encode(part.fill(*texts), add_special_tokens=False)
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
@@ -147,7 +180,10 @@ class TemplatePairs:
             start, end = part.span(placeholder, *texts)
             roles[(offsets[:, 1] > start) & (offsets[:, 0] < end)] = role
         ids = np.array(encoding.ids, np.int32)
-        return np.repeat(roles, _spelled_lengths(ids, self._guard.find(ids), self._guard))
+        hits = self._guard.find(ids)
+        if not len(hits):
+            return ids, roles
+        return _spelled(ids, hits, self._guard), np.repeat(roles, _spelled_lengths(ids, hits, self._guard))
 
 
 def _before_document(part: TextPart, pair: Pair) -> str:
@@ -168,7 +204,7 @@ class TokenizerPairs:
         cuts_document_only: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
-        self._fit = fit if cuts_document_only else fit_longest_first
+        self._cuts_document_only = cuts_document_only
         self._guard = guard
         self._type_ids = type_ids
         self._causal = causal
@@ -191,12 +227,14 @@ class TokenizerPairs:
         query_len = int(document[0]) if self._causal and len(document) else 0
         return Draft(ids, query_len, type_ids, roles=roles)
 
-    def roles(self, pair: Pair, draft: Draft) -> np.ndarray:
-        assert draft.roles is not None
-        return draft.roles
+    def with_roles(self, pair: Pair, draft: Draft, side: Side) -> Draft:
+        return draft
 
-    def fit(self, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
-        return self._fit(roles, limit, side)
+    def cuts_document_only(self, pair: Pair) -> bool:
+        return self._cuts_document_only
+
+    def fit(self, pair: Pair, roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+        return (fit_document if self._cuts_document_only else fit_longest_first)(roles, limit, side)
 
     def encode_single(self, text: str, limit: int, truncate: bool, side: Side, where: FieldPath) -> Encoded:
         """One text by itself, with the tokens that the tokenizer puts around one, or why it cannot be read."""

@@ -69,6 +69,15 @@ def fit_longest_first(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
     return _cut_ends(roles, num_document - keep_document, num_query - keep_query, side)
 
 
+def fit_document(roles: np.ndarray, limit: int, side: Side) -> Cut | None:
+    """Does as ``fit``, and cuts the document alone; None where nothing of it would stay.
+
+    So do sentence-transformers with messages of a chat template, and tokenizers with ``only_second``.
+    """
+    excess = len(roles) - limit
+    return _cut_ends(roles, excess, 0, side) if excess < int((roles == Role.DOCUMENT).sum()) else None
+
+
 def _cut_ends(roles: np.ndarray, cut_document: int, cut_query: int, side: Side) -> Cut | None:
     document, query = np.flatnonzero(roles == Role.DOCUMENT), np.flatnonzero(roles == Role.QUERY)
     if cut_query and cut_query >= len(query):

@@ -74,6 +74,14 @@ class CompiledPrompt:
     def takes_instruction(self) -> bool:
         return any(isinstance(part, TextPart) and Placeholder.INSTRUCTION in part.pieces for part in self.parts)
 
+    @property
+    def ends_with_document(self) -> bool:
+        """Whether the query stands before the document."""
+        texts = [piece for part in self.parts if isinstance(part, TextPart) for piece in part.pieces]
+        return (
+            Placeholder.QUERY in texts[: texts.index(Placeholder.DOCUMENT)] if Placeholder.DOCUMENT in texts else False
+        )
+
 
 def with_constants(prompt: CompiledPrompt, before: Mapping[Placeholder, np.ndarray]) -> CompiledPrompt:
     """The prompt with constant ids before texts of the caller, such as those of pictures. Like the template's special

@@ -124,6 +124,7 @@ CASES: dict[str, Make] = {
         f, "BertModel", "bert", ENCODER, "cls",
         Dense(SIZE, SIZE, activation_function=nn.SiLU(), use_residual=True), Normalize(),
         Dense(SIZE, 12, activation_function=nn.ReLU(), use_residual=True), scores(size=12),
+        activation_fn=nn.Identity(),
     ),
     "a decoder's last token": lambda f: pooled(
         f, "Qwen3Model", "qwen", DECODER, "lasttoken", Dense(SIZE, SIZE), scores(), prompts={"a": "x: "},
@@ -273,6 +274,21 @@ def test_a_length_that_cuts_query_and_document(limit: int, tmp_path: Path) -> No
     theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu", local_files_only=True)
     expected = theirs.predict([(QUERY, text) for text in DOCUMENTS], batch_size=1)
     np.testing.assert_allclose([one.score for one in score(tmp_path / "saved")], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>\n<|im_start|>assistant\n", "\nRelevant:"])
+def test_messages_that_are_too_long(end: str, tmp_path: Path) -> None:
+    """The document alone is cut, and what stands behind it keeps the tokens that it always has."""
+    template = ROLES.replace("<|im_end|>\n<|im_start|>assistant\n", end)
+    decoder(tmp_path, template=template, activation_fn=nn.Identity()).save_pretrained(str(tmp_path / "saved"))
+    theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu", local_files_only=True)
+    theirs[0].max_seq_length = limit = 52
+    expected = theirs.predict([(QUERY, text) for text in DOCUMENTS], batch_size=1)
+    found = score(tmp_path / "saved", max_model_len=limit)
+    np.testing.assert_allclose([one.score for one in found], expected, atol=1e-5)
+    with LLM(model=str(tmp_path / "saved"), device="cpu", cpu_threads=1, max_model_len=limit) as llm:
+        (refused,) = llm.score(f"{QUERY} {QUERY}", ["yes"], use_tqdm=False)
+    assert "leaves no room for the document, and only that may be cut" in str(refused.error)
 
 
 @pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])

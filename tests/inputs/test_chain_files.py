@@ -107,11 +107,39 @@ def test_a_published_range_gives_way_to_the_files(small: Make) -> None:
     """Where publications disagree, the files of the checkpoint decide, and the log says so."""
     folder = small()
     assert "a probability by the model card, raw by its sentence-transformers files" in resolve(folder).decision
+    no, yes = (token_id(folder, token) for token in ("no", "yes"))
+    add_logit_score(folder, true_id=yes, false_id=no, message=False)
     write_json(
         folder / "config_sentence_transformers.json",
         {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"},
     )
     assert resolve(folder).head.activation == "identity"
+
+
+def test_metadata_without_their_modules(small: Make, body: Path) -> None:
+    """sentence-transformers leaves config_sentence_transformers.json out where modules.json is missing."""
+    folder = small()
+    metadata = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+    write_json(folder / "config_sentence_transformers.json", metadata)
+    with pytest.raises(ConfigError, match=r"activation identity \(otherwise it is the sigmoid\), and modules.json"):
+        resolve(folder)
+    asked = {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}
+    assert resolve(folder, hf_overrides=asked).head.activation == "tanh"
+    write_json(folder / "config_sentence_transformers.json", metadata | {"activation_fn": "torch.nn.Sigmoid"})
+    assert resolve(folder).head.activation == "sigmoid"
+    mean = {"classifier_pooling": "mean"}
+    with pytest.raises(ConfigError, match="nothing says how its tokens become one vector"):
+        resolve(body)
+    assert resolve(body, hf_overrides=mean).head.pooling == "mean"
+    write_json(body / "config_sentence_transformers.json", {"prompts": {"query": "find: "}})
+    with pytest.raises(ConfigError, match=r"the prompts 'find: ' and '', and modules\.json"):
+        resolve(body, hf_overrides=mean)
+    assert resolve(body, hf_overrides=mean, score_template="none").text_prompts == ("", "")
+    write_json(body / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
+    with pytest.raises(ConfigError, match=r"similarity_fn_name 'dot', and modules\.json"):
+        resolve(body, hf_overrides=mean)
+    add_modules(body, POOLING)
+    assert (resolve(body).head.pooling, resolve(body, hf_overrides=mean).head.pooling) == ("cls", "mean")
 
 
 @pytest.mark.parametrize(

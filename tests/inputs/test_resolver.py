@@ -344,7 +344,8 @@ def test_a_cross_encoder_without_its_head_is_no_bi_encoder(
     (path / "README.md").write_text(readme)
     with pytest.raises(ModelLoadError, match=f"{origin}.*calls it a cross-encoder: its head is missing"):
         resolve(path)
-    assert resolve(path, hf_overrides={"architectures": ["BertModel"]}).head.kind == "embedding"
+    as_network = {"architectures": ["BertModel"], "classifier_pooling": "mean"}
+    assert resolve(path, hf_overrides=as_network).head.kind == "embedding"
     assert resolve(path, hf_overrides={"architectures": ["BertForSequenceClassification"]}).head.kind == "classifier"
 
 
