@@ -35,6 +35,7 @@ class ModelRunner:
         """``graphs``: small steps may be recorded; not where they wait for other workers, or are profiled."""
         self.model, self.backend, self.device = model, backend, device
         self.max_model_len = spec.max_model_len
+        self.kv_capacity = kv_capacity
         by_head = backend.capabilities.kv_by_head
         recorded = model.graphable and graphs and backend.capabilities.records_steps
         self.kv_cache = KVCache(

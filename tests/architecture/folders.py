@@ -81,13 +81,19 @@ ALLOWED: dict[str, set[str]] = {
     "backends/measure": NETWORKS - {"backends/nn"} | {"backends/registry.py", "backends/models"},
     "backends/model_runner.py": {CONTRACT, "backends/nn", "backends/models"},
     "backends/library_model.py": {CONTRACT, "backends/nn", "kernels"},
-    "backends/worker.py": NETWORKS - {FAMILIES}
+    "backends/model_loading.py": NETWORKS - {FAMILIES}
     | {
         "backends/library_model.py",
         "engine/checkpoint",  # whether the files are still those that were understood
-        "backends/registry.py",
         "backends/loading/adapter_files.py",
         "backends/models",
+    },
+    "backends/worker.py": {
+        CONTRACT,
+        "backends/model_loading.py",
+        "engine/checkpoint",  # and those of adapters
+        "backends/registry.py",
+        "backends/loading/adapter_files.py",
         "backends/measure",
         "backends/model_runner.py",
     },

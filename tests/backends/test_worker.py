@@ -180,7 +180,7 @@ def test_sixteen_bit_weights_may_stay_so(monkeypatch) -> None:
 
 def test_too_little_memory_is_said_before_reading(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(CpuBackend, "memory", lambda self, device: MemoryFacts(100_000, 50_000))
-    monkeypatch.setattr("engine.backends.worker.load_weights", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("engine.backends.model_loading.load_weights", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(DeviceError, match=r"needs .* for its weights in float32, but this process may use"):
         load(folder, config_of())
 
