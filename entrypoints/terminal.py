@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -15,6 +15,7 @@ PIPED_WIDTH = 120
 """Columns where no terminal says how many there are."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
+COLUMN_GAP = 2
 
 
 def console(file: TextIO | None = None) -> Console:
@@ -73,6 +74,55 @@ def plain(text: str, style: str = "") -> Text:
 
 def wrapped(text: str, style: str = "") -> Text:
     return Text(text, style=style, overflow="fold")
+
+
+Cell = str | Text
+
+
+def print_columns(
+    out: Console,
+    names: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    num_keys: int = 1,
+    right: Collection[str] = (),
+) -> None:
+    """A table in which nothing is cut.
+
+    Where it is wider than the terminal, its columns go below each other in blocks that all begin with the first
+    ``num_keys``; a pipe gets each row as one line. ``right``: names of columns that are aligned to the right.
+    """
+    lines = [[Text(name, "bold") for name in names], *([_as_text(cell) for cell in row] for row in rows)]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    limit = out.width if out.is_terminal else sys.maxsize
+    keys = range(num_keys)
+    blocks: list[list[int]] = [[]]
+    for column in range(num_keys, len(names)):
+        if blocks[-1] and sum(widths[i] + COLUMN_GAP for i in (*keys, *blocks[-1])) + widths[column] > limit:
+            blocks.append([])
+        blocks[-1].append(column)
+    for number, block in enumerate(blocks):
+        if number:
+            out.print()
+        for cells in lines:
+            shown = [_aligned(cells[i], widths[i], to_right=names[i] in right) for i in (*keys, *block)]
+            line = Text(" " * COLUMN_GAP).join(shown)
+            line.rstrip()
+            out.print(line, soft_wrap=True)
+
+
+def _as_text(cell: Cell) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell
+
+
+def _aligned(cell: Text, width: int, *, to_right: bool) -> Text:
+    space = Text(" " * (width - cell.cell_len))
+    return Text.assemble(space, cell) if to_right else Text.assemble(cell, space)
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def tell(message: str) -> None:

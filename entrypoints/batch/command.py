@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from engine.entrypoints.batch.rows import check_ids
 from engine.entrypoints.batch.runner import BatchReport, loaded_app, run_batch
 from engine.entrypoints.batch.transfer import fetch, is_address, local_name, put
 from engine.entrypoints.files.writing import check_writable, fingerprint
+from engine.entrypoints.terminal import counted, tell
 from engine.errors import ConfigError
 from engine.ipc.private_folder import private_folder
 from engine.ipc.stop_signals import stop_signals
@@ -36,14 +36,14 @@ class BatchFiles:
 def work_through(engine_config: EngineConfig, server_config: ServerConfig, files: BatchFiles, window: int) -> int:
     with ExitStack() as stack:
         source = _source(files, stack)
-        check_ids(source)
+        num_rows = check_ids(source)
         final, part = _target(files, stack)
         output = stack.enter_context(OutputFile(final, part, _origin(source, engine_config)))
         with asyncio.Runner() as runner:
             try:
-                report = runner.run(_run(engine_config, server_config, source, output, window))
+                report = runner.run(_run(engine_config, server_config, source, output, window, num_rows))
             except asyncio.CancelledError:
-                print(f"engine: stopped; the same command goes on where it stopped ({output.part})", file=sys.stderr)
+                tell(f"stopped; the same command goes on where it stopped ({output.part})")
                 return 130
         if is_address(files.target):
             put(final, files.target)
@@ -51,14 +51,19 @@ def work_through(engine_config: EngineConfig, server_config: ServerConfig, files
 
 
 async def _run(
-    engine_config: EngineConfig, server_config: ServerConfig, source: Path, output: OutputFile, window: int
+    engine_config: EngineConfig,
+    server_config: ServerConfig,
+    source: Path,
+    output: OutputFile,
+    window: int,
+    num_rows: int,
 ) -> BatchReport:
     task = asyncio.current_task()
     assert task is not None
     for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with loaded_app(engine_config, server_config) as app:
-        return await run_batch(app, source, output, window)
+        return await run_batch(app, source, output, window, num_rows)
 
 
 def _source(files: BatchFiles, stack: ExitStack) -> Path:
@@ -92,11 +97,8 @@ def _origin(source: Path, config: EngineConfig) -> Origin:
 
 
 def _say(report: BatchReport, files: BatchFiles) -> int:
-    earlier = f" ({report.num_resumed} of them by an earlier run)" if report.num_resumed else ""
-    print(
-        f"engine: {report.num_rows} {'row' if report.num_rows == 1 else 'rows'} answered{earlier} in {files.target}",
-        file=sys.stderr,
-    )
+    earlier = f" ({report.num_resumed:,} of them by an earlier run)" if report.num_resumed else ""
+    tell(f"{counted(report.num_rows, 'row')} answered{earlier} in {files.target}")
     if report.num_failed:
-        print(f"engine: {report.num_failed} rows failed; their error says why", file=sys.stderr)
+        tell(f"{counted(report.num_failed, 'row')} failed: the error in the answer says why")
     return 1 if report.num_failed else 0

@@ -78,11 +78,16 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def check_ids(source: Path) -> None:
-    """Raises ``ConfigError`` where two rows have the same ``custom_id``: their answers could not be told apart."""
+def check_ids(source: Path) -> int:
+    """The number of rows.
+
+    Raises ``ConfigError`` where two have the same ``custom_id``: their answers could not be told apart.
+    """
     seen: dict[str, int] = {}
+    num_rows = 0
     with source.open("rb") as file:
         for number, line in lines_of(file):
+            num_rows += 1
             custom_id = custom_id_of(line)
             if custom_id is None:
                 continue
@@ -93,6 +98,7 @@ def check_ids(source: Path) -> None:
                     param="input",
                 )
             seen[custom_id] = number
+    return num_rows
 
 
 def path_of(url: str) -> str:

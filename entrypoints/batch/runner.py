@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from starlette.types import ASGIApp
-from tqdm import tqdm
 
 from engine.config import EngineConfig, ServerConfig
 from engine.entrypoints.batch.in_process import post
 from engine.entrypoints.batch.output import OutputFile
 from engine.entrypoints.batch.rows import Answer, OutputRow, custom_id_of, lines_of, output_row, path_of, read_row
+from engine.entrypoints.progress import LONG_PERIOD_S, Progress
 from engine.entrypoints.serve.app import create_app
 from engine.entrypoints.serve.loading import load_engine
 from engine.entrypoints.serve.metrics import ServerMetrics
@@ -60,16 +60,18 @@ async def loaded_app(engine_config: EngineConfig, server_config: ServerConfig) -
         await service.stop()
 
 
-async def run_batch(app: ASGIApp, source: Path, output: OutputFile, max_inflight: int) -> BatchReport:
-    """``output`` is open; it gets its name when the last row is written."""
+async def run_batch(
+    app: ASGIApp, source: Path, output: OutputFile, max_inflight: int, total: int | None = None
+) -> BatchReport:
+    """``output`` is open; it gets its name when the last row is written. ``total``: rows, where they were counted."""
     window: deque[asyncio.Task[OutputRow]] = deque()
     num_rows = len(output.done_ids)
     try:
-        with source.open("rb") as file, tqdm(unit=" rows", initial=num_rows, disable=None) as progress:
+        with source.open("rb") as file, Progress(total, "row", initial=num_rows, period_s=LONG_PERIOD_S) as progress:
 
             async def write_oldest() -> None:
                 output.write(await window.popleft())
-                progress.update()
+                progress.tick()
 
             for number, line in _remaining(file, output):
                 num_rows += 1

@@ -19,7 +19,6 @@ from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
-from engine.entrypoints.bench.progress import Progress
 from engine.entrypoints.bench.pytorch_format import write_records
 from engine.entrypoints.bench.report import comparison_lines, summary_lines, target_line, traffic_lines
 from engine.entrypoints.bench.results import append_result, result_of, result_path, write_result
@@ -27,6 +26,7 @@ from engine.entrypoints.bench.samples import Run
 from engine.entrypoints.bench.server_metrics import growth, scrape
 from engine.entrypoints.bench.summary import METRICS, Ratio, Summary, goodput_limits, summarise
 from engine.entrypoints.bench.target import Sender, Target, await_model, first_call, new_session, target_of
+from engine.entrypoints.progress import Progress
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:

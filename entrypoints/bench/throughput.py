@@ -13,7 +13,7 @@ from engine.entrypoints.bench.dataset import check_data_options, load_calls
 from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.offline import check_output, save
 from engine.entrypoints.bench.options import ThroughputOptions
-from engine.entrypoints.bench.progress import Progress
+from engine.entrypoints.progress import Progress
 from engine.entrypoints.terminal import tell
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ def throughput(values: dict[str, Any], *, options: Annotated[ThroughputOptions, 
     from engine.entrypoints.bench.throughput import run
     from engine.entrypoints.cli.loading import announce_model, load_model
 
-    announce_model(values, "--model: another")
+    announce_model(values)
     return run(options, lambda: load_model(values, own_texts=True))
 
 
@@ -60,7 +60,7 @@ def latency(values: dict[str, Any], *, options: Annotated[LatencyOptions, FLAT] 
     from engine.entrypoints.bench.latency import run
     from engine.entrypoints.cli.loading import announce_model, load_model
 
-    announce_model(values, "--model: another")
+    announce_model(values)
     return run(options, lambda: load_model(values, own_texts=True))
 
 

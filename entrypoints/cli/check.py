@@ -31,7 +31,7 @@ def check(
     from engine.entrypoints.cli.loading import announce_model, check_query, check_text, load_model
     from engine.entrypoints.inspection.check import check_pairs
     from engine.entrypoints.inspection.check_view import print_check
-    from engine.entrypoints.terminal import console, pipe_text
+    from engine.entrypoints.terminal import console, pipe_text, tell
     from engine.errors import ConfigError
 
     if not document:
@@ -39,9 +39,9 @@ def check(
     check_query(query)
     for text in document:
         check_text(text, "A document")
-    announce_model(values, "engine check MODEL: another")
+    announce_model(values)
     with load_model(values) as llm:
-        report = check_pairs(llm, query, document, with_reference=reference)
+        report = check_pairs(llm, query, document, with_reference=reference, say=tell)
     if json:
         pipe_text(sys.stdout)
         print(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=2).decode(), flush=True)

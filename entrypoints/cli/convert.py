@@ -25,12 +25,14 @@ def convert(
     Pickled .bin files become safetensors, quantised weights and GGUF plain ones, two labels one, the answer of a
     language model a row of a classifier, older tokenizer files a tokenizer.json; a LoRA adapter is merged.
     """
+    from engine.entrypoints.cli.loading import PACKAGED
     from engine.entrypoints.conversion.convert import convert as run
     from engine.entrypoints.settings.options import build_configs
-    from engine.entrypoints.terminal import console, wrapped
+    from engine.entrypoints.terminal import console, tell, wrapped
 
     engine_config, _ = build_configs(values)
     out = console()
+    tell(f"converting {engine_config.model.model or PACKAGED} to {output}")
     for sentence in run(engine_config.model, output, dtype=weights, adapter=adapter):
         out.print(wrapped(sentence))
     out.print(wrapped(f"{output} is ready: engine serve {output}"))

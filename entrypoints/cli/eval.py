@@ -84,6 +84,6 @@ def eval_(
     )
     settings = [(Path(str(values.get("model") or "small_reranker")).name, values)]
     settings += [(text, changed_values(values, text)) for text in compare]
-    announce_model(values, "engine eval MODEL: another")
+    announce_model(values)
     evaluate(settings, options, load_model, sys.stdout)
     return 0

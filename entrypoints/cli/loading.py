@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 PACKAGED = "the small English reranker of the package"
 
 
-def announce_model(values: Mapping[str, Any], how_to_name: str) -> None:
+def announce_model(values: Mapping[str, Any]) -> None:
     """Says on standard error, before anything slow: the model, and why it is this one."""
     if values.get("model"):
         tell(f"using {values['model']}")
     else:
-        tell(f"using {PACKAGED}, as no model was given ({how_to_name})")
+        tell(f"using {PACKAGED}, as no model was given (--model MODEL uses another)")
 
 
 def check_query(query: str) -> None:

@@ -33,7 +33,7 @@ def mcp(
         raise ConfigError(f"engine mcp needs {error.name}: {pip_install('mcp')}.") from error
     if transport == "http":
         server.check_address(host, port, api_key)
-    announce_model(values, "--model names one")
+    announce_model(values)
     name = values.get("model") or "of the package"
     if transport == "stdio":
         server.run_stdio(lambda: load_model(values), name)

@@ -31,10 +31,10 @@ def plan(
     import msgspec
 
     from engine.entrypoints.planning.estimate import Workload
-    from engine.entrypoints.planning.plan import make_plan
+    from engine.entrypoints.planning.plan import HERE, make_plan
     from engine.entrypoints.planning.view import print_plan
     from engine.entrypoints.settings.options import build_configs
-    from engine.entrypoints.terminal import console, pipe_text
+    from engine.entrypoints.terminal import console, pipe_text, tell
     from engine.errors import ConfigError
 
     sizes = {"devices": devices, "query-tokens": query_tokens, "document-tokens": document_tokens}
@@ -43,6 +43,8 @@ def plan(
             raise ConfigError(f"--{name} must be at least 1, not {value}.")
     workload = Workload(query_tokens=query_tokens, document_tokens=document_tokens, documents=documents)
     engine_config, _ = build_configs(values)
+    if device in HERE:
+        tell("measuring how fast this machine multiplies the matrices of the model, which takes some seconds")
     found = make_plan(engine_config.model, device, devices, workload, cpu_threads=cpu_threads)
     if json:
         pipe_text(sys.stdout)

@@ -64,7 +64,7 @@ def rerank(
         if name.startswith("-") and name != "-":
             raise ConfigError(f"Unknown option {name}. (A file of that name is written ./{name}.)")
     texts = read_texts(files or ("-",), by, field)
-    announce_model(values, "--model: another")
+    announce_model(values)
     with load_model(values) as llm:
         ranking = rank_texts(llm, query, texts)
     print_ranking(ranking, "json" if json else "tsv" if tsv else "table", top)

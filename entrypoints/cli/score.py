@@ -37,7 +37,7 @@ def score(
     """
     from engine.entrypoints.cli.loading import announce_model, load_model
     from engine.entrypoints.datasets.run import ScoreJob, check_job, run_job, score_here
-    from engine.entrypoints.terminal import tell
+    from engine.entrypoints.terminal import counted, tell
 
     job = ScoreJob(
         source=source,
@@ -49,7 +49,7 @@ def score(
         restart=restart,
     )
     check_job(job)
-    announce_model(values, "engine score --model MODEL uses another")
+    announce_model(values)
     if ray:
         from engine.entrypoints.datasets.on_ray import score_on_ray
 
@@ -57,6 +57,8 @@ def score(
     else:
         with load_model(values) as llm:
             totals = run_job(job, score_here(job, llm))
-    resumed = f", {totals.resumed_rows} rows were there already" if totals.resumed_rows else ""
-    tell(f"{output}: {totals.rows} rows, {totals.pairs} pairs, {totals.failed_rows} rows with an error{resumed}")
+    resumed = f" (and {counted(totals.resumed_rows, 'row')} by an earlier run)" if totals.resumed_rows else ""
+    tell(f"{output}: {counted(totals.rows, 'row')} with {counted(totals.pairs, 'pair')} scored{resumed}")
+    if totals.failed_rows:
+        tell(f"{counted(totals.failed_rows, 'row')} could not be scored: their column error says why")
     return 1 if totals.failed_rows else 0

@@ -42,7 +42,7 @@ def verify(
 
     judged = None if data is None else read_examples(data)
     pairs, grades = (built_in_pairs(), None) if judged is None else (judged.lists(), judged.grades())
-    announce_model(values, "engine verify MODEL: another")
+    announce_model(values)
     load = partial(load_model, own_texts=judged is None)
     report = verify_model(values, pairs, load, with_reference=reference, grades=grades, say=tell)
     if json:

@@ -14,11 +14,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from engine.entrypoints.datasets.output import PartFiles, State
 from engine.entrypoints.datasets.rows import ScoreRow, encode_line, read_jsonl, read_parquet
 from engine.entrypoints.files.writing import check_writable, fingerprint
+from engine.entrypoints.progress import LONG_PERIOD_S, Progress
 from engine.errors import ConfigError, RequestError
 from engine.outputs import ScoringRequestOutput
 
@@ -86,13 +85,13 @@ def run_job(job: ScoreJob, score_from: ScoreFrom) -> Totals:
     parts = PartFiles(job.output, state, restart=job.restart)
     done = parts.num_rows_done()
     totals = Totals(resumed_rows=done)
-    with tqdm(unit=" pairs", desc="Scored", disable=None) as bar:
+    with Progress(None, "pair", period_s=LONG_PERIOD_S) as progress:
         for scored in score_from(done):
             parts.add(scored.first_row, scored.lines)
             totals.rows += scored.rows
             totals.pairs += scored.pairs
             totals.failed_rows += scored.failed_rows
-            bar.update(scored.pairs)
+            progress.tick(scored.pairs)
     parts.finish()
     return totals
 

@@ -6,57 +6,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from engine.entrypoints.evaluation.bootstrap import Interval
 from engine.entrypoints.evaluation.results import Comparison
-from engine.entrypoints.terminal import plain, wrapped
+from engine.entrypoints.terminal import Cell, counted, print_columns, wrapped
 
 _STYLES = {"better": "green", "worse": "red", "no clear difference": "dim"}
 
 
 def print_report(comparison: Comparison, setup: Mapping[str, Any], out: Console) -> None:
     dataset = comparison.dataset
-    out.print(
-        plain(
-            f"{dataset.name}: {len(dataset.queries)} queries, {len(dataset.documents)} documents, "
-            f"{dataset.num_judgements} judgements"
-        )
+    sizes = (
+        counted(len(dataset.queries), "query", "queries"),
+        counted(len(dataset.documents), "document"),
+        counted(dataset.num_judgements, "judgement"),
     )
+    out.print(wrapped(f"{dataset.name}: {', '.join(sizes)}"))
     out.print()
-    out.print(_metrics_table(comparison))
+    _print_metrics(comparison, out)
     if comparison.differences:
         out.print()
-        out.print(_differences_table(comparison))
+        _print_differences(comparison, out)
     out.print()
     for line in _footnotes(comparison, setup):
-        out.print(plain(line, "dim"))
+        out.print(wrapped(line, "dim"))
 
 
-def _metrics_table(comparison: Comparison) -> Table:
-    table = _table([row.name for row in comparison.rows], "", *comparison.metric_names, "pairs/s")
+def _print_metrics(comparison: Comparison, out: Console) -> None:
+    rows = []
     for row in comparison.rows:
         speed = row.facts.get("pairs_per_s")
         cells = [f"{i.mean:.3f} [{_short(i.low)} {_short(i.high)}]" for i in row.metrics]
-        table.add_row(wrapped(row.name), *cells, f"{speed:.0f}" if speed else "")
-    return table
+        rows.append([row.name, *cells, f"{speed:.0f}" if speed else ""])
+    print_columns(out, ["", *comparison.metric_names, "pairs/s"], rows, right=("pairs/s",))
 
 
-def _differences_table(comparison: Comparison) -> Table:
-    names = [f"{each.system} - {each.baseline}" for each in comparison.differences]
-    table = _table(names, "difference", *comparison.metric_names)
-    for name, difference in zip(names, comparison.differences, strict=True):
-        cells = [plain(_difference(interval), _STYLES[interval.verdict]) for interval in difference.metrics]
-        table.add_row(wrapped(name), *cells)
-    return table
-
-
-def _table(rows: Sequence[str], *names: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(names[0], min_width=min(max(map(len, rows)), 24))
-    for name in names[1:]:
-        table.add_column(name, no_wrap=True)
-    return table
+def _print_differences(comparison: Comparison, out: Console) -> None:
+    rows: list[list[Cell]] = []
+    for each in comparison.differences:
+        cells = [Text(_difference(interval), _STYLES[interval.verdict]) for interval in each.metrics]
+        rows.append([f"{each.system} - {each.baseline}", *cells])
+    print_columns(out, ["difference", *comparison.metric_names], rows)
 
 
 def _difference(interval: Interval) -> str:
@@ -72,11 +63,11 @@ def _short(value: float, sign: str = "") -> str:
 def _footnotes(comparison: Comparison, setup: Mapping[str, Any]) -> Sequence[str]:
     lines = [f"In brackets: 95 % intervals over queries, paired bootstrap of {setup['bootstrap_rounds']} draws."]
     if comparison.differences:
-        lines[0] += " * marks a difference whose interval does not hold zero."
+        lines[0] += " * marks a difference whose interval does not contain zero."
     if setup.get("ceiling") is not None:
         lines.append(
-            f"Of the relevant documents {setup['ceiling']:.1%} are among the candidates "
-            f"({setup['num_candidates_per_query']:.1f} a query): no order of them can find more."
+            f"{setup['ceiling']:.1%} of the relevant documents are among those that were reranked "
+            f"({setup['num_candidates_per_query']:.1f} for each query): no order of them can find more."
         )
     for row in comparison.rows:
         if truncated := row.facts.get("num_truncated"):

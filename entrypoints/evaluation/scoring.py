@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.entrypoints.evaluation.dataset import EvaluationSet, Ranking
+from engine.entrypoints.progress import Progress
 from engine.errors import EngineError
 from engine.outputs import ScoringRequestOutput
 from engine.scoring.activation import ranking as order_of
@@ -48,13 +49,14 @@ def rerank_all(llm: LLM, dataset: EvaluationSet, first: Ranking) -> Reranked:
         outputs = llm.score_iter(
             [dataset.queries[query] for query, _ in scored],
             [dataset.documents[document] for _, document in scored],
-            use_tqdm=True,
         )
-    for (query, document), output in zip(scored, outputs, strict=True):
-        if output.error is not None:
-            raise EngineError(f"Query {query!r} with document {document!r} has no score: {output.error}")
-        logits[query][document] = output.outputs.logit
-        num_truncated += output.truncated
+    with Progress(len(scored), "pair") as progress:
+        for (query, document), output in zip(scored, outputs, strict=True):
+            if output.error is not None:
+                raise EngineError(f"Query {query!r} with document {document!r} has no score: {output.error}")
+            logits[query][document] = output.outputs.logit
+            num_truncated += output.truncated
+            progress.tick()
     seconds = time.perf_counter() - start
     ranking = {query: _best_first(scored) for query, scored in logits.items() if scored}
     return Reranked(ranking, logits, len(scored), num_truncated, seconds)

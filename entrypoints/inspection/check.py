@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +55,22 @@ class CheckReport:
         return {"model": self.model, **self.facts, "reference": self.reference, "pairs": pairs}
 
 
-def check_pairs(llm: LLM, query: str, documents: Sequence[str], *, with_reference: bool = True) -> CheckReport:
-    """The pairs as one call of ``llm``, looked at from all sides."""
+def check_pairs(
+    llm: LLM,
+    query: str,
+    documents: Sequence[str],
+    *,
+    with_reference: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> CheckReport:
+    """The pairs as one call of ``llm``, looked at from all sides. ``say`` is told what takes long before it does."""
     spec, config = llm.spec, llm.config.model
     processor = InputProcessor(spec, config)
     encoded = processor.encode([query], documents)
     uncut = InputProcessor(replace(spec, max_model_len=_NO_LIMIT), config).encode([query], documents)
     outputs = llm.score(query, list(documents), use_tqdm=False)
+    if with_reference:
+        say("running transformers on the same text")
     reference, description = _reference(llm, with_reference)
     values = None if reference is None else reference.values(encoded)
     logits = None if values is None else logits_of(values, spec.head)

@@ -166,11 +166,14 @@ def verify(
         unit = score_unit(spec.head, spread)
         bound = capabilities.batch_tolerance * unit
         results.append(_agreement(f"{BASELINE}, alone", "in a batch", alone, expected, spec.head, bound, grades=grades))
+        if with_reference:
+            say("running transformers on the same pairs")
         reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
     if reference is not None:
         bound = capabilities.reference_tolerance * unit
         results.insert(0, _agreement(BASELINE, "transformers", expected, reference, spec.head, bound, grades=grades))
     for setting in others:
+        say(f"running {setting.name}")
         order = bounds_of(setting.name)
         try:
             with load(setting.values) as llm:

@@ -6,23 +6,23 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from engine.entrypoints.inspection.verify import Agreement, VerifyReport
-from engine.entrypoints.terminal import plain, wrapped
+from engine.entrypoints.terminal import Cell, counted, print_columns, wrapped
+
+COLUMNS = ("", "setting", "against", "logit diff", "score diff", "swaps", "tau", "same first", "bound")
 
 
 def print_verify(report: VerifyReport, out: Console) -> None:
-    out.print(wrapped(f"{report.model} on {report.device}, {report.num_pairs} pairs."))
+    out.print(wrapped(f"{report.model} on {report.device}, {counted(report.num_pairs, 'pair')}."))
     out.print(wrapped(f"Reference: {report.reference}."))
     out.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("", "setting", "against", "logit diff", "score diff", "swaps", "tau", "top-1", "bound"):
-        table.add_column(name, no_wrap=True)
-    for result in report.results:
-        if isinstance(result, Agreement):
-            table.add_row(plain("ok" if result.ok else "NOT OK", "green" if result.ok else "bold red"), *_cells(result))
-    out.print(table)
+    rows: list[list[Cell]] = [
+        [Text("ok", "green") if result.ok else Text("NOT OK", "bold red"), *_cells(result)]
+        for result in agreements(report)
+    ]
+    print_columns(out, COLUMNS, rows, num_keys=2)
     for result in report.results:
         if not isinstance(result, Agreement):
             out.print(

@@ -21,6 +21,8 @@ from engine.config import ServerConfig
 from engine.entrypoints.serve.auth import Authentication, check_exposure
 from engine.entrypoints.serve.http import run_app
 from engine.entrypoints.serve.limits import RequestIds
+from engine.entrypoints.serve.ports import address_of, listen
+from engine.entrypoints.terminal import tell
 from engine.outputs import RerankResult
 from engine.version import __version__
 
@@ -100,10 +102,12 @@ Load = Callable[[], Any]
 def run_stdio(load: Load, model: str) -> None:
     """Serves the program that started this one, until it closes standard input."""
     with load() as llm:
+        tell("ready: the program that started this command calls the tool rerank over standard input and output")
         create_mcp(llm, model).run("stdio")
 
 
 def run_http(load: Load, model: str, host: str, port: int, keys: tuple[str, ...]) -> None:
-    """Serves HTTP until a signal."""
-    with load() as llm:
-        run_app(http_app(create_mcp(llm, model), host, keys), host, port)
+    """Serves HTTP until a signal. Raises ``StartupError`` for a port that is taken, before the model is loaded."""
+    with listen(host, port) as listener, load() as llm:
+        tell(f"ready: the tool rerank is at {address_of(listener, tls=False)}{PATH}")
+        run_app(http_app(create_mcp(llm, model), host, keys), listener)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from engine.config import ServerConfig
-from engine.entrypoints.serve.ports import listen
 from engine.entrypoints.serve.protocol import SocketLimits, guarded_protocol
 from engine.entrypoints.serve.tls import CertificateWatch, tls_settings
 
@@ -60,15 +60,14 @@ def http_settings(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
     )
 
 
-def run_app(app: ASGIApp, host: str, port: int) -> None:
-    """Serves another application until a signal, with the usual limits at its sockets. Raises ``StartupError``."""
+def run_app(app: ASGIApp, listener: socket.socket) -> None:
+    """Serves another application until a signal, with the usual limits at its sockets."""
     usual = ServerConfig()
     limits = SocketLimits(usual.header_timeout_s, usual.body_timeout_s, usual.max_connections)
-    with listen(host, port) as listener:
-        settings = uvicorn.Config(
-            app, http=guarded_protocol(limits), ws="none", lifespan="on", log_config=None, server_header=False
-        )
-        uvicorn.Server(settings).run(sockets=[listener])
+    settings = uvicorn.Config(
+        app, http=guarded_protocol(limits), ws="none", lifespan="on", log_config=None, server_header=False
+    )
+    uvicorn.Server(settings).run(sockets=[listener])
 
 
 def stop_timeout_s(config: ServerConfig) -> int:

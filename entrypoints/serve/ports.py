@@ -42,7 +42,8 @@ def listen(host: str, port: int) -> socket.socket:
         holder = port_holder(port)
         whose = f" by process {holder[0]} ({holder[1]})" if holder else ""
         raise StartupError(
-            f"Cannot listen on {host}:{port}: {error.strerror}{whose}. Stop it, or choose another --port.", param="port"
+            f"Cannot listen on {_in_address(host)}:{port}: {error.strerror}{whose}. Stop it, or choose another --port.",
+            param="port",
         ) from error
     listener.setblocking(False)
     return listener
@@ -79,8 +80,11 @@ def address_of(listener: socket.socket, *, tls: bool) -> str:
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
-    return f"{'https' if tls else 'http'}://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{_in_address(host)}:{port}"
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def allow_open_files(num_connections: int) -> int:

@@ -183,7 +183,7 @@ def test_the_answer_comes_first(notes: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr()
     assert ANSWER in said.out.splitlines()[0]
     assert said.err.splitlines() == [
-        "engine: using the small English reranker of the package, as no model was given (--model: another)"
+        "engine: using the small English reranker of the package, as no model was given (--model MODEL uses another)"
     ]
 
 

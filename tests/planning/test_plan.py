@@ -201,7 +201,7 @@ def test_the_table_is_readable(folder: Path, capsys: pytest.CaptureFixture[str])
     assert run_here("plan", folder, "--device", "910b", "--devices", "2") == 0
     out = capsys.readouterr().out
     assert "w8a8" in out
-    assert "596 M weights" in out
+    assert "596 million weights" in out
     assert out.rstrip().endswith(f"engine serve {folder} --device npu -dp 2")
 
 
