@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -17,6 +18,9 @@ from engine.kernels.cpu import available as kernels_obstacle
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
 from engine.kernels.ops import Ops
 from engine.kernels.reference import ReferenceOps
+
+if TYPE_CHECKING:
+    from engine.kernels.cpu.ops import CpuOps
 
 KERNELS_VARIABLE = "ENGINE_CPU_KERNELS"
 """``compiled`` or ``torch``; unset: compiled where they are built."""
@@ -37,6 +41,7 @@ class CpuBackend(Backend):
     def __init__(self) -> None:
         self._num_threads = default_num_threads()
         self._pin = False
+        self._ops: CpuOps | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -103,14 +108,20 @@ class CpuBackend(Backend):
             from engine.kernels.cpu.ops import ISA_VARIABLE, CpuOps
 
             try:
-                ops = CpuOps(self._num_threads, quantization, dtype=dtype, pin=self._pin)
+                self._ops = CpuOps(self._num_threads, quantization, dtype=dtype, pin=self._pin)
             except ValueError as error:
                 raise ConfigError(f"{ISA_VARIABLE}: {error}") from None
-            return cast(Ops, ops), ops.description  # its methods take its own kind of weight only
+            return cast(Ops, self._ops), self._ops.description  # its methods take its own kind of weight only
         if quantization is not None or wanted == "compiled":
             raise DeviceError(f"{quantization or wanted} needs the compiled CPU kernels: {obstacle}")
         torch.set_num_threads(self._num_threads)
         return ReferenceOps(device, dtype), f"plain torch kernels, {self._num_threads} threads: {obstacle}"
+
+    def tune(self, time_step: Callable[[Sequence[int]], float], largest: int) -> tuple[int, tuple[str, ...]]:
+        from engine.backends.cpu.task_limits import choose_task_limits
+
+        note = choose_task_limits(self._ops) if self._ops is not None else None
+        return largest, (note,) if note else ()
 
     def ceilings(self, ops: Ops) -> dict[str, float]:
         if kernels_obstacle() is not None:

@@ -19,7 +19,7 @@ from benchmarks.cpu.machine import load_average, machine
 from tests.support.checkpoints import dims_0_6b
 
 RESULTS = Path(__file__).parents[1] / "results"
-PIECES = ("products", "race", "growth", "shares", "socket", "start")
+PIECES = ("products", "race", "growth", "shares", "socket", "start", "limits")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -108,6 +108,13 @@ def run_start(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 def run_piece(piece: str, arguments: argparse.Namespace, num_threads: int, work: Path) -> dict[str, Any]:
     if piece == "products":
         return run_products(arguments, num_threads)
+    if piece == "limits":
+        from benchmarks.cpu.limits import limits, render
+
+        rows = [int(value) for value in arguments.rows.split(",")]
+        found = limits(num_threads, rows, arguments.rounds, arguments.isa)
+        print(render(found), flush=True)
+        return {"sizes": found}
     if piece == "start":
         return run_start(arguments, work)
     model = work / f"model-{arguments.layers}"

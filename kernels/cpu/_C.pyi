@@ -58,6 +58,8 @@ class Runtime:
     lanes: int
     tile_rows: int
     i8_bits: int
+    task_limits: tuple[int, int]
+    """Bytes of fp32 results, and columns, of the largest task of a matrix product."""
     cached_bytes: int
     def __init__(self, num_threads: int, isa: str, pin: bool) -> None: ...
     def trim(self) -> None: ...

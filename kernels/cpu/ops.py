@@ -20,6 +20,7 @@ A row's result has the same bits whatever other rows are in the product and howe
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -148,6 +149,8 @@ class CpuOps(ReferenceOps):
         self.kind = _C.Kind.BF16 if in_bf16 else _KINDS[quantization]
         self.quantization = quantization
         self.runtime = _C.Runtime(count, isa or os.environ.get(ISA_VARIABLE, ""), pin)
+        self.widest = (0, 0)
+        """Rows and columns of the largest linear weight that was made."""
         torch.set_num_threads(1)
 
     @property
@@ -173,7 +176,7 @@ class CpuOps(ReferenceOps):
         return self.runtime.pack(self.kind, _rows(x)) if isinstance(x, torch.Tensor) else x
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> CpuLinear:  # type: ignore[override]
-        packed = _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
+        packed = self._new_packed(out_features, in_features)
         if self.quantization == "int4" and in_features % CODES_IN_A_WORD == 0:
             return CpuMadeInt4(packed, MADE)
         return CpuLinear(packed)
@@ -182,11 +185,15 @@ class CpuOps(ReferenceOps):
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> CpuGrouped | None:
         """Returns None for rows that are no whole words of eight codes, or groups that cross the blocks."""
-        packed = _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
+        packed = self._new_packed(out_features, in_features)
         try:
             return CpuGrouped(packed, layout)
         except ValueError:
             return None
+
+    def _new_packed(self, out_features: int, in_features: int) -> _C.LinearWeight:
+        self.widest = max(self.widest, (out_features, in_features), key=math.prod)
+        return _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
 
     def linear(self, x: Activation, weight: CpuLinear) -> torch.Tensor:  # type: ignore[override]
         return self.runtime.linear(self._activation(x), weight.packed)

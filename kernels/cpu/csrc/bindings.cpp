@@ -149,6 +149,13 @@ NB_MODULE(_C, m) {
         .def_prop_ro("lanes", [](const Runtime& rt) { return rt.table().lanes; })
         .def_prop_ro("tile_rows", [](const Runtime& rt) { return rt.table().tile_rows; })
         .def_prop_ro("i8_bits", [](const Runtime& rt) { return rt.table().i8_offset == 128 ? 8 : 7; })
+        .def_prop_rw(
+            "task_limits", [](const Runtime& rt) { return std::make_tuple(rt.task_limits.bytes, rt.task_limits.cols); },
+            [](Runtime& rt, std::tuple<int64_t, int> limits) {
+                const auto [bytes, cols] = limits;
+                if (bytes < 1 || cols < 1) throw std::invalid_argument("a task has at least one byte and one column");
+                without_gil(rt, [&] { return (rt.task_limits = {bytes, cols}).cols; });
+            })
         .def_prop_ro("cached_bytes", [](Runtime& rt) { return rt.buffers().cached_bytes(); })
         .def("trim", [](Runtime& rt) { rt.buffers().trim(); })
         .def("pack", [](Runtime& rt, Kind kind,

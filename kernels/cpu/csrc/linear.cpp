@@ -9,20 +9,6 @@
 namespace engine_cpu {
 namespace {
 
-// Products of one task, in fp32: they stay in the second-level cache until the epilogue has read them, beside one block
-// of the activations and two of a panel. More rows a task mean that weights stored in 16 bits are widened less often.
-int64_t block_floats() {
-    static const int64_t floats = [] {
-        int64_t bytes = 0;
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-        bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#endif
-        const int64_t cache = bytes > 0 ? std::clamp<int64_t>(bytes, 256 << 10, 4 << 20) : 1 << 20;
-        return cache / 4 / static_cast<int64_t>(sizeof(float));  // a quarter
-    }();
-    return floats;
-}
-constexpr int kMaxCols = 256;
 constexpr int64_t kExpandedFloats = 128 * 64;  // one block of the widest panel
 // Cores are not equally fast for long, so the last tasks must be short; with few threads four each are still too long.
 constexpr int kTasksPerThread = 4, kFewestTasks = 16;
@@ -38,11 +24,12 @@ struct Split {
 
 // Tasks as large as the cache likes, then smaller ones until every thread has a few. Columns are cut first: a task
 // reads its weights once however many rows it has. `unit`: columns that must stay together.
-Split split(int64_t rows, int cols, int unit, int copies, int tile_rows, int threads) {
+Split split(int64_t rows, int cols, int unit, int copies, int tile_rows, int threads, const TaskLimits& limits) {
     Split s{};
-    s.cols =
-        static_cast<int>(std::min<int64_t>(round_up(std::max(kMaxCols / copies, unit), unit), round_up(cols, unit)));
-    const int64_t most_rows = block_floats() / (s.cols * copies) / tile_rows * tile_rows;
+    s.cols = static_cast<int>(
+        std::min<int64_t>(round_up(std::max(limits.cols / copies, unit), unit), round_up(cols, unit)));
+    const int64_t floats = limits.bytes / static_cast<int64_t>(sizeof(float));
+    const int64_t most_rows = std::max<int64_t>(floats / (s.cols * copies) / tile_rows, 1) * tile_rows;
     s.row_parts = ceil_div(rows, most_rows);
     auto tasks = [&] { return s.row_parts * ceil_div(cols, s.cols); };
     const int wanted = threads > 1 ? std::max(threads * kTasksPerThread, kFewestTasks) : 1;
@@ -68,6 +55,15 @@ int block_elems(Kind kind) { return kBlockWords[static_cast<int>(kind)] * kWordE
 
 }  // namespace
 
+TaskLimits limits_by_cache() {
+    int64_t bytes = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    const int64_t cache = bytes > 0 ? std::clamp<int64_t>(bytes, 256 << 10, 4 << 20) : 1 << 20;
+    return {cache / 4, 256};
+}
+
 template <class Fn>
 void Runtime::gemm(const Activation& a, const Weight& w, int cols, int unit, bool has_up, const Fn& epilogue) {
     if (a.cols != w.in || a.kind != w.kind)
@@ -75,7 +71,7 @@ void Runtime::gemm(const Activation& a, const Weight& w, int cols, int unit, boo
                                     std::to_string(a.cols) + ", or one of another quantization");
     if (a.rows == 0) return;
     const int width = table_.panel_width, copies = has_up ? 2 : 1;
-    const Split s = split(a.rows, cols, unit, copies, table_.tile_rows, num_threads());
+    const Split s = split(a.rows, cols, unit, copies, table_.tile_rows, num_threads(), task_limits);
     const int64_t stride = round_up(s.cols, width) * copies + (has_up ? width : 0);
     reserve_scratch(static_cast<size_t>(s.rows * stride + kExpandedFloats));
     pool_.run(s.row_parts * s.col_parts, [&](int64_t task, int thread) {

@@ -113,6 +113,15 @@ struct AttentionInput {
     float cap;   // 0: none
 };
 
+// The largest task of a matrix product: the bytes of its results in fp32 and its columns. The results stay in the
+// second-level cache until the epilogue has read them, beside one block of the activations and two of a panel. More rows
+// a task mean that weights stored in 16 bits are widened less often. No choice changes a result.
+struct TaskLimits {
+    int64_t bytes;
+    int cols;
+};
+TaskLimits limits_by_cache();  // a quarter of the second-level cache
+
 class Runtime : public std::enable_shared_from_this<Runtime> {
   public:
     Runtime(int num_threads, const std::string& isa, bool pin);
@@ -121,6 +130,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     int num_threads() const { return pool_.size(); }
     ThreadPool& pool() { return pool_; }
     BufferCache& buffers() { return *buffers_; }
+    TaskLimits task_limits = limits_by_cache();
 
     ActivationBuffer new_activation(Kind kind, int64_t rows, int cols);
     Tensor new_tensor(int64_t count);
