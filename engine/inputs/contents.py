@@ -5,7 +5,7 @@ What they show is not looked at here. Every error names the field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from engine.errors import PARAM, FieldPath, InvalidRequestError
@@ -13,6 +13,8 @@ from engine.request import Content, ImageSource
 
 IMAGE_KEYS = ("image", "image_url")
 OTHER_MEDIA = ("video", "audio", "video_url", "audio_url", "input_audio", "file")
+NEVER_MEDIA = ("video", "audio")
+"""Refused as null too: nobody else's objects have such keys."""
 
 
 def other_media(item: Mapping[str, Any]) -> str | None:
@@ -43,24 +45,29 @@ def shown_content(item: Mapping[str, Any], where: FieldPath) -> Content:
     return Content(text or "", tuple(images))
 
 
-def parts_content(parts: Sequence[Any], where: FieldPath) -> Content:
-    """The content of OpenAI's parts: ``{"type": "text", "text": ...}`` and ``{"type": "image_url", "image_url": ...}``.
+def parts_content(item: Mapping[str, Any], where: FieldPath) -> Content:
+    """The content of an object with OpenAI's parts under ``content``: ``{"type": "text", "text": ...}`` and
+    ``{"type": "image_url", "image_url": ...}``.
 
     Pictures stand before the text, whatever their order; texts are joined by line breaks. Raises
     ``InvalidRequestError``.
     """
     texts: list[str] = []
     images: list[ImageSource] = []
-    for i, part in enumerate(parts):
+    if shows(item):
+        _fail("A picture is one of the parts under 'content', or stands beside a 'text', not both", where)
+    for i, part in enumerate(item["content"]):
         own = (*where, "content", i)
-        kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str) and not shows(part) and not other_media(part):
-            texts.append(part["text"])
-        elif kind in (*IMAGE_KEYS, None) and isinstance(part, Mapping) and shows(part) and not other_media(part):
-            given = next(part[key] for key in IMAGE_KEYS if part.get(key) is not None)
-            images.append(ImageSource(_data(given, own), ("content", i)))
-        else:
+        if not isinstance(part, Mapping):
             _fail("Only text and pictures can be scored, and this part is neither", own)
+        kind = part.get("type", None if part.get("text") is None else "text")
+        shown = [part[key] for key in IMAGE_KEYS if part.get(key) is not None]
+        if kind == "text" and isinstance(part.get("text"), str) and not shown and not other_media(part):
+            texts.append(part["text"])
+        elif kind in (*IMAGE_KEYS, None) and len(shown) == 1 and part.get("text") is None and not other_media(part):
+            images.append(ImageSource(_data(shown[0], own), ("content", i)))
+        else:
+            _fail("Only text and pictures can be scored, and this part is neither one text nor one picture", own)
     return Content("\n".join(texts), tuple(images))
 
 

@@ -120,14 +120,16 @@ class PairTexts:
 
     def _encode_with_pictures(self, processor: PairProcessor, start: int, end: int) -> list[Encoded]:
         """As ``encode``; a document whose picture cannot be read has its error, as all of its list have where lists are
-        read. Raises the error of a query's picture."""
+        read, and so has a pair with a query of its own. Raises the error about the picture of a query that others use.
+        """
         errors: dict[int, Encoded] = {}
         seen: dict[int, PairPictures | None] = {}
         for pair in range(start, end):
             try:
                 seen[pair] = self._pictures_of(pair, start)
             except RequestError as error:
-                if error.path[:1] != ("documents",) or processor.reads_lists:
+                is_shared = error.path[:1] != ("documents",) and not self._has_own_query
+                if is_shared or processor.reads_lists:
                     raise
                 errors[pair] = error
         if not seen:
@@ -152,13 +154,19 @@ class PairTexts:
     def _pictures_of(self, pair: int, start: int) -> PairPictures | None:
         """Raises ``RequestError`` about the query or the document, counted from ``start``."""
         query, document = self._images_of(pair)
-        shown = self._shown(query, ("queries", pair - start) if len(self.queries) > 1 else ("query",))
+        shown = self._shown(query, self._query_path(pair, start))
         found = pair_pictures(shown, self._shown(document, ("documents", pair - start)))
         if found is not None and self.call.chunks is not None:
-            raise InvalidRequestError(
-                f"{PARAM} is scored with pictures, and then not in chunks.", param=("documents", pair - start)
-            )
+            raise not_in_chunks(("documents", pair - start))
         return found
+
+    @property
+    def _has_own_query(self) -> bool:
+        """Each pair has: the call is N:N."""
+        return len(self.call.queries) > 1 and not self.call.every_query
+
+    def _query_path(self, pair: int, start: int) -> FieldPath:
+        return ("queries", pair - start) if len(self.queries) > 1 else ("query",)
 
     def _shown(self, sources: Sequence[ImageSource], where: FieldPath) -> tuple[Picture, ...]:
         return pictures_of_side(sources, self.pictures or {}, where)
@@ -167,7 +175,7 @@ class PairTexts:
         """The pictures of a pair's query, and of its document."""
         call = self.call
         query, document = call.position(self.result_of(pair))
-        if len(call.queries) > 1 and not call.every_query:
+        if self._has_own_query:
             query = document
         return (
             call.query_images[query] if call.query_images else (),
@@ -182,6 +190,9 @@ class PairTexts:
         Raises ``RequestError`` about a field of the call, and ``EncodingAbortedError`` once ``stop`` says so.
         """
         with self._about_the_call(start):
+            for pair in range(start, end):
+                if self._images_of(pair)[0]:
+                    raise not_in_chunks(self._query_path(pair, start))
             queries, documents, instructions = self._sides(start, end)
             return processor.chunk_spans(documents, queries, chunks, self.options, instructions, stop)
 
@@ -277,6 +288,11 @@ class PairTexts:
         if len(self.call.queries) == 1:
             return "query", *inside
         return side, query if self.call.every_query else document, *inside
+
+
+def not_in_chunks(where: FieldPath) -> InvalidRequestError:
+    """The error about a side with pictures of a call that wants its documents in chunks."""
+    return InvalidRequestError(f"{PARAM} is scored with pictures, and then not in chunks.", param=where)
 
 
 def _renumbered(path: FieldPath, places: Mapping[int, int]) -> FieldPath:

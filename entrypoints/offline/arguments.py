@@ -257,7 +257,7 @@ def _content(value: Mapping[Any, Any]) -> Content | None:
     if other_media(value):
         return None
     if isinstance(value.get("content"), list):
-        return parts_content(value["content"], ())
+        return parts_content(value, ())
     if shows(value):
         return shown_content(value, ())
     text = value.get("text")

@@ -1,7 +1,7 @@
 """/openapi.json: FastAPI lists the routes, msgspec describes bodies and answers, and both meet here.
 
 Field types say exactly what they take (``x-exact``, ``dialects/fields.py``), and limits that depend on the model
-(``x-bound``) are filled in once it is loaded.
+(``x-bound``) are filled in once it is loaded; options that it has not (``x-needs``) are left out.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from engine.entrypoints.serve.dialects.field_schemas import EXACT
+from engine.entrypoints.serve.dialects.field_schemas import EXACT, NEEDS, PICTURES
 from engine.entrypoints.serve.service import RerankService
 
+LEFT_OUT: dict[str, Any] = {}
+"""What the model cannot do."""
 REF_TEMPLATE = "#/components/schemas/{name}"
 _COMPONENTS: dict[str, Any] = {}
 STREAMS: dict[str, dict[str, Any]] = {
@@ -120,16 +122,22 @@ def _bounds(service: RerankService) -> dict[str, dict[str, Any]]:
         "vocab_size": {"maximum": engine.spec.vocab_size - 1},
         "pair_tokens": {"minimum": least, "maximum": most},
         "label_tokens": {"enum": list(engine.label_tokens)} if engine.label_tokens else {},
+        **({} if engine.spec.vision else {PICTURES: LEFT_OUT}),
     }
 
 
 def _bounded(node: Any, bounds: dict[str, dict[str, Any]]) -> Any:
     if isinstance(node, list):
-        return [_bounded(item, bounds) for item in node]
+        return [_bounded(item, bounds) for item in node if not _is_left_out(item, bounds)]
     if not isinstance(node, dict):
         return node
     bound = bounds.get(node["x-bound"], {}) if "x-bound" in node else {}
-    return {**{key: _bounded(value, bounds) for key, value in node.items() if key != "x-bound"}, **bound}
+    kept = {key: _bounded(value, bounds) for key, value in node.items() if key not in ("x-bound", NEEDS)}
+    return {**kept, **bound}
+
+
+def _is_left_out(option: Any, bounds: dict[str, dict[str, Any]]) -> bool:
+    return isinstance(option, dict) and bounds.get(option.get(NEEDS, "")) is LEFT_OUT
 
 
 _ERROR = {

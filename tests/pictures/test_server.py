@@ -88,6 +88,18 @@ def test_a_query_whose_picture_cannot_be_read_costs_the_call(server: ServerProce
     assert answer.json()["error"]["param"] == "query.content[1]"
 
 
+def test_a_wrong_picture_of_a_pair_costs_that_pair(server: ServerProcess) -> None:
+    """N:N calls: the error names the side, its number and the part; more pairs than one slice of the encoding has."""
+    wrong = {"content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "data:,x"}}]}
+    sides: dict[str, list[Any]] = {name: [f"{name} {i}" for i in range(150)] for name in ("text_1", "text_2")}
+    sides["text_1"][140], sides["text_2"][149] = wrong, {"image": "data:,x"}
+    answer = server.post("/v1/score", sides)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "text_1[140].content[1]"
+    assert answer.json()["failed"] == [140, 149]
+    assert len(answer.json()["data"]) == 148
+
+
 def test_what_is_no_picture_is_said(server: ServerProcess) -> None:
     for document, param in (
         ({"video": "x"}, "documents[0]"),
@@ -103,3 +115,16 @@ def test_what_is_no_picture_is_said(server: ServerProcess) -> None:
     answer = server.post("/v1/rerank", chunked)
     assert answer.json()["error"]["param"] == "documents[0]"
     assert "not in chunks" in answer.json()["error"]["message"]
+    chunked["query"] = {"image": SMALL}
+    assert server.post("/v1/rerank", chunked).json()["error"]["param"] == "query"
+
+
+def test_several_workers_and_api_servers_score_alike(server: ServerProcess, folder: Path) -> None:
+    body = {"query": QUERY, "documents": DOCUMENTS}
+    expected = scores_of(server.post("/v1/rerank", body).json())
+    flags = ("--max-model-len", "512", "-tp", "2", "--api-server-count", "2", "--cpu-threads", "1")
+    with ServerProcess(folder, *flags) as several:
+        for _ in range(4):  # each API server gets its turn
+            assert scores_of(several.post("/v1/rerank", body).json()) == pytest.approx(expected, abs=1e-6)
+        answer = several.post("/v1/rerank", {"query": "x", "documents": [{"image": "data:,x"}, {"image": WIDE}]})
+        assert answer.json()["failed"] == [0]

@@ -11,7 +11,7 @@ QUERY = "what is a panda?"
 DOCUMENTS = ("hi", "the giant panda is a bear", "bamboo grows fast")
 
 
-def example_body(dialect: Dialect, query: str = QUERY, documents: Sequence[str] = DOCUMENTS) -> dict[str, Any]:
+def example_body(dialect: Dialect, query: Any = QUERY, documents: Sequence[Any] = DOCUMENTS) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for number, document in enumerate(documents):
         _put(body, dialect.text_paths.query, number, query)
@@ -19,7 +19,7 @@ def example_body(dialect: Dialect, query: str = QUERY, documents: Sequence[str] 
     return body
 
 
-def _put(body: dict[str, Any], path: TextPath, number: int, text: str) -> None:
+def _put(body: dict[str, Any], path: TextPath, number: int, text: Any) -> None:
     """``text`` at ``path``; what is missing on the way there is made."""
     parts: list[Any] = [number if part is ... else part for part in path]
     node: Any = body

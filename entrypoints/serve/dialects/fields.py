@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from engine.entrypoints.serve.dialects.field_schemas import (
     DOCUMENT,
-    NO_MEDIA,
     NOT_BLANK,
     NULL,
     QUERY,
@@ -24,7 +23,7 @@ from engine.entrypoints.serve.dialects.field_schemas import (
     exact,
 )
 from engine.errors import PARAM, FieldPath, InvalidRequestError, TooLargeError
-from engine.inputs.contents import IMAGE_KEYS, OTHER_MEDIA, parts_content, shown_content, shows
+from engine.inputs.contents import IMAGE_KEYS, NEVER_MEDIA, OTHER_MEDIA, parts_content, shown_content, shows
 from engine.inputs.spans import MIN_CHUNK_TOKENS
 from engine.request import Content, ImageSource
 
@@ -145,7 +144,7 @@ def as_query(value: str | dict[str, Any], where: Where = "query") -> str | Conte
 def _object_query(value: dict[str, Any], where: Where) -> str | Content:
     _refuse_media(value, "query", where)
     if isinstance(value.get("content"), list):
-        return _plain(parts_content(value["content"], inside(where)))
+        return _parts(value, where)
     if shows(value):
         return shown_content(value, inside(where))
     if not isinstance(value.get("text"), str):
@@ -227,20 +226,11 @@ def as_prompt(value: str | list[int | float], where: Where) -> str | list[int]:
     return value
 
 
-def as_texts(value: Any, where: Where) -> list[str]:
-    """Documents as texts, without what their objects said beside the text."""
-    found = as_documents(value, where)
-    for i, images in enumerate(found.images or ()):
-        if images:
-            fail("Only text can be scored here, got a picture", inside(where, i))
-    return found.texts
-
-
 def _object_content(item: dict[str, Any], where: Where, rank_fields: list[str] | None) -> str | Content:
     """``{"text"}``, ``{"image"}``, ``{"content": [parts]}``, or any object as YAML, which is how Cohere reads one."""
-    if isinstance(item.get("content"), list):
-        return _plain(parts_content(item["content"], inside(where)))
     _refuse_media(item, "document", where)
+    if isinstance(item.get("content"), list):
+        return _parts(item, where)
     if shows(item):
         return shown_content(item, inside(where))
     for key in IMAGE_KEYS:
@@ -258,11 +248,14 @@ def _object_content(item: dict[str, Any], where: Where, rank_fields: list[str] |
 
 
 def _refuse_media(item: dict[str, Any], what: str, where: Where) -> None:
-    if media := next((key for key in OTHER_MEDIA if key in item and (key in NO_MEDIA or item[key] is not None)), None):
+    if media := next(
+        (key for key in OTHER_MEDIA if key in item and (key in NEVER_MEDIA or item[key] is not None)), None
+    ):
         fail(f"Only text and pictures can be scored, got a {what} with {media!r}", where)
 
 
-def _plain(content: Content) -> str | Content:
+def _parts(item: dict[str, Any], where: Where) -> str | Content:
+    content = parts_content(item, inside(where))
     return content if content.images else content.text
 
 
