@@ -86,7 +86,7 @@ class EngineError(Exception):
 
 
 def _sentence(template: str, param: str | None) -> str:
-    # What a caller sent may be part of the sentence, and may hold the same letters as the mark.
+    # What a caller sent may be part of the sentence, and may hold the same characters as the mark.
     before, mark, after = template.partition(PARAM) if template.startswith(PARAM) else template.rpartition(PARAM)
     return before + (param or "the request" if mark else "") + after
 

@@ -171,7 +171,7 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = Fa
     try:
         tokenizer.encode(_UNKNOWN_CHARS)
     except BaseException as error:
-        raise _unreadable(path, "fails at letters that it does not know", error) from error
+        raise _unreadable(path, "fails at characters that it does not know", error) from error
     if lower_case:
         own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])

@@ -47,7 +47,7 @@ _KNOWN_PATTERNS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-"""Patterns of published tokenizers, none of which looks at a letter more than a few times."""
+"""Patterns of published tokenizers, none of which looks at a character more than a few times."""
 
 
 class _Parts(msgspec.Struct):
@@ -125,7 +125,7 @@ def _growth(path: Path, component: dict[str, Any]) -> float:
     for name in ("content", "prepend", "replacement"):
         text = component.get(name)
         if isinstance(text, str) and len(text) > MAX_TEXT:
-            raise _wrong(path, f"a normaliser puts in a text of {len(text):,} letters")
+            raise _wrong(path, f"a normaliser puts in a text of {len(text):,} characters")
     if component.get("type") != "Replace" or not isinstance(component.get("content"), str):
         return 1.0
     pattern, content = component.get("pattern") or {}, component["content"]
@@ -141,14 +141,14 @@ def _check_model(path: Path, model: _Model) -> None:
         raise _wrong(path, f"max_input_chars_per_word is {longest}, and at most {MAX_WORD_CHARS} are possible")
     for text in (model.continuing_subword_prefix, model.end_of_word_suffix):
         if isinstance(text, str) and len(text) > MAX_TEXT:
-            raise _wrong(path, f"a prefix or suffix of its model has {len(text):,} letters")
+            raise _wrong(path, f"a prefix or suffix of its model has {len(text):,} characters")
 
 
 def _check_pattern(path: Path, regex: str) -> None:
     """Repeats of repeats take exponential time, and huge counts exponential memory."""
     shown = regex if len(regex) <= 60 else f"{regex[:57]}..."
     if len(regex) > MAX_TEXT * 4:
-        raise _wrong(path, f"a pattern has {len(regex):,} letters")
+        raise _wrong(path, f"a pattern has {len(regex):,} characters")
     if any(int(count) > 1000 for count in re.findall(r"\{(?:\d*,)?(\d{1,9})\d*\}", regex)):
         raise _wrong(path, f"the pattern {shown!r} counts further than 1000")
     if _repeats_repeats(regex):
@@ -193,12 +193,12 @@ def _try(path: Path) -> None:
             env={**os.environ, "PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
     except subprocess.TimeoutExpired:
-        raise _wrong(path, "tokenising a few thousand letters with it does not end") from None
+        raise _wrong(path, "tokenising a few thousand characters with it does not end") from None
     if done.returncode in (0, 3):  # 3: the library cannot read it, and says why when asked again
         return
     reason = (done.stderr.strip().splitlines() or [""])[-1][:200] if done.returncode == 1 else ""
     raise _wrong(
-        path, reason or "tokenising a few thousand letters with it takes more time or memory than any tokenizer does"
+        path, reason or "tokenising a few thousand characters with it takes more time or memory than any tokenizer does"
     )
 
 

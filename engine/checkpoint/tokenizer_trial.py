@@ -16,7 +16,7 @@ CHARS = 4096
 MAX_S = 2.0
 """Computing for one text."""
 MAX_TOKENS = 16
-"""For each letter of a text."""
+"""For each character of a text."""
 PIECES = (
     "a",
     " ",

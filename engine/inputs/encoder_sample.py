@@ -73,7 +73,7 @@ _RANDOM_TEXTS = 1000
 
 @lru_cache
 def sample_texts() -> tuple[str, ...]:
-    """Fixed texts, and as many strings of random letters, the same ones in every run."""
+    """Fixed texts, and as many strings of random characters, the same ones in every run."""
     rng = random.Random(0)
     made = ("".join(rng.choices(rng.choice(_ALPHABETS), k=rng.randint(1, 40))) for _ in range(_RANDOM_TEXTS))
     return (*TEXTS, *made)

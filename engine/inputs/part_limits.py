@@ -31,7 +31,7 @@ class CallParts:
     cut: dict[str, set[int]] = field(default_factory=lambda: {"query": set(), "document": set()})
     """Pairs whose query and whose document was cut."""
     left_out: set[int] = field(default_factory=set)
-    """Pairs of which letters were left out: how many tokens they would have had is not known."""
+    """Pairs of which characters were left out: how many tokens they would have had is not known."""
 
     def path(self, name: str, number: int) -> FieldPath:
         """The field of a pair's text."""
@@ -60,7 +60,7 @@ class CallParts:
         for i, pair in list(self.pairs.items()):
             told = short(pair.instruction, limit, "right")
             if told.is_cut:
-                raise InvalidRequestError(f"{PARAM} has {len(pair.instruction)} letters.", param="instruction")
+                raise InvalidRequestError(f"{PARAM} has {len(pair.instruction)} characters.", param="instruction")
             changed = replace(pair, instruction=told.text) if not told.is_whole else pair
             for name, option in _OWN_LIMITS.items():
                 own: int = getattr(options, option)
@@ -72,8 +72,8 @@ class CallParts:
                     self.left_out.add(i)
                 changed = _with_text(changed, name, found.text)
                 if found.is_cut and not (options.truncate or own):
-                    letters = len(getattr(pair, name))
-                    self.refuse(name, i, f"{PARAM} has {letters} letters, too many for a limit of {limit} tokens.")
+                    num_chars = len(getattr(pair, name))
+                    self.refuse(name, i, f"{PARAM} has {num_chars} characters, too many for a limit of {limit} tokens.")
                     break
                 if found.is_cut:
                     self.cut[name].add(i)

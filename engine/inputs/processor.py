@@ -92,14 +92,14 @@ class InputProcessor(TokenAccess):
         )
         self.default_instruction = self._prompts.default_instruction
         self.min_pair_tokens = self._check_max_model_len()
-        """Tokens of the shortest pair: template, default instruction, two letters."""
+        """Tokens of the shortest pair: template, default instruction, two characters."""
         self._unfamiliar: UnfamiliarTokens | None = None
         self.constant_prefix = self._find_constant_prefix(spec)
         """(n,) int32: the leading ids of every prompt with the default instruction."""
         self._unfamiliar = UnfamiliarTokens(tokenizer, self._shortest(spec))
 
     def _shortest(self, spec: ModelSpec) -> EncodedPair:
-        """A pair of two letters. Raises ``ModelLoadError`` where the model could read no text at all."""
+        """A pair of two characters. Raises ``ModelLoadError`` where the model could read no text at all."""
         try:
             found = self.encode(["a"], ["b"])[0]
         except RequestError as error:
@@ -128,14 +128,14 @@ class InputProcessor(TokenAccess):
             found = self._comparing.encode({0: shortest}, self.max_model_len, _DEFAULTS)[0]
             if isinstance(found, RequestError):
                 raise ConfigError(
-                    f"A model length of {self.max_model_len} tokens leaves no room for a pair of two letters: {found}",
+                    f"A model length of {self.max_model_len} tokens holds no pair of two characters: {found}",
                     param="max_model_len",
                 )
             return len(found.token_ids)
         length = self._cross_encoder.num_tokens(shortest)
         if length + MIN_TEXT_TOKENS > self.max_model_len:
             raise ConfigError(
-                f"A model length of {self.max_model_len} tokens leaves no room: a pair of two letters already has "
+                f"A model length of {self.max_model_len} tokens leaves no room: a pair of two characters already has "
                 f"{length} with template and instruction. Raise --max-model-len to {length + MIN_TEXT_TOKENS} or more.",
                 param="max_model_len",
             )

@@ -79,7 +79,7 @@ def chunk_spans(
 
 
 def _offsets(tokenizer: Tokenizer, text: str, how: Chunking, stop: Callable[[], bool]) -> np.ndarray:
-    """(n, 2) int64: the letters of each token of a long text, as far as its chunks are wanted."""
+    """(n, 2) int64: the characters of each token of a long text, as far as its chunks are wanted."""
     stride = how.size - how.overlap
     most = how.most or how.ceiling
     wanted = most * stride + how.size if most else None

@@ -1,6 +1,6 @@
 """Long texts to tokens a window at a time, in bounded memory, and how much of a text is worth tokenising at all.
 
-The library's own objects take about ninety bytes a letter, so a text is never handed to it whole once it is long.
+The library's own objects take about ninety bytes a character, so a text is never handed to it whole once it is long.
 Neighbouring windows overlap, and are joined where both begin a token: for a tokenizer that splits texts into words the
 tokens are those of the whole text, as long as no word is longer than half an overlap; the tests compare them for all
 kinds of tokenizer, also inside endless words.
@@ -44,7 +44,7 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Consecutive tokens of a text, and the letters of it that each covers."""
+    """Consecutive tokens of a text, and the characters of it that each covers."""
 
     ids: list[int]
     tokens: list[str]
@@ -73,7 +73,7 @@ def _window(tokenizer: Tokenizer, text: str, start: int) -> Window:
 
 
 def _border(now: Window, then: Window, middle: int) -> int:
-    """Where one window takes over from the other: the letter nearest to the middle at which both begin a token."""
+    """Where one window takes over from the other: the character nearest to the middle at which both begin a token."""
     near = OVERLAP // 4
     both = {first for first, _ in now.offsets[-OVERLAP * 4 :] if abs(first - middle) <= near}
     both &= {first for first, _ in then.offsets[: OVERLAP * 4] if abs(first - middle) <= near}
@@ -90,7 +90,7 @@ def _between(window: Window, begin: int, end: int | None) -> Window:
 
 @dataclass(frozen=True, slots=True)
 class Shortened:
-    """A text of which no more can be kept than these letters have tokens."""
+    """A text of which no more can be kept than these characters have tokens."""
 
     text: str
     is_whole: bool
@@ -99,11 +99,11 @@ class Shortened:
 
 
 def shortened(tokenizer: Tokenizer, text: str, limit: int, side: Side) -> Shortened:
-    """A long text without the letters that a cut to ``limit`` tokens throws away, at the end that ``side`` names.
+    """A long text without the characters that a cut to ``limit`` tokens throws away, at the end that ``side`` names.
 
     What is left has at least ``MARGIN`` more tokens than the limit, so whoever cuts it to the limit gets the tokens of
     the whole text, and its cost is that of what is kept. Of a text with next to no tokens, at most
-    ``MAX_CHARS_PER_TOKEN`` letters for each token of the limit are looked at, and a million in any case.
+    ``MAX_CHARS_PER_TOKEN`` characters for each token of the limit are looked at, and a million in any case.
     """
     need = limit + MARGIN
     if len(text) <= need * CHARS_PER_TOKEN:

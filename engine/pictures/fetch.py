@@ -65,7 +65,7 @@ class Fetcher:
         except ValueError as error:
             raise InvalidRequestError(f"{PARAM} is no address of a picture.") from error
         if not address.isascii() or any(letter <= " " for letter in address):
-            raise InvalidRequestError(f"{PARAM} is no address of a picture: it holds letters that none has.")
+            raise InvalidRequestError(f"{PARAM} is no address of a picture: it holds characters that none has.")
         if parts.username is not None or parts.password is not None:
             raise InvalidRequestError(f"{PARAM}: addresses of pictures hold no user and no password.")
         if host not in self._hosts or _is_number(host):

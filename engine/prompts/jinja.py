@@ -113,7 +113,7 @@ def _stripped_texts(source: JinjaSource, text: str) -> frozenset[Placeholder]:
         return found[0]
     raise ConfigError(
         f"{source.name} does more to a text than to drop the white space at both ends: it cuts it, or changes its "
-        "letters. That is not executed here; a template that shows query and document as they are is.",
+        "characters. That is not executed here; a template that shows query and document as they are is.",
         param="score_template",
     )
 

@@ -37,10 +37,10 @@ def rendered(job: dict[str, Any]) -> str:
     )
     environment.globals["raise_exception"] = _raise
     del environment.globals["lipsum"]  # text at random is in no prompt
-    parts, letters = [], 0
+    parts, num_chars = [], 0
     for part in environment.from_string(job["text"]).generate(**job["values"]):
-        letters += len(part)
-        if letters > MAX_CHARS:
+        num_chars += len(part)
+        if num_chars > MAX_CHARS:
             raise MemoryError
         parts.append(part)
     return "".join(parts)
@@ -56,7 +56,7 @@ def answer(job: dict[str, Any]) -> dict[str, str]:
     try:
         return {"text": rendered(job)}
     except MemoryError:
-        return {"limit": f"more than {MEMORY_BYTES >> 20} MiB, or more than {MAX_CHARS} letters"}
+        return {"limit": f"more than {MEMORY_BYTES >> 20} MiB, or more than {MAX_CHARS} characters"}
     except ERRORS as error:
         return {"error": f"{error}"[:500]}
 

@@ -87,7 +87,7 @@ atexit.register(_program.end)
 def render(text: str, values: Mapping[str, Any], *, keep_newline: bool) -> str:
     """A template's text. Raises ``RenderError``, and ``RenderLimitError`` for a template that is too long."""
     if len(text) > MAX_TEMPLATE_CHARS:
-        raise RenderLimitError(f"{len(text)} letters of template, and at most {MAX_TEMPLATE_CHARS} are read")
+        raise RenderLimitError(f"{len(text)} characters of template, and at most {MAX_TEMPLATE_CHARS} are read")
     return _rendered(json.dumps({"text": text, "values": values, "keep_newline": keep_newline}).encode())
 
 

@@ -43,7 +43,7 @@ class Template:
     with_instruction: Template | None = None
     """Used instead for a call that gives an instruction; None: ``parts`` has its placeholder, or it takes none."""
     empty_text: str = ""
-    """What stands for a query or a document without a letter."""
+    """What stands for a query or a document without a character."""
     between_specials: bool = False
     """Whether the tokenizer's own special tokens go around it, as around any text (Llama and Mistral: BOS before)."""
     strips: frozenset[Placeholder] = frozenset()

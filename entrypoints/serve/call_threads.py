@@ -62,8 +62,8 @@ class CallThreads:
     async def _take_slices(self, encoding: CallEncoding, deadline_s: float | None) -> None:
         """Tokenises in threads, a slice at a time; after the call's deadline, no other slice is begun.
 
-        The first one always is: a wrong call is told so, however little time it gave itself. A call of few letters is
-        tokenised where it stands: a thread would cost more, and nobody waits long for it.
+        The first one always is: a wrong call is told so, however little time it gave itself. A call of few characters
+        is tokenised where it stands: a thread would cost more, and nobody waits long for it.
         """
         slices = encoding.slices(ENCODE_SLICE if deadline_s is None else DEADLINE_SLICE)
         if _is_small(encoding.call):

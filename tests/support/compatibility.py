@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "compatibility.md"
 GOLDEN = ROOT / "tests" / "serve" / "golden"
 CLIENTS = ROOT / "tests" / "clients"
 
-HEAD = """# Who this server talks to
+HEAD = """# Compatibility: dialects, clients and fields
 
 Written by `python -m tests.support.compatibility` from the golden files, the tests of clients and the codecs; a test
 compares it with them.
