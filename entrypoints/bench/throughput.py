@@ -14,7 +14,7 @@ from engine.entrypoints.bench.flags import say_what_is_ignored
 from engine.entrypoints.bench.offline import check_output, save
 from engine.entrypoints.bench.options import ThroughputOptions
 from engine.entrypoints.progress import Progress
-from engine.entrypoints.terminal import tell
+from engine.entrypoints.terminal import counted, tell
 
 if TYPE_CHECKING:
     from engine.entrypoints.offline.llm import LLM
@@ -45,6 +45,7 @@ def run(options: ThroughputOptions, load: Callable[[], LLM]) -> int:
     check_data_options(options, options.num_prompts)
     path = check_output(options.output_json, overwrite=options.overwrite)
     with load() as llm:
+        tell(f"making the texts of {counted(options.num_prompts, 'pair')}")
         calls = load_calls(options, options.num_prompts, llm.spec.tokenizer_path)
         tell(f"scoring {sum(len(call.documents) for call in calls)} pairs of {len(calls)} calls with {llm.spec.name}")
         for call in calls[: options.num_warmups]:

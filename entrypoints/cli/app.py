@@ -28,6 +28,7 @@ def build_app(argv: list[str]) -> App:
         version_flags=["--version", "-V"],
         help_formatter=HelpPage(),
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,  # ``run`` says that it stopped
         default_parameter=Parameter(show_env_var=False),
     )
     for place, (name, (target, help_text)) in enumerate(present_commands().items()):

@@ -50,13 +50,17 @@ def score(
     )
     check_job(job)
     announce_model(values)
-    if ray:
-        from engine.entrypoints.datasets.on_ray import score_on_ray
+    try:
+        if ray:
+            from engine.entrypoints.datasets.on_ray import score_on_ray
 
-        totals = run_job(job, score_on_ray(job, values, ray_actors))
-    else:
-        with load_model(values) as llm:
-            totals = run_job(job, score_here(job, llm))
+            totals = run_job(job, score_on_ray(job, values, ray_actors))
+        else:
+            with load_model(values) as llm:
+                totals = run_job(job, score_here(job, llm))
+    except KeyboardInterrupt:
+        tell("stopped; the same command goes on where it stopped")
+        return 130
     resumed = f" (and {counted(totals.resumed_rows, 'row')} by an earlier run)" if totals.resumed_rows else ""
     tell(f"{output}: {counted(totals.rows, 'row')} with {counted(totals.pairs, 'pair')} scored{resumed}")
     if totals.failed_rows:

@@ -194,6 +194,27 @@ def test_help_breaks_no_flag_and_speaks_no_python(
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
+def test_ctrl_c_ends_in_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.entrypoints.cli.loading.load_model", interrupted)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query": "q", "document": "d"}\n')
+    for words, last in (
+        (["rerank", "q", str(rows), "--field", "document"], "engine: stopped"),
+        (["check", "--query", "q", "--document", "d"], "engine: stopped"),
+        (
+            ["score", str(rows), "-o", str(tmp_path / "out.jsonl")],
+            "engine: stopped; the same command goes on where it stopped",
+        ),
+    ):
+        assert run(words) == 130
+        assert capsys.readouterr().err.splitlines()[-1] == last
+
+
 def test_the_flags_are_frozen() -> None:
     """A changed command line is a decision: change the file too (``python -m tests.entrypoints.test_cli``)."""
     assert serve_flags() == FLAGS_FILE.read_text().split()
