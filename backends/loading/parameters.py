@@ -168,16 +168,17 @@ class Parameters:
             above += rows.count
         return weight
 
-    def convolution(self, name: str, out_features: int, kernel: tuple[int, ...]) -> LinearWeight:
-        """A convolution over windows that do not overlap, with its bias: one product, a window being a row."""
-        weight = self.ops.new_linear(out_features, math.prod(kernel), bias=True)
+    def convolution(self, name: str, out_features: int, kernel: tuple[int, ...], *, bias: bool = True) -> LinearWeight:
+        """A convolution over windows that do not overlap: one product, a window being a row."""
+        weight = self.ops.new_linear(out_features, math.prod(kernel), bias=bias)
         self._linears.append(weight)
 
         def take(first: int, rows: torch.Tensor) -> None:
             weight.load_rows(first, rows.flatten(1))
 
         self.destinations.append(Destination(f"{name}.weight", (out_features, *kernel), take))
-        self.destinations.append(Destination(f"{name}.bias", (out_features,), weight.load_bias))
+        if bias:
+            self.destinations.append(Destination(f"{name}.bias", (out_features,), weight.load_bias))
         return weight
 
     def _new_grouped(

@@ -26,19 +26,21 @@ from engine.ranges import Range, append_range
 
 HARMLESS_ENDINGS = ("rotary_emb.inv_freq", "position_ids", ".masked_bias", ".attn.bias")
 """Constants that old versions of transformers saved and that are computed here."""
+TEXT_PART = "language_model."
 HARMLESS_NAMES = ("lm_head.weight",)
 """The copy of a tied embedding, or a language model head that a classifier has no use for."""
 NUM_NAMED = 5
 
 
 def open_checkpoint(folder: str, prefix: str) -> dict[str, TensorInfo]:
-    """Tensors by their name in the body: ``*ForCausalLM`` files put ``prefix`` before it, ``*Model`` files do not.
+    """Tensors by their name in the body: ``*ForCausalLM`` files put ``prefix`` before it, ``*Model`` files do not, and
+    newer files of models that read pictures say which part of the model it is, too.
 
-    Raises ``ModelLoadError`` for a tensor that is there under both names.
+    Raises ``ModelLoadError`` for a tensor that is there under two names.
     """
     tensors: dict[str, TensorInfo] = {}
     for full_name, info in find_tensors(Path(folder)).items():
-        name = full_name.removeprefix(prefix)
+        name = full_name.removeprefix(prefix).removeprefix(TEXT_PART)
         if name in tensors:
             raise ModelLoadError(
                 f"{folder} holds the tensor {name!r} twice, with and without {prefix!r} before its name"

@@ -31,7 +31,6 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
         branch_norms=True,
         embedding_scale=config["hidden_size"] ** 0.5,
         score_scale=config.get("query_pre_attn_scalar", 256) ** -0.5,
-        score_cap=config.get("attn_logit_softcapping"),
         logit_cap=config.get("final_logit_softcapping"),
         window=config.get("sliding_window", 4096),
         kinds=layer_kinds(config, usual),

@@ -9,6 +9,7 @@ from engine.backends.loading.parameters import Parameters
 from engine.backends.nn.decoder import Decoder
 from engine.backends.nn.decoder_shape import DecoderShape
 from engine.backends.nn.pictures import Pictures
+from engine.backends.nn.vision_tower import VisionShape
 from engine.model_spec import ModelSpec
 
 CHECKPOINT_PREFIX = "model.language_model."
@@ -23,7 +24,9 @@ def build(spec: ModelSpec, params: Parameters) -> Decoder:
     pictures = None
     if spec.vision is not None:
         is_older = params.in_checkpoint(f"{OLDER_TOWER}patch_embed.proj.weight")
-        pictures = Pictures(params, spec, shape.head_dim, OLDER_TOWER if is_older else TOWER)
+        tower = VisionShape.of(spec.config["vision_config"])
+        prefix = OLDER_TOWER if is_older else TOWER
+        pictures = Pictures(params, spec, shape.head_dim, prefix, tower, interleaved=True)
     decoder = Decoder(spec, shape, params, pictures=pictures)
     params.skip(TOWER, OLDER_TOWER)
     return decoder

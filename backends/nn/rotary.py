@@ -132,9 +132,23 @@ def _longrope(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) 
     return 1.0 / (torch.tensor(settings["short_factor"], dtype=torch.float32) * powers), float(stretch)
 
 
+def _dynamic(powers: torch.Tensor, settings: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    """The usual frequencies, up to the length that the model was trained on. Those of a longer input depend on its
+    length, in transformers of the longest in its batch."""
+    longest = settings["max_position_embeddings"]
+    if settings["num_positions"] > longest:
+        raise ModelLoadError(
+            f"rope scaling 'dynamic' is supported up to the {longest} tokens of max_position_embeddings: "
+            f"--max-model-len {longest}"
+        )
+    return 1.0 / powers, 1.0
+
+
 _SCALINGS = {
+    "dynamic": _dynamic,
     "longrope": _longrope,
     "default": _default,
+    "mrope": _default,  # of one axis, which is that of texts
     "divided": _divided,
     "linear": _linear,
     "llama3": _llama3,

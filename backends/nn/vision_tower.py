@@ -1,9 +1,10 @@
-"""The vision tower of Qwen3-VL: pictures to rows that stand in the residual stream in the place of words.
+"""The vision towers of Qwen2-VL and Qwen3-VL: pictures to rows of the residual stream, in the place of words.
 
-After transformers' ``Qwen3VLVisionModel``. P patches of one picture, C hidden size, N heads, H head size, F features of
-the MLP, D hidden size of the text network, m patches that are merged along each side. Pictures are computed one by one,
-so no picture's rows depend on what else is in the step. Products and norms are those of the device; attention, full
-within a picture, is torch's own everywhere: the devices' kernels are made for the heads of texts.
+After transformers' ``Qwen2VisionTransformerPretrainedModel`` and ``Qwen3VLVisionModel``. P patches of one picture, C
+hidden size, N heads, H head size, F features of the MLP, D hidden size of the text network, m patches that are merged
+along each side. Pictures are computed one by one, so no picture's rows depend on what else is in the step. Products and
+norms are those of the device; attention, full within a picture, is torch's own everywhere: the devices' kernels are
+made for the heads of texts.
 """
 
 from __future__ import annotations
@@ -26,9 +27,23 @@ NORM_EPS = 1e-6
 ROPE_BASE = 10_000.0
 
 
+QUICK_GELU = "quick_gelu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerNames:
+    """The names of some tensors: of an MLP in a block's, of a merger in the merger's."""
+
+    mlp_up: str = "mlp.linear_fc1"
+    mlp_down: str = "mlp.linear_fc2"
+    norm: str = "norm"
+    up: str = "linear_fc1"
+    down: str = "linear_fc2"
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionShape:
-    """A tower in numbers, as ``vision_config`` of config.json states them."""
+    """A tower in numbers, as ``vision_config`` of config.json states them; ``of`` reads Qwen3-VL's."""
 
     num_layers: int
     hidden: int
@@ -44,16 +59,18 @@ class VisionShape:
     """Patches along each side that become one row."""
     out: int
     grid: int
-    """Side of the learned table of positions."""
+    """Side of the learned table of positions; 0: there is none."""
     deepstack: tuple[int, ...]
     """Layers whose outputs are added to the first layers of the text network."""
     rope_base: float
+    patch_bias: bool = True
+    names: TowerNames = TowerNames()
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """Raises ``ModelLoadError`` about what is not computed."""
         rope = config.get("rope_parameters") or {}
-        shape = cls(
+        return cls(
             num_layers=config.get("depth", 27),
             hidden=config.get("hidden_size", 1152),
             intermediate=config.get("intermediate_size", 4304),
@@ -67,19 +84,22 @@ class VisionShape:
             grid=int(config.get("num_position_embeddings", 2304) ** 0.5),
             deepstack=tuple(config.get("deepstack_visual_indexes", (8, 16, 24))),
             rope_base=rope.get("rope_theta", ROPE_BASE),
-        )
-        if shape.hidden_act not in ACTIVATIONS:
-            supported = ", ".join(ACTIVATIONS)
+        ).checked(rope)
+
+    def checked(self, rope: Mapping[str, Any]) -> Self:
+        """Itself. Raises ``ModelLoadError`` about what is not computed; ``rope``: the settings of its rotation."""
+        known = (*ACTIVATIONS, QUICK_GELU)
+        if self.hidden_act not in known:
             raise ModelLoadError(
-                f"vision_config.hidden_act {shape.hidden_act!r} is not supported; it may be {supported}"
+                f"vision_config.hidden_act {self.hidden_act!r} is not supported; it may be {', '.join(known)}"
             )
         if rope.get("rope_type", "axial") not in ("axial", "default"):
             raise ModelLoadError(f"vision_config.rope_parameters: the type {rope['rope_type']!r} is not supported")
-        if shape.hidden % shape.num_heads or shape.head_dim % 4:
+        if self.hidden % self.num_heads or self.head_dim % 4:
             raise ModelLoadError(
-                f"vision_config: {shape.num_heads} heads of a hidden size of {shape.hidden} cannot rotate on two axes"
+                f"vision_config: {self.num_heads} heads of a hidden size of {self.hidden} cannot rotate on two axes"
             )
-        return shape
+        return self
 
     @property
     def head_dim(self) -> int:
@@ -106,8 +126,10 @@ class VisionTower:
     def __init__(self, params: Parameters, shape: VisionShape, prefix: str) -> None:
         """``prefix``: of the names of its tensors, with the point at its end."""
         self.shape, self.ops, self.dtype = shape, params.ops, params.dtype
-        self.patch_embed = params.convolution(f"{prefix}patch_embed.proj", shape.hidden, shape.kernel)
-        self.positions = params.table(f"{prefix}pos_embed.weight", shape.grid**2, shape.hidden)
+        self.patch_embed = params.convolution(
+            f"{prefix}patch_embed.proj", shape.hidden, shape.kernel, bias=shape.patch_bias
+        )
+        self.positions = params.table(f"{prefix}pos_embed.weight", shape.grid**2, shape.hidden) if shape.grid else None
         self.blocks = [_Block(params, shape, f"{prefix}blocks.{index}.") for index in range(shape.num_layers)]
         self.merger = _Merger(params, shape, f"{prefix}merger.", merges_first=False)
         self.deepstack = [
@@ -118,10 +140,11 @@ class VisionTower:
     def __call__(self, patches: torch.Tensor, height: int, width: int) -> list[torch.Tensor]:
         """Of one picture: (P, channels * frames * patch^2) fp32 patches in the order of ``patch_order``, and how many
         there are along its sides -> (P / m^2, D) rows, and as many for each of the first layers of the text."""
-        weights = _bilinear(height, width, self.shape.grid, self.shape.merge)
-        taps, shares = (array.to(patches.device) for array in weights)
         x = self.ops.linear(patches.to(self.dtype), self.patch_embed)
-        x = x + (F.embedding(taps, self.positions) * shares[:, :, None]).sum(1).to(x.dtype)
+        if self.positions is not None:
+            weights = _bilinear(height, width, self.shape.grid, self.shape.merge)
+            taps, shares = (array.to(patches.device) for array in weights)
+            x = x + (F.embedding(taps, self.positions) * shares[:, :, None]).sum(1).to(x.dtype)
         grid = self._grid(height, width, patches.device)
         deeper: list[torch.Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -147,8 +170,8 @@ class _Block:
         self.qkv = _linear(params, f"{prefix}attn.qkv", 3 * shape.hidden, shape.hidden)
         self.out = _linear(params, f"{prefix}attn.proj", shape.hidden, shape.hidden)
         self.mlp_norm = Norm(params, f"{prefix}norm2", shape.hidden, NORM_EPS)
-        self.up = _linear(params, f"{prefix}mlp.linear_fc1", shape.intermediate, shape.hidden)
-        self.down = _linear(params, f"{prefix}mlp.linear_fc2", shape.hidden, shape.intermediate)
+        self.up = _linear(params, f"{prefix}{shape.names.mlp_up}", shape.intermediate, shape.hidden)
+        self.down = _linear(params, f"{prefix}{shape.names.mlp_down}", shape.hidden, shape.intermediate)
 
     def __call__(self, x: torch.Tensor, grid: _Grid) -> torch.Tensor:
         ops, heads, size = self.ops, self.shape.num_heads, self.shape.head_dim
@@ -157,8 +180,13 @@ class _Block:
         by_head = [part.transpose(0, 1)[None] for part in (q, k, qkv[:, 2])]
         seen = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2])
         x = stream_sum(ops.linear_residual(seen[0].transpose(0, 1).reshape(len(x), -1), self.out, x))
-        tanh = self.shape.hidden_act in GELU_TANH
-        return stream_sum(ops.linear_residual(ops.linear_gelu(self.mlp_norm(x), self.up, tanh=tanh), self.down, x))
+        return stream_sum(ops.linear_residual(self._activated(self.mlp_norm(x)), self.down, x))
+
+    def _activated(self, x: torch.Tensor) -> torch.Tensor:
+        if self.shape.hidden_act != QUICK_GELU:
+            return self.ops.linear_gelu(x, self.up, tanh=self.shape.hidden_act in GELU_TANH)
+        up = self.ops.linear(x, self.up)
+        return up * torch.sigmoid(1.702 * up)  # Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2
 
 
 class _Merger:
@@ -166,9 +194,10 @@ class _Merger:
 
     def __init__(self, params: Parameters, shape: VisionShape, prefix: str, *, merges_first: bool) -> None:
         self.ops, self.width, self.merges_first = params.ops, shape.hidden * shape.merge**2, merges_first
-        self.norm = Norm(params, f"{prefix}norm", self.width if merges_first else shape.hidden, NORM_EPS)
-        self.up = _linear(params, f"{prefix}linear_fc1", self.width, self.width)
-        self.down = _linear(params, f"{prefix}linear_fc2", shape.out, self.width)
+        names = shape.names
+        self.norm = Norm(params, f"{prefix}{names.norm}", self.width if merges_first else shape.hidden, NORM_EPS)
+        self.up = _linear(params, f"{prefix}{names.up}", self.width, self.width)
+        self.down = _linear(params, f"{prefix}{names.down}", shape.out, self.width)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x.view(-1, self.width)) if self.merges_first else self.norm(x).view(-1, self.width)

@@ -19,12 +19,20 @@ from engine.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 DEFAULTS = Path(__file__).with_name("config_defaults.json")
-_ROPE_BASES = {"gte": 160_000.0, "nomic_bert": 1000.0, "gemma3_text": 1_000_000.0, "qwen3_vl": 500_000.0}
+_ROPE_BASES = {
+    "gte": 160_000.0,
+    "nomic_bert": 1000.0,
+    "gemma3_text": 1_000_000.0,
+    "qwen2_vl": 1_000_000.0,
+    "qwen3_vl": 500_000.0,
+}
 _USUAL_ROPE_BASE = 10_000.0
 _WINDOW = 4096
 """``sliding_window`` of the Qwen classes, who take it back where ``use_sliding_window`` is off."""
-_NULLABLE = frozenset({"num_key_value_heads", "sliding_window", "pad_token_id"})
-"""Keys of which a null says something: as many as query heads, none."""
+_NULLABLE = frozenset(
+    {"num_key_value_heads", "sliding_window", "pad_token_id", "attn_logit_softcapping", "final_logit_softcapping"}
+)
+"""Keys of which a null says something: as many as query heads, or none."""
 _HEADS_SHARE_HIDDEN = ("llama", "llama_bidirec", "mistral", "eurobert")
 """Types whose ``head_dim``, left out or null, is the hidden size divided among the heads."""
 
@@ -104,6 +112,10 @@ def _worked_out(model_type: str, config: Mapping[str, Any], absent: set[str]) ->
         found["num_key_value_heads"] = config["num_attention_heads"]
     if model_type == "ministral3" and not rope_of(config):
         found["rope_parameters"] = {**_MINISTRAL_ROPE, "max_position_embeddings": config["max_position_embeddings"]}
-    if model_type in ("qwen2", "qwen3") and config.get("use_sliding_window") and "sliding_window" not in config:
+    if (
+        model_type in ("qwen2", "qwen3", "qwen2_vl")
+        and config.get("use_sliding_window")
+        and "sliding_window" not in config
+    ):
         found["sliding_window"] = _WINDOW
     return found

@@ -26,10 +26,12 @@ _BODY = (
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 _DECODER = (*_ROPE, "num_key_value_heads", "head_dim", "rms_norm_eps")
 _WINDOWS = ("use_sliding_window", "sliding_window", "layer_types", "max_window_layers")
-_GEMMA = (
-    *("attention_bias", "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "sliding_window"),
-    *("final_logit_softcapping", "layer_types"),
+_GEMMA3 = (
+    *("attention_bias", "hidden_activation", "query_pre_attn_scalar", "sliding_window", "final_logit_softcapping"),
+    "layer_types",
 )
+"""Without ``attn_logit_softcapping``: transformers' Gemma 3 takes the key, and computes without it."""
+_GEMMA = (*_GEMMA3, "attn_logit_softcapping")
 _EXPERTS = (
     *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step"),
     "mlp_only_layers",
@@ -51,10 +53,11 @@ COMPUTED: dict[str, tuple[str, ...]] = {
     "ministral3": (*_DECODER, "sliding_window"),
     "gemma": (*_DECODER, "attention_bias"),
     "gemma2": (*_DECODER, *_GEMMA),
-    "gemma3_text": (*_DECODER, *_GEMMA, "rope_local_base_freq", "sliding_window_pattern"),
+    "gemma3_text": (*_DECODER, *_GEMMA3, "rope_local_base_freq", "sliding_window_pattern"),
     "phi3": (*_DECODER, "sliding_window", "original_max_position_embeddings"),
     "granite": (*_DECODER, *_FACTORS, "attention_bias", "mlp_bias"),
     "qwen3_vl": (*_DECODER, "attention_bias"),
+    "qwen2_vl": (*_DECODER, *_WINDOWS),
     "qwen3_moe": (*_DECODER, *_EXPERTS, "use_sliding_window", "sliding_window", "attention_bias"),
     "bert": _BERT,
     "roberta": _BERT,
@@ -106,6 +109,7 @@ _UNREAD: dict[str, tuple[str, ...]] = {
     "gemma2": ("hidden_act", "cache_implementation"),
     "gemma3_text": ("hidden_act", "cache_implementation"),
     "qwen3_vl": ("vision_config", "video_preprocessor_config"),
+    "qwen2_vl": ("vision_config", "attention_bias"),
     "qwen3_moe": ("output_router_logits", "router_aux_loss_coef", "max_window_layers"),
     "qwen2": ("attention_bias",),
     "jina_bert": ("emb_pooler", "attn_implementation"),
@@ -263,7 +267,7 @@ def _check_rope(label: str, config: Mapping[str, Any], ignored: tuple[str, ...])
         stated = config.get(name) or {}
         nested = config["model_type"] in _NESTED_ROPE and name == "rope_parameters" and isinstance(stated, Mapping)
         for part in stated.values() if nested else [stated]:
-            known = ROPE_KEYS | (_TEXT_ONLY_ROPE if config["model_type"] == "qwen3_vl" else frozenset())
+            known = ROPE_KEYS | (_TEXT_ONLY_ROPE if config["model_type"] in ("qwen2_vl", "qwen3_vl") else frozenset())
             unknown = sorted(set(part or {}) - known) if isinstance(part, Mapping | None) else [repr(part)]
             if unknown and name not in ignored:
                 raise ConfigError(

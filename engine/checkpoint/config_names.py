@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.checkpoint.families import FAMILIES, TASKS
+from engine.checkpoint.families import FAMILIES, OF_ARCHITECTURE, TASKS
 from engine.errors import ConfigError
 
 
@@ -23,6 +23,8 @@ def usual_config(label: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if model_type is None or model_type not in FAMILIES:
         return found
     found["model_type"] = model_type
+    for architecture in found.get("architectures") or ():
+        found = OF_ARCHITECTURE.get(architecture, {}) | found
     for own, usual in FAMILIES[model_type].own_keys.items():
         if own not in found:
             continue

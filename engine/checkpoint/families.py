@@ -107,6 +107,12 @@ FAMILIES: dict[str, Family] = {
     "phi3": _decoder("Phi3"),
     "granite": _decoder("Granite"),
     "qwen3_vl": _decoder("Qwen3VL", language_model="ForConditionalGeneration", template="qwen3-vl-reranker"),
+    "qwen2_vl": _decoder(
+        "Qwen2VL",
+        language_model="ForConditionalGeneration",
+        template="jina-reranker-m0",
+        head_tensors=("score.2.weight",),
+    ),
     "qwen3_moe": _decoder("Qwen3Moe", own_keys={"num_local_experts": "num_experts"}),
     "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
     "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
@@ -180,7 +186,7 @@ def position_limit(model_type: str, config: Mapping[str, Any]) -> int | None:
     kind, original = scaling.get("rope_type", scaling.get("type")), _original_positions(config)
     if original is not None and (kind in ("longrope", "su") or scaling.get("llama_4_scaling_beta")):
         return min(original, positions - offset)  # behind it the network computes otherwise
-    if kind not in ("yarn", "linear", "dynamic"):
+    if kind not in ("yarn", "linear"):  # nor dynamic: longer inputs have frequencies of their own length
         return positions - offset
     original = scaling.get("original_max_position_embeddings") or positions
     return max(positions - offset, int(original * float(scaling.get("factor") or 1)))
@@ -196,8 +202,14 @@ def _original_positions(config: Mapping[str, Any]) -> int | None:
 Task = Literal["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model", "ForRanking"]
 TASKS: tuple[Task, ...] = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
 """How an architecture's name ends. The last two have no head: they embed."""
-RANKERS: dict[str, tuple[str, Task]] = {"JinaForRanking": ("qwen3", "ForRanking"), "HF_ColBERT": ("bert", "Model")}
+RANKERS: dict[str, tuple[str, Task]] = {
+    "JinaForRanking": ("qwen3", "ForRanking"),
+    "JinaVLForRanking": ("qwen2_vl", "ForSequenceClassification"),
+    "HF_ColBERT": ("bert", "Model"),
+}
 """Architectures that are called by another name than their body's: its ``model_type``, and the task."""
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {"JinaVLForRanking": {"logit_mean": 2.65}}
+"""Values that the code of an architecture holds, where config.json does not state them."""
 
 
 def supported() -> str:

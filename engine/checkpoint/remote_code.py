@@ -19,6 +19,7 @@ _EURO_BERT = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassificatio
 _JINA = ("XLMRobertaForSequenceClassification", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 NETWORKS: dict[str, frozenset[str]] = {
     "Qwen3": frozenset({"modeling.JinaForRanking"}),
+    "Qwen2VL": frozenset({"modeling.JinaVLForRanking"}),
     "New": frozenset(
         {
             "configuration.NewConfig",

@@ -65,6 +65,8 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         if has_own_prompt
         else resolve_prompt(checkpoint, config.score_template, head.spec)
     )
+    is_bare = prompt.use_sep_token and (prompt.template is None or checkpoint.chain is not None)
+    reads_prompts = not (has_own_prompt or is_bare)
     if head.spec.kind != "listwise":  # which cuts and joins ids itself
         _check_tokenizer(config, checkpoint, tokenizer_folder, prompt.template)
     max_model_len = resolve_max_model_len(checkpoint, config.max_model_len)
@@ -87,7 +89,7 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         known_template=identity.model.template if identity else None,
         text_prompts=text_prompts(checkpoint) if is_embedding and config.score_template != "none" else ("", ""),
         late=late,
-        vision=None if has_own_prompt or prompt.use_sep_token else vision_of(checkpoint, config.max_images_per_pair),
+        vision=vision_of(checkpoint, config.max_images_per_pair) if reads_prompts else None,
         pair_prompt=prompt.pair_prompt,
         lower_case=chain is not None and chain.transformer.lower_case,
         cuts_document_only=chain is not None and (chain.transformer.cuts_second_only or prompt.is_message),

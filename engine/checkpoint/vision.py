@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
@@ -16,10 +17,31 @@ from engine.model_spec import VisionSpec
 
 logger = logging.getLogger(__name__)
 TOWER = "visual."
-PUBLISHED_AREAS = (4 * 32**2, 1800 * 32**2)
-"""Least and most pixels of a picture in the code that Qwen3-VL-Reranker was published with."""
-FAMILY_AREAS = (65_536, 16_777_216)
-"""What the files of the whole Qwen3-VL family say, which that code does not use."""
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """What holds where a checkpoint's own files say nothing."""
+
+    patch: int
+    published_areas: tuple[int, int]
+    """Least and most pixels of a picture in the code that the family's reranker was published with."""
+    family_areas: tuple[int, int]
+    """What the files of the whole family say, which that code does not use."""
+    mean: list[float]
+    std: list[float]
+
+
+_USUAL = {
+    "qwen3_vl": _Usual(16, (4 * 32**2, 1800 * 32**2), (65_536, 16_777_216), [0.5] * 3, [0.5] * 3),
+    "qwen2_vl": _Usual(
+        14,
+        (4 * 28**2, 768 * 28**2),
+        (3136, 12_845_056),
+        [0.48145466, 0.4578275, 0.40821073],
+        [0.26862954, 0.26130258, 0.27577711],
+    ),
+}
 _START, _END = "<|vision_start|>", "<|vision_end|>"
 _IDS = {"vision_start_token_id": 151_652, "vision_end_token_id": 151_653, "image_token_id": 151_655}
 """Where config.json says nothing."""
@@ -40,16 +62,16 @@ def vision_of(checkpoint: Checkpoint, max_images: int) -> VisionSpec | None:
     if start is None or end is None:
         logger.info("%s reads texts only: its tokenizer has no %s.", checkpoint.label, _START)
         return None
-    processor = _processor(checkpoint)
-    patch, merge = vision.get("patch_size", 16), vision.get("spatial_merge_size", 2)
+    processor, usual = _processor(checkpoint), _USUAL[str(config["model_type"])]
+    patch, merge = vision.get("patch_size", usual.patch), vision.get("spatial_merge_size", 2)
     _check(checkpoint, processor, {"patch_size": patch, "merge_size": merge})
-    least, most = _areas(processor)
+    least, most = _areas(processor, usual)
     return VisionSpec(
         block=patch * merge,
         min_pixels=least,
         max_pixels=most,
-        mean=_colours(checkpoint, processor, "image_mean"),
-        std=_colours(checkpoint, processor, "image_std"),
+        mean=_colours(checkpoint, processor, "image_mean", usual.mean),
+        std=_colours(checkpoint, processor, "image_std", usual.std),
         before=(start,),
         behind=(end,),
         image_id=config.get("image_token_id", _IDS["image_token_id"]),
@@ -95,16 +117,18 @@ def _check(checkpoint: Checkpoint, processor: Mapping[str, Any], network: Mappin
         )
 
 
-def _areas(processor: Mapping[str, Any]) -> tuple[int, int]:
+def _areas(processor: Mapping[str, Any], usual: _Usual) -> tuple[int, int]:
     """Least and most pixels: of the published code, unless the files say something of their own."""
     size = processor.get("size") or {}
-    least = processor.get("min_pixels") or size.get("shortest_edge") or FAMILY_AREAS[0]
-    most = processor.get("max_pixels") or size.get("longest_edge") or FAMILY_AREAS[1]
-    return PUBLISHED_AREAS if (least, most) == FAMILY_AREAS else (int(least), int(most))
+    least = processor.get("min_pixels") or size.get("shortest_edge") or usual.family_areas[0]
+    most = processor.get("max_pixels") or size.get("longest_edge") or usual.family_areas[1]
+    return usual.published_areas if (least, most) == usual.family_areas else (int(least), int(most))
 
 
-def _colours(checkpoint: Checkpoint, processor: Mapping[str, Any], key: str) -> tuple[float, float, float]:
-    values = processor.get(key, [0.5, 0.5, 0.5])
+def _colours(
+    checkpoint: Checkpoint, processor: Mapping[str, Any], key: str, usual: list[float]
+) -> tuple[float, float, float]:
+    values = processor.get(key, usual)
     is_known = isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
     if not is_known or (key == "image_std" and not all(values)):
         raise ConfigError(

@@ -61,4 +61,5 @@ def placed(pair: Encoded, found: Pair, vision: VisionSpec) -> Encoded:
     both: list[Picture] = [picture for side in found.pictures for picture in side]
     starts = [int((ids == FIRST_PICTURE_ID + number).argmax()) for number in range(len(both))]
     token_ids = np.where(marks, vision.image_id, ids).astype(np.int32)
-    return replace(pair, token_ids=token_ids, pictures=tuple(zip(starts, both, strict=True)))
+    shown = sorted(zip(starts, both, strict=True), key=lambda place: place[0])  # of some prompts documents come first
+    return replace(pair, token_ids=token_ids, pictures=tuple(shown))

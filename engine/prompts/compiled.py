@@ -117,6 +117,8 @@ def compile_prompt(template: Template, tokenizer: Tokenizer) -> CompiledPrompt:
             parts[-1] = np.concatenate([parts[-1], constant])
         else:
             parts.append(constant)
+    if template.closing_ids:
+        parts.append(np.array(template.closing_ids, np.int32))
     return CompiledPrompt(template, tuple(parts))
 
 

@@ -103,6 +103,7 @@ TEMPLATES: dict[str, Template] = {
             default_instruction="Given a search query, retrieve relevant candidates that answer the query.",
             empty_text="NULL",
         ),
+        Template.of("jina-reranker-m0", "**Document**:\n{document}\n**Query**:\n{query}", closing_ids=(100,)),
         Template.of("nemotron-rerank", "question:{query} \n \n passage:{document}", between_specials=True),
         Template.of(
             "lb-reranker",

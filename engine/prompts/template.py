@@ -46,6 +46,8 @@ class Template:
     """What stands for a query or a document without a character."""
     between_specials: bool = False
     """Whether the tokenizer's own special tokens go around it, as around any text (Llama and Mistral: BOS before)."""
+    closing_ids: tuple[int, ...] = ()
+    """Ids behind the last part, which no text stands for."""
     strips: frozenset[Placeholder] = frozenset()
     """Texts of the caller that lose the white space at both ends (``| trim`` of a chat template)."""
 
@@ -59,6 +61,7 @@ class Template:
         between_specials: bool = False,
         empty_text: str = "",
         strips: bool = False,
+        closing_ids: tuple[int, ...] = (),
     ) -> Template:
         """A template from texts with ``{query}``, ``{document}`` and ``{instruction}``, one text a part."""
         other = None
@@ -72,6 +75,7 @@ class Template:
             default_instruction=default_instruction,
             with_instruction=other,
             empty_text=empty_text,
+            closing_ids=closing_ids,
             between_specials=between_specials,
             strips=frozenset((Placeholder.QUERY, Placeholder.DOCUMENT)) if strips else frozenset(),
         )
@@ -86,7 +90,7 @@ class Template:
         a, b = self.with_instruction, other.with_instruction
         return (
             mine == its
-            and self.strips == other.strips
+            and (self.strips, self.closing_ids) == (other.strips, other.closing_ids)
             and self.default_instruction == other.default_instruction
             and (a is b or (a is not None and b is not None and a.says_the_same(b)))
         )

@@ -86,7 +86,7 @@ def test_patches_are_those_of_the_image_processor() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"hidden_act": "quick_gelu"}, "hidden_act"),
+        ({"hidden_act": "relu"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters"),
         ({"num_heads": 5}, "5 heads"),
     ],

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.checkpoint.families import FAMILIES as RESOLVED
+from engine.checkpoint.families import RANKERS
 from tests.families.own_code import (
     bidirectional_logits,
     jina_bert_logits,
@@ -26,6 +28,7 @@ from tests.families.own_code import (
     save_nomic,
     save_qwen3_vl,
 )
+from tests.support.jina_m0 import jina_m0_ids, jina_m0_logits, save_jina_m0
 from tests.support.random_models import save_random
 
 Oracle = Callable[[Path, str, Sequence[str]], list[float]]
@@ -182,6 +185,8 @@ class Family:
     @property
     def body(self) -> str:
         """As architectures begin."""
+        if self.architecture in RANKERS:
+            return RESOLVED[self.model_type].body
         return (
             self.architecture.removesuffix("ForSequenceClassification")
             .removesuffix("ForCausalLM")
@@ -404,6 +409,13 @@ FAMILIES: dict[str, Family] = {
                     "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
                 },
             ),
+            "dynamic rope, where it begins": _decoder(
+                pad_token_id=1957,
+                num_hidden_layers=1,
+                max_position_embeddings=1024,
+                config_changes={"use_sep_token": False},
+                rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+            ),
         },
     ),
     "llama_bidirec": Family(
@@ -498,6 +510,9 @@ FAMILIES: dict[str, Family] = {
             "bf16 on disk, one key head, usual caps": _decoder(
                 head_dim=16, num_key_value_heads=1, num_hidden_layers=2, dtype="bfloat16"
             ),
+            "no caps": _decoder(
+                head_dim=16, num_hidden_layers=2, attn_logit_softcapping=None, final_logit_softcapping=None
+            ),
         },
     ),
     "gemma3_text": Family(
@@ -581,6 +596,26 @@ FAMILIES: dict[str, Family] = {
             "untied": _decoder(
                 head_dim=16, tied=False, num_hidden_layers=2,
                 rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2]},
+            ),
+        },
+    ),
+    "qwen2_vl": Family(
+        model_type="qwen2_vl",
+        architecture="JinaVLForRanking",
+        tokenizer="qwen",
+        models="jina-reranker-m0, as published, texts and pictures",
+        scoring="the published prompt, the document first; the last token through a dense layer, relu and one row, "
+        "less 2.65",
+        ids=jina_m0_ids,
+        write=save_jina_m0,
+        oracle=jina_m0_logits,
+        shapes={
+            "as published": _decoder(
+                rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+            ),
+            "names of transformers 5": _decoder(
+                newer=True, num_hidden_layers=2, num_key_value_heads=1,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
             ),
         },
     ),

@@ -170,6 +170,7 @@ ENCODERS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "Alibaba-NLP/gte-multilingual-reranker-base": ("new", sigmoid),
     "nvidia/llama-nemotron-rerank-1b-v2": ("llama_bidirec", raw),
     "Qwen/Qwen3-VL-Reranker-2B": ("qwen3_vl", sigmoid),
+    "jinaai/jina-reranker-m0": ("qwen2_vl", sigmoid),
 }
 """Scored as the family's own parity test scores them."""
 ETTIN = "cross-encoder/ettin-reranker-17m-v1"

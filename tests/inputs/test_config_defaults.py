@@ -22,8 +22,8 @@ from tests.families.cases import Family
 from tests.support.random_models import save_random
 
 QUERY, DOCUMENTS = "where do pandas live", ["in the forests of China", "the price of bamboo", "yes", ""]
-TYPES = sorted(set(FAMILIES) - {"new", "jina_bert", "llama_bidirec", "qwen3_vl"})
-"""Without those that transformers has no class of, and one whose config.json is nested."""
+TYPES = sorted(set(FAMILIES) - {"new", "jina_bert", "llama_bidirec", "qwen2_vl", "qwen3_vl"})
+"""Without those that transformers has no class of, and two whose config.json is nested."""
 SIZES = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 OTHERS = {
     "qwen3": {"num_attention_heads": 32},  # as many as its class has key and value heads

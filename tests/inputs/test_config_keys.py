@@ -152,3 +152,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # written from descriptions; copies ar
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_files_pass(name: str) -> None:
     check_config_keys(name, PUBLISHED[name])
+
+
+def test_a_cap_that_gemma_3_takes_and_leaves_out_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"attn_logit_softcapping = 30\.0, which changes what a gemma3_text network"):
+        check_config_keys("x", {"model_type": "gemma3_text", "attn_logit_softcapping": 30.0})
+    check_config_keys("x", {"model_type": "gemma3_text", "attn_logit_softcapping": None})

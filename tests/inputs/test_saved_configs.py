@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import transformers
 
-from engine.checkpoint.families import FAMILIES
+from engine.checkpoint.families import FAMILIES, RANKERS
 from engine.checkpoint.published_models import Published, published_models
 from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
@@ -28,7 +28,7 @@ OF_THE_BASE: dict[str, Any] = SAVED["of the base"]
 """What ``PretrainedConfig`` itself has written in one version or another."""
 STATED: dict[str, dict[str, Any]] = SAVED["stated"]
 """By the first model of a row: what the page of published models, or the model's card, states of it."""
-TOKENIZER = dict.fromkeys(("qwen2", "qwen3_vl"), "qwen") | {"qwen3": "answers", "llama_bidirec": "llama"}
+TOKENIZER = dict.fromkeys(("qwen2", "qwen2_vl", "qwen3_vl"), "qwen") | {"qwen3": "answers", "llama_bidirec": "llama"}
 TOKENIZER |= {name: name for name in ("mistral", "gemma", "distilbert", "roberta", "xlm-roberta", "modernbert")}
 TOKENIZER |= dict.fromkeys(("camembert", "new"), "xlm-roberta") | {"deberta-v2": "deberta"}
 LABELS = {"michaelfeil/mxbai-rerank-base-v2-seq": ("0", "1")}
@@ -37,7 +37,9 @@ LABELS = {"michaelfeil/mxbai-rerank-base-v2-seq": ("0", "1")}
 def config_of(row: Published, *, whole: bool) -> dict[str, Any]:
     architecture = row.architectures[0]
     body = architecture.removesuffix("Model").partition("For")[0]
-    model_type = next(name for name, family in FAMILIES.items() if family.body == body)
+    model_type = next(
+        (name for name, family in FAMILIES.items() if family.body == body), RANKERS.get(architecture, ("", ""))[0]
+    )
     known = {"llama_bidirec": "llama", "jina_bert": "bert", "new": "gte"}.get(model_type, model_type)
     stated = STATED.get(row.ids[0], {})
     own = {key: value for key, value in stated.items() if key not in ("auto_map", "rope_scaling", "model_type")}
