@@ -52,6 +52,7 @@ def plan(checkpoint: Path, short: bool) -> dict[str, Callable[[], Made]]:
         "api-kills": lambda: scenarios.api_kills(checkpoint, several),
         "overload": lambda: overload.overload(checkpoint, 8.0 if short else 30.0),
         "large-call": lambda: overload.large_call(checkpoint, 1000 if short else 10_000),
+        "long-text": lambda: overload.long_text(checkpoint, 3 * 10**6 if short else 28 * 10**6),
         "broken-workers": lambda: scenarios.broken_workers(checkpoint, 60 if short else 300),
         "stop-while-loading": lambda: scenarios.stop_while_loading(checkpoint, 4 if short else 20),
         "large-bodies": lambda: scenarios.large_bodies(checkpoint, 1 if short else 10),

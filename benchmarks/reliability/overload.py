@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import requests
+from tokenizers import Tokenizer
 
 from benchmarks.reliability.figures import Figure, live_figure, quantile
 from benchmarks.reliability.load import (
@@ -27,6 +28,7 @@ from benchmarks.reliability.load import (
     probe_live,
 )
 from engine.config import ServerConfig
+from engine.inputs.windows import WINDOW
 from tests.e2e.server import ServerProcess
 from tests.support.checkpoints import make_qwen3
 
@@ -142,3 +144,38 @@ async def large_call(checkpoint: Path, documents: int) -> Figure:
         quantile(beside, 0.99) < 1.0,
         {"alone_s": alone, "beside_s": beside, "large_s": large_s, "slower_s": slower},
     )
+
+
+async def long_text(checkpoint: Path, characters: int) -> AsyncIterator[Figure]:
+    """A caller of one document, and ``/live``, beside ``/tokenize`` of a long text, in each form of its answer; and
+    how the server's processor time compares with what the library alone takes for the same text."""
+    words = call_body(0, num_documents=1, words=characters // 4)["documents"][0][:characters]
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    spent = time.process_time()
+    for start in range(0, characters, WINDOW):
+        tokenizer.encode_batch([words[start : start + WINDOW]], add_special_tokens=False)
+    library_s = time.process_time() - spent
+    bodies = {"vLLM's": {"prompt": words}, "TEI's": {"inputs": words}}
+    for name, body in bodies.items():
+        with ServerProcess(checkpoint, limits_wait=True) as server, ThreadPoolExecutor(1) as pool:
+            before, stop, beside = cpu_seconds(server)["api"], asyncio.Event(), list[float]()
+            probing = asyncio.create_task(probe_live(server.url, stop))
+            asked = pool.submit(requests.post, f"{server.url}/tokenize", json=body, timeout=600)
+            while not asked.done():
+                started = time.monotonic()
+                await asyncio.to_thread(server.post, "/v1/rerank", call_body(len(beside), num_documents=1))
+                beside.append(time.monotonic() - started)
+                await asyncio.sleep(0.05)
+            assert asked.result().status_code == 200
+            api_s = cpu_seconds(server)["api"] - before
+            stop.set()
+            live_s = await probing
+        yield Figure(
+            f"/tokenize of {characters:,} characters, {name} answer",
+            "p99 of one document and of /live under 0.2 s",
+            f"{api_s:.1f} s of the API process, the other calls among them ({library_s:.1f} s by the library alone); "
+            f"one document p50 {quantile(beside, 0.5) * 1e3:.0f} ms, p99 {quantile(beside, 0.99) * 1e3:.0f} ms of "
+            f"{len(beside)}; /live p99 {quantile(live_s, 0.99) * 1e3:.0f} ms",
+            quantile(beside, 0.99) < 0.2 and quantile(live_s, 0.99) < 0.2,
+            {"api_s": api_s, "library_s": library_s, "beside_s": beside, "live_s": live_s},
+        )

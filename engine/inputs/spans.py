@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
 from engine.inputs.truncation import Side
-from engine.inputs.windows import MARGIN, WINDOW, never, windows
+from engine.inputs.windows import MARGIN, WINDOW, encoded, never, windows
 
 MIN_CHUNK_TOKENS = 16
 """Shorter chunks say nothing about a document, and their number could be huge."""
@@ -28,8 +29,7 @@ class Span:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class TextToken:
+class TextToken(msgspec.Struct, frozen=True, gc=False):
     """One token of a text; a token that the tokenizer added lies nowhere in it."""
 
     id: int
@@ -88,7 +88,7 @@ def _offsets(tokenizer: Tokenizer, text: str, how: Chunking, stop: Callable[[], 
     parts, count = [], 0
     for window in windows(tokenizer, text, stop):
         parts.append(np.array(window.offsets, np.int64).reshape(-1, 2))
-        count += len(window.offsets)
+        count += len(window)
         if wanted is not None and count > wanted + MARGIN and not (how.limit and how.side == "left"):
             break
     return np.concatenate(parts)
@@ -114,7 +114,7 @@ def _span(offsets: np.ndarray, first: int, last: int) -> Span:
 
 def text_tokens(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[TextToken]:
     """The tokens of a text, each with the characters that it covers."""
-    encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    encoding = encoded(tokenizer, text, special=add_special_tokens)
     return [
         TextToken(token_id, token, True, None, None)
         if special

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from engine.inputs.checks import TokenIds, check_text, checked_ids
 from engine.inputs.spans import TextToken, text_tokens
-from engine.inputs.windows import WINDOW, never, windows
+from engine.inputs.windows import WINDOW, encoded, never, windows
 
 
 class TokenAccess:
@@ -34,21 +34,39 @@ class TokenAccess:
             yield self.text_tokens(text, add_special_tokens=add_special_tokens)
             return
         check_text(text, ("inputs",))
-        around = self.text_tokens("a", add_special_tokens=add_special_tokens)
-        inner = [i for i, token in enumerate(around) if not token.special]
-        yield around[: inner[0]]
+        before, after = self._around(add_special_tokens)
+        yield before
         for window in windows(self._tokenizer, text, stop):
             yield [
-                TextToken(token_id, token_text, False, *place)
-                for token_id, place in zip(window.ids, window.offsets, strict=True)
-                for token_text in (text[place[0] : place[1]],)
+                TextToken(token_id, text[start:end], False, start, end)
+                for token_id, (start, end) in zip(window.ids, window.offsets, strict=True)
             ]
-        yield around[inner[-1] + 1 :]
+        yield after
+
+    def id_windows(
+        self, text: str, *, add_special_tokens: bool = True, stop: Callable[[], bool] = never
+    ) -> Iterator[list[int]]:
+        """Their ids alone, for which next to nothing is done beside tokenising. Raises what ``token_windows`` does."""
+        if len(text) <= WINDOW:
+            yield self.tokenize(text, add_special_tokens=add_special_tokens)
+            return
+        check_text(text, ("prompt",))
+        before, after = self._around(add_special_tokens)
+        yield [token.id for token in before]
+        for window in windows(self._tokenizer, text, stop):
+            yield window.ids
+        yield [token.id for token in after]
+
+    def _around(self, add_special_tokens: bool) -> tuple[list[TextToken], list[TextToken]]:
+        """The special tokens that are put before a text, and those behind it."""
+        tokens = self.text_tokens("a", add_special_tokens=add_special_tokens)
+        inner = [i for i, token in enumerate(tokens) if not token.special]
+        return tokens[: inner[0]], tokens[inner[-1] + 1 :]
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Raises ``InvalidRequestError``."""
         check_text(text, ("prompt",))
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        return encoded(self._tokenizer, text, special=add_special_tokens).ids
 
     def detokenize(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
         """The text of token ids. Raises ``InvalidRequestError`` for ids that the vocabulary lacks."""

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from engine.inputs.truncation import FAR, Side
 
@@ -42,50 +42,75 @@ def never() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Consecutive tokens of a text, and the characters of it that each covers."""
+def encoded(tokenizer: Tokenizer, text: str, *, special: bool = False) -> Encoding:
+    """The tokens of one text. The library keeps all other threads waiting for a text alone, and not for a batch."""
+    return tokenizer.encode_batch([text], add_special_tokens=special)[0]
 
-    ids: list[int]
-    tokens: list[str]
-    offsets: list[tuple[int, int]]
+
+class _Piece:
+    """Some characters of a text, from ``start`` on, as they are tokenised by themselves."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str, start: int) -> None:
+        self.encoding = encoded(tokenizer, text[start : start + WINDOW])
+        self.start = start
+
+    def first_character(self, token: int) -> int:
+        """Finds where a token begins in the text."""
+        place = self.encoding.token_to_chars(token)
+        return self.start + (place[0] if place else 0)
+
+    def token_from(self, character: int) -> int:
+        """The first token that begins at ``character`` or later."""
+        return bisect_left(range(len(self.encoding)), character, key=self.first_character)
+
+    def beginnings(self, first: int, last: int) -> set[int]:
+        """Characters from ``first`` to ``last`` at which a token begins."""
+        return {self.first_character(token) for token in range(self.token_from(first), self.token_from(last + 1))}
+
+
+class Window:
+    """Consecutive tokens of a text. Its lists are made when they are asked for: they cost as much as the tokens."""
+
+    def __init__(self, piece: _Piece, begin: int, end: int | None) -> None:
+        """The tokens of ``piece`` that begin at the character ``begin`` or later, and before ``end``."""
+        self._piece = piece
+        self._low = piece.token_from(begin) if begin else 0
+        self._high = len(piece.encoding) if end is None else piece.token_from(end)
+
+    def __len__(self) -> int:
+        return max(0, self._high - self._low)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the tokens."""
+        return self._piece.encoding.ids[self._low : self._high]
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """The characters of the text that each token covers: from the first up to the second number."""
+        start, own = self._piece.start, self._piece.encoding.offsets[self._low : self._high]
+        return [(first + start, end + start) for first, end in own] if start else own
 
 
 def windows(tokenizer: Tokenizer, text: str, stop: Callable[[], bool] = never) -> Iterator[Window]:
     """The tokens of a text, in order, without special ones. Raises ``EncodingAbortedError`` once ``stop`` says so."""
-    start = begin = 0
-    now = _window(tokenizer, text, start)
-    while start + WINDOW < len(text):
+    begin = 0
+    now = _Piece(tokenizer, text, 0)
+    while now.start + WINDOW < len(text):
         if stop():
             raise EncodingAbortedError
-        following = start + WINDOW - OVERLAP
-        then = _window(tokenizer, text, following)
-        border = _border(now, then, following + OVERLAP // 2)
-        yield _between(now, begin, border)
-        start, begin, now = following, border, then
-    yield _between(now, begin, None)
+        then = _Piece(tokenizer, text, now.start + WINDOW - OVERLAP)
+        border = _border(now, then, then.start + OVERLAP // 2)
+        yield Window(now, begin, border)
+        begin, now = border, then
+    yield Window(now, begin, None)
 
 
-def _window(tokenizer: Tokenizer, text: str, start: int) -> Window:
-    encoding = tokenizer.encode(text[start : start + WINDOW], add_special_tokens=False)
-    offsets = [(first + start, end + start) for first, end in encoding.offsets] if start else encoding.offsets
-    return Window(encoding.ids, encoding.tokens, offsets)
-
-
-def _border(now: Window, then: Window, middle: int) -> int:
+def _border(now: _Piece, then: _Piece, middle: int) -> int:
     """Where one window takes over from the other: the character nearest to the middle at which both begin a token."""
-    near = OVERLAP // 4
-    both = {first for first, _ in now.offsets[-OVERLAP * 4 :] if abs(first - middle) <= near}
-    both &= {first for first, _ in then.offsets[: OVERLAP * 4] if abs(first - middle) <= near}
-    return min(both, key=lambda first: abs(first - middle)) if both else middle
-
-
-def _between(window: Window, begin: int, end: int | None) -> Window:
-    """The tokens that begin at ``begin`` or later, and before ``end``."""
-    starts = [first for first, _ in window.offsets]
-    low = bisect_left(starts, begin) if begin else 0
-    high = len(starts) if end is None else bisect_left(starts, end)
-    return Window(window.ids[low:high], window.tokens[low:high], window.offsets[low:high])
+    first, last = middle - OVERLAP // 4, middle + OVERLAP // 4
+    both = now.beginnings(first, last) & then.beginnings(first, last)
+    return min(both, key=lambda character: abs(character - middle)) if both else middle
 
 
 @dataclass(frozen=True, slots=True)

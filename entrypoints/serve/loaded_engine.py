@@ -49,6 +49,12 @@ class Processor(PairProcessor, Protocol):
         """
         ...
 
+    def id_windows(
+        self, text: str, *, add_special_tokens: bool = True, stop: Callable[[], bool] = never
+    ) -> Iterator[list[int]]:
+        """``tokenize`` a window at a time. Raises what ``token_windows`` does."""
+        ...
+
     def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids. Raises ``InvalidRequestError`` for ids that the vocabulary lacks."""
         ...

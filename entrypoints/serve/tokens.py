@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from engine.entrypoints.serve.loaded_engine import Processor
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.token_stream import TokenStream, is_long
 from engine.errors import PARAM, TooLargeError
+from engine.inputs.spans import TextToken
 from engine.request import PairOptions, all_encoded
 
 MAX_IDS = 2**18
@@ -78,16 +78,6 @@ class TokenizeAnswer(msgspec.Struct):
     token_strs: list[str] | None
 
 
-class SimpleToken(msgspec.Struct):
-    """TEI's token: where it lies, in characters; an added one lies nowhere."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-
-
 class DetokenizeAnswer(msgspec.Struct):
     prompt: str
 
@@ -96,7 +86,7 @@ class TokenRoutes:
     """Tokenize and detokenize, in the forms of vLLM and TEI."""
 
     TOKENIZE = (TokenizeBody, TokenizeMessagesBody, TokenizeInputsBody)
-    TOKENIZE_ANSWERS = (TokenizeAnswer, list[list[SimpleToken]])
+    TOKENIZE_ANSWERS = (TokenizeAnswer, list[list[TextToken]])
     DETOKENIZE = (DetokenizeBody, DecodeBody)
     DETOKENIZE_ANSWERS = (DetokenizeAnswer, list[str])
 
@@ -113,15 +103,15 @@ class TokenRoutes:
         if isinstance(fields, TokenizeInputsBody):
             texts = [fields.inputs] if isinstance(fields.inputs, str) else fields.inputs
             if is_long(texts):
-                return await TokenStream(self._service, engine, texts, special=special).tei()
+                return await TokenStream(self._service, engine, special=special).tei(texts)
             tokens = await self._service.threads.run(
                 lambda: [processor.text_tokens(text, add_special_tokens=special) for text in texts]
             )
-            return json_response([[SimpleToken(*astuple(token)) for token in one] for one in tokens])
+            return json_response(tokens)
         with_strings = as_bool(fields.return_token_strs, "return_token_strs", default=False)
         if isinstance(fields, TokenizeBody) and is_long([fields.prompt]):
-            stream = TokenStream(self._service, engine, [fields.prompt], special=special)
-            return await stream.vllm(with_strings=with_strings)
+            stream = TokenStream(self._service, engine, special=special)
+            return await stream.vllm(fields.prompt, with_strings=with_strings)
         ids = await self._service.threads.run(_prompt_ids, processor, fields, special)
         strings = None
         if with_strings:

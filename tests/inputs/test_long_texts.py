@@ -162,3 +162,5 @@ def test_tokens_in_windows(name: str, tmp_path_factory: Any, monkeypatch: pytest
             whole = inputs.text_tokens(text, add_special_tokens=special)
             assert [token.id for part in parts for token in part] == [token.id for token in whole]
             assert [token.start for part in parts for token in part] == [token.start for token in whole]
+            ids = [one for part in inputs.id_windows(text, add_special_tokens=special) for one in part]
+            assert ids == [token.id for token in whole]

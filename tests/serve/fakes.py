@@ -150,6 +150,12 @@ class FakeProcessor:
                 raise EncodingAbortedError
             yield tokens[start : start + 1000]
 
+    def id_windows(
+        self, text: str, *, add_special_tokens: bool = True, stop: Callable[[], bool] = never
+    ) -> Iterator[list[int]]:
+        for tokens in self.token_windows(text, add_special_tokens=add_special_tokens, stop=stop):
+            yield [token.id for token in tokens]
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [*([1] if add_special_tokens else []), *(token_of(word) for word in text.split())]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.serve.conftest import Server, running_server
@@ -82,6 +82,8 @@ async def test_an_error_says_its_message_to_whoever_reads_it(content: Any, path:
         ({"documents": ["a", {"image": "http://x/"}]}, "documents[1]"),
         ({"documents": [{"content": [{"type": "text", "text": "a"}, {"type": "image"}]}]}, "documents[0].content[1]"),
         ({"top_n": -1}, "top_n"),
+        ({"top_n": -(10**400)}, "top_n"),
+        ({"priority": -(10**400)}, "priority"),
         ({"top_n": "3"}, "top_n"),
         ({"top_n": 1.5}, "top_n"),
         ({"top_n": True}, "top_n"),
@@ -269,7 +271,7 @@ async def test_tokens_of_long_texts_are_sent_as_they_are_found(texts: list[str])
         tei = (await server.client.post("/tokenize", json={"inputs": texts})).json()
         body = {"prompt": texts[-1] or "x", "return_token_strs": True}
         vllm = (await server.client.post("/tokenize", json=body)).json()
-    expected = [[asdict(token) for token in processor.text_tokens(text)] for text in texts]
+    expected = [[msgspec.structs.asdict(token) for token in processor.text_tokens(text)] for text in texts]
     assert tei == expected
     ids = processor.tokenize(texts[-1])
     assert vllm == {"count": len(ids), "max_model_len": 4096, "tokens": ids, "token_strs": [str(i) for i in ids]}

@@ -106,7 +106,8 @@ def as_int(value: Number, where: Where, minimum: int = 0) -> int | None:
     if isinstance(value, float) and not value.is_integer():
         fail(f"Expected a whole number, got {value}", where)
     if value < minimum:
-        fail(f"Expected a whole number of at least {minimum}, got {value:.0f}", where)
+        got = f"{value:.0f}" if value > -1e15 else "a far smaller one"  # an int of any length has no float
+        fail(f"Expected a whole number of at least {minimum}, got {got}", where)
     return min(int(value), _MAX_COUNT)
 
 
