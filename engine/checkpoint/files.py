@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer, normalizers
 
 from engine.checkpoint.gguf.folder import TOKENIZER_PROBLEM
 from engine.checkpoint.gguf.names import stored_tensors
+from engine.checkpoint.rebuilt_tokenizer import reads_otherwise
 from engine.checkpoint.safetensors_header import StoredTensor, check_fetched
 from engine.checkpoint.slow_tokenizer import converted_tokenizer
 from engine.checkpoint.tokenizer_limits import check_tokenizer_file
@@ -172,10 +174,26 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = Fa
         tokenizer.encode(_UNKNOWN_CHARS)
     except BaseException as error:
         raise _unreadable(path, "fails at characters that it does not know", error) from error
+    if says_so:
+        _tell_of_other_ids(folder, tokenizer, stated)
     if lower_case:
         own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer
+
+
+def _tell_of_other_ids(folder: Path, tokenizer: Tokenizer, stated: Mapping[str, Any]) -> None:
+    """transformers 5 builds some classes without the normaliser and the splitter of ``tokenizer.json``."""
+    config = CheckpointFiles(folder, folder.name).json("config.json") or {}
+    text = reads_otherwise(tokenizer, stated, config.get("model_type"))
+    if text is not None:
+        logger.info(
+            "%s counts, as in transformers 4 and text-embeddings-inference. transformers 5 builds its class anew, "
+            "and gives such texts as %r other tokens; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
+            "makes a file with those.",
+            folder / "tokenizer.json",
+            text,
+        )
 
 
 def _unreadable(path: Path, what: str, error: BaseException) -> ModelLoadError:
