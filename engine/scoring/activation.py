@@ -45,7 +45,12 @@ def logits_of(values: np.ndarray, head: HeadSpec) -> np.ndarray:
 
 
 def probabilities(logits: np.ndarray, head: HeadSpec) -> np.ndarray:
-    """(P,) logits -> (P,) probabilities in float64 whatever the model's own range; similarities stay as they are."""
+    """(P,) logits -> (P,) scores in 0..1 in float64 whatever the model's own range; similarities stay as they are.
+
+    An answer of 1 to O is its place between the two.
+    """
+    if head.kind == "expectation":
+        return np.clip((logits.astype(np.float64) - 1) / max(1, len(head.token_ids) - 1), 0, 1)
     is_similarity = head.activation in SIMILARITIES
     return activate(logits, head if is_similarity else replace(head, activation="sigmoid"))
 

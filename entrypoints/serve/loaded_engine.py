@@ -148,8 +148,10 @@ class LoadedEngine:
 
     @cached_property
     def label_tokens(self) -> tuple[int, ...]:
-        """Ids of the model's "no" and "yes", where its score is the difference of the two; else empty."""
+        """Ids of the model's "no" and "yes", where its logit is the plain difference of the two; else empty."""
         head = self.spec.head
+        if (head.logit_mean, head.logit_sigma) != (0.0, 1.0):
+            return ()
         if head.kind == "from_2_way_softmax":
             return head.token_ids
         if head.kind != "classifier" or self.spec.template != QWEN3_RERANKER.name:

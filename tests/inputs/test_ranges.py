@@ -24,6 +24,8 @@ def test_probabilities_of_any_range() -> None:
 
 
 def test_the_expected_answer() -> None:
+    answers = HeadSpec(kind="expectation", activation="identity", token_ids=tuple(range(7)))
+    np.testing.assert_allclose(probabilities(np.array([1.0, 4.0, 7.0], np.float32), answers), [0.0, 0.5, 1.0])
     values = np.log(np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]]) + 1e-30).astype(np.float32)
     found = logits_of(values, HeadSpec(kind="expectation", activation="identity"))
     np.testing.assert_allclose(found, [2.6, 1.5], rtol=1e-5)

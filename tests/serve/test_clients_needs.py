@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from engine.config import ServerConfig
@@ -17,7 +18,7 @@ from engine.entrypoints.serve.metrics import ServerMetrics
 from engine.entrypoints.serve.service import RerankService
 from tests.serve.conftest import running_server
 from tests.serve.example_bodies import example_body
-from tests.serve.fakes import SPEC, FakeCore, FakeProcessor, expected_logit, expected_score
+from tests.serve.fakes import SPEC, FakeCore, FakeProcessor, expected_logit
 
 DOCUMENTS: dict[str, Any] = {"query": "q", "documents": ["a", "b"]}
 KEY = "the-key"
@@ -83,19 +84,25 @@ async def test_names_that_clients_rewrite(sent: str, meant: str | None) -> None:
 
 @pytest.mark.parametrize("name", [name for name, dialect in DIALECTS.items() if dialect.choosable])
 async def test_scores_lie_where_the_clients_of_a_dialect_expect_them(name: str) -> None:
-    """A model whose own score is the logit, as many cross-encoders are."""
-    service = RerankService(ServerConfig(), ServerMetrics())
-    spec = replace(SPEC, head=replace(SPEC.head, activation="identity"))
-    service.attach(LoadedEngine(spec, FakeProcessor(), FakeCore(), ("fake",)))
-    transport = httpx.ASGITransport(create_app(service))
+    """A model whose own score is the logit, as many cross-encoders are; its tanh; and one that divides its logit."""
     body = example_body(DIALECTS[name], "q", ["a b c"])
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        answer = (await client.post(f"/{name}/v1/rerank", json=body)).text
-        raw = (await client.post(f"/{name}/v1/rerank", json=body | {"use_activation": False})).text
-    await service.stop()
-    logit, score = (str(one("q", "a b c"))[:6] for one in (expected_logit, expected_score))
-    assert (score if DIALECTS[name].probabilities else logit) in answer
-    assert logit in raw
+    logit = expected_logit("q", "a b c")
+    for head, own, place in (
+        (replace(SPEC.head, activation="identity"), logit, logit),
+        (replace(SPEC.head, activation="tanh"), np.tanh(logit), logit),
+        (replace(SPEC.head, activation="identity", logit_mean=1.0, logit_sigma=5.0), (logit - 1) / 5, (logit - 1) / 5),
+    ):
+        service = RerankService(ServerConfig(), ServerMetrics())
+        service.attach(LoadedEngine(replace(SPEC, head=head), FakeProcessor(), FakeCore(), ("fake",)))
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = (await client.post(f"/{name}/v1/rerank", json=body)).text
+            raw = (await client.post(f"/{name}/v1/rerank", json=body | {"use_activation": False})).text
+        await service.stop()
+        promised = 1 / (1 + np.exp(-np.float64(place))) if DIALECTS[name].probabilities else own
+        promised = place if name == "nvidia" else promised
+        assert str(float(promised))[:6] in answer
+        assert str(float(place))[:6] in raw
 
 
 @pytest.mark.parametrize("name", ["rerank", "jina", "cohere-v1", "cohere-v2", "opensearch", "siliconflow"])

@@ -133,7 +133,7 @@ def label_scores(logit: float, labels: list[bool], temperature: float) -> list[f
 def _labels(wanted: list[int | float] | None, known: tuple[int, ...]) -> list[bool]:
     """For each label whether it is the one for a relevant document."""
     if len(known) != 2:
-        fail("This model has no label tokens: its head is a classifier", "label_token_ids")
+        fail("This model has no label tokens: its logit is not the plain difference of two", "label_token_ids")
     if wanted is None:
         return [True, False]
     for i, label in enumerate(as_ids(wanted, "label_token_ids")):
