@@ -55,7 +55,7 @@ def create_app(
     app.add_middleware(BrowserGuard, config=config)
     app.add_middleware(Authentication, keys=config.api_key)
     add_cors(app, config)
-    app.add_middleware(OnePath, routes=app.routes)
+    app.add_middleware(OnePath, routes=app.routes, default_dialect=config.dialect)
     app.add_middleware(RequestIds, stopping=lambda: service.stopping)
     describe(app, service)
     return app

@@ -19,7 +19,8 @@ from engine.entrypoints.serve.dialect_registry import DIALECTS, by_name
 from engine.entrypoints.serve.dialects.base import CallResult, Dialect, ParsedCall, RequestView, TextPaths
 from engine.entrypoints.serve.dialects.body import Keys, read_keys
 from engine.entrypoints.serve.dialects.score import BODIES
-from engine.entrypoints.serve.errors import beside, error_response, for_clients, json_response, route_path
+from engine.entrypoints.serve.error_shapes import DIALECT_HEADERS, dialect_before_body
+from engine.entrypoints.serve.errors import error_response, for_clients, in_shape, json_response
 from engine.entrypoints.serve.limits import REQUEST_ID, check_media_type
 from engine.entrypoints.serve.service import RerankService
 from engine.entrypoints.serve.streaming import ClientDisconnectedError, Lines, ScoreStream, while_connected
@@ -28,7 +29,6 @@ from engine.request import RerankCall
 
 logger = logging.getLogger(__name__)
 
-DIALECT_HEADERS = ("x-dialect", "x-rerank-dialect")
 TIMEOUT_HEADERS = {
     "x-envoy-expected-rq-timeout-ms": 0.001,
     "x-stainless-read-timeout": 1.0,
@@ -91,7 +91,8 @@ class CallHandler:
         return handle
 
     async def _handle(self, request: Request, detect: Detect, dialect: Dialect) -> Response:
-        """``dialect`` shapes the errors of bodies that do not get far enough to show their own."""
+        """The dialect of the address, or else ``dialect``, shapes the errors of bodies that show none of their own."""
+        dialect = dialect_before_body(request.state, dialect)
         paths: TextPaths | None = None  # until the body is read, errors name its fields themselves
         try:
             check_media_type(request.headers)
@@ -194,7 +195,7 @@ class CallHandler:
     def _partly_failed(self, request: Request, result: CallResult, dialect: Dialect, paths: TextPaths) -> Response:
         """The answer as a whole is not what was asked for, so it is an error; the scores that exist are in it."""
         error = for_clients(paths.error_located(result.errors[min(result.errors)]))
-        content = _rendered(error, request, dialect)
+        content = in_shape(error, request.scope, dialect)
         partial = msgspec.to_builtins(dialect.render(result))
         if isinstance(content, dict) and isinstance(partial, dict):
             content = {**partial, **content, "failed": sorted(result.errors)}
@@ -210,7 +211,7 @@ class CallHandler:
         status = dialect.error_status(error, status)
         self._count(request, dialect, status)
         self._service.metrics.errors.labels(error.type).inc()
-        content = _rendered(error, request, dialect)
+        content = in_shape(error, request.scope, dialect)
         return error_response(error, request.scope, content, status)
 
     async def _stream(self, request: Request, parsed: ParsedCall, dialect: Dialect, lines: Lines) -> Response:
@@ -241,11 +242,6 @@ class CallHandler:
 
     def _count(self, request: Request, dialect: Dialect, status: int) -> None:
         self._service.metrics.calls.labels(request.scope["route"].path, dialect.name, str(status)).inc()
-
-
-def _rendered(error: EngineError, request: Request, dialect: Dialect) -> Any:
-    content = dialect.render_error(error, request.state.request_id)
-    return content | beside(error, route_path(request.scope)) if dialect.is_shared else content
 
 
 def _client_timeout_s(request: Request) -> float | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -28,6 +28,21 @@ _MESSAGE_BESIDE = {
     "/reranks": "message",
 }
 _PATH = re.compile(r"(?<![\w.<])~?/[^\s'\",;)]+")
+
+
+class ErrorShape(Protocol):
+    """What gives errors the form that some clients read: a dialect, or another protocol."""
+
+    @property
+    def is_shared(self) -> bool: ...
+
+    def render_error(self, error: EngineError, request_id: str) -> Any:
+        """The body of the answer."""
+        ...
+
+    def error_status(self, error: EngineError, status: int) -> int:
+        """The HTTP status of the answer; ``status`` is the usual one."""
+        ...
 
 
 def for_clients(error: EngineError) -> EngineError:
@@ -88,8 +103,20 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 
 def error_response(error: EngineError, scope: Scope, content: Any = None, status: int | None = None) -> Response:
     """The error as the HTTP answer to the request of ``scope``. ``content`` is the error in the shape of a dialect; by
-    default the shared one, as the clients of its path need it."""
+    default that of ``scope["state"]["error_shape"]``, which the address tells (``error_shapes.py``)."""
     error = for_clients(error)
+    status = status or error.status
     if content is None:
-        content = error_object(error, scope["state"]["request_id"]) | beside(error, route_path(scope))
-    return json_response(content, status or error.status, error_headers(error))
+        shape: ErrorShape | None = scope["state"].get("error_shape")
+        content = in_shape(error, scope, shape)
+        status = shape.error_status(error, status) if shape else status
+    return json_response(content, status, error_headers(error))
+
+
+def in_shape(error: EngineError, scope: Scope, shape: ErrorShape | None) -> Any:
+    """The error as ``shape`` has it, by default the shared object, with what clients of the path need beside it."""
+    request_id = scope["state"]["request_id"]
+    if shape is not None and not shape.is_shared:
+        return shape.render_error(error, request_id)
+    content = error_object(error, request_id) if shape is None else shape.render_error(error, request_id)
+    return content | beside(error, route_path(scope))

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.entrypoints.serve.detect import COMMON
 from engine.entrypoints.serve.dialect_registry import CHOOSABLE
+from engine.entrypoints.serve.error_shapes import shape_of
 
 PREFIXES = frozenset(
     (
@@ -30,12 +31,13 @@ PathRule = Callable[[str], bool]
 
 class OnePath:
     """ASGI middleware: ``scope["path"]`` becomes the route that is meant. A dialect that it names is left in
-    ``scope["state"]["dialect"]``.
+    ``scope["state"]["dialect"]``, and the shape of errors that the address tells in ``scope["state"]["error_shape"]``.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], default_dialect: str | None = None) -> None:
         self._app = app
         self._rules = rules_of(routes)
+        self._default_dialect = default_dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -43,8 +45,10 @@ class OnePath:
             path = without_root(without_root(_plain(_parts(str(scope["path"]))), root), root)
             plain, dialect = route_of(path, self._rules)
             scope["path"], scope["root_path"] = root + plain, root
+            state = scope.setdefault("state", {})
+            state["error_shape"] = shape_of(scope, plain, dialect, self._default_dialect)
             if dialect is not None:
-                scope.setdefault("state", {})["dialect"] = dialect
+                state["dialect"] = dialect
         await self._app(scope, receive, send)
 
 

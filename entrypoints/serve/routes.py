@@ -10,13 +10,14 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import request_response
 
-from engine.entrypoints.serve.calls import DIALECT_HEADERS, CallHandler
+from engine.entrypoints.serve.calls import CallHandler
 from engine.entrypoints.serve.detect import COMMON
 from engine.entrypoints.serve.dialect_registry import BY_PATH, DIALECTS
 from engine.entrypoints.serve.dialects.base import Dialect
 from engine.entrypoints.serve.dialects.queries import QueriesDialect
 from engine.entrypoints.serve.docs_page import docs_page
 from engine.entrypoints.serve.embeddings import EmbeddingAnswer, EmbeddingBody, EmbeddingRoutes
+from engine.entrypoints.serve.error_shapes import DIALECT_HEADERS
 from engine.entrypoints.serve.instances import InstanceRoutes, InstancesBody
 from engine.entrypoints.serve.open_inference import InferAnswer, InferBody, OpenInferenceRoutes
 from engine.entrypoints.serve.openapi import dialect_parameters, page, route_schema
