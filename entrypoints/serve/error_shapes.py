@@ -54,7 +54,7 @@ def shape_of(scope: Scope, path: str, named: str | None, default: str | None) ->
     wanted = [CHOOSABLE[name] for name in (*said, named or path.split("/")[1]) if name in CHOOSABLE]
     if wanted:
         return wanted[0]
-    return CHOOSABLE[default] if owner is COMMON and default in CHOOSABLE else owner
+    return CHOOSABLE.get(default or "", COMMON) if owner is COMMON else owner
 
 
 def dialect_before_body(state: Any, owner: Dialect) -> Dialect:
