@@ -31,7 +31,7 @@ _PATH = re.compile(r"(?<![\w.<])~?/[^\s'\",;)]+")
 
 
 class ErrorShape(Protocol):
-    """What gives errors the form that some clients read: a dialect, or another protocol."""
+    """The form in which some clients read errors: that of a dialect, or of another protocol."""
 
     @property
     def is_shared(self) -> bool: ...

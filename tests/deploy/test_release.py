@@ -55,7 +55,7 @@ def test_the_commands_that_it_runs_can_be_read() -> None:
 def test_what_it_runs_and_builds_exists() -> None:
     text = (ROOT / ".github/workflows/release.yml").read_text()
     scripts = set(re.findall(r"\.ci/\w+", text))
-    assert scripts == {".ci/run", ".ci/wheels"}
+    assert scripts == {".ci/run", ".ci/sbom", ".ci/wheels"}
     assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
     assert all((ROOT / file).is_file() for file in re.findall(r"deploy/Dockerfile[.\w]*", text))
 
