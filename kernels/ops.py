@@ -163,6 +163,11 @@ class Ops(Protocol):
         """The plain (T, D) tensor that an activation stands for."""
         ...
 
+    def of_layer(self, index: int, num_layers: int) -> Ops:
+        """The ops that a layer of the model makes its weights and computes with: these, unless a quantization leaves
+        some layers in a higher precision."""
+        ...
+
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
         """An empty linear layer, (out_features, in_features).
 

@@ -6,6 +6,8 @@ Attention is in ``reference_attention.py``. An ``Activation`` here is always a p
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 
@@ -101,6 +103,9 @@ class ReferenceOps:
 
     def unpack(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+    def of_layer(self, index: int, num_layers: int) -> Self:
+        return self
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> ReferenceLinear:
         return ReferenceLinear(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)

@@ -44,6 +44,9 @@ class CudaOps:
     def unpack(self, x: Activation) -> torch.Tensor:
         return (x.values.float() * x.scales).to(self.dtype) if isinstance(x, Fp8Activation) else x
 
+    def of_layer(self, index: int, num_layers: int) -> CudaOps:
+        return self
+
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
         if in_features > MAX_ROW:
             raise ConfigError(f"the kernels take rows of up to {MAX_ROW} features, this model has {in_features}")

@@ -8,7 +8,8 @@ names; a fused projection is one linear weight with several destinations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,16 @@ class Parameters:
     def num_bytes(self) -> int:
         """The bytes of all that was made; exact once loaded: a linear weight may keep the file's narrower dtype."""
         return sum(tensor.nbytes for tensor in self._made) + sum(weight.num_bytes for weight in self._linears)
+
+    @contextmanager
+    def layer(self, index: int, num_layers: int) -> Iterator[None]:
+        """A context in which what is made belongs to this layer, whose ops may be of its own (``Ops.of_layer``)."""
+        ops = self.ops
+        self.ops = ops.of_layer(index, num_layers)
+        try:
+            yield
+        finally:
+            self.ops = ops
 
     def in_checkpoint(self, name: str) -> bool:
         return self._tensors is not None and name in self._tensors

@@ -57,6 +57,9 @@ class OutlineOps:
     def __init__(self) -> None:
         self.weights: list[OutlinedWeight] = []
 
+    def of_layer(self, index: int, num_layers: int) -> OutlineOps:
+        return self
+
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> OutlinedWeight:
         weight = OutlinedWeight(out_features, in_features, out_features if bias else 0)
         self.weights.append(weight)

@@ -185,9 +185,12 @@ class ProfiledOps:
     """Every op of ``ops``, timed; the rest of it as it is."""
 
     def __init__(self, ops: Ops, profiler: Profiler) -> None:
-        self._ops = ops
+        self._ops, self._profiler = ops, profiler
         for name in TIMED:
             setattr(self, name, _timed(name, getattr(ops, name), profiler))
+
+    def of_layer(self, index: int, num_layers: int) -> Ops:
+        return cast(Ops, ProfiledOps(self._ops.of_layer(index, num_layers), self._profiler))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)

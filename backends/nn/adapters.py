@@ -38,9 +38,22 @@ Sides = Mapping[int, Sequence[Side]]
 class AdapterOps:
     """``Ops`` that add the active adapter's products; everything else is the base's."""
 
-    def __init__(self, base: Ops) -> None:
+    def __init__(self, base: Ops, whole: AdapterOps | None = None) -> None:
+        """``whole``: the model's, where these are the ops of one layer."""
         self.base = base
-        self.active: Sides = {}
+        self._whole = whole or self
+        self._active: Sides = {}
+
+    @property
+    def active(self) -> Sides:
+        return self._whole._active
+
+    @active.setter
+    def active(self, sides: Sides) -> None:
+        self._whole._active = sides
+
+    def of_layer(self, index: int, num_layers: int) -> AdapterOps:
+        return AdapterOps(self.base.of_layer(index, num_layers), self._whole)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)

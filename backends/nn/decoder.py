@@ -82,8 +82,14 @@ class Decoder:
         self.pictures = pictures
         self.embedding = WordTable(params, EMBEDDING, shape.vocab_size, shape.hidden)
         last = shape.num_layers - (0 if self.reads_all else 1)
-        self.layers = [DecoderLayer(params, shape, index, windows[index]) for index in range(last)]
-        self.last_layer = None if self.reads_all else LastDecoderLayer(params, shape, last, windows[last])
+        self.layers: list[DecoderLayer] = []
+        self.last_layer: LastDecoderLayer | None = None
+        for index in range(shape.num_layers):
+            with params.layer(index, shape.num_layers):
+                if index < last:
+                    self.layers.append(DecoderLayer(params, shape, index, windows[index]))
+                else:
+                    self.last_layer = LastDecoderLayer(params, shape, last, windows[last])
         self.norm = params.scale("norm.weight", shape.hidden, offset=shape.norm_offset)
         self.head: ScoreHead | EncoderHead
         if head is not None:

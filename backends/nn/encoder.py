@@ -84,10 +84,11 @@ class Encoder:
         self.graphable = (attention is None or graphable) and not self.reads_all
         make = attention or (lambda index, reads_only: SelfAttention(params, shape, index, reads_only=reads_only))
         self._make_tables(params)
-        self.layers = [
-            EncoderLayer(params, shape, index, make(index, index == shape.num_layers - 1 and not self.reads_all))
-            for index in range(shape.num_layers)
-        ]
+        self.layers: list[EncoderLayer] = []
+        for index in range(shape.num_layers):
+            with params.layer(index, shape.num_layers):
+                attention_of = make(index, index == shape.num_layers - 1 and not self.reads_all)
+                self.layers.append(EncoderLayer(params, shape, index, attention_of))
         self.final_norm = (
             Norm(params, final_norm, shape.hidden, shape.eps, bias=shape.norm_bias) if final_norm else None
         )

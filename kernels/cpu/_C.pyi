@@ -12,6 +12,8 @@ class Kind(enum.Enum):
     I16 = 1
     I8 = 2
     BF16 = 3
+    I8R = 4
+    """int8 in rotated groups of 128."""
 
 class Dtype(enum.Enum):
     F32 = 0

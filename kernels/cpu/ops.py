@@ -4,7 +4,8 @@ Everything is fp32 outside the linear layers; ``quantization`` says what happens
 
 * None: fp32 arithmetic. Weights that come in 16 bits stay so, and converted to fp32 by blocks, which is exact.
 * ``int16``: 14-bit activations and up to 16-bit weights, a scale for every 512 values of a row of either.
-* ``int8``: 8-bit activations (7 without VNNI) and weights, scales as above.
+* ``int8``: 8 bits on either side, a scale for every 128 values, which are rotated first (``csrc/rotation.h``). The
+  first two layers stay in ``int16``: an error there is one of all later layers.
 * ``int4``: weights of 4 bits in groups, made at load, in the arithmetic of ``int16``.
 
 With None and ``dtype=torch.bfloat16`` both operands of a linear layer are rounded to bf16 (to the nearest, ties to
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import math
 import os
+from copy import copy
 
 import numpy as np
 import torch
@@ -36,9 +38,12 @@ CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
 """Milliseconds each: a neighbour on the machine leaves some of them alone."""
 ISA_VARIABLE = "ENGINE_CPU_ISA"
 MADE_AT_ONCE = 1 << 22
+INT16_LAYERS = 2
+"""Of ``int8``, from the first on. On random weights of the 0.6B shape the first layer alone makes nine tenths of
+the variance of a logit's error, the first two 98 % (benchmarks/LOG.md)."""
 CODES_IN_A_WORD = 8
-_KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8, "int4": _C.Kind.I16}
-_ARITHMETICS = {"float32": _C.Kind.F32, "bfloat16": _C.Kind.BF16, "int16": _C.Kind.I16, "int8": _C.Kind.I8}
+_KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8R, "int4": _C.Kind.I16}
+_ARITHMETICS = {"float32": _C.Kind.F32, "bfloat16": _C.Kind.BF16, "int16": _C.Kind.I16, "int8": _C.Kind.I8R}
 _DTYPES = {torch.float32: _C.Dtype.F32, torch.bfloat16: _C.Dtype.BF16, torch.float16: _C.Dtype.F16}
 
 _Rows = tuple[int, int, int, int]
@@ -71,8 +76,8 @@ def _vector(x: torch.Tensor | None) -> int:
 class CpuLinear:
     """A packed weight; see ``kernels.ops.LinearWeight``."""
 
-    def __init__(self, packed: _C.LinearWeight) -> None:
-        self.packed = packed
+    def __init__(self, packed: _C.LinearWeight, kind: _C.Kind) -> None:
+        self.packed, self.kind = packed, kind
         self.out_features = packed.out_features
         self.in_features = packed.in_features
 
@@ -97,8 +102,8 @@ class CpuLinear:
 class CpuGrouped(CpuLinear):
     """A packed weight that stays in 4 bits; see ``kernels.ops.GroupedWeight``."""
 
-    def __init__(self, packed: _C.LinearWeight, layout: GroupLayout) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: _C.LinearWeight, kind: _C.Kind, layout: GroupLayout) -> None:
+        super().__init__(packed, kind)
         self.layout = layout
         packed.keep_groups(layout.group, list(layout.levels), layout.has_offsets)
 
@@ -146,12 +151,18 @@ class CpuOps(ReferenceOps):
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"the compiled kernels compute in float32 and bfloat16, not {dtype}")
         in_bf16 = quantization is None and dtype is torch.bfloat16
-        self.kind = _C.Kind.BF16 if in_bf16 else _KINDS[quantization]
+        self.weight_kind = _C.Kind.BF16 if in_bf16 else _KINDS[quantization]
+        self.kind = self.weight_kind
+        """Of activations that ops write for a weight they do not see: with weights of 4 bits, as these read them."""
         self.quantization = quantization
         self.runtime = _C.Runtime(count, isa or os.environ.get(ISA_VARIABLE, ""), pin)
-        self.widest = (0, 0)
-        """Rows and columns of the largest linear weight that was made."""
+        self._shapes: set[tuple[int, int]] = set()
         torch.set_num_threads(1)
+
+    @property
+    def widest(self) -> tuple[int, int]:
+        """Rows and columns of the largest linear weight that was made, (0, 0) before the first."""
+        return max(self._shapes, key=math.prod, default=(0, 0))
 
     @property
     def isa(self) -> str:
@@ -162,8 +173,6 @@ class CpuOps(ReferenceOps):
         """One line for the log."""
         plain = "bf16 in linear layers, fp32 between them" if self.kind == _C.Kind.BF16 else "fp32"
         arithmetic = {None: plain, "int4": "int16 with weights of 4 bits"}.get(self.quantization, self.quantization)
-        if self.quantization == "int8" and self.runtime.i8_bits < 8:
-            arithmetic = f"int8 ({self.runtime.i8_bits}-bit activations: no VNNI)"
         return f"compiled kernels, {self.isa}, {arithmetic}, {self.runtime.num_threads} threads"
 
     def ceiling(self, arithmetic: str | None = None) -> float:
@@ -172,36 +181,50 @@ class CpuOps(ReferenceOps):
         kind = self.kind if arithmetic is None else _ARITHMETICS[arithmetic]
         return 2e-9 * max(self.runtime.ceiling(kind, CEILING_ITERATIONS) for _ in range(CEILING_TRIES))
 
-    def _activation(self, x: Activation) -> _C.Activation:
-        return self.runtime.pack(self.kind, _rows(x)) if isinstance(x, torch.Tensor) else x
+    def _activation(self, x: Activation, weight: CpuLinear) -> _C.Activation:
+        """As the weight reads it: a model may hold weights of 4 bits beside others, in int8 differently arranged."""
+        if not isinstance(x, torch.Tensor):
+            if x.kind == weight.kind:
+                return x
+            x = self.runtime.unpack(x)
+        return self.runtime.pack(weight.kind, _rows(x))
+
+    def of_layer(self, index: int, num_layers: int) -> CpuOps:
+        if self.quantization != "int8" or index >= INT16_LAYERS:
+            return self
+        ops = copy(self)
+        ops.kind = ops.weight_kind = _C.Kind.I16
+        return ops
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> CpuLinear:  # type: ignore[override]
-        packed = self._new_packed(out_features, in_features)
+        packed = self._new_packed(out_features, in_features, self.weight_kind)
         if self.quantization == "int4" and in_features % CODES_IN_A_WORD == 0:
-            return CpuMadeInt4(packed, MADE)
-        return CpuLinear(packed)
+            return CpuMadeInt4(packed, self.weight_kind, MADE)
+        return CpuLinear(packed, self.weight_kind)
 
     def new_grouped_linear(  # type: ignore[override]
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> CpuGrouped | None:
         """Returns None for rows that are no whole words of eight codes, or groups that cross the blocks."""
-        packed = self._new_packed(out_features, in_features)
+        kind = _C.Kind.I8 if self.weight_kind == _C.Kind.I8R else self.weight_kind
         try:
-            return CpuGrouped(packed, layout)
+            grouped = CpuGrouped(self._new_packed(out_features, in_features, kind), kind, layout)
         except ValueError:
             return None
+        self.kind = kind
+        return grouped
 
-    def _new_packed(self, out_features: int, in_features: int) -> _C.LinearWeight:
-        self.widest = max(self.widest, (out_features, in_features), key=math.prod)
-        return _C.LinearWeight(self.runtime, out_features, in_features, self.kind)
+    def _new_packed(self, out_features: int, in_features: int, kind: _C.Kind) -> _C.LinearWeight:
+        self._shapes.add((out_features, in_features))
+        return _C.LinearWeight(self.runtime, out_features, in_features, kind)
 
     def linear(self, x: Activation, weight: CpuLinear) -> torch.Tensor:  # type: ignore[override]
-        return self.runtime.linear(self._activation(x), weight.packed)
+        return self.runtime.linear(self._activation(x, weight), weight.packed)
 
     def linear_residual(  # type: ignore[override]
         self, x: Activation, weight: CpuLinear, residual: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        a = self._activation(x)
+        a = self._activation(x, weight)
         address, stride, rows, cols = _rows(residual)
         if (rows, cols) != (a.rows, weight.out_features):
             raise ValueError(f"the residual {tuple(residual.shape)} does not fit ({a.rows}, {weight.out_features})")
@@ -218,7 +241,7 @@ class CpuOps(ReferenceOps):
         return self._gated(x, weight, _C.Gate.GELU_TANH if tanh else _C.Gate.GELU, False)
 
     def _gated(self, x: Activation, weight: CpuLinear, gate: _C.Gate, has_up: bool) -> _C.Activation:
-        return self.runtime.linear_gate(self._activation(x), weight.packed, gate, has_up, self.kind)
+        return self.runtime.linear_gate(self._activation(x, weight), weight.packed, gate, has_up, self.kind)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
         rows = _rows(x)

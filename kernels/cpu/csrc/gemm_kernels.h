@@ -24,6 +24,7 @@ struct TileOut {
     const float* a_scales;  // one a row
     const float* w_scales;  // one a column
     const int32_t* offsets;
+    int64_t a_scales_stride, w_scales_stride;  // to the block's next scales
 };
 
 struct F32 {
@@ -53,6 +54,19 @@ struct I8 : I16 {
     INLINE Acc start(const TileOut& o, int v) { return kI8Signed ? splati(0) : load<Vi>(o.offsets + v * W); }
     INLINE Acc dot(Acc c, Acc a, Acc b) { return dot_i8(c, a, b); }
 };
+struct I8R : I8 {
+    static constexpr Kind kind = Kind::i8r;
+    INLINE Acc start(const TileOut& o, int v) {
+        return kI8Signed || !kRotatedOffset ? splati(0) : load<Vi>(o.offsets + v * W);
+    }
+    INLINE Acc dot(Acc c, Acc a, Acc b) { return kRotatedOffset ? dot_i8(c, a, b) : dot_signed_i8(c, a, b); }
+    // Rounded before it is added to the groups before it, with fused multiply-adds or without: equal bits everywhere.
+    INLINE Vf finish(Acc acc, const TileOut& o, int m, int v) {
+        Vf y = I8::finish(acc, o, m, v);
+        hide(y);
+        return y;
+    }
+};
 struct BF16 : F32 {
     static constexpr Kind kind = Kind::bf16;
     INLINE Acc dot(Acc c, Acc a, Acc b) { return dot_bf16(c, a, b); }
@@ -62,8 +76,9 @@ struct BF16 : F32 {
 #include "neon_products.h"
 #endif
 
+// Words that share their scales.
 template <class K, int M>
-static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int words, const TileOut& o) {
+INLINE void tile_part(const uint32_t* __restrict a, const uint32_t* __restrict b, int words, const TileOut& o) {
     [[maybe_unused]] constexpr int a_stride = kBlockWords[(int)K::kind];
     typename K::Acc acc[M][kTileVectors];
 #pragma GCC unroll 16
@@ -92,7 +107,8 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) step(k + i);
     }
-    for (; k < words; k++) step(k);
+    if constexpr (kScaleWords[(int)K::kind] == kBlockWords[(int)K::kind])  // else whole eights
+        for (; k < words; k++) step(k);
 #endif
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
@@ -102,6 +118,21 @@ static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int
             const Vf y = K::finish(acc[m][v], o, m, v);
             store(c, o.first ? y : loadf(c) + y);
         }
+}
+
+template <class K, int M>
+static void tile(const uint32_t* __restrict a, const uint32_t* __restrict b, int words, const TileOut& o) {
+    constexpr int part = kScaleWords[(int)K::kind];
+    if constexpr (part == kBlockWords[(int)K::kind]) return tile_part<K, M>(a, b, words, o);
+    TileOut p = o;
+    for (int k = 0; k < words; k += part, a += part, b += (int64_t)part * NR) {
+        tile_part<K, M>(a, b, part, p);
+        p.first = false;
+        p.a_scales += p.a_scales_stride;
+        p.w_scales += p.w_scales_stride;
+        p.offsets += p.w_scales_stride;
+        for (int i = 0; i < 2; i++) p.next[i] += (int64_t)(part / 8) * p.next_lines[i] * 64;
+    }
 }
 
 // One function for each number of rows, full tiles last.
@@ -140,7 +171,7 @@ struct Blocks {  // where the K blocks of a task's panels are
     int num_panels() const { return t.num_panels[0] + (t.num_runs > 1 ? t.num_panels[1] : 0); }
     int words_in(int block) const {
         const int left = t.w->in - block * elems;
-        return left < elems ? (left + kWordElems[(int)K::kind] - 1) / kWordElems[(int)K::kind] : words;
+        return left < elems ? words_of(K::kind, left) : words;
     }
     int64_t word_bytes() const { return (int64_t)kWordElems[(int)K::kind] * kStorageBits[(int)t.w->storage] * NR / 8; }
     const unsigned char* data(int block, int i) const {
@@ -169,7 +200,7 @@ static void plan_prefetch(const GemmTask& t, const Blocks<K>& blocks, int block,
 #include "amx_products.h"
 
 template <class K>
-static void amx_panel(const uint32_t* a, const uint32_t* b, int words, int rows, TileOut& o) {
+static void amx_panel(const uint32_t* a, const uint32_t* b, int words, int rows, TileOut o) {
     constexpr int a_stride = kBlockWords[(int)K::kind];
     alignas(64) float sums[kAmxRows * NR];
     for (; rows > 0; rows -= kAmxRows, a += kAmxRows * a_stride, o.c += (int64_t)kAmxRows * o.c_stride) {
@@ -195,16 +226,26 @@ static void gemm_panel(const GemmTask& t, const Blocks<K>& blocks, int block, in
     const int words = blocks.words_in(block);
     const uint32_t* b = widened<K>(w, blocks.data(block, index), blocks.panel(index), block, words, t.expanded);
     const uint32_t* x = a.data + ((int64_t)block * a.rows + t.row0) * a_stride;
-    const int64_t column = ((int64_t)block * w.panels + blocks.panel(index)) * NR;
-    TileOut o{{}, {}, t.c + index * NR, t.c_stride, block == 0, nullptr, nullptr, nullptr};
+    TileOut o{{}, {}, t.c + index * NR, t.c_stride, block == 0, nullptr, nullptr, nullptr, a.rows, 0};
     if (is_scaled(K::kind)) {
-        o.a_scales = a.scales + (int64_t)block * a.rows + t.row0;
+        const int64_t first = (int64_t)block * scales_in_block(K::kind);
+        const int64_t column = (first * w.panels + blocks.panel(index)) * NR;
+        o.a_scales = a.scales + first * a.rows + t.row0;
         o.w_scales = w.scales + column;
-        if (K::kind == Kind::i8) o.offsets = w.offsets + column;
+        o.w_scales_stride = (int64_t)w.panels * NR;
+        if (is_i8(K::kind)) o.offsets = w.offsets + column;
     }
     plan_prefetch(t, blocks, block, index, o);
 #if defined(ENGINE_AMX)
-    return amx_panel<K>(x, b, words, t.rows, o);
+    constexpr int part = kScaleWords[(int)K::kind];
+    for (int k = 0; k < words; k += part) {
+        amx_panel<K>(x + k, b + (int64_t)k * NR, min_int(part, words - k), t.rows, o);
+        o.first = false;
+        o.a_scales += o.a_scales_stride;
+        o.w_scales += o.w_scales_stride;
+        o.offsets += o.w_scales_stride;
+    }
+    return;
 #endif
     for (int row = 0; row < t.rows; row += kTileRows) {
         const int rows = t.rows - row < kTileRows ? t.rows - row : kTileRows;

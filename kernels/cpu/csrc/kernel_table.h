@@ -14,17 +14,26 @@
 
 namespace engine_cpu {
 
-enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3 };                      // arithmetic of a linear layer
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3, i8r = 4 };             // arithmetic of a linear layer
 enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5 };  // how its weights lie in memory
 enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                             // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
-// Words of one K block. A block is what stays in the first-level cache and, for integers, what shares one scale.
-constexpr int kKinds = 4;
-constexpr int kBlockWords[kKinds] = {128, 128, 128, 128};
-constexpr int kWordElems[kKinds] = {1, 2, 4, 2};
-// Integers share a scale in each block; floats have none.
-constexpr bool is_scaled(Kind kind) { return kind == Kind::i16 || kind == Kind::i8; }
+// Words of one K block: what stays in the first-level cache. Integers share a scale in each block; those of i8r, int8 in
+// rotated groups (rotation.h), in each quarter of one. Floats have none.
+constexpr int kKinds = 5;
+constexpr int kBlockWords[kKinds] = {128, 128, 128, 128, 128};
+constexpr int kScaleWords[kKinds] = {128, 128, 128, 128, 32};
+constexpr int kWordElems[kKinds] = {1, 2, 4, 2, 4};
+static constexpr bool is_i8(Kind kind) { return kind == Kind::i8 || kind == Kind::i8r; }
+static constexpr bool is_scaled(Kind kind) { return kind == Kind::i16 || is_i8(kind); }
+static constexpr int scales_in_block(Kind kind) { return kBlockWords[(int)kind] / kScaleWords[(int)kind]; }
+constexpr int kRotated = kScaleWords[(int)Kind::i8r] * kWordElems[(int)Kind::i8r];
+// Words that `elems` values of a row take, from the start of a block on.
+static constexpr int words_of(Kind kind, int elems) {
+    const int unit = kind == Kind::i8r ? kRotated : kWordElems[(int)kind];
+    return (elems + unit - 1) / unit * unit / kWordElems[(int)kind];
+}
 constexpr int kStorageBits[6] = {32, 16, 16, 16, 8, 4};
 
 // 4 bits in groups: w = scale * level[code] + offset, a scale (and perhaps an offset) for every `group` values of a row.
@@ -50,7 +59,7 @@ struct Activation {
     int cols;
     int blocks;
     uint32_t* data;
-    float* scales;  // [blocks][rows], null for floats
+    float* scales;  // [blocks x scales of a block][rows], null for floats
 };
 
 struct Weight {
@@ -62,7 +71,7 @@ struct Weight {
     int panels;
     int64_t panel_bytes;
     unsigned char* data;
-    float* scales;     // [blocks][panels * panel_width], null for floats
+    float* scales;     // [blocks x scales of a block][panels * panel_width], null for floats
     int32_t* offsets;  // same shape, int8 only: what the unsigned form of the activations adds, negated
     float* bias;       // [panels * panel_width]
     // q4 only:

@@ -51,7 +51,7 @@ struct Block {  // of finished products
     int stride;
 };
 
-int block_elems(Kind kind) { return kBlockWords[static_cast<int>(kind)] * kWordElems[static_cast<int>(kind)]; }
+int scale_elems(Kind kind) { return kScaleWords[static_cast<int>(kind)] * kWordElems[static_cast<int>(kind)]; }
 
 }  // namespace
 
@@ -124,8 +124,8 @@ ActivationBuffer Runtime::linear_gate(const Activation& a, const LinearWeight& w
     if (has_up && w.out % 2) throw std::invalid_argument("a gated layer needs as many up rows as gate rows");
     const int cols = has_up ? w.out / 2 : w.out;
     ActivationBuffer out = new_activation(kind, a.rows, cols);
-    // Whole blocks of the result where they share a scale.
-    const int unit = is_scaled(kind) ? block_elems(kind) : table_.panel_width;
+    // What shares a scale in the result stays together.
+    const int unit = is_scaled(kind) ? scale_elems(kind) : table_.panel_width;
     gemm(a, w, cols, unit, has_up, [&](const Block& b) {
         table_.gate({gate, b.c, b.up, w.bias + b.col0, w.bias + cols + b.col0, b.stride, b.rows, b.cols, out.view,
                      b.row0, b.col0});

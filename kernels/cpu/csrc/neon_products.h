@@ -127,6 +127,9 @@ struct NeonSteps<I8> {
     }
 };
 
+template <>
+struct NeonSteps<I8R> : NeonSteps<I8> {};
+
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 // Two rows x two columns x eight values an instruction. Returns the words that it took: all whole pairs of words.
 template <int M>
@@ -167,7 +170,7 @@ INLINE void neon_products(const uint32_t* a, const uint32_t* b, int words, const
     constexpr int a_stride = kBlockWords[(int)K::kind];
     int k = 0;
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-    if constexpr (K::kind == Kind::i8 && M % 2 == 0) k = matrix_products<M>(a, b, words, acc);
+    if constexpr (is_i8(K::kind) && M % 2 == 0) k = matrix_products<M>(a, b, words, acc);
 #endif
     const char *next_w = o.next[0], *next_a = o.next[1];
     for (; k + 4 <= words; k += 4) {
@@ -198,7 +201,7 @@ template <class K>
 INLINE void neon_ceiling_step(typename K::Acc (&acc)[2], typename K::Acc x, typename K::Acc (&w)[2], int m) {
     using Steps = NeonSteps<K>;
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-    if constexpr (K::kind == Kind::i8) {
+    if constexpr (is_i8(K::kind)) {
         if (m % 2 == 0)
             for (int v = 0; v < 2; v++) acc[v] = (Vi)vmmlaq_s32((int32x4_t)acc[v], (int8x16_t)x, (int8x16_t)w[v]);
         return;

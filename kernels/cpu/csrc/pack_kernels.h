@@ -1,6 +1,8 @@
 // Getting numbers into the layouts of kernel_table.h: weights once at load, activations where an op writes its result.
 #pragma once
 
+#include "rotation.h"
+
 INLINE int min_int(int a, int b) { return a < b ? a : b; }
 
 // The largest integer that y's largest value may become, so that all of them stay within kI16Norm. y is divided by its
@@ -39,15 +41,28 @@ static float quantize_row_block(float* y, int n, Narrow* out, float limit, int o
     return finite ? largest / limit : __builtin_nanf("");
 }
 
-// Columns [col0, col0 + n) of one row; y is read (and its tail overwritten). Integers share a scale in each block, so
-// for them col0 begins one.
+// Values from `inside` of a block on, where a group begins.
+static void quantize_rotated(const float* y, int inside, int n, uint8_t* out, float* scales, int64_t scales_stride) {
+    alignas(64) float rotated[kRotated];
+    for (int i = 0; i < n; i += kRotated) {
+        const int at = inside + i;
+        rotate_group(y + i, min_int(kRotated, n - i), rotated);
+        scales[at / kRotated * scales_stride] =
+            quantize_row_block<uint8_t>(rotated, kRotated, out + at, 127, kRotatedOffset);
+    }
+}
+
+// Columns [col0, col0 + n) of one row; y is read (and its tail overwritten). For integers,
+// col0 begins what shares a scale.
 static void write_activation(const Activation& a, int64_t row, int col0, float* y, int n) {
     const int kind = (int)a.kind, words = kBlockWords[kind], elems = words * kWordElems[kind];
     while (n > 0) {
         const int block = col0 / elems, inside = col0 % elems, part = min_int(n, elems - inside);
         uint32_t* out = a.data + ((int64_t)block * a.rows + row) * words;
-        float* scale = a.scales + (int64_t)block * a.rows + row;
-        if (a.kind == Kind::f32)
+        float* scale = a.scales + (int64_t)block * scales_in_block(a.kind) * a.rows + row;
+        if (a.kind == Kind::i8r)
+            quantize_rotated(y, inside, part, (uint8_t*)out, scale, a.rows);
+        else if (a.kind == Kind::f32)
             __builtin_memcpy(out + inside, y, part * sizeof(float));
         else if (a.kind == Kind::bf16) {
             narrow_bf16(y, part, (uint16_t*)out + inside);
@@ -67,8 +82,26 @@ static void pack_activation(const float* x, int64_t x_stride, const Activation& 
     }
 }
 
+static void unpack_rotated(const Activation& a, int64_t row0, int rows, float* out) {
+    constexpr int words = kBlockWords[(int)Kind::i8r], groups = scales_in_block(Kind::i8r);
+    alignas(64) float group[kRotated];
+    for (int64_t r = row0; r < row0 + rows; r++)
+        for (int i = 0; i < a.cols; i += kRotated) {
+            const int g = i / kRotated;
+            const uint8_t* q = (const uint8_t*)(a.data + (g / groups * a.rows + r) * words) + g % groups * kRotated;
+            const float scale = a.scales[(int64_t)g * a.rows + r] / kRotated;
+            for (int k = 0; k < kRotated; k++)
+                group[k] = (float)(kRotatedOffset ? q[k] - kRotatedOffset : (int8_t)q[k]) * scale;
+            rotate_group(group, kRotated, group);
+            const int n = min_int(kRotated, a.cols - i);
+            __builtin_memcpy(out, group, n * sizeof(float));
+            out += n;
+        }
+}
+
 static void unpack(const Activation& a, int64_t row0, int rows, float* out) {
     const int kind = (int)a.kind, words = kBlockWords[kind], elems = words * kWordElems[kind];
+    if (a.kind == Kind::i8r) return unpack_rotated(a, row0, rows, out);
     for (int64_t r = row0; r < row0 + rows; r++)
         for (int i = 0; i < a.cols; i++, out++) {
             const uint32_t* row = a.data + (i / elems * a.rows + r) * words;
@@ -124,7 +157,7 @@ static float quantize_i16(const float* w, int n, int16_t* q) {
     return (float)scale;
 }
 
-static float quantize_i8(const float* w, int n, int8_t* q, int32_t* offset) {
+static float quantize_i8(const float* w, int n, int8_t* q, int32_t* offset, int activation_offset) {
     float largest = 0, total = 0;
     for (int i = 0; i < n; i++) {
         largest = __builtin_fabsf(w[i]) > largest ? __builtin_fabsf(w[i]) : largest;
@@ -138,7 +171,7 @@ static float quantize_i8(const float* w, int n, int8_t* q, int32_t* offset) {
         q[i] = (int8_t)__builtin_nearbyintf(w[i] * inverse);
         sum += q[i];
     }
-    *offset = -sum * kI8Offset;
+    *offset = -sum * activation_offset;
     return largest / 127;
 }
 
@@ -154,7 +187,7 @@ static void scatter(const void* row, int words, Word* panel_block, int column) {
 
 static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int column, const float* row, int n) {
     alignas(64) int16_t q[512] = {};
-    const int words = (n + kWordElems[(int)w.kind] - 1) / kWordElems[(int)w.kind];
+    const int words = words_of(w.kind, n);
     if (w.kind == Kind::bf16) {
         narrow_bf16(row, n, (uint16_t*)q);
         scatter(q, words, (uint32_t*)to, column);
@@ -163,8 +196,16 @@ static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int
     else if (w.kind == Kind::i16) {
         w.scales[scale_at] = quantize_i16(row, n, q);
         scatter(q, words, (uint32_t*)to, column);
+    } else if (w.kind == Kind::i8) {
+        w.scales[scale_at] = quantize_i8(row, n, (int8_t*)q, w.offsets + scale_at, kI8Offset);
+        scatter(q, words, (uint32_t*)to, column);
     } else {
-        w.scales[scale_at] = quantize_i8(row, n, (int8_t*)q, w.offsets + scale_at);
+        alignas(64) float rotated[kRotated];
+        for (int i = 0; i < n; i += kRotated, scale_at += (int64_t)w.panels * NR) {
+            rotate_group(row + i, min_int(kRotated, n - i), rotated);
+            const float scale = quantize_i8(rotated, kRotated, (int8_t*)q + i, w.offsets + scale_at, kRotatedOffset);
+            w.scales[scale_at] = scale / kRotated;
+        }
         scatter(q, words, (uint32_t*)to, column);
     }
 }
@@ -201,7 +242,7 @@ static void pack_weight(const Weight& w, int panel, int first, int rows, const v
         const char* from = (const char*)src + r * src_stride * src_bytes;
         widen_row(from, dtype, w.in, row);
         for (int block = 0; block < w.blocks; block++) {
-            const int64_t at = ((int64_t)block * w.panels + panel) * NR + first + r;
+            const int64_t at = ((int64_t)block * scales_in_block(w.kind) * w.panels + panel) * NR + first + r;
             unsigned char* to = to_panel + (int64_t)block * elems * NR * bytes;
             pack_block(w, to, at, first + r, row + block * elems, min_int(elems, w.in - block * elems));
         }

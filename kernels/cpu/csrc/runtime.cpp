@@ -31,7 +31,7 @@ ActivationBuffer Runtime::new_activation(Kind kind, int64_t rows, int cols) {
     const int k = static_cast<int>(kind);
     const int blocks = static_cast<int>(ceil_div(cols, kBlockWords[k] * kWordElems[k]));
     const size_t words = static_cast<size_t>(rows) * blocks * kBlockWords[k];
-    const size_t scales = is_scaled(kind) ? static_cast<size_t>(rows) * blocks : 0;
+    const size_t scales = is_scaled(kind) ? static_cast<size_t>(rows) * blocks * scales_in_block(kind) : 0;
     ActivationBuffer a{buffers_->take((words + scales) * 4), {kind, rows, cols, blocks, nullptr, nullptr}};
     a.view.data = static_cast<uint32_t*>(a.memory.get());
     if (scales) a.view.scales = reinterpret_cast<float*>(a.view.data + words);

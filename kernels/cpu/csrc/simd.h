@@ -33,6 +33,12 @@ constexpr int kI8Offset = 64;
 #else
 constexpr int kI8Offset = 128;
 #endif
+// In groups (Kind::i8r) activations have 8 bits everywhere: 0 where they are multiplied with their sign (dot_signed_i8).
+#if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+constexpr int kRotatedOffset = 0;
+#else
+constexpr int kRotatedOffset = 128;
+#endif
 #if defined(ENGINE_NEON)
 constexpr bool kI8Signed = true;  // products of signed activations: see neon_products.h
 #else
@@ -239,6 +245,23 @@ INLINE Vi dot_i8(Vi c, Vi a, Vi b) {  // unsigned a, signed b
     const Vu u = (Vu)a;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) c += (Vi)((u >> (8 * i)) & 0xff) * ((b << (24 - 8 * i)) >> 24);
+    return c;
+#endif
+}
+
+// Both signed, in [-127, 127]: |a| times b with a's sign, so that a pair's sum stays below 2 * 127 * 127 < 2^15.
+INLINE Vi dot_signed_i8(Vi c, Vi a, Vi b) {
+#if defined(__AVX512BW__)
+    const __m512i x = (__m512i)a, w = (__m512i)b;
+    const __m512i turned = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(x), _mm512_setzero_si512(), w);
+    const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(x), turned);
+    return add_now(c, (Vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#elif defined(__AVX2__)
+    const __m256i turned = _mm256_sign_epi8((__m256i)b, (__m256i)a);
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)a), turned);
+    return add_now(c, (Vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#else
+    for (int i = 0; i < 4; i++) c += ((a << (24 - 8 * i)) >> 24) * ((b << (24 - 8 * i)) >> 24);
     return c;
 #endif
 }

@@ -12,7 +12,7 @@ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 Storage storage_of(Kind kind, Dtype dtype) {
     if (kind == Kind::i16) return Storage::i16;
-    if (kind == Kind::i8) return Storage::i8;
+    if (is_i8(kind)) return Storage::i8;
     if (kind == Kind::bf16) return Storage::bf16;
     if (dtype == Dtype::bf16) return Storage::bf16;  // fp32 arithmetic on 16-bit weights: exact, at half the memory
     return dtype == Dtype::f16 ? Storage::f16 : Storage::f32;
@@ -37,8 +37,7 @@ LinearWeight::LinearWeight(std::shared_ptr<Runtime> runtime, int out, int in, Ki
 }
 
 int64_t LinearWeight::words_in_panel() const {
-    const int per_word = kWordElems[static_cast<int>(view_.kind)];
-    return static_cast<int64_t>(ceil_div(view_.in, per_word)) * runtime_->table().panel_width;
+    return static_cast<int64_t>(words_of(view_.kind, view_.in)) * runtime_->table().panel_width;
 }
 
 void LinearWeight::reserve(Storage storage) {
@@ -51,11 +50,12 @@ void LinearWeight::reserve(Storage storage) {
         std::memset(view_.data + panel * view_.panel_bytes, 0, view_.panel_bytes);
     });
     if (!is_scaled(view_.kind)) return;
-    const size_t count = static_cast<size_t>(view_.blocks) * view_.panels * runtime_->table().panel_width;
+    const size_t blocks = static_cast<size_t>(view_.blocks) * scales_in_block(view_.kind);
+    const size_t count = blocks * view_.panels * runtime_->table().panel_width;
     scales_ = owned<float>(count);
     std::memset(scales_.get(), 0, count * sizeof(float));
     view_.scales = scales_.get();
-    if (view_.kind != Kind::i8) return;
+    if (!is_i8(view_.kind)) return;
     offsets_ = owned<int32_t>(count);
     std::memset(offsets_.get(), 0, count * sizeof(int32_t));
     view_.offsets = offsets_.get();
@@ -104,7 +104,7 @@ void LinearWeight::keep_groups(int group, const std::vector<float>& levels, bool
     const int elems = kBlockWords[static_cast<int>(view_.kind)] * kWordElems[static_cast<int>(view_.kind)];
     view_.group = group >= view_.in ? elems : std::min(group, elems);
     const bool fits =
-        view_.kind != Kind::bf16 && group > 0 && (group % elems == 0 || elems % group == 0 || group >= view_.in);
+        view_.kind != Kind::bf16 && view_.kind != Kind::i8r && group > 0 && (group % elems == 0 || elems % group == 0 || group >= view_.in);
     if (!fits || view_.group % kQ4Values || view_.in % kQ4Values || elems % view_.group || levels.size() != 16)
         throw std::invalid_argument("4 bits in groups of " + std::to_string(group) + " do not fit rows of " +
                                     std::to_string(view_.in));
@@ -164,7 +164,8 @@ void LinearWeight::load_bias(int64_t start, int64_t count, const float* src) {
 size_t LinearWeight::num_bytes() const {
     const size_t padded = static_cast<size_t>(view_.panels) * runtime_->table().panel_width;
     const size_t scale_bytes = !is_scaled(view_.kind) ? 0 : view_.kind == Kind::i16 ? 4 : 8;
-    return (data_ ? view_.panel_bytes * view_.panels + padded * view_.blocks * scale_bytes : 0) +
+    const size_t scales = padded * view_.blocks * scales_in_block(view_.kind);
+    return (data_ ? view_.panel_bytes * view_.panels + scales * scale_bytes : 0) +
            padded * sizeof(float) + group_bytes_;
 }
 
