@@ -9,7 +9,6 @@ from typing import cast
 import torch
 
 from engine.backends.base import Backend
-from engine.backends.group import TPGroup
 from engine.backends.library_model import LibraryModel
 from engine.backends.loading.adapter_files import LoadedAdapters
 from engine.backends.loading.checkpoint import Checkpoint, open_model
@@ -19,6 +18,7 @@ from engine.backends.loading.source import Source
 from engine.backends.loading.weights import check_tensors, load_weights, make_up_weights, open_modules
 from engine.backends.models import Model, find_family
 from engine.backends.nn.adapters import AdapterOps
+from engine.backends.tensor_parallel import TPGroup
 from engine.checkpoint.fingerprint import files_of, fingerprint, was_modified
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError, ModelLoadError

@@ -13,12 +13,12 @@ from dataclasses import replace
 import torch
 
 from engine.backends.base import Backend, OutOfMemory
-from engine.backends.group import LOADING_TIMEOUT_S, TPGroup, join_tp_group
 from engine.backends.loading.adapter_files import LoadedAdapters
 from engine.backends.measure.profiler import Profiler
 from engine.backends.model_loading import LoadedModel, ModelLoader, choose_dtype
 from engine.backends.model_runner import ModelRunner
 from engine.backends.registry import choose_backend
+from engine.backends.tensor_parallel import LOADING_TIMEOUT_S, TPGroup, join_tp_group
 from engine.checkpoint.fingerprint import fingerprint
 from engine.config import EngineConfig
 from engine.errors import ConfigError, DeviceError, ModelLoadError

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from engine.kernels.groups import GroupedRows, GroupLayout
+from engine.kernels.weight_groups import GroupedRows, GroupLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class LinearWeight(Protocol):
 
 
 class GroupedWeight(LinearWeight, Protocol):
-    """A weight that stays in 4 bits with a scale for each group (``kernels/groups.py``), dequantised when used."""
+    """A weight that stays in 4 bits with a scale for each group (``kernels/weight_groups.py``), dequantised in use."""
 
     def load_groups(self, start: int, rows: GroupedRows) -> None:
         """Take rows ``start : start + n`` in the layout that the weight was made for."""

@@ -11,9 +11,9 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 
-from engine.kernels.groups import GroupedRows, GroupLayout
 from engine.kernels.ops import AttentionMeta, LinearWeight
 from engine.kernels.reference_attention import attend
+from engine.kernels.weight_groups import GroupedRows, GroupLayout
 
 
 class ReferenceLinear:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from engine.backends.cuda.forms import EXPAND, FUSED, LIMIT, Forms
 from engine.backends.self_test import relative_difference
-from engine.kernels.groups import MADE, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.triton.grouped import CONFIGS, PackedGroups, ProductConfig
+from engine.kernels.weight_groups import MADE, GroupedRows, GroupLayout, quantize_rows
 
 Choices = tuple[tuple[int, ProductConfig], ...]
 """Rows, rising, and the fused product's tiles for up to so many; above the last a weight is expanded."""

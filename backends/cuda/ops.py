@@ -10,13 +10,13 @@ from engine.backends.cuda.forms import GATE, NORM, ROTATION, SCORE, Forms
 from engine.backends.cuda.grouped import CudaGrouped, CudaMadeInt4, GroupedProducts
 from engine.backends.cuda.linear import CudaLinear, Fp8Activation, Fp8Linear
 from engine.errors import ConfigError
-from engine.kernels.groups import MADE, GroupLayout
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
 from engine.kernels.reference_attention import attend as plain_attention
 from engine.kernels.triton.attention import default_config
 from engine.kernels.triton.gated_activation import Gate
 from engine.kernels.triton.grouped import fits
 from engine.kernels.triton.launch import MAX_ROW
+from engine.kernels.weight_groups import MADE, GroupLayout
 
 
 def _activation(values: torch.Tensor, scales: torch.Tensor | None) -> Activation:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from engine.backends.group import TPGroup
 from engine.backends.loading.source import QuantizedTensor, Shaped
-from engine.kernels.groups import GroupedRows
+from engine.backends.tensor_parallel import TPGroup
 from engine.kernels.ops import GroupedWeight, LinearWeight, Ops
+from engine.kernels.weight_groups import GroupedRows
 
 
 @dataclass(frozen=True, eq=False)

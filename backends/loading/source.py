@@ -17,7 +17,7 @@ import torch
 
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
 from engine.errors import ModelLoadError
-from engine.kernels.groups import GroupedRows, GroupLayout
+from engine.kernels.weight_groups import GroupedRows, GroupLayout
 
 CHUNK_BYTES = 8 << 20
 """Of the fp32 numbers that are made at once."""

@@ -20,7 +20,7 @@ from engine.backends.loading.parameters import Destination
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader, find_tensors
 from engine.backends.loading.source import QuantizedTensor, Shaped, Source
 from engine.errors import ModelLoadError
-from engine.kernels.groups import GroupedRows
+from engine.kernels.weight_groups import GroupedRows
 from engine.model_spec import HeadSpec
 from engine.ranges import Range, append_range
 

@@ -19,7 +19,7 @@ import torch
 
 from engine.kernels.cpu import _C
 from engine.kernels.cpu.ops import CpuLinear, CpuOps
-from engine.kernels.groups import INT4, UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT4, UINT4, GroupedRows, GroupLayout
 
 SHAPES = {
     "0.6B qkv": (4096, 1024), "0.6B up": (6144, 1024), "0.6B down": (1024, 3072),

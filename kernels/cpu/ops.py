@@ -30,9 +30,9 @@ import torch
 
 from engine.kernels.cpu import _C
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
-from engine.kernels.groups import MADE, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.reference import ReferenceOps
+from engine.kernels.weight_groups import MADE, GroupedRows, GroupLayout, quantize_rows
 
 CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
 """Milliseconds each: a neighbour on the machine leaves some of them alone."""

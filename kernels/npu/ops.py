@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from engine.kernels import reference_attention
-from engine.kernels.groups import GroupLayout
 from engine.kernels.npu import attention, attention_310p
 from engine.kernels.npu.attention import FUSION_MAX_HEAD_DIM, AttentionForm
 from engine.kernels.npu.forms import (
@@ -33,6 +32,7 @@ from engine.kernels.npu.forms import (
 from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear, QuantizedActivation
 from engine.kernels.npu.soc import Soc
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
+from engine.kernels.weight_groups import GroupLayout
 
 
 class NpuOps:

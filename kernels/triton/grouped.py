@@ -1,4 +1,4 @@
-"""Weights of 4 bits on a GPU (``kernels/groups.py``): expanded to the run dtype, or dequantised tile by tile.
+"""Weights of 4 bits on a GPU (``kernels/weight_groups.py``): expanded to the run dtype, or dequantised tile by tile.
 
 A row of K columns is K/2 bytes, column 2j in the low and 2j + 1 in the high half of byte j, with fp32 scales (N, G) and
 perhaps offsets: ``w = scale * level[code] + offset`` in fp32, rounded once. Levels at equal distances are computed from
@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.groups import GroupLayout
 from engine.kernels.triton.launch import INTERPRETED, power_of_two, require_rows
+from engine.kernels.weight_groups import GroupLayout
 
 EXPAND_ROWS, EXPAND_COLUMNS = 16, 128
 MIN_GROUP = 16

@@ -23,7 +23,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from engine.kernels.groups import INT4, UINT4, GroupLayout
 from engine.kernels.ops import AttentionMeta
 from engine.kernels.triton.add_rms_norm import add_rms_norm
 from engine.kernels.triton.attention import (
@@ -38,6 +37,7 @@ from engine.kernels.triton.grouped import CONFIGS, PackedGroups, expand_groups, 
 from engine.kernels.triton.qk_norm_rope import qk_norm_rope
 from engine.kernels.triton.quantize_fp8 import quantize_fp8
 from engine.kernels.triton.score import score
+from engine.kernels.weight_groups import INT4, UINT4, GroupLayout
 
 POINTERS = {
     torch.bfloat16: "*bf16",

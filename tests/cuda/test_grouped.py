@@ -17,7 +17,6 @@ from engine.backends.cuda.forms import PLAIN, TRITON, Forms
 from engine.backends.cuda.grouped import CudaGrouped, GroupedProducts
 from engine.backends.cuda.ops import CudaOps
 from engine.backends.cuda.self_test import try_ops
-from engine.kernels.groups import INT4, MADE, UINT4, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.reference import ReferenceGrouped, ReferenceOps
 from engine.kernels.triton.grouped import (
     CONFIGS,
@@ -27,6 +26,7 @@ from engine.kernels.triton.grouped import (
     fits,
     grouped_product,
 )
+from engine.kernels.weight_groups import INT4, MADE, UINT4, GroupedRows, GroupLayout, quantize_rows
 from tests.cuda.stand_in import StandIn, needs_interpreter
 from tests.cuda.test_model import expected_logits, load, shared_plan
 from tests.quantized.packers import quantize_folder

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from engine import LLM
-from engine.backends.group import TPGroup
 from engine.backends.loading.checkpoint import open_model
 from engine.backends.loading.parameters import Parameters
 from engine.backends.loading.weights import check_tensors, load_weights
 from engine.backends.models import find_family
+from engine.backends.tensor_parallel import TPGroup
 from engine.kernels.reference import ReferenceGrouped, ReferenceLinear, ReferenceOps
 from tests.backends.plans import spec_of
 from tests.quantized.test_models import DOCUMENTS, NAMES, QUERY, make

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.backends.group import TPGroup
 from engine.backends.loading import safetensors_file
 from engine.backends.loading.parameters import Parameters
 from engine.backends.loading.safetensors_file import TensorInfo
@@ -20,6 +19,7 @@ from engine.backends.loading.weights import check_tensors, load_weights, make_up
 from engine.backends.models import Model, find_family
 from engine.backends.nn.decoder import Decoder
 from engine.backends.nn.encoder import Encoder
+from engine.backends.tensor_parallel import TPGroup
 from engine.checkpoint.resolve import resolve_model
 from engine.config import ModelConfig
 from engine.kernels.reference import ReferenceLinear, ReferenceOps

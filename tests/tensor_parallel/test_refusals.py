@@ -11,7 +11,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from engine import LLM
 from engine.backends.cuda.backend import CudaBackend
-from engine.backends.group import TPGroup
+from engine.backends.tensor_parallel import TPGroup
 from engine.errors import ConfigError, DeviceError
 from engine.step import TPRank
 from tests.e2e.server import COMMAND

@@ -19,7 +19,7 @@ from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
-from engine.kernels.groups import GroupedRows, GroupLayout
+from engine.kernels.weight_groups import GroupedRows, GroupLayout
 
 KINDS = ("nf4", "fp4")
 MAX_STATE_BYTES = 4096

@@ -14,7 +14,7 @@ from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Stored
 from engine.backends.loading.safetensors_file import TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, spread
-from engine.kernels.groups import GroupedRows, GroupLayout
+from engine.kernels.weight_groups import GroupedRows, GroupLayout
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 

@@ -21,7 +21,7 @@ from engine.checkpoint.gguf.config import positive_row
 from engine.checkpoint.gguf.header import GgufFile, GgufTensor, read_gguf
 from engine.checkpoint.gguf.names import SCORE, name_in_body
 from engine.errors import ModelLoadError
-from engine.kernels.groups import INT4, UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT4, UINT4, GroupedRows, GroupLayout
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FOUR_BITS = {

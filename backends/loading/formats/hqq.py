@@ -17,7 +17,7 @@ from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
-from engine.kernels.groups import UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import UINT4, GroupedRows, GroupLayout
 
 DETAILS = ("nbits", "group_size", "axis", "shape", "packing", "view_as_float", "unpack_view_dtype", "compute_dtype")
 MORE_DETAILS = (

@@ -16,7 +16,7 @@ import torch
 from engine.backends.loading.safetensors_file import TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, spread
 from engine.errors import ModelLoadError
-from engine.kernels.groups import UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import UINT4, GroupedRows, GroupLayout
 
 
 class Integers(NamedTuple):

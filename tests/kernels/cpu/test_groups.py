@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.kernels.cpu.ops import CpuOps
-from engine.kernels.groups import INT4, UINT4, GroupedRows, GroupLayout, quantize_rows
 from engine.kernels.reference import ReferenceOps
+from engine.kernels.weight_groups import INT4, UINT4, GroupedRows, GroupLayout, quantize_rows
 from tests.kernels.cpu.helpers import TOLERANCE, distance
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)

@@ -11,7 +11,7 @@ import torch
 
 from engine import LLM
 from engine.backends import worker as worker_module
-from engine.backends.group import TPGroup
+from engine.backends.tensor_parallel import TPGroup
 from engine.backends.worker import Worker
 from engine.config import DeviceConfig, EngineConfig, SchedulerConfig
 from engine.errors import DeviceError
