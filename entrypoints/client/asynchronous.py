@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Self, TypeVar, Unpack
 
 from engine.entrypoints.client.answers import DocumentError, RankedDocument, Ranking, from_stream, ranking_of
@@ -19,6 +19,8 @@ from engine.entrypoints.client.calls import (
     body_of,
     headers_of,
     json_of,
+    listed,
+    readable,
 )
 from engine.entrypoints.client.errors import ConnectionFailedError, RequestFailedError, no_answer
 from engine.entrypoints.client.httpx_package import httpx
@@ -47,28 +49,33 @@ class AsyncClient:
             base_url=self.base_url, headers=headers_of(api_key), timeout=timeout_s, transport=transport
         )
 
-    async def rerank(self, query: str, documents: Sequence[Any], **options: Unpack[Options]) -> Ranking:
+    async def rerank(self, query: str, documents: Iterable[Any], **options: Unpack[Options]) -> Ranking:
         """See ``Client.rerank``."""
+        documents = listed(documents)
         body = body_of(query, documents, options, self.model)
 
         async def once() -> Ranking:
-            answer = await self._http.post(RERANK, json=body)
-            return ranking_of(json_of(answer.status_code, answer.content, answer.headers), documents)
+            answer = await self._http.post(RERANK, content=body)
+            found = json_of(answer.status_code, answer.content, answer.headers)
+            with readable(answer.status_code):
+                return ranking_of(found, documents)
 
         return await self._with_retries(once)
 
-    async def score(self, query: str, documents: Sequence[Any], **options: Unpack[Options]) -> list[float]:
+    async def score(self, query: str, documents: Iterable[Any], **options: Unpack[Options]) -> list[float]:
         """See ``Client.score``."""
+        documents = listed(documents)
         return (await self.rerank(query, documents, **options)).scores(len(documents))
 
     async def stream(
-        self, query: str, documents: Sequence[Any], **options: Unpack[Options]
+        self, query: str, documents: Iterable[Any], **options: Unpack[Options]
     ) -> AsyncIterator[RankedDocument | DocumentError | Ranking]:
         """See ``Client.stream``. Raises ``ConnectionFailedError`` where the server ends it too early."""
+        documents = listed(documents)
         body = body_of(query, documents, options, self.model)
 
         async def opened() -> Any:
-            request = self._http.build_request("POST", RERANK, json=body, headers={"Accept": JSON_LINES})
+            request = self._http.build_request("POST", RERANK, content=body, headers={"Accept": JSON_LINES})
             answer = await self._http.send(request, stream=True)
             if answer.status_code >= 400:
                 try:
@@ -82,7 +89,8 @@ class AsyncClient:
         try:
             async for line in answer.aiter_lines():
                 if line:
-                    part = from_stream(json.loads(line), documents)
+                    with readable(answer.status_code):
+                        part = from_stream(json.loads(line), documents)
                     yield part
         except httpx.TransportError as error:
             raise no_answer(self.base_url, error) from error
@@ -96,7 +104,9 @@ class AsyncClient:
 
         async def once() -> list[str]:
             answer = await self._http.get(MODELS)
-            return [entry["id"] for entry in json_of(answer.status_code, answer.content, answer.headers)["data"]]
+            found = json_of(answer.status_code, answer.content, answer.headers)
+            with readable(answer.status_code):
+                return [entry["id"] for entry in found["data"]]
 
         return await self._with_retries(once)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypedDict
 
 from engine.entrypoints.client.errors import RequestFailedError, failure_of
@@ -11,6 +12,8 @@ from engine.version import __version__
 
 RERANK, MODELS, READY = "/v1/rerank", "/v1/models", "/ready"
 JSON_LINES = "application/x-ndjson"
+DIALECT = "rerank"
+"""The common answer, whatever ``--dialect`` makes the server answer to others."""
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -39,21 +42,34 @@ class Options(TypedDict, total=False):
     """Share nothing that is kept with calls that have another."""
 
 
-def body_of(query: Any, documents: Sequence[Any], options: Mapping[str, Any], model: str | None) -> dict[str, Any]:
-    """The JSON of a call. Raises ``TypeError`` for an unknown option, and for documents that are one text."""
+def listed(documents: Iterable[Any]) -> list[Any]:
+    """The documents of a list, a generator or a column of a table. Raises ``TypeError`` where they are one text."""
     if isinstance(documents, str | bytes | Mapping):
         raise TypeError(f"documents is a list of documents, not one {type(documents).__name__}")
+    return list(documents)
+
+
+def body_of(query: Any, documents: list[Any], options: Mapping[str, Any], model: str | None) -> bytes:
+    """The JSON of a call. Raises ``TypeError`` for an unknown option, and for what JSON cannot hold.
+
+    Half a surrogate pair is sent as an escape: the server then says which document it is in, and scores the others.
+    """
     given = {"model": model} | {name: value for name, value in options.items() if value is not None}
     if unknown := sorted(given.keys() - Options.__annotations__.keys()):
         known = ", ".join(Options.__annotations__)
         raise TypeError(f"no such option: {', '.join(unknown)}; there are {known}")
     fields = {name: value for name, value in given.items() if value is not None}
-    return {"query": query, "documents": list(documents), "return_documents": False, **fields}
+    body = {"query": query, "documents": documents, "return_documents": False, **fields}
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(body, allow_nan=False).encode()
 
 
 def headers_of(api_key: str | None) -> dict[str, str]:
     key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    return {"User-Agent": f"rerank-engine/{__version__}", "Content-Type": "application/json", **key}
+    own = {"User-Agent": f"rerank-engine/{__version__}", "Content-Type": "application/json", "X-Dialect": DIALECT}
+    return own | key
 
 
 def base_url_of(url: str) -> str:
@@ -78,3 +94,14 @@ def json_of(status: int, content: bytes, headers: Mapping[str, str]) -> Any:
     if body is None:
         raise RequestFailedError("the answer is no JSON: is this an engine's address?", status=status)
     return body
+
+
+@contextmanager
+def readable(status: int) -> Iterator[None]:
+    """Raises ``RequestFailedError`` where the answer that is read inside is not the engine's."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise RequestFailedError(
+            f"the answer cannot be read ({type(error).__name__}: {error}): is this an engine's address?", status=status
+        ) from error

@@ -42,7 +42,10 @@ def failure_of(status: int, body: Any, headers: Mapping[str, str]) -> RequestFai
     """The server's error object as an exception, or the status alone where something else answered, such as a proxy."""
     error = body.get("error") if isinstance(body, Mapping) else None
     found: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
-    message = str(found.get("message") or f"HTTP status {status}, and no error that this client can read")
+    message = found.get("message")
+    if message is None and isinstance(body, Mapping):  # of what stands between, or in front of another server
+        message = next((body[name] for name in ("detail", "message", "error") if isinstance(body.get(name), str)), None)
+    message = str(message or f"HTTP status {status}, and no error that this client can read")
     return RequestFailedError(
         message,
         status=status,

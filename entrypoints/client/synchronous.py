@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar, Unpack
 
 from engine.entrypoints.client.answers import DocumentError, RankedDocument, Ranking, from_stream, ranking_of
@@ -19,6 +19,8 @@ from engine.entrypoints.client.calls import (
     body_of,
     headers_of,
     json_of,
+    listed,
+    readable,
 )
 from engine.entrypoints.client.errors import ConnectionFailedError, RequestFailedError, no_answer
 from engine.entrypoints.client.httpx_package import httpx
@@ -52,36 +54,41 @@ class Client:
             base_url=self.base_url, headers=headers_of(api_key), timeout=timeout_s, transport=transport
         )
 
-    def rerank(self, query: str, documents: Sequence[Any], **options: Unpack[Options]) -> Ranking:
+    def rerank(self, query: str, documents: Iterable[Any], **options: Unpack[Options]) -> Ranking:
         """The documents, best first. ``options`` are the fields of ``Options``: top_n, instruction, timeout_ms, ...
 
         A document that cannot be read is in ``errors`` of the ranking, one that ``timeout_ms`` cut off in ``unscored``.
         Raises ``RequestFailedError`` if the whole call fails, ``ConnectionFailedError`` if there is no server, and
         ``TypeError`` for an option that does not exist.
         """
+        documents = listed(documents)
         body = body_of(query, documents, options, self.model)
 
         def once() -> Ranking:
-            answer = self._http.post(RERANK, json=body)
-            return ranking_of(json_of(answer.status_code, answer.content, answer.headers), documents)
+            answer = self._http.post(RERANK, content=body)
+            found = json_of(answer.status_code, answer.content, answer.headers)
+            with readable(answer.status_code):
+                return ranking_of(found, documents)
 
         return self._with_retries(once)
 
-    def score(self, query: str, documents: Sequence[Any], **options: Unpack[Options]) -> list[float]:
+    def score(self, query: str, documents: Iterable[Any], **options: Unpack[Options]) -> list[float]:
         """A score for each document, in the order in which they are given; NaN: it has none."""
+        documents = listed(documents)
         return self.rerank(query, documents, **options).scores(len(documents))
 
     def stream(
-        self, query: str, documents: Sequence[Any], **options: Unpack[Options]
+        self, query: str, documents: Iterable[Any], **options: Unpack[Options]
     ) -> Iterator[RankedDocument | DocumentError | Ranking]:
         """Each document as soon as it has a score, in no order; the whole ``Ranking`` comes last.
 
         Tried again only until the answer begins; a connection that breaks later is a ``ConnectionFailedError``.
         """
+        documents = listed(documents)
         body = body_of(query, documents, options, self.model)
 
         def opened() -> Any:
-            request = self._http.build_request("POST", RERANK, json=body, headers={"Accept": JSON_LINES})
+            request = self._http.build_request("POST", RERANK, content=body, headers={"Accept": JSON_LINES})
             answer = self._http.send(request, stream=True)
             if answer.status_code >= 400:
                 try:
@@ -95,7 +102,8 @@ class Client:
         try:
             for line in answer.iter_lines():
                 if line:
-                    part = from_stream(json.loads(line), documents)
+                    with readable(answer.status_code):
+                        part = from_stream(json.loads(line), documents)
                     yield part
         except httpx.TransportError as error:
             raise no_answer(self.base_url, error) from error
@@ -109,7 +117,9 @@ class Client:
 
         def once() -> list[str]:
             answer = self._http.get(MODELS)
-            return [entry["id"] for entry in json_of(answer.status_code, answer.content, answer.headers)["data"]]
+            found = json_of(answer.status_code, answer.content, answer.headers)
+            with readable(answer.status_code):
+                return [entry["id"] for entry in found["data"]]
 
         return self._with_retries(once)
 

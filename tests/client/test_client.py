@@ -211,6 +211,38 @@ def test_a_server_that_is_not_there_or_not_an_engine(waits: list[float]) -> None
         Client(transport=transport).rerank("q", ["d"])
 
 
+@pytest.mark.parametrize("answer", [[{"index": 0, "score": 1.0}], {"data": []}, {"results": [{"index": 9}]}, None, 3])
+async def test_the_answer_of_another_server_is_no_traceback(answer: Any) -> None:
+    other = httpx.Response(200, json=answer)
+    with pytest.raises(RequestFailedError, match="is this an engine's address"):
+        Client(transport=scripted(other)[0]).rerank("q", ["d"])
+    with pytest.raises(RequestFailedError, match="is this an engine's address"):
+        await AsyncClient(transport=scripted(httpx.Response(200, json=answer))[0]).rerank("q", ["d"])
+    with pytest.raises(RequestFailedError, match="is this an engine's address"):
+        list(Client(transport=scripted(httpx.Response(200, text="<html>"))[0]).stream("q", ["d"]))
+    with pytest.raises(RequestFailedError, match="is this an engine's address"):
+        Client(transport=scripted(httpx.Response(200, json={"models": []}))[0]).models()
+
+
+@pytest.mark.parametrize("body", [{"detail": "no such page"}, {"message": "no such page"}, {"error": "no such page"}])
+def test_what_a_proxy_says_is_said(body: dict[str, str]) -> None:
+    transport, _ = scripted(httpx.Response(403, json=body))
+    with pytest.raises(RequestFailedError, match="no such page"):
+        Client(transport=transport).rerank("q", ["d"])
+
+
+def test_documents_come_from_anything_that_can_be_listed() -> None:
+    transport, seen = scripted(*(httpx.Response(200, json=ANSWER) for _ in range(2)))
+    client = Client(transport=transport)
+    assert client.rerank("q", (text for text in ("Grüße 你好",)))[0].document == "Grüße 你好"
+    assert "Grüße 你好".encode() in seen[0].content
+    assert seen[0].headers["x-dialect"] == "rerank"
+    assert client.score("q", {"half \ud800": 1}.keys()) == [0.5]
+    assert rb'"half \ud800"' in seen[1].content
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        client.rerank("q", [{"text": "d", "weight": float("nan")}])
+
+
 def test_a_stream_that_breaks_is_said() -> None:
     def lines() -> Iterator[bytes]:
         yield b'{"index":0,"relevance_score":0.5}\n'
