@@ -26,7 +26,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--pieces", default=",".join(PIECES), help=f"some of {', '.join(PIECES)}")
     parser.add_argument("--threads", type=int, help="default: the cores of this machine")
-    parser.add_argument("--isa", help="instruction set of the products (default: the best)")
+    parser.add_argument("--isa", help="of the products (default: the best); in the race avx2 alone, for all")
+    parser.add_argument("--sweep-seconds", type=float, default=120.0, help="for a peer's batch sizes, a workload")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--contenders", default="", help="only those whose name contains one of these, comma-separated")
     parser.add_argument("--workloads", default="W1,W2,W3,W4")
@@ -61,8 +62,8 @@ def run_race(arguments: argparse.Namespace, num_threads: int, model: Path, work:
     tokens = {name: sum(map(len, lists)) for name, lists in prompts.items()}
     words = [word for word in arguments.contenders.split(",") if word]
     names = [name for name in CONTENDERS if not words or any(word in name for word in words)]
-    contenders, failed = start(names, model, num_threads, work)
-    result = race(contenders, workloads, prompts, arguments.rounds)
+    contenders, failed = start(names, model, num_threads, work, arguments.isa)
+    result = race(contenders, workloads, prompts, arguments.rounds, arguments.sweep_seconds)
     for contender in contenders:
         contender.close()
     table = summarise(result, tokens, num_threads)

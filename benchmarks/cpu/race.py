@@ -9,6 +9,7 @@ time cannot (threads that wait actively count as busy).
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -26,10 +27,12 @@ Sample = dict[str, Any]
 class Process:
     """A contender at the other end of a pipe."""
 
-    def __init__(self, name: str, model: Path, num_threads: int, work: Path) -> None:
+    def __init__(self, name: str, model: Path, num_threads: int, work: Path, environment: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "benchmarks.cpu.contenders", name, str(model), str(num_threads), str(work)]
         self.name = name
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
         self.batch_sizes: list[int] = self._read()["batch_sizes"]
 
     def _read(self) -> dict[str, Any]:
@@ -52,15 +55,26 @@ class Process:
         self._process.wait(timeout=60)
 
 
-def start(names: Sequence[str], model: Path, num_threads: int, work: Path) -> tuple[list[Process], dict[str, str]]:
-    """Those that start, and why the others did not."""
+def start(
+    names: Sequence[str], model: Path, num_threads: int, work: Path, isa: str | None = None
+) -> tuple[list[Process], dict[str, str]]:
+    """Those that start, and why the others did not. ``isa="avx2"``: none of them sees more of the processor."""
     running, failed = [], {}
+    environment = {"LD_PRELOAD": str(only_avx2(work))} if isa == "avx2" else {}
     for name in names:
         try:
-            running.append(Process(name, model, num_threads, work))
+            running.append(Process(name, model, num_threads, work, environment))
         except RuntimeError as error:
             failed[name] = str(error)
     return running, failed
+
+
+def only_avx2(work: Path) -> Path:
+    """The library that hides what goes beyond AVX2, compiled."""
+    work.mkdir(parents=True, exist_ok=True)
+    source, library = Path(__file__).with_name("only_avx2.c"), work.resolve() / "only_avx2.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return library
 
 
 def race(
