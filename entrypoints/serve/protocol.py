@@ -13,6 +13,8 @@ This is also the one place for what uvicorn and httptools would do otherwise wit
   would stop to read at its head and lose its body (RFC 9110, section 7.8).
 * What is no HTTP is answered with 400 in JSON. Requests of the same connection that came before it are answered first,
   and then the connection only ends: otherwise the client would take the error for the answer to an earlier one.
+* What goes with a chunked body, sizes and extensions of its chunks, is at most half of it and ``MAX_HEADER_BYTES``
+  more (400): every chunk costs a call of Python, so that a body byte by byte would keep all others waiting.
 * A body is here ``body_timeout_s`` after its head, or has come at ``MIN_BODY_BYTES_PER_S`` or more; otherwise 408.
 * Beyond ``max_connections``, the connection that has waited longest without a request ends, so that a flood of idle
   connections cannot shut out those who want something.
@@ -72,6 +74,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._fields_bytes = 0
         self._quiet_bytes = 0
         self._body_bytes = 0
+        self._sent_bytes = 0
+        """What has come since the head, the framing of chunks included."""
         self._body_since_s = 0.0
 
     # -- the life of a connection ---------------------------------------------------------------------------------
@@ -94,6 +98,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return  # read and forgotten, so that the answer is not reset under way
         if self._in_head:
             self._head_bytes += len(data)
+        if self._in_body:
+            self._sent_bytes += len(data)
         self._quiet_bytes += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
@@ -104,6 +110,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._in_body and max(self._quiet_bytes, self._fields_bytes) > MAX_HEADER_BYTES:
             self._refuse(HeadersTooLargeError(f"What follows a chunked body may have {MAX_HEADER_BYTES} bytes."))
+        elif self._in_body and self._sent_bytes > MAX_HEADER_BYTES + self._body_bytes * 3 // 2:
+            why = "The chunks of this body are too small: their sizes and extensions are more than half of it."
+            self._refuse(InvalidRequestError(why, code="invalid_http"))
         elif self._in_head and self._head_bytes > MAX_HEADER_BYTES:
             self._refuse(HeadersTooLargeError(f"The head of a request may have {MAX_HEADER_BYTES} bytes."))
 
@@ -178,7 +187,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._name_host()
         self._disarm()
         self._in_head, self._head_bytes, self._quiet_bytes = False, 0, 0
-        self._in_body, self._body_bytes, self._body_since_s = True, 0, time.monotonic()
+        self._in_body, self._body_bytes, self._sent_bytes = True, 0, 0
+        self._body_since_s = time.monotonic()
         self.limits.idle.pop(self, None)
         self._deadline = self.loop.call_later(self.limits.body_timeout_s, self._body_is_late)
         super().on_headers_complete()
@@ -241,6 +251,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
         Requests that came before are answered first; behind them there is no answer, only the end.
         """
+        if self._refused:
+            return
         self._disarm()
         if self._in_body and self.pipeline:
             self.pipeline.popleft()  # it waited for others, and will never be whole
