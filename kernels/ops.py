@@ -157,7 +157,7 @@ class GroupedWeight(LinearWeight, Protocol):
 
 
 class Ops(Protocol):
-    """The operations that a device must have. ``kernels/reference.py`` is the oracle for every method."""
+    """The operations that a device must have. ``kernels/reference.py`` is the reference of every method."""
 
     def unpack(self, x: Activation) -> torch.Tensor:
         """The plain (T, D) tensor that an activation stands for."""

@@ -1,4 +1,4 @@
-"""Every op in plain torch, on any device and in any dtype: the oracle that all other backends are tested against.
+"""Every op in plain torch, on any device and in any dtype: the reference that all other backends are tested against.
 
 Norms, rotations, softmax and the score head are computed in fp32 whatever the dtype, and rounded once at the end.
 Attention is in ``reference_attention.py``. An ``Activation`` here is always a plain tensor.
@@ -40,7 +40,7 @@ class ReferenceLinear:
 
 
 class ReferenceGrouped:
-    """A weight of 4 bits in groups, dequantised whole whenever it is used: the oracle of the others."""
+    """A weight of 4 bits in groups, dequantised whole whenever it is used: the reference of the others."""
 
     def __init__(
         self,

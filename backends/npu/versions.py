@@ -39,7 +39,7 @@ class Versions:
     cann: str
 
     def problem(self) -> str | None:
-        """Why these cannot work together, and the command that mends it; None: they can."""
+        """Why these cannot work together, and the command that fixes it; None: they can."""
         torch, torch_npu, cann = numbers(self.torch), numbers(self.torch_npu), numbers(self.cann)
         if torch_npu and torch_npu < OLDEST_TORCH_NPU:
             return f"torch_npu {self.torch_npu} is too old, 2.10.0.post4 or later is needed: `{pip_install('npu')}`"

@@ -39,7 +39,7 @@ from engine.model_spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_INTERVAL_S = 0.5
-"""Longest silence towards the front end, which takes it as a sign of life."""
+"""How often the front end hears from the core at least: its heartbeat."""
 
 
 class CoreSetup(msgspec.Struct):

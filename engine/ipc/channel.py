@@ -43,7 +43,7 @@ class Address(msgspec.Struct):
 
 class Channel(Generic[Incoming]):
     """Sends any message struct, receives messages of the union ``incoming``. Queues are unbounded: admission is
-    decided at the door, and what was accepted must not be dropped here."""
+    decided by the server, and what was accepted must not be dropped here."""
 
     def __init__(
         self,

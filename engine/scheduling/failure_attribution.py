@@ -2,7 +2,8 @@
 
 After a step was lost, its pairs are suspected. From then on a step holds either suspects or others, and of suspects
 only half as many as the lost step did. A pair that is lost twice, the second time alone, is given up; answered pairs
-are cleared. So a poisonous pair is found after about log2(n) lost steps, and nobody else pays more than a replay.
+are cleared. So a pair that kills its worker is found after about log2(n) lost steps, and no other pair costs more than
+a replay.
 
 A loss that only narrows the circle says nothing bad about the worker, which is why the executor does not count it
 against the worker's restarts (``step.Blame``).

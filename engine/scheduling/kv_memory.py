@@ -50,7 +50,7 @@ class KVMemory:
         return self.store.constant_prefix
 
     def reuse_kept(self, roots: list[Node], call: Call) -> list[Node]:
-        """Replace query segments by their kept twins; then what is below them are roots."""
+        """Replace query segments by those that the prefix store keeps; their children become roots."""
         if not self.store.keeps_queries:
             return roots
         return [node for root in roots for node in self._reuse_one(root, call)]

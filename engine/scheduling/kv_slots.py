@@ -1,7 +1,7 @@
 """Who may keep how many keys and values, and where: arithmetic over the slots of the KV cache.
 
 A slot holds one token. ``allocate`` may return several ranges, so the KV cache never fragments. Allocation cannot fail,
-because work is started only after ``commit`` reserved what its longest path can need (the banker's rule): whatever
+because work is started only after ``commit`` reserved what its longest path can need (the banker's algorithm): whatever
 has started can always be finished, one path after the other.
 """
 

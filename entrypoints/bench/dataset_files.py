@@ -36,7 +36,7 @@ class BrokenLines:
         if not self._skip:
             raise ConfigError(
                 f"{len(self._found)} lines of the dataset cannot be used:\n  {shown}{more}\n"
-                "Mend them, or leave them out with --skip-broken-lines."
+                "Fix them, or leave them out with --skip-broken-lines."
             )
         print(f"Left out {len(self._found)} broken lines:\n  {shown}{more}")
 

@@ -1,4 +1,4 @@
-"""What protects a server without a key from web pages of strangers, which every browser on this machine may have open.
+"""What protects a server without a key from web pages of others, which every browser on this machine may have open.
 
 A page can make its browser send requests to ``127.0.0.1`` without asking anybody, or give the server a host name of its
 own (DNS rebinding). So without a key a server on loopback answers only for host names that mean loopback, and no server

@@ -35,7 +35,7 @@ from engine.kernels.reference import ReferenceOps
 from engine.kernels.weight_groups import MADE, GroupedRows, GroupLayout, quantize_rows
 
 CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
-"""Milliseconds each: a neighbour on the machine leaves some of them alone."""
+"""Milliseconds each: other processes on the machine leave some of them undisturbed."""
 ISA_VARIABLE = "ENGINE_CPU_ISA"
 MADE_AT_ONCE = 1 << 22
 INT16_LAYERS = 2

@@ -2,7 +2,7 @@
 
 Zhang and Sennrich 2019, arXiv 1910.07467. The sum is rounded to the stream's dtype first and the norm reads the rounded
 value, so that the stream and what was normed agree; everything else is fp32 and rounded once. Optionally ``y`` leaves
-as fp8 with a scale a row. Twin: ``Reference.add_rms_norm``.
+as fp8 with a scale a row. Plain torch: ``Reference.add_rms_norm``.
 """
 
 from __future__ import annotations

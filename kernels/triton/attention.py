@@ -7,7 +7,7 @@ Gimelshein 2018, arXiv 1805.02867; Dao 2023, arXiv 2307.08691), so the order of 
 One program takes a *tile*: a few consecutive query tokens of one segment, for all query heads of one key/value head,
 so that a key is read once for the whole group and a single query still fills several rows of the product. The list of
 tiles is made on the host, longest first; a tile with segment -1 is padding and ends at once (CUDA graphs).
-Twin: ``Reference.attention``.
+Plain torch: ``Reference.attention``.
 """
 
 from __future__ import annotations

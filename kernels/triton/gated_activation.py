@@ -1,7 +1,7 @@
 """``act(g) * u`` on the fused output of one projection, rows ``[g | u]``: SwiGLU and its gelu relatives.
 
 Shazeer 2020, arXiv 2002.05202. Computed in fp32 and rounded once; optionally leaves as fp8 with a scale a row, in which
-case one program holds the whole row. Twins: ``Reference.linear_swiglu`` and ``linear_geglu`` after their product.
+case one program holds the whole row. Plain torch: ``Reference.linear_swiglu`` and ``linear_geglu`` after their product.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def gated_activation(
 
 
 def gated_activation_torch(gate_up: torch.Tensor, gate: Gate = "silu") -> torch.Tensor:
-    """The plain twin."""
+    """The same in plain torch."""
     g, u = gate_up.float().chunk(2, dim=-1)
     gated = F.silu(g) if gate == "silu" else F.gelu(g, approximate="tanh" if gate == "gelu_tanh" else "none")
     return (gated * u).to(gate_up.dtype)

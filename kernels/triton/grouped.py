@@ -3,8 +3,8 @@
 A row of K columns is K/2 bytes, column 2j in the low and 2j + 1 in the high half of byte j, with fp32 scales (N, G) and
 perhaps offsets: ``w = scale * level[code] + offset`` in fp32, rounded once. Levels at equal distances are computed from
 the code, others come from a table of 16. Large steps expand a weight and multiply with cuBLAS; in small ones reading
-the weight is what takes time, and ``grouped_product`` reads a quarter of it. Twins: ``expand_groups_torch``, and the
-plain product with what it gives.
+the weight is what takes time, and ``grouped_product`` reads a quarter of it. Plain torch: ``expand_groups_torch``, and
+the plain product with what it gives.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def expand_groups(weight: PackedGroups, out: torch.Tensor) -> None:
 
 
 def expand_groups_torch(weight: PackedGroups, out: torch.Tensor) -> None:
-    """The plain twin of ``expand_groups``; some rows at a time."""
+    """The plain torch form of ``expand_groups``; some rows at a time."""
     num_columns, group = weight.shape[1], min(weight.layout.group, weight.shape[1])
     at_once = max(1, AT_ONCE // num_columns)
     for first in range(0, len(out), at_once):

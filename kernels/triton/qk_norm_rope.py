@@ -2,7 +2,7 @@
 
 Each head of q and k: ``h = h / sqrt(mean(h^2) + eps) * w``, then the halves ``(a, b)`` become ``(a cos - b sin,
 b cos + a sin)`` (Su et al. 2021, arXiv 2104.09864). One program takes a block of tokens and a few heads, so cosines are
-read once for those heads; v is not touched, it is returned as a view. Twin: ``Reference.qk_norm_rope``.
+read once for those heads; v is not touched, it is returned as a view. Plain torch: ``Reference.qk_norm_rope``.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def quantize_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def quantize_fp8_torch(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain twin; also what quantises weights, once, at load."""
+    """The same in plain torch; also what quantises weights, once, at load."""
     rows = x.float()
     scales = rows.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST_AMAX) / FP8_MAX
     return (rows / scales).clamp(-FP8_MAX, FP8_MAX).to(FP8), scales

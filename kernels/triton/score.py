@@ -1,7 +1,7 @@
 """The tail of the network: rows -> final RMSNorm -> classifier vectors, in fp32, without materialising anything.
 
 ``logit[r, o] = sum_d norm(residual + delta)[rows[r], d] * head[o, d] + bias[o]``. ``rows`` gathers the scored tokens
-from a whole step; without it every row counts. Twin: ``Reference.score``.
+from a whole step; without it every row counts. Plain torch: ``Reference.score``.
 """
 
 from __future__ import annotations

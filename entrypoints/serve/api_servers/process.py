@@ -44,7 +44,7 @@ from engine.messages import WireError
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_INTERVAL_S = 1.0
-"""How often the counters are sent, which is the sign of life of an API server."""
+"""How often the counters are sent, which is the heartbeat of an API server."""
 
 
 class ApiServer:
