@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Load = Callable[[Mapping[str, Any]], "LLM"]
 
 BASELINE = "float32"
+NEAR = 0.1
+"""Of the bound of a precision: documents that are nearer than that share of their query's range are near ties."""
 _BOUNDED = ("sigmoid", "softmax", "tanh", "cosine")
 """Activations whose scores lie between fixed ends."""
 
@@ -49,6 +51,7 @@ class Agreement:
     num_swaps: int
     """Documents of one query in another order."""
     kendall_tau: float
+    """Of documents that this side no longer tells apart half a swap counts."""
     largest_swap: float
     """How far apart, in logits of the other side, the farthest swapped documents were."""
     bound: float
@@ -57,6 +60,10 @@ class Agreement:
     num_top1: int = 0
     """Queries with another first document than the other side has, as far as that one does not hold the two equal."""
     num_queries: int = 0
+    num_ties: int = 0
+    """Documents of a query that the other side tells apart and this one does not."""
+    num_ordered: int = 1
+    """Pairs of documents of a query that the other side tells apart; 0: no order was compared."""
     right_top1: float | None = None
     """Of a judged file: the share of queries whose first document is a right one."""
     order: Bounds | None = None
@@ -69,6 +76,11 @@ class Agreement:
         return not self.faults
 
     @property
+    def _is_one_near_swap(self) -> bool:
+        """One pair of neighbours may swap in a set of any size."""
+        return self.num_swaps <= 1 and self.num_ties == 0 and self.largest_swap <= self.bound / 2
+
+    @property
     def faults(self) -> list[str]:
         """The figures that are out of their bounds, one phrase each."""
         what, size = ("logits", self.max_logit) if self.bounds_logit else ("scores", self.max_score)
@@ -77,7 +89,7 @@ class Agreement:
             found.append(f"differs from {self.against} by {size:.2g} in its {what}, more than {self.bound:.2g}")
         if self.score_bound is not None and not self.max_score <= self.score_bound:
             found.append(f"moves scores by {self.max_score:.2g}, more than {self.score_bound:.2g}")
-        if self.order is None or self.num_swaps <= 1:  # one pair of neighbours may swap in a set of any size
+        if self.order is None or self._is_one_near_swap:
             return found
         if self.kendall_tau < self.order.tau:
             found.append(f"has another order (Kendall tau {self.kendall_tau:.2f}, less than {self.order.tau:g})")
@@ -157,15 +169,21 @@ def verify(
     capabilities = backend.capabilities
     baseline, others = settings_to_verify(values, capabilities)
     results: list[Agreement | Unavailable] = []
+    if values.get("lora_modules"):
+        say("adapters are left out: merge one with engine convert --adapter, and verify the result")
     say(f"comparing {', '.join((BASELINE, *(setting.name for setting in others)))}, one after the other")
     with load(baseline.values) as llm:
         spec, expected = llm.spec, _logits(llm, pairs)
-        alone = [np.concatenate([_logits(llm, [(query, [text])])[0] for text in texts]) for query, texts in pairs]
         flat = np.concatenate(expected)
         spread = max(1.0, float(flat.max() - flat.min()))
         unit = score_unit(spec.head, spread)
         bound = capabilities.batch_tolerance * unit
-        results.append(_agreement(f"{BASELINE}, alone", "in a batch", alone, expected, spec.head, bound, grades=grades))
+        alone = f"{BASELINE}, alone"
+        if spec.head.kind == "listwise":
+            results.append(Unavailable(alone, "the model reads the documents of a query together", failed=False))
+        else:
+            each = [np.concatenate([_logits(llm, [(query, [text])])[0] for text in texts]) for query, texts in pairs]
+            results.append(_agreement(alone, "in a batch", each, expected, spec.head, bound, grades=grades))
         if with_reference:
             say("running transformers on the same pairs")
         reference, description = _reference_logits(llm, pairs) if with_reference else (None, "left out, as asked")
@@ -234,34 +252,58 @@ def _agreement(
     grades: Sequence[Sequence[int]] | None = None,
 ) -> Agreement:
     ours, theirs = np.concatenate(found), np.concatenate(expected)
-    gaps, num_ordered = swapped_gaps(found, expected)
-    firsts = [(int(row.argmax()), other) for row, other in zip(found, expected, strict=True)]
-    right = None if grades is None else [own[first] > 0 for own, (first, _) in zip(grades, firsts, strict=True)]
+    figures = compare_orders(found, expected, 0.0 if order is None else order.logit_share * NEAR)
+    firsts = [int(row.argmax()) for row in found]
+    right = None if grades is None else [own[first] > 0 for own, first in zip(grades, firsts, strict=True)]
     return Agreement(
         setting=setting,
         against=against,
         max_logit=float(np.abs(ours - theirs).max()),
         max_score=float(np.abs(activate(ours, head) - activate(theirs, head)).max()),
-        num_swaps=len(gaps),
-        kendall_tau=1 - 2 * len(gaps) / num_ordered if num_ordered else 1.0,
-        largest_swap=max(gaps, default=0.0),
+        num_swaps=len(figures.gaps),
+        kendall_tau=figures.tau,
+        largest_swap=max(figures.gaps, default=0.0),
         bound=bound,
         bounds_logit=order is not None,
-        num_top1=sum(bool(other[first] < other.max()) for first, other in firsts),
+        num_top1=figures.num_top1,
         num_queries=len(found),
+        num_ties=figures.num_ties,
+        num_ordered=figures.num_ordered,
         right_top1=None if right is None else sum(right) / len(right),
         order=order,
         score_bound=order.score if order is not None and head.activation in _BOUNDED else None,
     )
 
 
-def swapped_gaps(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[list[float], int]:
-    """How far apart ``expected`` has the documents of a query that ``found`` swaps; and of how many pairs of them."""
+@dataclass(frozen=True)
+class OrderFigures:
+    """How far two sides agree on the order of each query's documents."""
+
+    gaps: tuple[float, ...]
+    """Of swapped documents, in logits of the other side; near ties count too."""
+    num_ties: int
+    num_ordered: int
+    tau: float
+    num_top1: int
+
+
+def compare_orders(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], near: float = 0.0) -> OrderFigures:
+    """The order of ``found`` against that of ``expected``, within each query.
+
+    ``near``: the share of a query's range within which ``expected`` holds two documents to be near ties, whose order
+    says nothing; exact ties always are. Documents that ``found`` no longer tells apart count as half a swap.
+    """
     gaps: list[float] = []
-    num_ordered = 0
+    num_swaps = num_ties = num_ordered = num_top1 = 0
     for ours, theirs in zip(found, expected, strict=True):
+        tie = near * float(theirs.max() - theirs.min())
         first, second = np.triu_indices(len(ours), 1)
         our_gaps, their_gaps = ours[first] - ours[second], theirs[first] - theirs[second]
-        gaps += np.abs(their_gaps[our_gaps * their_gaps < 0]).tolist()
-        num_ordered += len(first)
-    return gaps, num_ordered
+        is_swap, is_apart = our_gaps * their_gaps < 0, np.abs(their_gaps) > tie
+        gaps += np.abs(their_gaps[is_swap]).tolist()
+        num_swaps += int((is_swap & is_apart).sum())
+        num_ties += int(((our_gaps == 0) & is_apart).sum())
+        num_ordered += int(is_apart.sum())
+        num_top1 += bool(theirs.max() - theirs[int(ours.argmax())] > tie)
+    tau = 1 - (2 * num_swaps + num_ties) / num_ordered if num_ordered else 1.0
+    return OrderFigures(tuple(gaps), num_ties, num_ordered, tau, num_top1)

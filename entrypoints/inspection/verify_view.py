@@ -73,6 +73,8 @@ def verdict(report: VerifyReport) -> str:
         return f"VERDICT: NOT OK. {'; '.join(report.problems)}."
     tried = sum(isinstance(result, Agreement) for result in report.results)
     text = f"VERDICT: OK. {tried} comparisons, all within their bounds"
+    if not any(result.num_ordered for result in agreements(report)):
+        text += "; no query has two documents that differ, so no order was compared"
     return f"{text}." if report.has_reference else f"{text}, but without a reference: {report.reference}."
 
 

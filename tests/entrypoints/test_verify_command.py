@@ -20,9 +20,10 @@ from engine.entrypoints.inspection.verify import (
     Agreement,
     Setting,
     Unavailable,
+    VerifyReport,
+    compare_orders,
     score_unit,
     settings_to_verify,
-    swapped_gaps,
     verify,
 )
 from engine.entrypoints.inspection.verify_bounds import BOUNDS, bounds_of
@@ -31,6 +32,7 @@ from engine.errors import DeviceError, EngineError
 from engine.model_spec import HeadSpec
 from tests.support.checkpoints import make_qwen3
 from tests.support.commands import QUIET, run_here
+from tests.support.listwise import make_listwise
 
 PAIRS = [("What is the capital of China?", ["Beijing is.", "Paris is the capital of France.", ""]), ("b", ["c", "d"])]
 VALUES = {"device": "cpu", "cpu_threads": 1}
@@ -83,6 +85,16 @@ def test_the_packaged_model_with_the_built_in_pairs(capsys: pytest.CaptureFixtur
     assert "as no model was given" in said.err
     assert "small_reranker on cpu, 25 pairs." in said.out
     assert "VERDICT: " in said.out.splitlines()[-1]
+
+
+def test_a_listwise_model_is_not_scored_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    values = {"model": str(make_listwise(tmp_path / "m")), **VALUES, "dtype": "bfloat16", "lora_modules": {"x": "y"}}
+    report = verify(values, PAIRS, lambda given: load({**given, "lora_modules": {}}), say=said.append)
+    alone, bfloat16 = report.results
+    assert alone == Unavailable("float32, alone", "the model reads the documents of a query together", failed=False)
+    assert isinstance(bfloat16, Agreement)
+    assert said[0].startswith("adapters are left out: merge one")
 
 
 def test_the_reference_finds_a_wrong_engine(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,12 +151,32 @@ def test_every_precision_of_the_device_is_tried() -> None:
     assert len(settings_to_verify({"dtype": "auto"}, cpu)[1]) == 4
 
 
-def test_swaps_by_hand() -> None:
+def test_orders_by_hand() -> None:
     expected = [np.array([3.0, 2.0, 1.0]), np.array([1.0, 1.0])]
     found = [np.array([2.0, 2.5, 0.0]), np.array([0.0, 5.0])]
-    gaps, num_ordered = swapped_gaps(found, expected)
-    assert (gaps, num_ordered) == ([1.0], 4)  # a tie on one side is no swap
-    assert swapped_gaps(expected, expected) == ([], 4)
+    figures = compare_orders(found, expected)
+    assert (figures.gaps, figures.num_ordered, figures.num_top1) == ((1.0,), 3, 1)  # a tie on the other side is no swap
+    assert figures.tau == pytest.approx(1 / 3)
+    assert compare_orders(expected, expected).tau == 1.0
+    assert compare_orders(expected[1:], expected[1:]).num_ordered == 0
+
+
+def test_a_collapse_is_another_order_and_a_near_tie_is_none() -> None:
+    """One value for all documents keeps the first place of the first one, and swaps nothing."""
+    expected = [np.array([3.0, 2.0, 1.0]), np.array([5.0, 4.0])]
+    collapsed = compare_orders([np.full(3, 2.0), np.full(2, 2.0)], expected, 0.05)
+    assert (collapsed.gaps, collapsed.num_ties, collapsed.tau, collapsed.num_top1) == ((), 4, 0.0, 0)
+    near = compare_orders([np.array([3.0, 3.001, 1.0])], [np.array([3.001, 3.0, 1.0])], 0.01)
+    assert (len(near.gaps), near.num_ordered, near.tau, near.num_top1) == (1, 2, 1.0, 0)
+    lost = agreement(bounds_logit=True, bound=1.0, order=BOUNDS["int4"], num_ties=4, kendall_tau=0.0)
+    assert lost.faults == ["has another order (Kendall tau 0.00, less than 0.75)"]
+    far = agreement(
+        bounds_logit=True, bound=1.0, order=BOUNDS["int8"], num_swaps=1, largest_swap=0.6, kendall_tau=-1.0, num_top1=1,
+        num_queries=1,
+    )  # fmt: skip
+    assert len(far.faults) == 2
+    alone = VerifyReport("m", "cpu", "r", True, 1, [agreement(num_ordered=0, max_score=0.01)])
+    assert "no query has two documents that differ, so no order was compared" in verdict(alone)
 
 
 def agreement(**changes: Any) -> Agreement:
