@@ -50,6 +50,7 @@ def test_the_chart_is_well_formed() -> None:
     [
         [],
         ["autoscaling.enabled=true", "serviceMonitor.enabled=true", "models.existingClaim=models"],
+        ["resources=null", "replicas=3", "podDisruptionBudget.minAvailable=50%", "podAnnotations=null", "model=a: 'b'"],
         ["apiKey.value=", "apiKey.existingSecret=there", "podDisruptionBudget.enabled=false", "service.type=NodePort"],
     ],
 )
@@ -97,12 +98,26 @@ async def test_it_scales_by_a_metric_that_the_server_has() -> None:
         (["apiKey.value=a", "apiKey.existingSecret=b"], "give existingSecret or value, not both"),
         (["apiKey.value=a", "device=tpu"], "device"),
         (["apiKey.value=a", "replica=3"], "replica"),
+        (["apiKey.value=a key"], "apiKey.value"),
+        (["apiKey.value=a", "apiKey.secretKey=a b"], "apiKey.secretKey"),
+        (["apiKey.value=a", "models.sizeLimit=big"], "models.sizeLimit"),
+        (["apiKey.value=a", "podDisruptionBudget.minAvailable=half"], "podDisruptionBudget.minAvailable"),
+        (["apiKey.value=a", "autoscaling.queuedSeconds=half"], "autoscaling.queuedSeconds"),
+        (
+            ["apiKey.value=a", "autoscaling.enabled=true", "autoscaling.minReplicas=5", "autoscaling.maxReplicas=2"],
+            "autoscaling: minReplicas is more than maxReplicas",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(words: list[str], said: str) -> None:
     done = helm("template", "release", str(CHART), *(part for word in words for part in ("--set", word)))
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_a_budget_that_would_keep_nodes_from_being_drained_is_left_out() -> None:
+    assert "PodDisruptionBudget" in made(*KEY)
+    assert "PodDisruptionBudget" not in made(*KEY, "--set", "replicas=1")
 
 
 def test_every_value_has_a_place_in_the_schema() -> None:

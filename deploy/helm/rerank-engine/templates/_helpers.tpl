@@ -19,3 +19,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (or .Values.apiKey.existingSecret .Values.apiKey.value) }}{{ fail "apiKey: the server listens on all addresses and needs a key: set apiKey.existingSecret, or apiKey.value" }}{{ end -}}
 {{- .Values.apiKey.existingSecret | default (include "rerank-engine.name" .) -}}
 {{- end }}
+
+{{- /* "yes", or nothing where a budget would keep every node from being drained: it would ask for as many pods as there are. */}}
+{{- define "rerank-engine.disruptionBudget" -}}
+{{- $pods := ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled }}
+{{- if and .Values.podDisruptionBudget.enabled (or (kindIs "string" .Values.podDisruptionBudget.minAvailable) (lt (int .Values.podDisruptionBudget.minAvailable) (int $pods))) }}yes{{ end }}
+{{- end }}
