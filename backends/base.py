@@ -7,8 +7,8 @@ that folder and ``kernels/`` know the device's own library. What is optional has
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,9 +38,9 @@ class Capabilities:
     """Rows are converted when they are looked up, so a bf16 embedding may stay bf16 beside fp32 weights."""
     keeps_narrow_weights: bool = False
     """Linear weights in 16 bits stay so and are converted while they are multiplied."""
-    keeps_groups: tuple[str | None, ...] = ()
-    """Quantisations, None for the plain dtype, in which linear weights that come in 4 bits with a scale for each group
-    stay so, and are dequantised while they are multiplied."""
+    keeps_groups: Mapping[int, Collection[str | None]] = field(default_factory=dict)
+    """By bits, 4 or 8: quantisations, None for the plain dtype, in which linear weights that come so, with a scale for
+    each group, stay so, and are dequantised while they are multiplied."""
     kv_by_head: bool = False
     """The KV cache's slots lie together head by head, which is how this device's attention reads them."""
     quantizes_plain_inputs: bool = False

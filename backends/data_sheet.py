@@ -9,8 +9,8 @@ H200: 788 TFLOP/s in bf16 of 989.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -46,7 +46,7 @@ class DataSheet:
     """How drivers write the name, in small letters, where ``name`` is not a word of it."""
     keeps_narrow_weights: bool = False
     """Whether matrices stay as narrow as the file has them (``Capabilities.keeps_narrow_weights``)."""
-    keeps_groups: tuple[str | None, ...] = ()
+    keeps_groups: Mapping[int, Collection[str | None]] = field(default_factory=dict)
     """As in ``Capabilities``."""
 
     @property

@@ -92,7 +92,7 @@ class ModelLoader:
             dtype=self.backend.step_dtype(self.dtype),
             tensors=tensors,
             keep_narrow_tables=capabilities.keeps_narrow_embedding,
-            keep_groups=quantization in capabilities.keeps_groups,
+            keep_groups=[bits for bits, kept in capabilities.keeps_groups.items() if quantization in kept],
             group=self.group,
         )
         model = family.build(self.spec, params)
@@ -206,7 +206,10 @@ def _quantization_notes(
     could_run = checkpoint.format.runs_in is not None and config.model.quantization is None
     how = f"computed in {chosen}" if chosen else f"dequantised to {width}"
     if params.num_grouped:
-        how = f"{params.num_grouped / 1e6:,.0f} M of them stay in 4 bits, computed in {chosen or width}"
+        kept = " and ".join(
+            f"{count / 1e6:,.0f} M of them stay in {bits} bits" for bits, count in sorted(params.num_grouped.items())
+        )
+        how = f"{kept}, computed in {chosen or width}"
     elif could_run and not chosen:
         how += ", since this device does not compute in it"
     words = f"{checkpoint.format.words} ({checkpoint.bits_per_weight:.2f} bits a weight)"

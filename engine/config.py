@@ -32,9 +32,9 @@ BYTES_PER_NUMBER: dict[str, float] = {
 """Of a weight in each dtype and quantisation; int4 is made in groups of 64. Scales of rows are not worth counting."""
 
 
-def grouped_bytes(group: int, *, has_offsets: bool) -> float:
-    """The bytes of a weight of 4 bits on a device: with fp32 scales and offsets, if not narrower."""
-    return 0.5 + 4 * (2 if has_offsets else 1) / group
+def grouped_bytes(group: int, bits: int = 4, *, has_offsets: bool) -> float:
+    """The bytes of a weight that stays in groups on a device: with fp32 scales and offsets, if not narrower."""
+    return bits / 8 + 4 * (2 if has_offsets else 1) / group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
-"""Weights of 4 bits in groups along K: w[n, k] = scale[n, k/g] * level[code[n, k]] + offset[n, k/g].
+"""Weights of 4 or 8 bits in groups along K: w[n, k] = scale[n, k/g] * level[code[n, k]] + offset[n, k/g].
 
-The one form in which devices keep 4-bit weights in memory. Formats differ in their levels (0 to 15, -8 to 7, a 4-bit
-float's, nf4's), in the size of a group, and in whether there are offsets.
+The one form in which devices keep such weights in memory. Formats differ in their levels (0 to 15, -8 to 7, a 4-bit
+float's, nf4's; in 8 bits always -128 to 127), in the size of a group, and in whether there are offsets.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +16,9 @@ import torch
 INT4 = tuple(float(level) for level in range(-8, 8))
 """Levels of codes 0 to 15 in symmetric integer formats."""
 UINT4 = tuple(float(level) for level in range(16))
+INT8 = tuple(float(level) for level in range(-128, 128))
+"""Levels of codes 0 to 255: all integers of more than 4 bits are kept as these."""
+_WHOLE = frozenset(INT8)
 SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 """Scales that are tried, as shares of the one that reaches the largest value of a group."""
 
@@ -25,11 +30,33 @@ class GroupLayout:
     group: int
     """Columns that share a scale; the number of columns, or more: the whole row."""
     levels: tuple[float, ...]
-    """Of the 16 codes."""
+    """Of the 16 codes, or ``INT8``."""
     has_offsets: bool
+
+    @property
+    def bits(self) -> int:
+        return 8 if len(self.levels) > 16 else 4
 
     def num_groups(self, num_columns: int) -> int:
         return -(-num_columns // self.group)
+
+    def splits(self, columns: range, num_columns: int) -> bool:
+        """Whether some of the columns of rows are whole groups."""
+        whole = columns.start % self.group == 0 and len(columns) % self.group == 0
+        return whole or self.num_groups(num_columns) == 1
+
+
+def common_layout(layouts: Collection[GroupLayout], num_columns: int) -> GroupLayout | None:
+    """The layout that all of these can be brought to without a change of values; None where there is none.
+
+    Files that give each tensor a type of its own (GGUF) have several in one fused weight.
+    """
+    if len(layouts) == 1:
+        return next(iter(layouts))
+    if not all(level in _WHOLE for layout in layouts for level in layout.levels):
+        return None
+    sizes = {min(layout.group, num_columns) for layout in layouts}
+    return GroupLayout(math.gcd(*sizes), INT8, any(layout.has_offsets for layout in layouts))
 
 
 MADE = GroupLayout(64, INT4, has_offsets=False)
@@ -49,6 +76,23 @@ class GroupedRows(NamedTuple):
     def part(self, rows: slice) -> GroupedRows:
         """Some of them."""
         return GroupedRows(self.codes[rows], self.scales[rows], None if self.offsets is None else self.offsets[rows])
+
+    def brought_to(self, common: GroupLayout, own: GroupLayout) -> GroupedRows:
+        """The same numbers in a layout of ``common_layout``; ``own`` is theirs."""
+        if common == own:
+            return self
+        code_of = (torch.tensor(own.levels) + 128).to(torch.uint8)
+        num_columns = self.codes.shape[1]
+
+        def finer(values: torch.Tensor) -> torch.Tensor:
+            times = max(1, min(own.group, num_columns) // common.group)
+            return values.repeat_interleave(times, 1)[:, : common.num_groups(num_columns)].contiguous()
+
+        scales = finer(self.scales)
+        offsets = None if self.offsets is None else finer(self.offsets)
+        if common.has_offsets and offsets is None:
+            offsets = torch.zeros_like(scales)
+        return GroupedRows(code_of[self.codes.int()], scales, offsets)
 
     def dequantized(self, layout: GroupLayout) -> torch.Tensor:
         """(n, K) fp32."""

@@ -58,7 +58,7 @@ class CpuBackend(Backend):
             keeps_narrow_embedding=True,
             kv_by_head=True,
             keeps_narrow_weights=has_kernels,
-            keeps_groups=(None, *QUANTIZATIONS) if has_kernels else (),
+            keeps_groups={4: (None, *QUANTIZATIONS), 8: (None,)} if has_kernels else {},
         )
 
     def why_unavailable(self) -> str | None:

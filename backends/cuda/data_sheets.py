@@ -8,7 +8,7 @@ TOKEN_BUDGET = 16_384
 """Of the largest step that is tried, and of one that nothing was measured for."""
 _USABLE_MEMORY = 0.95
 _STEP_SHARE = 0.6
-KEEPS_GROUPS = (None, "int4")
+KEEPS_GROUPS = {4: (None, "int4")}
 """``Capabilities.keeps_groups`` of the backend."""
 
 

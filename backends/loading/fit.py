@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -13,6 +14,7 @@ from engine.config import BYTES_PER_NUMBER, grouped_bytes
 from engine.errors import DeviceError
 
 GB = 1e9
+NOTHING_KEPT: Mapping[int, Collection[str | None]] = MappingProxyType({})
 
 
 def weight_bytes(
@@ -20,12 +22,12 @@ def weight_bytes(
     dtype: torch.dtype,
     quantization: str | None,
     keeps_narrow: bool,
-    keeps_groups: Collection[str | None] = (),
+    keeps_groups: Mapping[int, Collection[str | None]] = NOTHING_KEPT,
 ) -> int:
     """The bytes of the weights on the device. Embeddings and vectors stay in ``dtype``; of the lm_head two rows remain.
 
-    ``keeps_narrow``: matrices stay as narrow as the file has them. ``keeps_groups``: in these quantisations
-    also those of 4 bits, if what is fused with them is in 4 bits as well.
+    ``keeps_narrow``: matrices stay as narrow as the file has them. ``keeps_groups``: also those of so many bits in
+    these quantisations, if what is fused with them is in as many bits as well.
     """
     total = 0
     for name, info in tensors.items():
@@ -36,8 +38,8 @@ def weight_bytes(
         if keeps_narrow and len(info.shape) == 2 and info.dtype.itemsize >= 2:
             each = min(each, info.dtype.itemsize)
         layout = info.layout if isinstance(info, QuantizedTensor) else None
-        if quantization in keeps_groups and is_linear and layout is not None:
-            each = grouped_bytes(layout.group, has_offsets=layout.has_offsets)
+        if is_linear and layout is not None and quantization in keeps_groups.get(layout.bits, ()):
+            each = grouped_bytes(layout.group, layout.bits, has_offsets=layout.has_offsets)
         total += round(math.prod(info.shape) * each)
     return total
 

@@ -8,7 +8,8 @@ names; a fused projection is one linear weight with several destinations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from engine.backends.loading.source import QuantizedTensor, Shaped
 from engine.backends.tensor_parallel import TPGroup
 from engine.kernels.ops import GroupedWeight, LinearWeight, Ops
-from engine.kernels.weight_groups import GroupedRows
+from engine.kernels.weight_groups import GroupedRows, GroupLayout, common_layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,19 @@ class WeightPart:
     """Of them, those that the weight has; None: all."""
 
 
+@dataclass(frozen=True)
+class _Grouped:
+    """A weight that stays in groups, its layout, and those of its parts in the file."""
+
+    weight: GroupedWeight
+    layout: GroupLayout
+    of_parts: Sequence[GroupLayout]
+
+    def loader(self, part: int) -> Callable[[int, GroupedRows], None]:
+        own = self.of_parts[part]
+        return lambda start, rows: self.weight.load_groups(start, rows.brought_to(self.layout, own))
+
+
 class Parameters:
     """Makes the parameters of a model. ``tensors``: what the checkpoint holds; None when the weights are made up."""
 
@@ -88,7 +102,7 @@ class Parameters:
         dtype: torch.dtype,
         tensors: Mapping[str, Shaped] | None,
         keep_narrow_tables: bool = False,
-        keep_groups: bool = False,
+        keep_groups: Collection[int] = (),
         group: TPGroup | None = None,
     ) -> None:
         self.ops = ops
@@ -103,8 +117,8 @@ class Parameters:
         self._tensors = tensors
         self._keep_narrow_tables = keep_narrow_tables
         self._keep_groups = keep_groups
-        self.num_grouped = 0
-        """Weights that stay in 4 bits."""
+        self.num_grouped: Counter[int] = Counter()
+        """Weights that stay in groups, by their bits."""
 
     @property
     def num_bytes(self) -> int:
@@ -160,13 +174,13 @@ class Parameters:
         """One weight whose rows are those of ``parts``, one below the other; of each row all, or ``columns``."""
         num_columns = in_features if columns is None else len(columns)
         num_rows = sum(rows.count for rows in parts)
-        grouped = self._new_grouped(parts, num_rows, num_columns, columns, bias=bias)
-        weight: LinearWeight = grouped or self.ops.new_linear(num_rows, num_columns, bias=bias)
+        grouped = self._new_grouped(parts, num_rows, in_features, columns, bias=bias)
+        weight = grouped.weight if grouped else self.ops.new_linear(num_rows, num_columns, bias=bias)
         self._linears.append(weight)
         above = 0
-        for rows in parts:
+        for number, rows in enumerate(parts):
             total = rows.total or rows.count
-            load = grouped.load_groups if grouped is not None else weight.load_rows
+            load = weight.load_rows if grouped is None else grouped.loader(number)
             take_rows, take_bias = _shifted(load, rows, above), _shifted(weight.load_bias, rows, above)
             shape = (total, in_features)
             in_groups = grouped is not None
@@ -193,21 +207,28 @@ class Parameters:
         return weight
 
     def _new_grouped(
-        self, parts: Sequence[Rows], num_rows: int, num_columns: int, columns: range | None, *, bias: bool
-    ) -> GroupedWeight | None:
-        """A weight that stays in 4 bits, where all its parts are stored alike and the device keeps such."""
-        if not self._keep_groups or self._tensors is None:
+        self, parts: Sequence[Rows], num_rows: int, in_features: int, columns: range | None, *, bias: bool
+    ) -> _Grouped | None:
+        """A weight that stays in 4 or 8 bits, where all its parts are stored so and the device keeps such."""
+        layouts = [self._layout(f"{rows.name}.weight") for rows in parts]
+        found = [layout for layout in layouts if layout is not None]
+        if not self._keep_groups or len(found) < len(layouts):
             return None
-        sources = [self._tensors.get(f"{rows.name}.weight") for rows in parts]
-        layouts = {source.layout if isinstance(source, QuantizedTensor) else None for source in sources}
-        layout = layouts.pop()
-        if layouts or layout is None:
+        common = common_layout(set(found), in_features)
+        if common is None or common.bits not in self._keep_groups:
             return None
-        if columns is not None and (columns.start % layout.group or len(columns) % layout.group):
+        if columns is not None and not all(layout.splits(columns, in_features) for layout in found):
             return None
-        weight = self.ops.new_grouped_linear(num_rows, num_columns, layout, bias=bias)
-        self.num_grouped += 0 if weight is None else num_rows * num_columns
-        return weight
+        num_columns = in_features if columns is None else len(columns)
+        weight = self.ops.new_grouped_linear(num_rows, num_columns, common, bias=bias)
+        if weight is None:
+            return None
+        self.num_grouped[common.bits] += num_rows * num_columns
+        return _Grouped(weight, common, found)
+
+    def _layout(self, name: str) -> GroupLayout | None:
+        source = self._tensors.get(name) if self._tensors is not None else None
+        return source.layout if isinstance(source, QuantizedTensor) else None
 
     def skip(self, *prefixes: str) -> None:
         """Stored tensors that this model does not need, unless they have a destination already. Call it last."""

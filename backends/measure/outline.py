@@ -74,6 +74,8 @@ class Outline:
     """Of all linear layers: what a quantisation makes smaller."""
     other_numbers: int
     """Of embeddings, tables and norms."""
+    linear_sizes: Mapping[str, int]
+    """Numbers of each linear weight, by its name without ``.weight``."""
     layer_products: tuple[tuple[int, int], ...]
     """Outputs and inputs of each matrix product of one layer."""
     kv_shape: KVShape | None
@@ -107,6 +109,9 @@ def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
     return Outline(
         linear_numbers=sum(weight.num_numbers for weight in ops.weights),
         other_numbers=params.num_bytes // params.dtype.itemsize,
+        linear_sizes={
+            name: sum(part.rows.count for part in parts) * parts[0].in_features for name, parts in params.parts.items()
+        },
         layer_products=tuple(of_layer.values()),
         kv_shape=model.kv_shape,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +29,7 @@ class Measured:
     memory_bytes: int
     token_budget: int
     keeps_narrow_weights: bool
-    keeps_groups: tuple[str | None, ...]
+    keeps_groups: Mapping[int, Collection[str | None]]
     rates: dict[str, float]
     """Operations a second in the products, by dtype or quantisation."""
     bandwidth: float

@@ -86,14 +86,14 @@ def engine(*arguments: str) -> list[str]:
 
 
 def plan(folder: Path, device: str) -> Any:
-    command = engine("plan", str(folder), "--device", device, "--max-model-len", "2048", "--json")
+    command = engine("plan", str(folder), "--device", device, "--max-model-len", "1024", "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def serve(folder: Path, flags: list[str], port: int, num_documents: int, log: Path) -> dict[str, Any]:
     """Figures of a server of its own, as a user starts it."""
-    command = engine("serve", str(folder), "--device", "cpu", "--port", str(port), "--max-model-len", "2048", *flags)
+    command = engine("serve", str(folder), "--device", "cpu", "--port", str(port), "--max-model-len", "1024", *flags)
     started = time.perf_counter()
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)

@@ -5,14 +5,15 @@ What its tensors are, the family's own file says (``backends/measure/outline.py`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from engine.checkpoint.config_names import usual_config
 from engine.checkpoint.families import RANKERS, BodySizes, body_sizes, is_causal, position_limit
 from engine.config import BYTES_PER_NUMBER
-from engine.entrypoints.planning.stored import StoredWeights, stored_weights
+from engine.entrypoints.planning.stored import KeptGroups, StoredWeights, stored_weights
 from engine.errors import ConfigError
 
 Reads = Literal["pairs", "lists", "texts"]
@@ -41,8 +42,11 @@ class ModelShape:
     """Keys and values of one token in all layers; 0 for a model that keeps none."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Raises ``ConfigError`` or ``ModelLoadError`` for a model that this engine could not load either."""
+    def of(cls, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
+        """Raises ``ConfigError`` or ``ModelLoadError`` for a model that this engine could not load either.
+
+        ``folder``: of config.json, beside which a quantised checkpoint's settings or GGUF file may be.
+        """
         config = usual_config("the model", config)
         model_type = str(config.get("model_type"))
         sizes, max_len = body_sizes(model_type, config), position_limit(model_type, config)
@@ -57,7 +61,7 @@ class ModelShape:
             sizes=sizes,
             max_len=max_len,
             stored_dtype=stated if stated in BYTES_PER_NUMBER else "float32",
-            stored=stored_weights(config),
+            stored=stored_weights(config, tensors.linear_sizes, folder),
             causal=is_causal(model_type, config),
             reads=_reads(config),
             linear_params=tensors.linear_numbers,
@@ -93,15 +97,18 @@ class ModelShape:
         quantization: str | None,
         *,
         keeps_narrow: bool = False,
-        keeps_groups: Collection[str | None] = (),
+        keeps_groups: KeptGroups | None = None,
     ) -> int:
         """Bytes of the weights on the device. ``keeps_narrow``: matrices stay as narrow as the file has them;
-        ``keeps_groups``: in these quantisations what the file has in 4 bits stays so."""
+        ``keeps_groups``: as in ``Capabilities``; None: nothing stays as the file has it."""
         stored = BYTES_PER_NUMBER[self.stored_dtype]
+        if self.stored is not None and self.stored.table_bytes is not None:
+            stored = self.stored.table_bytes
         table = min(BYTES_PER_NUMBER[dtype], stored) if keeps_narrow else BYTES_PER_NUMBER[dtype]
         linear = BYTES_PER_NUMBER[quantization] if quantization else table
-        if quantization in keeps_groups and self.stored is not None and self.stored.kept_bytes is not None:
-            linear = self.stored.kept_bytes
+        if self.stored is not None:  # what is dequantised is fp32, not the dtype that the file states
+            each = linear if quantization else BYTES_PER_NUMBER[dtype]
+            linear = self.stored.bytes_per_weight(each, linear, quantization, keeps_groups or {})
         return round(self.linear_params * linear) + self.other_params * round(table)
 
     def kv_bytes(self, dtype: str) -> int:

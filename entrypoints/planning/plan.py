@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from engine.backends.data_sheet import DataSheet, data_sheets
@@ -16,6 +17,8 @@ from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
 from engine.errors import ConfigError
 
+LEAST_SHARE = 0.001
+"""Of the linear layers, that is worth a word."""
 HERE = ("auto", *sorted(row.name for row in DEVICES))
 """What stands for a device of this machine; other names are products."""
 
@@ -39,7 +42,7 @@ class Plan:
             "model": self.model,
             "model_len": self.max_len,
             "weights": self.shape.params,
-            "stored": None if self.shape.stored is None else self.shape.stored._asdict(),
+            "stored": None if self.shape.stored is None else self.shape.stored.as_json(),
             "gflop_per_token": self.shape.token_flop / 1e9,
             "device": asdict(self.device),
             "devices": self.num_devices,
@@ -54,7 +57,7 @@ class Plan:
 def make_plan(
     config: ModelConfig, device: str, num_devices: int, workload: Workload, *, cpu_threads: int | None = None
 ) -> Plan:
-    shape = ModelShape.of(_config_json(config))
+    shape = ModelShape.of(*_config_json(config))
     if config.max_docs_per_block is not None:
         workload = replace(workload, block=config.max_docs_per_block)
     max_len = min(config.max_model_len or shape.max_len, shape.max_len)
@@ -95,9 +98,12 @@ def _data_sheet(name: str) -> DataSheet:
     return data_sheets()[name]
 
 
-def _config_json(config: ModelConfig) -> dict[str, Any]:
-    folder = resolve_folder(config.model, config.revision, files=["config.json"])
-    return apply_overrides(CheckpointFiles(folder, config.model).config, config.hf_overrides)
+def _config_json(config: ModelConfig) -> tuple[dict[str, Any], Path]:
+    """What it says, and its folder."""
+    from engine.backends.loading.checkpoint import FILES
+
+    folder = resolve_folder(config.model, config.revision, files=["config.json", *FILES])
+    return apply_overrides(CheckpointFiles(folder, config.model).config, config.hf_overrides), folder
 
 
 def _choose(config: ModelConfig, found: list[Option]) -> Option:
@@ -136,12 +142,17 @@ def _notes(plan: Plan) -> list[str]:
     if not chosen.fits:
         notes.append(_why_not(plan))
     idle = plan.num_devices - chosen.tensor_parallel_size * chosen.data_parallel_size
-    kept = plan.shape.stored
-    if kept is not None and kept.kept_bytes is not None and chosen.quantization in plan.device.keeps_groups:
-        linear = plan.shape.linear_params * kept.kept_bytes / 1e9
+    stored = plan.shape.stored
+    kept = {} if stored is None else stored.kept_bytes(chosen.quantization, plan.device.keeps_groups)
+    if stored is not None and kept:
+        sizes = {bits: f"{plan.shape.linear_params * each / 1e9:.2f} GB" for bits, each in kept.items()}
+        words = " and ".join(f"in {bits} bits, {size} with their scales" for bits, size in sizes.items())
+        some_are_plain = stored.left_plain >= LEAST_SHARE
+        whole = "Linear layers" if some_are_plain else "The linear layers"
+        plain = f", {stored.left_plain:.0%} of the linear layers that the settings name as unquantised,"
         notes.append(
-            f"The linear layers stay in 4 bits, {linear:.2f} GB with their scales; the rest of the weights is the "
-            "embedding and norms. A file that leaves some layers unquantised needs more."
+            f"{whole} stay {words}; the rest of the weights is{plain if some_are_plain else ''} the embedding and "
+            "norms. A file that leaves more layers unquantised needs more."
         )
     if chosen.fits and idle:
         notes.append(f"{idle} of the {plan.num_devices} devices stay idle: they do not make up another replica.")

@@ -41,7 +41,7 @@ class StandIn(CudaBackend):
         return Capabilities(
             dtypes=("float32", "bfloat16", "float16"),
             quantizations=("fp8", "int4"),
-            keeps_groups=(None, "int4"),
+            keeps_groups={4: (None, "int4")},
             default_token_budget=256,
             warm_up_tokens=(8,),
             records_steps=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ import torch
 from engine.backends.cuda.data_sheets import KEEPS_GROUPS
 from engine.backends.loading.checkpoint import open_model
 from engine.backends.loading.fit import weight_bytes
+from engine.checkpoint.gguf.folder import folder_of
 from engine.entrypoints.planning.model_shape import ModelShape
 from tests.planning.test_plan import QWEN_8B, planned
+from tests.quantized.gguf_writer import write_gguf
 from tests.quantized.packers import quantize_folder
 from tests.quantized.test_formats import LAYOUTS, PACKAGES
+from tests.quantized.test_modelslim import make as make_modelslim
 from tests.support.checkpoints import make_qwen3
 
 GIB = 2**30
@@ -36,6 +40,58 @@ def test_each_format_is_planned_as_it_is_loaded(name: str, tmp_path: Path) -> No
     in_plan = shape.weight_bytes("bfloat16", None, keeps_groups=KEEPS_GROUPS)
     assert in_plan == pytest.approx(loaded, rel=0.02)
     assert shape.stored.bits == pytest.approx(found.bits_per_weight, rel=0.2)
+
+
+CPU = {4: (None,), 8: (None,)}
+
+
+def assert_planned_as_loaded(folder: Path, config: dict[str, Any], words: str) -> ModelShape:
+    shape, found = ModelShape.of(config, folder), open_model(str(folder), config, "model.")
+    assert shape.stored is not None
+    assert shape.stored.words == words
+    assert shape.stored.bits == pytest.approx(found.bits_per_weight, rel=0.2)
+    loaded = weight_bytes(found.tensors, torch.float32, None, keeps_narrow=True, keeps_groups=CPU)
+    assert shape.weight_bytes("float32", None, keeps_narrow=True, keeps_groups=CPU) == pytest.approx(loaded, rel=0.02)
+    return shape
+
+
+def test_gguf_is_planned_by_the_types_of_its_tensors(tmp_path: Path) -> None:
+    make_qwen3(tmp_path / "m", layers=2, hidden=256, head_dim=64, intermediate=512)
+    kinds = {"ffn_down": "Q6_K", "token_embd": "F32"}
+    path, _ = write_gguf(
+        tmp_path / "m", lambda name: next((kind for part, kind in kinds.items() if part in name), "Q4_K"),
+        with_twin=False, general__name="Qwen3-Reranker-0.6B",
+    )  # fmt: skip
+    folder = folder_of(path)
+    config = json.loads((folder / "config.json").read_text())
+    shape = assert_planned_as_loaded(folder, config, "GGUF Q4_K; GGUF Q6_K")
+    assert shape.stored is not None
+    assert shape.stored.left_plain == pytest.approx(0)
+
+
+def test_modelslim_is_planned_by_its_description(tmp_path: Path) -> None:
+    make_modelslim(tmp_path / "m", "W8A8_DYNAMIC", hidden=256, head_dim=64, intermediate=512)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert_planned_as_loaded(tmp_path / "m", config, "msModelSlim W8A8_DYNAMIC, 8 bits, a scale a row")
+
+
+def test_each_group_of_compressed_tensors_counts_and_what_is_left_alone() -> None:
+    four = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
+    groups = {
+        "attention": {
+            "targets": ["re:.*self_attn.*"],
+            "weights": {"num_bits": 8, "type": "int", "strategy": "channel"},
+        },
+        "others": {"targets": ["Linear"], "weights": four},
+    }
+    settings = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    settings |= {"ignore": ["lm_head", "model.layers.0.mlp.down_proj"]}
+    shape = ModelShape.of(QWEN_8B | {"quantization_config": settings})
+    assert shape.stored is not None
+    attention, others = shape.stored.parts
+    assert attention.share * shape.linear_params == pytest.approx(36 * 4096 * (4096 + 4096 + 2 * 1024), rel=0.01)
+    assert (attention.bits, attention.kept, others.kept) == (8, (8, 1.0), (4, 0.5 + 4 / 128))
+    assert shape.stored.left_plain * shape.linear_params == pytest.approx(4096 * 12288, rel=0.01)
 
 
 def test_8b_in_4_bits_is_less_than_5_5_gib_with_head_and_keys(

@@ -57,6 +57,21 @@ def test_weights_of_4_bits_stay_so(tmp_path: Path, name: str, quantization: str 
     assert sizes[0] < 0.97 * sizes[1]
 
 
+@pytest.mark.parametrize("name", ["gptq 8 bits", "int8", "int-quantized", "hqq 8 bits"])
+def test_weights_of_8_bits_stay_so_in_fp32(tmp_path: Path, name: str) -> None:
+    twin = make(tmp_path / "m", name, hidden=256, intermediate=512, head_dim=64)
+    sizes, scores = [], []
+    for model in (tmp_path / "m", twin):
+        with LLM(str(model), device="cpu") as llm:
+            sizes.append(llm.info.weight_bytes)
+            scores.append([output.outputs.score for output in llm.score(QUERY, DOCUMENTS)])
+            stays = any("stay in 8 bits, computed in float32" in note for note in llm.info.notes)
+            assert stays == (model != twin)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    linear = 2 * (256 * 64 * (4 + 2 * 2 + 4) + 3 * 256 * 512)
+    assert sizes[1] - sizes[0] > 2.5 * linear  # 1 to 1.3 bytes instead of 4
+
+
 def test_check_says_what_the_weights_are_stored_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "m", "awq")
     with pytest.raises(SystemExit) as ended:

@@ -32,7 +32,7 @@ def share(folder: Path, index: int, size: int) -> tuple[list[torch.Tensor], int]
     family = find_family(spec.model_type)
     tensors = open_model(str(folder), json.loads((folder / "config.json").read_text()), "model.").tensors
     params = Parameters(
-        ReferenceOps(), device=torch.device("cpu"), dtype=torch.float32, tensors=tensors, keep_groups=True,
+        ReferenceOps(), device=torch.device("cpu"), dtype=torch.float32, tensors=tensors, keep_groups=(4, 8),
         group=TPGroup(index, size),
     )  # fmt: skip
     family.build(spec, params)

@@ -21,10 +21,10 @@ from engine.checkpoint.gguf.config import positive_row
 from engine.checkpoint.gguf.header import GgufFile, GgufTensor, read_gguf
 from engine.checkpoint.gguf.names import SCORE, name_in_body
 from engine.errors import ModelLoadError
-from engine.kernels.weight_groups import INT4, UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT4, INT8, UINT4, GroupedRows, GroupLayout
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-FOUR_BITS = {
+LAYOUTS = {
     "Q2_K": GroupLayout(16, UINT4, has_offsets=True),
     "Q3_K": GroupLayout(16, INT4, has_offsets=False),
     "Q4_0": GroupLayout(32, INT4, has_offsets=False),
@@ -33,8 +33,13 @@ FOUR_BITS = {
     "IQ4_NL": GroupLayout(32, tuple(map(float, IQ4)), has_offsets=False),
     "IQ4_XS": GroupLayout(32, tuple(map(float, IQ4)), has_offsets=False),
     "MXFP4": GroupLayout(32, tuple(map(float, E2M1_DOUBLED)), has_offsets=False),
+    "Q5_0": GroupLayout(32, INT8, has_offsets=False),
+    "Q5_1": GroupLayout(32, INT8, has_offsets=True),
+    "Q5_K": GroupLayout(32, INT8, has_offsets=True),
+    "Q6_K": GroupLayout(16, INT8, has_offsets=False),
+    "Q8_0": GroupLayout(32, INT8, has_offsets=False),
 }
-"""Types of at most 16 levels."""
+"""In 4 bits types of at most 16 levels, in 8 the others."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,12 +58,14 @@ class BlockTensor(QuantizedTensor):
 
     @property
     def layout(self) -> GroupLayout | None:
-        return FOUR_BITS.get(self.type)
+        return LAYOUTS[self.type]
 
     def grouper(self, reader: TensorReader) -> Group:
-        found = FOUR_BITS[self.type]
+        found = LAYOUTS[self.type]
         code_of = torch.zeros(256, dtype=torch.uint8)
-        code_of[torch.tensor(found.levels).long()] = torch.arange(16, dtype=torch.uint8)  # negative ones from the end
+        code_of[torch.tensor(found.levels).long()] = torch.arange(len(found.levels)).to(
+            torch.uint8
+        )  # negative ones from the end
 
         def grouped(first: int, last: int) -> GroupedRows:
             groups = self.groups(reader, first, last)

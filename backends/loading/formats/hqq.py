@@ -17,7 +17,7 @@ from engine.backends.loading.formats import scaled
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
-from engine.kernels.weight_groups import UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT8, UINT4, GroupedRows, GroupLayout
 
 DETAILS = ("nbits", "group_size", "axis", "shape", "packing", "view_as_float", "unpack_view_dtype", "compute_dtype")
 MORE_DETAILS = (
@@ -42,16 +42,18 @@ class HqqTensor(QuantizedTensor):
 
     @property
     def layout(self) -> GroupLayout | None:
-        fits = self.bits == 4 and self.axis == 1
-        return GroupLayout(self.group, UINT4, has_offsets=True) if fits else None
+        if self.axis == 0:
+            return None
+        return GroupLayout(self.group, UINT4 if self.bits == 4 else INT8, has_offsets=True)
 
     def grouper(self, reader: TensorReader) -> Group:
         packed, in_row = self.read(reader, "codes"), self.shape[1] // self.group
-        codes = torch.cat([packed >> 4, packed & 15]).view(self.shape)
+        codes = (packed if self.bits == 8 else torch.cat([packed >> 4, packed & 15])).view(self.shape)
+        middle = 128 if self.bits == 8 else 0  # the code that stands for 0
         scales = self.read_scales(reader, "scale").reshape(-1, in_row)
         zeros = self.check_finite("zero points", self.read(reader, "zero").float()).reshape(-1, in_row)
         return lambda first, last: GroupedRows(
-            codes[first:last], scales[first:last], -zeros[first:last] * scales[first:last]
+            codes[first:last], scales[first:last], (middle - zeros[first:last]) * scales[first:last]
         )
 
     def dequantizer(self, reader: TensorReader) -> Dequantize:

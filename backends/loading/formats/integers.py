@@ -16,7 +16,7 @@ import torch
 from engine.backends.loading.safetensors_file import TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, spread
 from engine.errors import ModelLoadError
-from engine.kernels.weight_groups import UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT8, UINT4, GroupedRows, GroupLayout
 
 
 class Integers(NamedTuple):
@@ -53,8 +53,10 @@ class IntegerGroups(QuantizedTensor):
 
     @property
     def layout(self) -> GroupLayout | None:
-        if self.bits > 4 or not self.in_order:
+        if not self.in_order:
             return None
+        if self.bits > 4:
+            return GroupLayout(self.group, INT8, has_offsets=not self.symmetric)
         if not self.symmetric:
             return GroupLayout(self.group, UINT4, has_offsets=True)
         middle = 1 << (self.bits - 1)
@@ -68,10 +70,11 @@ class IntegerGroups(QuantizedTensor):
         def grouped(first: int, last: int) -> GroupedRows:
             codes, scales, zeros = read(first, last)
             if not self.symmetric:
-                return GroupedRows(codes.to(torch.uint8), scales, -zeros * scales)
+                middle_of_codes = 128 if self.bits > 4 else 0  # the code that stands for 0
+                return GroupedRows(codes.to(torch.uint8), scales, (middle_of_codes - zeros) * scales)
             if not (zeros == middle).all():
                 raise ModelLoadError(f"{self.label}: it is called symmetric, but has zero points other than {middle}")
-            return GroupedRows(codes.to(torch.uint8), scales, None)
+            return GroupedRows((codes + (128 - middle) * (self.bits > 4)).to(torch.uint8), scales, None)
 
         return grouped
 

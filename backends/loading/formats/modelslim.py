@@ -17,8 +17,9 @@ import torch
 from engine.backends.loading.formats.scaled import SCALES
 from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import Dequantize, QuantizedTensor
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
 from engine.errors import ModelLoadError
+from engine.kernels.groups import INT8, GroupedRows, GroupLayout
 
 FLOAT, STATIC = "FLOAT", "W8A8"
 SCALE_A_ROW = ("W8A8_DYNAMIC", "W8A8_MIX", "W8A16")
@@ -35,10 +36,22 @@ ROUNDING = 0.51
 class Int8Rows(QuantizedTensor):
     """Reads int8 rows. ``parts``: weight int8 (N, K), scale and offset, a number a row."""
 
+    @property
+    def layout(self) -> GroupLayout | None:
+        return GroupLayout(self.shape[1], INT8, has_offsets=False)
+
+    def grouper(self, reader: TensorReader) -> Group:
+        scales = self._positive_scales(reader)
+
+        def grouped(first: int, last: int) -> GroupedRows:
+            codes = self.read(reader, "weight", first, last)
+            self.check_rows(reader, codes.float(), first, last)
+            return GroupedRows((codes.int() + 128).to(torch.uint8), scales[first:last].unsqueeze(1), None)
+
+        return grouped
+
     def dequantizer(self, reader: TensorReader) -> Dequantize:
-        scales = self.scales(reader)
-        if not (scales > 0).all():
-            raise ModelLoadError(f"{self.label}: its scales hold values that are not positive numbers")
+        scales = self._positive_scales(reader)
 
         def dequantize(first: int, last: int) -> torch.Tensor:
             codes = self.read(reader, "weight", first, last).float()
@@ -46,6 +59,12 @@ class Int8Rows(QuantizedTensor):
             return codes * scales[first:last].unsqueeze(1)
 
         return dequantize
+
+    def _positive_scales(self, reader: TensorReader) -> torch.Tensor:
+        scales = self.scales(reader)
+        if not (scales > 0).all():
+            raise ModelLoadError(f"{self.label}: its scales hold values that are not positive numbers")
+        return scales
 
     def scales(self, reader: TensorReader) -> torch.Tensor:
         """(N,) fp32."""

@@ -11,8 +11,9 @@ import torch
 
 from engine.backends.loading.formats.stored import Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import Dequantize, QuantizedTensor
+from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
 from engine.errors import ModelLoadError
+from engine.kernels.groups import INT8, GroupedRows, GroupLayout
 
 FP8 = torch.float8_e4m3fn
 E8M0 = torch.float8_e8m0fnu
@@ -28,11 +29,34 @@ class ScaledTensor(QuantizedTensor):
     divisor: float = 1.0
     """Of the products: bitsandbytes stores the largest value of a row as its scale."""
 
-    def dequantizer(self, reader: TensorReader) -> Dequantize:
+    @property
+    def layout(self) -> GroupLayout | None:
+        if self.parts["weight"].dtype != torch.int8:
+            return None
+        return GroupLayout(self.block[1], INT8, has_offsets="zero" in self.parts)
+
+    def grouper(self, reader: TensorReader) -> Group:
+        scales, zeros = self.scales(reader)
+        scales = scales / self.divisor
+
+        def grouped(first: int, last: int) -> GroupedRows:
+            codes = (self.read(reader, "weight", first, last).int() + 128).to(torch.uint8)
+            places = torch.arange(first, last) // self.block[0]
+            offsets = None if zeros is None else -zeros[places] * scales[places]
+            return GroupedRows(codes, scales[places], offsets)
+
+        return grouped
+
+    def scales(self, reader: TensorReader) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(blocks of rows, blocks of columns) fp32, and the zero points in the same shape."""
         scales = as_numbers(self.read(reader, "scale")).reshape(self._num_blocks)
         if not (torch.isfinite(scales) & (scales > 0)).all():
             raise ModelLoadError(f"{self.label}: its scales hold values that are not positive numbers")
         zeros = self.read(reader, "zero").float().reshape(self._num_blocks) if "zero" in self.parts else None
+        return scales, zeros
+
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
+        scales, zeros = self.scales(reader)
 
         def dequantize(first: int, last: int) -> torch.Tensor:
             wide = self.read(reader, "weight", first, last).float()

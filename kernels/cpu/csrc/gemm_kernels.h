@@ -158,6 +158,10 @@ static const uint32_t* widened(const Weight& w, const unsigned char* data, int p
         return (const uint32_t*)to;
     }
     if (K::kind != Kind::f32 || w.storage == Storage::f32) return (const uint32_t*)data;
+    if (w.storage == Storage::q8) {
+        expand_bytes_in_groups(w, (const uint32_t*)data, panel, block, words, to);
+        return (const uint32_t*)to;
+    }
     widen((const uint16_t*)data, w.storage == Storage::bf16 ? Dtype::bf16 : Dtype::f16, (int64_t)words * NR, to);
     return (const uint32_t*)to;
 }

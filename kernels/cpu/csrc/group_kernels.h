@@ -265,8 +265,11 @@ static float q4_quantize(const Weight& w, const Q4Block& b, const float* row, co
     }
 }
 
+static void pack_bytes_in_groups(const Weight& w, int panel, int first, int rows, const GroupRows& from);
+
 // Rows [first, first + rows) of one panel.
 static void pack_groups(const Weight& w, int panel, int first, int rows, const GroupRows& from, float* row) {
+    if (w.storage == Storage::q8) return pack_bytes_in_groups(w, panel, first, rows, from);
     constexpr int kMostSegments = 512 / kQ4Values;
     const int block_elems = kBlockWords[(int)w.kind] * kWordElems[(int)w.kind];
     float scales[kMostSegments], offsets[kMostSegments];

@@ -15,7 +15,7 @@
 namespace engine_cpu {
 
 enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3, i8r = 4 };             // arithmetic of a linear layer
-enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5 };  // how its weights lie in memory
+enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5, q8 = 6 };  // its weights in memory
 enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                             // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
@@ -34,12 +34,13 @@ static constexpr int words_of(Kind kind, int elems) {
     const int unit = kind == Kind::i8r ? kRotated : kWordElems[(int)kind];
     return (elems + unit - 1) / unit * unit / kWordElems[(int)kind];
 }
-constexpr int kStorageBits[6] = {32, 16, 16, 16, 8, 4};
+constexpr int kStorageBits[7] = {32, 16, 16, 16, 8, 4, 8};
 
 // 4 bits in groups: w = scale * level[code] + offset, a scale (and perhaps an offset) for every `group` values of a row.
 // A 32-bit word holds eight values of one column: value i at the bits 8 (i mod 4) + 4 (i div 4), so that the low nibbles
 // are the bytes of one int8 word and the high ones those of the next.
 constexpr int kQ4Values = 8;
+constexpr int kQ8Values = 4;  // 8 bits in groups: values of one column in a 32-bit word
 // Integers: level16 * multiplier, the upper half of the product, rounded (pmulhrsw), plus the offset.
 constexpr int kQ4Shift = 15;
 
@@ -74,17 +75,18 @@ struct Weight {
     float* scales;     // [blocks x scales of a block][panels * panel_width], null for floats
     int32_t* offsets;  // same shape, int8 only: what the unsigned form of the activations adds, negated
     float* bias;       // [panels * panel_width]
+    // q4 and q8 only:
+    int group;            // values that share a scale here; divides a block
+    int groups;           // of a row
+    void* group_scales;   // [panel][group][panel_width]: float for f32, else int16 multipliers of levels16
+    void* group_offsets;  // the same, or null
     // q4 only:
-    int group;   // values that share a scale here; divides a block
-    int groups;  // of a row
     float levels[16];
     int16_t levels16[16];  // unit * (level - center)
     float unit, center;
-    void* group_scales;   // [panel][group][panel_width]: float for f32, else int16 multipliers of levels16
-    void* group_offsets;  // the same, or null
 };
 
-struct GroupRows {         // rows of a q4 weight as they are loaded
+struct GroupRows {         // rows of a q4 or q8 weight as they are loaded
     const uint8_t* codes;  // one a byte
     int64_t codes_stride;
     const float* scales;

@@ -26,6 +26,8 @@ namespace {
 
 #include "group_kernels.h"
 
+#include "group8_kernels.h"
+
 #include "epilogue_kernels.h"
 #include "gemm_kernels.h"
 #include "norm_rope_kernels.h"

@@ -18,6 +18,8 @@ namespace {
 
 #include "group_kernels.h"
 
+#include "group8_kernels.h"
+
 #include "gemm_kernels.h"
 }  // namespace
 

@@ -38,7 +38,7 @@ class LinearWeight {
     LinearWeight(std::shared_ptr<Runtime> runtime, int out, int in, Kind kind);
     void load_rows(int64_t start, int64_t rows, const void* src, int64_t src_stride, Dtype dtype);
     void load_bias(int64_t start, int64_t count, const float* src);
-    // Before anything is loaded: 4 bits a value, `levels` of the 16 codes, a scale for each `group` values of a row.
+    // Before anything is loaded: 4 or 8 bits a value, `levels` of the 16 or 256 codes, a scale for each `group` values.
     void keep_groups(int group, const std::vector<float>& levels, bool has_offsets);
     void load_groups(int64_t start, int64_t rows, const GroupRows& from);
     size_t num_bytes() const;
@@ -48,6 +48,7 @@ class LinearWeight {
 
   private:
     void reserve(Storage storage);
+    void set_levels(const std::vector<float>& levels, bool has_offsets);
     void widen_storage();
     int64_t words_in_panel() const;
 

@@ -18,6 +18,7 @@ Storage storage_of(Kind kind, Dtype dtype) {
     return dtype == Dtype::f16 ? Storage::f16 : Storage::f32;
 }
 
+bool is_grouped(Storage s) { return s == Storage::q4 || s == Storage::q8; }
 bool is_half(Storage s) { return s == Storage::bf16 || s == Storage::f16; }
 
 }  // namespace
@@ -78,7 +79,7 @@ void LinearWeight::load_rows(int64_t start, int64_t rows, const void* src, int64
     if (start < 0 || rows < 0 || start + rows > view_.out)
         throw std::out_of_range("rows " + std::to_string(start) + " to " + std::to_string(start + rows) +
                                 " do not fit a weight of " + std::to_string(view_.out) + " rows");
-    if (view_.storage == Storage::q4) throw std::logic_error("a weight of 4 bits in groups takes groups, not rows");
+    if (data_ && is_grouped(view_.storage)) throw std::logic_error("a weight in groups takes groups, not rows");
     const Storage wanted = storage_of(view_.kind, dtype);
     if (!data_)
         reserve(wanted);
@@ -98,17 +99,37 @@ void LinearWeight::load_rows(int64_t start, int64_t rows, const void* src, int64
     });
 }
 
-// 4 bits in groups. Integer levels are made as large as the fixed-point product allows: multipliers get the rest of the
-// bits (group_kernels.h).
+// With 16 levels 4 bits in groups; with 256, which are -128 to 127, 8 bits, in fp32 arithmetic only.
 void LinearWeight::keep_groups(int group, const std::vector<float>& levels, bool has_offsets) {
     const int elems = kBlockWords[static_cast<int>(view_.kind)] * kWordElems[static_cast<int>(view_.kind)];
     view_.group = group >= view_.in ? elems : std::min(group, elems);
-    const bool fits =
-        view_.kind != Kind::bf16 && view_.kind != Kind::i8r && group > 0 && (group % elems == 0 || elems % group == 0 || group >= view_.in);
-    if (!fits || view_.group % kQ4Values || view_.in % kQ4Values || elems % view_.group || levels.size() != 16)
-        throw std::invalid_argument("4 bits in groups of " + std::to_string(group) + " do not fit rows of " +
+    const bool bytes = levels.size() == 256;
+    const int values = bytes ? kQ8Values : kQ4Values;
+    const bool has_room = bytes ? view_.kind == Kind::f32 : view_.kind != Kind::bf16 && view_.kind != Kind::i8r;
+    const bool fits = has_room && (bytes || levels.size() == 16) && group > 0 &&
+                      (group % elems == 0 || elems % group == 0 || group >= view_.in);
+    if (!fits || view_.group % values || view_.in % values || elems % view_.group)
+        throw std::invalid_argument("groups of " + std::to_string(group) + " do not fit rows of " +
                                     std::to_string(view_.in));
     view_.groups = ceil_div(view_.in, view_.group);
+    if (!bytes) set_levels(levels, has_offsets);
+    reserve(bytes ? Storage::q8 : Storage::q4);
+    const size_t size = view_.kind == Kind::f32 ? sizeof(float) : sizeof(int16_t);
+    const size_t total = static_cast<size_t>(view_.panels) * view_.groups * runtime_->table().panel_width * size;
+    group_scales_ = owned<unsigned char>(total);
+    std::memset(group_scales_.get(), 0, total);
+    view_.group_scales = group_scales_.get();
+    if (has_offsets) {
+        group_offsets_ = owned<unsigned char>(total);
+        std::memset(group_offsets_.get(), 0, total);
+        view_.group_offsets = group_offsets_.get();
+    }
+    group_bytes_ = total * (has_offsets ? 2 : 1);
+}
+
+// Integer levels are made as large as the fixed-point product allows: multipliers get the rest of the bits
+// (group_kernels.h).
+void LinearWeight::set_levels(const std::vector<float>& levels, bool has_offsets) {
     const auto [low, high] = std::minmax_element(levels.begin(), levels.end());
     view_.center = has_offsets ? (*low + *high) / 2 : 0;
     const float most = std::max(std::abs(*low - view_.center), std::abs(*high - view_.center));
@@ -120,26 +141,14 @@ void LinearWeight::keep_groups(int group, const std::vector<float>& levels, bool
         view_.levels[i] = levels[i];
         view_.levels16[i] = static_cast<int16_t>(std::nearbyint((levels[i] - view_.center) * view_.unit));
     }
-    reserve(Storage::q4);
-    const size_t size = view_.kind == Kind::f32 ? sizeof(float) : sizeof(int16_t);
-    const size_t bytes = static_cast<size_t>(view_.panels) * view_.groups * runtime_->table().panel_width * size;
-    group_scales_ = owned<unsigned char>(bytes);
-    std::memset(group_scales_.get(), 0, bytes);
-    view_.group_scales = group_scales_.get();
-    if (has_offsets) {
-        group_offsets_ = owned<unsigned char>(bytes);
-        std::memset(group_offsets_.get(), 0, bytes);
-        view_.group_offsets = group_offsets_.get();
-    }
-    group_bytes_ = bytes * (has_offsets ? 2 : 1);
 }
 
 void LinearWeight::load_groups(int64_t start, int64_t rows, const GroupRows& from) {
     if (start < 0 || rows < 0 || start + rows > view_.out)
         throw std::out_of_range("rows " + std::to_string(start) + " to " + std::to_string(start + rows) +
                                 " do not fit a weight of " + std::to_string(view_.out) + " rows");
-    if (view_.storage != Storage::q4 || (from.offsets && !view_.group_offsets))
-        throw std::logic_error("this weight does not keep such groups of 4 bits");
+    if (!is_grouped(view_.storage) || (from.offsets && !view_.group_offsets))
+        throw std::logic_error("this weight does not keep such groups");
     const int width = runtime_->table().panel_width;
     const int64_t first_panel = start / width, last_panel = (start + rows + width - 1) / width;
     runtime_->reserve_scratch(view_.in + width);

@@ -7,7 +7,7 @@ import torch
 
 from engine.kernels.cpu.ops import CpuOps
 from engine.kernels.reference import ReferenceOps
-from engine.kernels.weight_groups import INT4, UINT4, GroupedRows, GroupLayout, quantize_rows
+from engine.kernels.weight_groups import INT4, INT8, UINT4, GroupedRows, GroupLayout, common_layout, quantize_rows
 from tests.kernels.cpu.helpers import TOLERANCE, distance
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -23,6 +23,11 @@ LAYOUTS = {
     "iq4": GroupLayout(32, IQ4, has_offsets=False),
     "nf4 of 1024": GroupLayout(1024, NF4, has_offsets=False),
 }
+EIGHT_BITS = {
+    "a scale a row": GroupLayout(4096, INT8, has_offsets=False),
+    "q6_k": GroupLayout(16, INT8, has_offsets=False),
+    "zero points of 32": GroupLayout(32, INT8, has_offsets=True),
+}
 SHAPES = [(1, 8, 5), (7, 520, 70), (33, 1096, 257), (130, 2048, 64)]
 """Rows, inputs, outputs: around the sizes of groups, blocks and panels."""
 
@@ -31,12 +36,44 @@ def random_rows(
     layout: GroupLayout, num_rows: int, num_columns: int, dtype: torch.dtype = torch.float16
 ) -> GroupedRows:
     """Scales as formats have them, of either sign, and zero points at whole codes."""
-    codes = torch.randint(0, 16, (num_rows, num_columns), dtype=torch.uint8)
+    codes = torch.randint(0, len(layout.levels), (num_rows, num_columns), dtype=torch.uint8)
     reach = max(map(abs, layout.levels))
     scales = (torch.randn(num_rows, layout.num_groups(num_columns)).abs() + 0.2) / reach / num_columns**0.5
     scales = scales.to(dtype).float() * torch.randint(0, 2, scales.shape).mul(2).sub(1)
     offsets = -scales * torch.randint(4, 12, scales.shape) if layout.has_offsets else None
     return GroupedRows(codes, scales, offsets)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 516, 33)], ids=str)
+@pytest.mark.parametrize("layout", EIGHT_BITS.values(), ids=EIGHT_BITS)
+def test_8_bits_have_the_bits_of_the_dequantised_weight(
+    ops_fp32: CpuOps, layout: GroupLayout, shape: tuple[int, int, int]
+) -> None:
+    """And are kept in fp32 arithmetic only."""
+    num_rows, inputs, outputs = shape
+    grouped, plain = ops_fp32.new_grouped_linear(outputs, inputs, layout), ops_fp32.new_linear(outputs, inputs)
+    assert grouped is not None
+    rows, x = random_rows(layout, outputs, inputs), torch.randn(num_rows, inputs)
+    rows.codes[0, :3] = torch.tensor([0, 128, 255])
+    grouped.load_groups(0, rows.part(slice(0, 2)))
+    grouped.load_groups(2, rows.part(slice(2, None)))
+    plain.load_rows(0, rows.dequantized(layout))
+    found, expected = ops_fp32.linear(x, grouped), ops_fp32.linear(x, plain)
+    assert torch.equal(found, expected) or (
+        layout.has_offsets and distance(found, expected) < 1e-6
+    )  # fused, rounded once
+    assert grouped.num_bytes <= 1.02 * outputs * inputs * (1 + 8 / min(layout.group, 128)) + 32 * (inputs + 8) * 4
+    assert CpuOps(1, "int16", isa=ops_fp32.isa).new_grouped_linear(outputs, inputs, layout) is None
+
+
+def test_layouts_are_brought_to_a_common_one() -> None:
+    own = [GroupLayout(32, UINT4, has_offsets=True), GroupLayout(16, INT8, has_offsets=False), LAYOUTS["iq4"]]
+    common = common_layout(own, 64)
+    assert common == GroupLayout(16, INT8, has_offsets=True)
+    for layout in own:
+        rows = random_rows(layout, 3, 64)
+        assert torch.equal(rows.brought_to(common, layout).dequantized(common), rows.dequantized(layout))
+    assert common_layout([LAYOUTS["nvfp4"], LAYOUTS["iq4"]], 64) is None  # halves are no integers
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
