@@ -72,7 +72,9 @@ def check_tensors(folder: str, destinations: Sequence[Destination], tensors: Map
         if name in tensors and tensors[name].shape != shape
     ]
     extra = [
-        f"{name} {_size(info.shape)}" for name, info in tensors.items() if name not in wanted and not _harmless(name)
+        f"{name} {_size(info.shape)}"
+        for name, info in tensors.items()
+        if name not in wanted and not _harmless(name) and not _is_zero_bias(name, info, wanted)
     ]
     narrow = [
         f"{name} {str(info.dtype).removeprefix('torch.')}"
@@ -95,6 +97,16 @@ def check_tensors(folder: str, destinations: Sequence[Destination], tensors: Map
 
 def _size(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
+
+
+def _is_zero_bias(name: str, source: Shaped, wanted: Mapping[str, object]) -> bool:
+    """A bias of zeros on a layer that has none: AutoGPTQ writes them."""
+    if not name.endswith(".bias") or f"{name.removesuffix('.bias')}.weight" not in wanted or len(source.shape) != 1:
+        return False
+    if not isinstance(source, TensorInfo):
+        return False
+    with TensorReader() as reader:
+        return not any(run.any() for _, run in source.rows(reader))
 
 
 def _harmless(name: str) -> bool:

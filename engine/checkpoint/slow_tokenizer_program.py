@@ -96,6 +96,21 @@ def compare(tokenizer: Any, tokens: Callable[[str], list[str]]) -> None:
             raise Disagreement(f"the fast tokenizer reads {text!r} as {found}, and the files say {expected}")
 
 
+def check_added(folder: Path, tokenizer: Any) -> None:
+    """The tokens that were added later have their ids."""
+    stated: dict[str, Any] = {}
+    if (folder / "added_tokens.json").is_file():
+        stated |= json.loads((folder / "added_tokens.json").read_bytes())
+    settings = folder / "tokenizer_config.json"
+    decoder = json.loads(settings.read_bytes()).get("added_tokens_decoder") if settings.is_file() else None
+    for number, token in (decoder or {}).items():
+        stated[token["content"] if isinstance(token, dict) else str(token)] = int(number)
+    known = tokenizer.get_vocab()
+    for token, number in stated.items():
+        if known.get(token) != number:
+            raise Disagreement(f"the added token {token!r} should have the id {number}, not {known.get(token)}")
+
+
 def main(folder: Path, out: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -103,6 +118,7 @@ def main(folder: Path, out: Path) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise Disagreement(f"transformers has no fast tokenizer for {type(tokenizer).__name__}")
     compare(tokenizer, second_reading(folder, tokenizer))
+    check_added(folder, tokenizer)
     tokenizer.backend_tokenizer.save(str(out / "tokenizer.json"))
 
 

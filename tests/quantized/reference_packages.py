@@ -18,6 +18,7 @@ COMPRESSED = {
     "pack-quantized-8": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
     "pack-quantized-row": {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "channel"},
     "int-quantized": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+    "int-quantized-4": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32},
     "int-quantized-asymmetric": {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "channel"},
     "float-quantized": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"},
     "float-quantized-block": {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.reliability.fuzz_files import TARGETS, run, small_gguf
 from engine.backends.loading.checkpoint import open_model
-from engine.checkpoint.gguf.header import read_gguf
+from engine.backends.loading.formats.gguf import check_no_bias
+from engine.checkpoint.gguf.config import config_of
+from engine.checkpoint.gguf.header import BLOCK_TYPES, GgufTensor, read_gguf
 from engine.errors import ModelLoadError
 from tests.quantized import packers
 from tests.quantized.packers import Packed
@@ -43,6 +47,14 @@ WEIGHT = torch.randn(96, 256, generator=torch.Generator().manual_seed(0)) / 16
         (packers.awq(WEIGHT), lambda t, s: s.update(group_size=64), r"up_proj.scales has the shape \(8, 96\)"),
         (packers.awq(WEIGHT), lambda t, s: s.update(version="gemv"), "AWQ, version 'gemv'"),
         (packers.awq(WEIGHT), lambda t, s: s.update(bits=None), "no whole number as bits"),
+        (packers.awq(WEIGHT), lambda t, s: s.update(version="marlin"), "AWQ, version 'marlin'"),
+        (packers.gptq(WEIGHT, act_order=True), lambda t, s: t.pop(f"{MODULE}.g_idx"), "act order .desc_act., but no"),
+        (packers.gptq(WEIGHT), lambda t, s: s.update(is_marlin_format=True), "format 'marlin'"),
+        (
+            compressed(WEIGHT, "pack-quantized"),
+            lambda t, s: s.update(sparsity_config={"format": "sparse-24-bitmask"}),
+            "sparse, which is not supported",
+        ),
         (packers.gptq(WEIGHT), lambda t, s: s.update(bits=3), "GPTQ to 3 bits"),
         (packers.gptq(WEIGHT), lambda t, s: s.update(bits=8), "which is not that of 8 bits"),
         (packers.gptq(WEIGHT), lambda t, s: s.update(checkpoint_format="marlin"), "format 'marlin'"),
@@ -98,7 +110,11 @@ def test_a_header_that_asks_for_terabytes_is_refused(tmp_path: Path) -> None:
         (lambda data: data[:60], "goes on beyond|speaks of 4 tensors"),
         (lambda data: b"GGML" + data[4:], "does not begin like a GGUF file"),
         (lambda data: data[:4] + struct.pack("<I", 9) + data[8:], "GGUF of version 9"),
-        (lambda data: data.replace(struct.pack("<QQI", 256, 8, 12), struct.pack("<QQI", 256, 8, 16)), "number 16"),
+        (lambda data: data.replace(struct.pack("<QQI", 256, 8, 12), struct.pack("<QQI", 256, 8, 16)), "IQ2_XXS"),
+        (lambda data: data.replace(struct.pack("<QQI", 256, 8, 12), struct.pack("<QQI", 256, 8, 99)), "number 99"),
+        (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], "big endian"),
+        (lambda data: data.replace(b"qwen3.context_length", b"general.architecture"), "'general.architecture' twice"),
+        (lambda data: data.replace(b"cls.output.weight", b"token_embd.weight"), "'token_embd.weight' twice"),
         (
             lambda data: data.replace(struct.pack("<QQI", 256, 8, 12), struct.pack("<QQI", 250, 8, 12)),
             "no multiple of 256",
@@ -109,6 +125,37 @@ def test_damaged_gguf_files_say_what_is_wrong(tmp_path: Path, change: Any, words
     (tmp_path / "m.gguf").write_bytes(change(small_gguf()))
     with pytest.raises(ModelLoadError, match=words):
         read_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"general.type": "adapter"}, "of the type 'adapter'"),
+        ({"general.architecture": "clip"}, "architecture 'clip' is not supported"),
+        ({"qwen3.rope.dimension_count": 32}, "of 64 dimensions of a head it rotates 32"),
+        ({"qwen3.attention.value_length": 128}, "or values have others"),
+        ({"qwen3.rope.scaling.attn_factor": 1.2}, "rope.scaling.attn_factor 1.2 is not supported"),
+        ({"qwen3.attention.head_count_kv": [4, 2]}, "expected one number for all layers"),
+    ],
+)
+def test_gguf_files_of_other_networks_are_refused(tmp_path: Path, metadata: dict[str, Any], words: str) -> None:
+    (tmp_path / "m.gguf").write_bytes(small_gguf())
+    file = read_gguf(tmp_path / "m.gguf")
+    assert config_of(file)["head_dim"] == 64
+    with pytest.raises(ModelLoadError, match=words):
+        config_of(replace(file, metadata=file.metadata | metadata))
+
+
+def test_a_bias_of_labels_in_gguf_is_refused_unless_it_is_zero(tmp_path: Path) -> None:
+    data = small_gguf()
+    for bias, refused in ((0.0, False), (0.5, True)):
+        place = len(data)
+        path = tmp_path / "m.gguf"
+        path.write_bytes(data + struct.pack("<2f", bias, bias))
+        tensor = GgufTensor(path, BLOCK_TYPES[0], (2,), place)
+        file = read_gguf(path)
+        with pytest.raises(ModelLoadError, match="a head with a bias") if refused else nullcontext():
+            check_no_bias(replace(file, tensors=file.tensors | {"cls.output.bias": tensor}), "cls.output.bias", tensor)
 
 
 def test_random_damage_ends_in_numbers_or_a_refusal() -> None:

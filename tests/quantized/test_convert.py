@@ -187,8 +187,13 @@ def test_older_tokenizer_files_are_converted_once(tmp_path: Path, make: Any, kin
     make(tmp_path / "m")
     expected = ours(tmp_path / "m")
     old_tokenizer(tmp_path / "m", kind)
+    if kind == "vocab.txt":
+        size = len((tmp_path / "m" / "vocab.txt").read_text().splitlines())
+        (tmp_path / "m" / "added_tokens.json").write_text(json.dumps({"[PANDA]": size}))
     assert ours(tmp_path / "m") == expected
     (made,) = (tmp_path / "cache" / "tokenizers").glob("*/tokenizer.json")
+    stored = json.loads(made.read_text())
+    assert any(token["content"] == "[PANDA]" for token in stored["added_tokens"]) == (kind == "vocab.txt")
     stamp = made.stat().st_mtime_ns
     assert ours(tmp_path / "m") == expected
     assert made.stat().st_mtime_ns == stamp

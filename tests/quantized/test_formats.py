@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from engine.backends.loading.checkpoint import open_model
+from engine.backends.loading.parameters import Destination
 from engine.backends.loading.safetensors_file import TensorReader
 from engine.backends.loading.source import QuantizedTensor
+from engine.backends.loading.weights import check_tensors
+from engine.errors import ModelLoadError
 from tests.quantized import packers
 from tests.quantized.packers import Packed
 from tests.quantized.reference_packages import COMPRESSED, compressed, eight_bits, four_bits
@@ -65,6 +69,50 @@ def rows(
 ) -> torch.Tensor:
     with TensorReader() as reader:
         return torch.cat([run.clone() for _, run in source.rows(reader, first, last, columns)])
+
+
+def test_gptq_in_act_order_that_the_settings_do_not_say(tmp_path: Path) -> None:
+    """As where quantize_config.json knew and config.json does not."""
+    packed = packers.gptq(torch.randn(96, 256) / 16, act_order=True)
+    source = write(tmp_path, packed._replace(settings=packed.settings | {"desc_act": False}))
+    assert source.layout is None
+    assert torch.equal(rows(source), packed.wide)
+
+
+def test_each_group_of_compressed_tensors_is_read_by_its_own_scheme(tmp_path: Path) -> None:
+    weight = torch.randn(96, 256) / 16
+    four, eight, fp8 = (compressed(weight, case) for case in ("pack-quantized", "int-quantized", "float-quantized"))
+    modules = {"layers.0.mlp.up_proj": four, "layers.0.self_attn.q_proj": eight, "layers.1.self_attn.q_proj": fp8}
+    targets = [["re:.*mlp.*"], ["Linear"], ["model.layers.1.self_attn.q_proj"]]
+    groups = {}
+    for number, (packed, names) in enumerate(zip(modules.values(), targets, strict=True)):
+        (group,) = packed.settings["config_groups"].values()
+        groups[f"group_{number}"] = group | {"targets": names, "format": packed.settings["format"]}
+    settings = {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}
+    settings |= {"kv_cache_scheme": {"num_bits": 8, "type": "float"}, "ignore": ["re:.*lm_head"]}
+    stored = {f"model.{name}.{end}": value for name, packed in modules.items() for end, value in packed.tensors.items()}
+    stored["model.layers.0.self_attn.k_scale"] = torch.ones(1)
+    save_file({name: value.contiguous() for name, value in stored.items()}, tmp_path / "model.safetensors")
+    found = open_model(str(tmp_path), {"quantization_config": settings}, "model.")
+    assert set(found.tensors) == {f"{name}.weight" for name in modules}
+    for name, packed in modules.items():
+        assert torch.equal(rows(found.tensors[f"{name}.weight"]).to(packed.wide.dtype), packed.wide)
+    groups["group_1"]["targets"] = ["re:.*else.*"]
+    with pytest.raises(ModelLoadError, match=r"none of its config_groups names .*layers.0.self_attn.q_proj"):
+        open_model(str(tmp_path), {"quantization_config": settings}, "model.")
+
+
+def test_a_bias_of_zeros_that_the_model_has_not_is_harmless(tmp_path: Path) -> None:
+    """AutoGPTQ writes them."""
+    packed = packers.gptq(torch.randn(96, 256) / 16)
+    name = "layers.0.mlp.up_proj"
+    for value in (0.0, 1.0):
+        tensors = packed.tensors | {"bias": torch.full((96,), value)}
+        save_file({f"model.{name}.{k}": v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
+        found = open_model(str(tmp_path), {"quantization_config": packed.settings}, "model.")
+        wanted = [Destination(f"{name}.weight", (96, 256), lambda first, run: None)]
+        with pytest.raises(ModelLoadError, match=r"not part of this model: .*up_proj.bias") if value else nullcontext():
+            check_tensors("m", wanted, found.tensors)
 
 
 @pytest.mark.parametrize("case", [*LAYOUTS, *PACKAGES])

@@ -127,7 +127,8 @@ def _is_known(scheme: Scheme) -> bool:
         return scheme.kind == "int" and isinstance(scheme.bits, int) and 1 <= scheme.bits <= 8 and along_rows
     if scheme.format in ("int-quantized", "float-quantized", "naive-quantized"):
         named = scheme.format.removesuffix("-quantized")
-        if not eight or named not in ("naive", scheme.kind):
+        narrow_integers = scheme.kind == "int" and isinstance(scheme.bits, int) and 1 <= scheme.bits <= 8  # a byte each
+        if not (eight or narrow_integers) or named not in ("naive", scheme.kind):
             return False
         return along_rows or (scheme.strategy == "block" and scheme.block is not None)
     float4 = scheme.kind == "float" and scheme.bits == 4 and scheme.symmetric

@@ -180,6 +180,7 @@ def open_gguf(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Source],
     for stored_name, tensor in file.tensors.items():
         name = name_in_body(file, stored_name)
         if name is None:
+            check_no_bias(file, stored_name, tensor)
             continue
         source = _source(file, stored_name, tensor)
         if name != SCORE:
@@ -192,6 +193,16 @@ def open_gguf(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Source],
         kinds[tensor.type.name] = kinds.get(tensor.type.name, 0) + tensor.num_bytes
     words = ", ".join(sorted(kinds, key=lambda name: -kinds[name]))
     return sources, Format(f"GGUF ({words})")
+
+
+def check_no_bias(file: GgufFile, name: str, tensor: GgufTensor) -> None:
+    """A decoder's head of labels has none; zeros change nothing."""
+    if name != "cls.output.bias":
+        return
+    with TensorReader() as reader:
+        source = _source(file, name, tensor)
+        if any(run.any() for _, run in source.rows(reader)):
+            raise ModelLoadError(f"{file.path} has a head with a bias ({name}), which is not read from GGUF")
 
 
 def _check_labels(file: GgufFile, tensor: GgufTensor) -> None:

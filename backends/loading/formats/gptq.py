@@ -102,8 +102,13 @@ def take(stored: Stored, module: str, group: int, zero_offset: int, *, bits: int
         raise stored.broken(f"{module}.qzeros has {qzeros.shape[0]} rows; expected {num_groups} groups of {size}")
     parts = {"qweight": qweight, "qzeros": qzeros}
     parts["scales"] = stored.need(module, "scales", (num_groups, num_rows), *HALVES)
+    in_order = True
     if f"{module}.g_idx" in stored.left:
-        parts["g_idx"] = stored.need(module, "g_idx", (num_columns,), torch.int32, torch.int64)
+        info = parts["g_idx"] = stored.need(module, "g_idx", (num_columns,), torch.int32, torch.int64)
+        places = stored.values(f"{module}.g_idx", info, most=num_columns)
+        in_order = all(place == column // size for column, place in enumerate(places))
+    elif stored.settings.get("desc_act") and num_groups > 1:
+        raise stored.broken(f"its groups are in act order (desc_act), but no {module}.g_idx says which column is where")
     shape = (num_rows, num_columns)
     stored.put(
         module,
@@ -115,6 +120,6 @@ def take(stored: Stored, module: str, group: int, zero_offset: int, *, bits: int
             group=size,
             zero_offset=zero_offset,
             symmetric=bool(stored.settings.get("sym")),
-            in_order=not stored.settings.get("desc_act"),
+            in_order=in_order,
         ),
     )

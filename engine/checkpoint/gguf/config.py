@@ -14,6 +14,7 @@ from engine.errors import ModelLoadError
 MEAN, CLS, LAST = 1, 2, 3
 """Of ``pooling_type``; 4 is a reranker's, 0 none."""
 NEGATIVE = ("no", "false", "0")
+ROPE_SCALING = ("type", "factor", "original_context_length", "finetuned")
 _DTYPE = "bfloat16"
 """What a device that prefers what the checkpoint has computes in."""
 
@@ -22,6 +23,13 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     """Raises ``ModelLoadError`` for an architecture that is not known here, and where the file lacks what scores
     need.
     """
+    kind = file.metadata.get("general.type", "model")
+    if kind != "model":
+        raise bad_file(
+            file.path,
+            f"it is of the type {kind!r} (general.type), and no model; adapters are read as safetensors, and pictures "
+            "by the original checkpoint alone",
+        )
     make = _ARCHITECTURES.get(file.architecture)
     if make is None:
         raise bad_file(
@@ -100,11 +108,25 @@ def _decoder(model_type: str, body: str, **more: Any) -> Callable[[GgufFile], di
             "hidden_act": "silu",
             "tie_word_embeddings": "output.weight" not in file.tensors,
         }
+        _check_rotation(file, config["head_dim"])
         if classifies:
             config |= {"num_labels": 1, "id2label": {"0": "relevant"}, "use_sep_token": False}
         return config | more
 
     return make
+
+
+def _check_rotation(file: GgufFile, head_dim: int) -> None:
+    """Raises ``ModelLoadError`` for heads that are rotated in part, or scaled by more than is understood."""
+    rotated = file.get("rope.dimension_count", head_dim)
+    if rotated != head_dim or file.get("attention.value_length", head_dim) != head_dim:
+        raise bad_file(
+            file.path, f"of {head_dim} dimensions of a head it rotates {rotated}, or values have others; not supported"
+        )
+    start = f"{file.architecture}.rope.scaling."
+    for key, value in file.metadata.items():
+        if key.startswith(start) and key.removeprefix(start) not in ROPE_SCALING and value not in (0, 1, False):
+            raise bad_file(file.path, f"its {key} {value!r} is not supported")
 
 
 def _rope_scaling(file: GgufFile) -> dict[str, Any] | None:

@@ -57,7 +57,14 @@ BLOCK_TYPES = {
     30: BlockType("BF16", 1, 2),
     39: BlockType("MXFP4", 32, 17),
 }
-"""By their numbers in the file. The others (IQ1 to IQ3, ternary, NVFP4) are refused by number."""
+"""By their numbers in the file."""
+NOT_READ = {
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4", 32: "Q4_0_4_8",
+    33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8", 40: "NVFP4",
+    41: "Q1_0",
+}  # fmt: skip
+"""The names of the others (``enum ggml_type`` of ggml.h)."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,10 @@ class _Parser:
         if self._bytes(4) != MAGIC:
             raise bad_file(self.path, "it does not begin like a GGUF file")
         version = self._number("I")
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
+            raise bad_file(
+                self.path, "its numbers are big endian, as for s390x; take the little-endian file of everybody else"
+            )
         if version not in VERSIONS:
             known = " and ".join(map(str, VERSIONS))
             raise bad_file(self.path, f"it is GGUF of version {version}; versions {known} are read")
@@ -165,6 +176,8 @@ class _Parser:
         metadata: dict[str, Any] = {}
         for _ in range(num_pairs):
             key = self._string()
+            if key in metadata:
+                raise bad_file(self.path, f"its metadata hold {key!r} twice")
             metadata[key] = self._value(self._number("I"), key)
         entries = [self._entry() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -184,8 +197,8 @@ class _Parser:
             known = ", ".join(known.name for known in BLOCK_TYPES.values())
             raise bad_file(
                 self.path,
-                f"tensor {name!r} has the block type number {kind}, which is not read; read are {known}. "
-                "Take the file in another of these",
+                f"tensor {name!r} has the block type {NOT_READ.get(kind, 'of an unknown kind')} (number {kind}), which "
+                f"is not read; read are {known}. Take the file in another of these",
             )
         if shape[-1] % block.values:
             raise bad_file(self.path, f"tensor {name!r} has rows of {shape[-1]} values, no multiple of {block.values}")
