@@ -77,6 +77,10 @@ class GroupedRows(NamedTuple):
         """Some of them."""
         return GroupedRows(self.codes[rows], self.scales[rows], None if self.offsets is None else self.offsets[rows])
 
+    def picked(self, rows: torch.Tensor) -> GroupedRows:
+        """Those with these numbers."""
+        return GroupedRows(self.codes[rows], self.scales[rows], None if self.offsets is None else self.offsets[rows])
+
     def brought_to(self, common: GroupLayout, own: GroupLayout) -> GroupedRows:
         """The same numbers in a layout of ``common_layout``; ``own`` is theirs."""
         if common == own:

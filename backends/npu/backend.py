@@ -15,7 +15,7 @@ import torch
 
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.backends.npu import faults, memory
-from engine.backends.npu.data_sheets import TOKEN_BUDGET, TOKEN_BUDGET_310P
+from engine.backends.npu.data_sheets import KEEPS_GROUPS, TOKEN_BUDGET, TOKEN_BUDGET_310P
 from engine.backends.npu.environment import (
     EXPANSION_MODE,
     VECTOR_CORES,
@@ -74,6 +74,7 @@ class NpuBackend(Backend):
             dtypes=self._soc.dtypes,
             quantizations=self._soc.quantizations,
             default_token_budget=TOKEN_BUDGET_310P if narrow else TOKEN_BUDGET,
+            keeps_groups={} if narrow else KEEPS_GROUPS,
         )
 
     def auto_dtype(self, checkpoint_dtype: str) -> str:
@@ -135,12 +136,16 @@ class NpuBackend(Backend):
     def make_ops(self, device: torch.device, dtype: torch.dtype, quantization: str | None) -> tuple[Ops, str]:
         from engine.kernels.npu.ops import NpuOps
 
-        if quantization == "w8a8" and dtype == torch.float32:
-            raise DeviceError("quantization w8a8 computes in bfloat16 or float16; leave --dtype on auto")
-        ops = self._ops = NpuOps(device, dtype, self._soc, int8=quantization == "w8a8")
+        if quantization is not None and dtype == torch.float32:
+            raise DeviceError(f"quantization {quantization} computes in bfloat16 or float16; leave --dtype on auto")
+        int8, int4 = quantization == "w8a8", quantization == "int4"
+        ops = self._ops = NpuOps(device, dtype, self._soc, int8=int8, int4=int4)
         if self._soc.is_inference_series:
             return ops, "ops: torch_npu; attention npu_prompt_flash_attention on padded groups (310P has no packed one)"
-        weights = "int8 weights in FRACTAL_NZ" if ops.int8 else f"{str(dtype).removeprefix('torch.')} weights"
+        width = str(dtype).removeprefix("torch.")
+        weights = "int8 weights in FRACTAL_NZ" if int8 else f"{width} weights"
+        if int4:
+            weights = f"weights of 4 bits where npu_weight_quant_batchmatmul takes them, else {width}"
         return ops, (
             f"ops: torch_npu, {weights}; attention npu_fused_infer_attention_score by block tables for causal models "
             "in float16 or bfloat16, else npu_fusion_attention"

@@ -16,6 +16,7 @@ import torch_npu
 
 from engine.backends.crash_records import CrashRecords, cache_folder
 from engine.backends.npu.faults import lost_code
+from engine.backends.npu.int4_trials import Int4Trials
 from engine.backends.npu.int8_trials import Int8Trials
 from engine.backends.npu.trial_inputs import NUM_TOKENS, PRODUCT_ROWS, TrialInputs
 from engine.backends.self_test import KEPT, Outcome, Trial, sample_meta, try_forms
@@ -72,6 +73,8 @@ class _Trials(TrialInputs):
             if shape.rms_norm:
                 yield int8.add_rms_norm_quant(), _field("add_rms_norm_quant")
             yield int8.product(), _field("product")
+        elif self.ops.int4 and (product := Int4Trials(self.ops, shape).product()) is not None:
+            yield product, _field("grouped")
         elif self.ops.forms.weights == TILED_WEIGHTS:
             yield self.weights(), _field("weights")
         yield self.rotation_of_one(), _field("rotation_of_one")

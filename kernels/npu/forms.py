@@ -47,6 +47,8 @@ class Forms:
     swiglu_quant: str = "npu_swiglu_quant"
     product: str = "npu_quant_matmul on FRACTAL_NZ"
     """With ``--quantization w8a8``."""
+    grouped: str = "npu_weight_quant_batchmatmul"
+    """With ``--quantization int4`` (grouped.py)."""
     weights: str = PLAIN_WEIGHTS
     """Layout of the other weights: ND, or FRACTAL_NZ."""
 

@@ -29,6 +29,7 @@ from engine.kernels.npu.forms import (
     rotates_at_once,
     swiglu_quant,
 )
+from engine.kernels.npu.grouped import GROUPED, NpuGrouped, fits, new_made
 from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear, QuantizedActivation
 from engine.kernels.npu.soc import Soc
 from engine.kernels.ops import Activation, AttentionMeta, GroupedWeight, LinearWeight
@@ -38,11 +39,13 @@ from engine.kernels.weight_groups import GroupLayout
 class NpuOps:
     """Implements ``kernels.ops.Ops``. ``forms``: which form of each op runs; change them with ``use``."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, soc: Soc, *, int8: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, soc: Soc, *, int8: bool = False, int4: bool = False
+    ) -> None:
         self.device = device
         self.dtype = dtype
         self.soc = soc
-        self.int8 = int8
+        self.int8, self.int4 = int8, int4
         self.forms = soc.forms
         self._linears: list[NpuLinear | NpuInt8Linear] = []
         self._mask: torch.Tensor | None = None
@@ -67,6 +70,10 @@ class NpuOps:
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:
         made: NpuLinear | NpuInt8Linear
+        if self.int4:
+            narrow = new_made(out_features, in_features, bias=bias, device=self.device, dtype=self.dtype)
+            if narrow is not None:
+                return narrow
         if self.int8:
             tile = self.forms.product == TILED
             made = NpuInt8Linear(out_features, in_features, bias=bias, device=self.device, tile=tile)
@@ -79,12 +86,16 @@ class NpuOps:
     def new_grouped_linear(
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> GroupedWeight | None:
-        """Returns None: the operator for 4 bits is for a few rows; thousands are faster dequantised (w8a8: int8)."""
-        return None
+        """Returns None unless 4 bits were asked for: with many rows the operator is no faster than plain weights."""
+        if not (self.int4 and fits(out_features, in_features, layout)):
+            return None
+        return NpuGrouped(out_features, in_features, layout, bias=bias, device=self.device, dtype=self.dtype)
 
     def linear(self, x: Activation, weight: LinearWeight) -> torch.Tensor:
         if isinstance(weight, NpuLinear):
             return F.linear(x, weight.weight, weight.bias)
+        if isinstance(weight, NpuGrouped):
+            return GROUPED[self.forms.grouped](x, weight)
         assert isinstance(weight, NpuInt8Linear)
         quantized = self._quantize(x)
         return PRODUCT[self.forms.product](quantized, weight.weight, weight.scales, weight.bias, self.dtype)

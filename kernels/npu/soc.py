@@ -47,4 +47,4 @@ class Soc:
 
     @property
     def quantizations(self) -> tuple[str, ...]:
-        return () if self.is_inference_series else ("w8a8",)
+        return () if self.is_inference_series else ("w8a8", "int4")

@@ -114,6 +114,8 @@ def test_rows_are_put_back_as_they_were(tmp_path: Path, family: str, tokenizer: 
     found = []
     for model in (path, twin):
         with LLM(str(model), device="cpu", hf_overrides=overrides, score_template="none") as llm:
+            assert any("0 M of them stay in 8 bits" in note for note in llm.info.notes) == (model == path)
+            assert not any("not quantised are layers" in note for note in llm.info.notes)
             found.append([output.outputs.score for output in llm.score(QUERY, DOCUMENTS)])
     assert found[0] == pytest.approx(found[1], abs=2e-6)
 

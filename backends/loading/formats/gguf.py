@@ -140,6 +140,36 @@ class Halved(Changed):
             yield begin, halves[begin - start : end - start]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HalvedBlocks(QuantizedTensor):
+    """The same of quantised rows, which are moved as they are."""
+
+    inner: BlockTensor
+    head: int
+
+    @property
+    def layout(self) -> GroupLayout | None:
+        return self.inner.layout
+
+    def dequantizer(self, reader: TensorReader) -> Dequantize:
+        whole = self.inner.dequantizer(reader)
+        return lambda first, last: whole(*self._heads(first, last))[self._places(first, last)]
+
+    def grouper(self, reader: TensorReader) -> Group:
+        whole = self.inner.grouper(reader)
+        return lambda first, last: whole(*self._heads(first, last)).picked(self._places(first, last))
+
+    def _heads(self, first: int, last: int) -> tuple[int, int]:
+        """The rows of all heads that these are of."""
+        return first // self.head * self.head, -(-last // self.head) * self.head
+
+    def _places(self, first: int, last: int) -> torch.Tensor:
+        """Of these rows among those of ``_heads``."""
+        begin, end = self._heads(first, last)
+        moved = torch.arange(end - begin).view(-1, self.head // 2, 2).transpose(1, 2).flatten()
+        return moved[first - begin : last - begin]
+
+
 @dataclass(frozen=True, eq=False)
 class WithRowsBefore(Changed):
     """RoBERTa's positions, with the first rows, which no token has, put back as zeros."""
@@ -234,6 +264,8 @@ def _undone(file: GgufFile, config: Mapping[str, Any], name: str, source: Source
         head = source.shape[0] // (heads or config["num_attention_heads"])
         if head % 2 or source.shape[0] % head:
             raise ModelLoadError(f"{file.path}: {name} has {source.shape[0]} rows, which are no whole heads")
+        if isinstance(source, BlockTensor):
+            return HalvedBlocks(label=source.label, shape=source.shape, parts=source.parts, inner=source, head=head)
         return Halved(source, head)
     if architecture == "gemma" and part.endswith("norm"):
         return MinusOne(source)

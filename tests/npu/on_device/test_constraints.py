@@ -104,6 +104,11 @@ MATMUL = Call(
     lambda: [int8(3, 8), int8(8, 4), torch.ones(4).to("npu")],
     lambda: {"pertoken_scale": torch.ones(3).to("npu"), "output_dtype": torch.float16},
 )
+INT4 = Call(
+    "npu_weight_quant_batchmatmul",
+    lambda: [rand(3, 64), torch.zeros(64, 2, dtype=torch.int32).to("npu"), rand(2, 16)],
+    lambda: {"antiquant_group_size": 32},
+)
 CAST = Call("npu_format_cast", lambda: [int8(8, 4), 29])
 CALLS = [v for v in list(globals().values()) if isinstance(v, Call)]
 
@@ -274,6 +279,11 @@ BROKEN: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None], str]]
     ("float32 out", MATMUL, kw(output_dtype=torch.float32), "output_dtype"),
     ("bias in half", MATMUL, kw(bias=lambda: rand(4)), "bias dtype"),
     ("too wide", MATMUL, all_args(lambda: [int8(3, 65536), int8(65536, 4)]), "65535"),
+    ("other groups", INT4, kw(antiquant_group_size=48), "antiquant_group_size"),
+    ("one group", INT4, kw(antiquant_group_size=64), "antiquant_group_size"),
+    ("scale of the rows", INT4, arg(2, lambda: rand(16, 2)), "antiquant_scale must be"),
+    ("scale in fp32", INT4, arg(2, lambda: torch.ones(2, 16).to("npu")), "antiquant_scale is"),
+    ("bytes", INT4, arg(1, lambda: int8(64, 16)), "eight to a word"),
     ("a view", CAST, arg(0, lambda: int8(4, 8).t()), "contiguous"),
     ("one dimension", CAST, arg(0, lambda: int8(8)), "2 dimensions"),
 ]  # fmt: skip
@@ -301,6 +311,7 @@ BROKEN_ON_310P: list[tuple[str, Call, Callable[[list[Any], dict[str, Any]], None
     ("dynamic", QUANT, kw(), "not listed"),
     ("fused", SWIGLU, kw(), "not listed"),
     ("per token", MATMUL, kw(), "pertoken_scale"),
+    ("int4", INT4, kw(), "not listed"),
     ("grouped heads", PROMPT, kw(num_key_value_heads=2), "num_key_value_heads"),
     ("lengths", PROMPT, kw(actual_seq_lengths=[3, 3]), "not supported"),
     ("fewer queries than keys", PROMPT, padded(16, 32), "mask must be NULL.*Qs = 16, Kvs = 32"),

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch_npu
 
 from engine.backends.nn.decoder import Decoder
 from engine.backends.worker import Worker
+from engine.kernels.npu.grouped import NpuGrouped
 from engine.kernels.npu.linear import NpuInt8Linear, NpuLinear
 from tests.backends.plans import PlanBuilder
 from tests.backends.test_parity import CHECKPOINTS, IN_A_BATCH, WITH_TRANSFORMERS, Setting, _score_bias
@@ -30,6 +32,7 @@ HEADS_OF_128: dict[str, Any] = {"head_dim": 128, "layers": 3, "heads": 4, "kv_he
 """What the published models have: the only heads for which FIA is documented."""
 QUANTISED: dict[str, Callable[[torch.Tensor], Packed]] = {
     "awq": packers.awq,
+    "gptq symmetric": partial(packers.gptq, symmetric=True),
     "gptq act order": partial(packers.gptq, act_order=True),
 }
 TOLERANCE = {"float32": WITH_TRANSFORMERS, "float16": 2e-3, "bfloat16": 2e-2, "w8a8": 5e-2}
@@ -162,6 +165,31 @@ def test_a_step_is_one_copy_up_one_down_and_few_operators_a_layer(settings: Call
     # norm, qkv, two head norms, rotation, two gathers, attention, output, norm, up, gate, down; the rest once
     # a step, the casts of two block tables included
     assert len(kernels) <= 13 * layers + 28, kernels
+
+
+@pytest.mark.parametrize("broken", [None, "wrong", "error"])
+def test_symmetric_4_bits_stay_so_when_asked_for(
+    broken: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the operator; where it is missing or wrong, dequantised at each use."""
+    op = "npu_weight_quant_batchmatmul"
+    monkeypatch.setattr(torch_npu.simulator, "broken", {} if broken is None else {op: broken})
+    make_qwen3(tmp_path / "m", seed=5, **HEADS_OF_128 | {"intermediate": 192})
+    twin = quantize_folder(tmp_path / "m", QUANTISED["gptq symmetric"])
+    prefix, documents = workers.random_texts()
+    plan = workers.shared_prefix(prefix, documents)
+    worker = workers.load_worker(tmp_path / "m", dtype="bfloat16", quantization="int4")
+    assert worker.runner is not None
+    model = worker.runner.model
+    assert isinstance(model, Decoder)
+    weight: object = model.last_layer.o_proj.weight
+    assert isinstance(weight, NpuGrouped)
+    assert weight.num_bytes < 0.6 * weight.in_features * weight.out_features
+    with recording() as log:
+        found = workers.probabilities(worker, plan)
+    assert (f"npu::{op}" in log) == (broken is None)
+    plain = workers.load_worker(twin, dtype="bfloat16")
+    np.testing.assert_allclose(found, workers.probabilities(plain, plan), atol=TOLERANCE["bfloat16"], rtol=0)
 
 
 @pytest.mark.parametrize(("name", "quantization"), [("awq", None), ("awq", "w8a8"), ("gptq act order", "w8a8")])

@@ -112,6 +112,44 @@ def npu_quant_matmul(
     return out.round().clamp(-128, 127).to(dtype) if dtype == torch.int8 else out.to(dtype)
 
 
+@kernel
+def npu_weight_quant_batchmatmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    antiquant_scale: torch.Tensor,
+    antiquant_offset: torch.Tensor | None = None,
+    quant_scale: torch.Tensor | None = None,
+    quant_offset: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    antiquant_group_size: int = 0,
+    inner_precise: int = 0,
+    weight_dtype: int | None = None,
+) -> torch.Tensor:
+    """int4, eight to an int32 along the outputs, in groups along K."""
+    op, group = "npu_weight_quant_batchmatmul", antiquant_group_size
+    require(not state.is_310p, op, "int4 is not listed for this product")
+    require(x.dtype in _HALVES and x.dim() == 2 and x.is_contiguous(), op, f"x of {x.dtype} {tuple(x.shape)}")
+    require(weight.dtype == torch.int32 and weight.dim() == 2, op, "int4 comes as int32, eight to a word")
+    num_in, num_out = weight.shape[0], 8 * weight.shape[1]
+    require(x.shape[1] == num_in and max(num_in, num_out) <= 65535, op, f"({x.shape}) times ({num_in}, {num_out})")
+    require(group % 32 == 0 and 32 <= group <= num_in - 1, op, f"antiquant_group_size {group} of {num_in}")
+    require(antiquant_scale.dtype == x.dtype, op, f"antiquant_scale is {antiquant_scale.dtype}, x {x.dtype}")
+    require(tuple(antiquant_scale.shape) == (-(-num_in // group), num_out), op, "antiquant_scale must be (k / g, n)")
+    require(antiquant_offset is None and quant_scale is None and quant_offset is None, op, "not simulated")
+    require(
+        weight_dtype is None and inner_precise in (0, 1) and not (inner_precise and len(x) > 16), op, "not simulated"
+    )
+    wanted = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    require(
+        bias is None or (bias.dtype == wanted and tuple(bias.shape) == (num_out,)), op, f"bias must be {wanted} (n,)"
+    )
+    shifts = torch.arange(28, -1, -4, dtype=torch.int32)
+    codes = ((weight.unsqueeze(2) << shifts) >> 28).reshape(num_in, num_out)
+    wide = codes.to(x.dtype) * antiquant_scale.repeat_interleave(group, 0)[:num_in]
+    out = x.float() @ wide.float()
+    return (out if bias is None else out + bias.float()).to(x.dtype)
+
+
 def _check_combination(op: str, dtype: Any, scale: torch.Tensor, pertoken: torch.Tensor | None, bias: Any) -> None:
     """Table 2 of the documentation page."""
     if dtype == torch.bfloat16:
