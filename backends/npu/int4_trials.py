@@ -19,7 +19,7 @@ class Int4Trials(TrialInputs):
     """The products of a layer whose weights the operator takes."""
 
     def product(self) -> Trial | None:
-        """None where it takes none."""
+        """Tries the operator; None where it takes none of the layer's weights."""
         cases = [self._case(num_in, num_out) for num_in, num_out in self.products() if fits(num_out, num_in, MADE)]
         if not cases:
             return None

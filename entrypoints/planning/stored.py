@@ -68,7 +68,7 @@ class StoredWeights:
         return dict(sorted(found.items()))
 
     def bytes_per_weight(self, dequantized: float, plain: float, quantization: str | None, groups: KeptGroups) -> float:
-        """The bytes on a device, where a dequantised weight takes ``dequantized`` and one that was left alone ``plain``."""
+        """The bytes on a device, where a dequantised weight takes ``dequantized`` and one left alone ``plain``."""
         kept = self._kept(quantization, groups)
         widened = 1.0 - self.left_plain - sum(part.share for part in kept)
         return sum(self.kept_bytes(quantization, groups).values()) + widened * dequantized + self.left_plain * plain

@@ -70,7 +70,7 @@ class NpuGrouped:
 
     @property
     def num_bytes(self) -> int:
-        """Once loaded."""
+        """The bytes that it has once it is loaded."""
         codes = self.out_features * self.in_features // 2
         return codes + self.scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
