@@ -17,7 +17,7 @@ from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
 from engine.errors import ConfigError
 
-LEAST_SHARE = 0.001
+MIN_SHARE = 0.001
 """Of the linear layers, that is worth a word."""
 HERE = ("auto", *sorted(row.name for row in DEVICES))
 """What stands for a device of this machine; other names are products."""
@@ -100,9 +100,9 @@ def _data_sheet(name: str) -> DataSheet:
 
 def _config_json(config: ModelConfig) -> tuple[dict[str, Any], Path]:
     """What it says, and its folder."""
-    from engine.backends.loading.checkpoint import FILES
+    from engine.backends.measure.stored_files import SETTINGS_FILES
 
-    folder = resolve_folder(config.model, config.revision, files=["config.json", *FILES])
+    folder = resolve_folder(config.model, config.revision, files=["config.json", *SETTINGS_FILES])
     return apply_overrides(CheckpointFiles(folder, config.model).config, config.hf_overrides), folder
 
 
@@ -147,7 +147,7 @@ def _notes(plan: Plan) -> list[str]:
     if stored is not None and kept:
         sizes = {bits: f"{plan.shape.linear_params * each / 1e9:.2f} GB" for bits, each in kept.items()}
         words = " and ".join(f"in {bits} bits, {size} with their scales" for bits, size in sizes.items())
-        some_are_plain = stored.left_plain >= LEAST_SHARE
+        some_are_plain = stored.left_plain >= MIN_SHARE
         whole = "Linear layers" if some_are_plain else "The linear layers"
         plain = f", {stored.left_plain:.0%} of the linear layers that the settings name as unquantised,"
         notes.append(

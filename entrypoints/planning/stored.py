@@ -12,11 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.checkpoint.gguf.header import find_gguf, read_gguf
-from engine.checkpoint.gguf.names import name_in_body
 from engine.config import grouped_bytes
+
+if TYPE_CHECKING:
+    from engine.backends.measure.stored_files import StoredBlocks
 
 KeptGroups = Mapping[int, Collection[str | None]]
 """``Capabilities.keeps_groups``."""
@@ -70,8 +71,8 @@ class StoredWeights:
     def bytes_per_weight(self, dequantized: float, plain: float, quantization: str | None, groups: KeptGroups) -> float:
         """The bytes on a device, where a dequantised weight takes ``dequantized`` and one left alone ``plain``."""
         kept = self._kept(quantization, groups)
-        widened = 1.0 - self.left_plain - sum(part.share for part in kept)
-        return sum(self.kept_bytes(quantization, groups).values()) + widened * dequantized + self.left_plain * plain
+        rest = 1.0 - self.left_plain - sum(part.share for part in kept)
+        return sum(self.kept_bytes(quantization, groups).values()) + rest * dequantized + self.left_plain * plain
 
     def _kept(self, quantization: str | None, groups: KeptGroups) -> list[StoredPart]:
         return [part for part in self.parts if part.kept and quantization in groups.get(part.kept[0], ())]
@@ -88,9 +89,13 @@ def stored_weights(
 
     ``sizes``: numbers of each linear weight, by its name in the body. ``folder``: of the files beside config.json.
     """
-    if folder is not None and not any(folder.glob("*.safetensors")) and (path := find_gguf(folder)) is not None:
-        return _gguf(path, sizes)
-    settings = _settings(config, folder)
+    settings = _settings_of(config)
+    if folder is not None:
+        from engine.backends.measure.stored_files import find_blocks, quantization_settings
+
+        if (blocks := find_blocks(folder)) is not None:
+            return _gguf(blocks, sizes)
+        settings = quantization_settings(str(folder), config) or {}
     method = str(settings.get("quant_method", "")).removeprefix("intel/")
     try:
         if method == "ascend":
@@ -113,11 +118,7 @@ def stored_weights(
     return StoredWeights(parts) if parts else None
 
 
-def _settings(config: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
-    if folder is not None:
-        from engine.backends.loading.checkpoint import quantization_settings
-
-        return quantization_settings(str(folder), config) or {}
+def _settings_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     settings = config.get("quantization_config") or config.get("compression_config")
     return settings if isinstance(settings, Mapping) else {}
 
@@ -139,26 +140,18 @@ def _is_named(name: str, pattern: str) -> bool:
     return full.endswith(f".{pattern}") or f".{pattern}." in f".{full}." or fnmatchcase(full, pattern)
 
 
-def _gguf(path: Path, sizes: Mapping[str, int]) -> StoredWeights | None:
-    from engine.backends.loading.formats.gguf import LAYOUTS
-
-    file = read_gguf(path)
+def _gguf(blocks: StoredBlocks, sizes: Mapping[str, int]) -> StoredWeights | None:
     found: Counter[str] = Counter()
-    bits = {}
-    for stored_name, tensor in file.tensors.items():
-        name = name_in_body(file, stored_name)
-        module = None if name is None else name.removesuffix(".weight")
-        if module is not None and module in sizes and tensor.type.name in LAYOUTS:
-            found[tensor.type.name] += sizes[module]
-            bits[tensor.type.name] = 8 * tensor.type.num_bytes / tensor.type.values
-    table = file.tensors.get("token_embd.weight")
-    table_bytes = table.type.num_bytes if table is not None and table.type.values == 1 else 4
+    for module, size in sizes.items():
+        if (facts := blocks.tensors.get(f"{module}.weight")) is not None:
+            found[facts.type] += size
+    of_type = {facts.type: facts for facts in blocks.tensors.values()}
     parts = []
     for kind, count in found.most_common():
-        layout = LAYOUTS[kind]
+        _, bits, layout = of_type[kind]
         kept = layout.bits, grouped_bytes(layout.group, layout.bits, has_offsets=layout.has_offsets)
-        parts.append(StoredPart(f"GGUF {kind}", bits[kind], kept, count / sum(sizes.values())))
-    return StoredWeights(tuple(parts), table_bytes) if parts else None
+        parts.append(StoredPart(f"GGUF {kind}", bits, kept, count / sum(sizes.values())))
+    return StoredWeights(tuple(parts), blocks.table_bytes) if parts else None
 
 
 def _modelslim(settings: Mapping[str, Any], sizes: Mapping[str, int]) -> list[tuple[StoredPart, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,7 +18,7 @@ from engine.backends.loading.formats.stored import Format
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, Source
 from engine.checkpoint.gguf.config import positive_row
-from engine.checkpoint.gguf.header import GgufFile, GgufTensor, read_gguf
+from engine.checkpoint.gguf.header import GgufFile, GgufTensor, find_gguf, read_gguf
 from engine.checkpoint.gguf.names import SCORE, name_in_body
 from engine.errors import ModelLoadError
 from engine.kernels.weight_groups import INT4, INT8, UINT4, GroupedRows, GroupLayout
@@ -203,6 +203,42 @@ class Score(Changed):
         return (labels[self.positive] - labels[1 - self.positive]).unsqueeze(0)
 
 
+class BlockFacts(NamedTuple):
+    """The type of a tensor."""
+
+    type: str
+    bits: float
+    """A weight in the file."""
+    layout: GroupLayout
+
+
+class StoredBlocks(NamedTuple):
+    """The types of a file's tensors."""
+
+    tensors: dict[str, BlockFacts]
+    """The quantised ones, by their names in the body."""
+    table_bytes: int
+    """Of a number of the embedding as it is loaded."""
+
+
+def find_blocks(folder: Path) -> StoredBlocks | None:
+    """Reads the header of a folder's GGUF file; None where it holds none, or safetensors.
+
+    Raises ``ModelLoadError`` as ``read_gguf``.
+    """
+    path = None if any(folder.glob("*.safetensors")) else find_gguf(folder)
+    if path is None:
+        return None
+    file = read_gguf(path)
+    found = {}
+    for stored_name, tensor in file.tensors.items():
+        name, layout = name_in_body(file, stored_name), LAYOUTS.get(tensor.type.name)
+        if name is not None and layout is not None:
+            found[name] = BlockFacts(tensor.type.name, 8 * tensor.type.num_bytes / tensor.type.values, layout)
+    table = file.tensors.get("token_embd.weight")
+    return StoredBlocks(found, table.type.num_bytes if table is not None and table.type.values == 1 else 4)
+
+
 def open_gguf(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Source], Format]:
     """Every tensor by its name in the body. Raises ``ModelLoadError`` as ``read_gguf``."""
     file = read_gguf(path)
@@ -226,7 +262,7 @@ def open_gguf(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Source],
 
 
 def check_no_bias(file: GgufFile, name: str, tensor: GgufTensor) -> None:
-    """A decoder's head of labels has none; zeros change nothing."""
+    """Raises ``ModelLoadError`` for a decoder's head of labels with a bias that is not zero."""
     if name != "cls.output.bias":
         return
     with TensorReader() as reader:

@@ -48,7 +48,10 @@ class ScaledTensor(QuantizedTensor):
         return grouped
 
     def scales(self, reader: TensorReader) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(blocks of rows, blocks of columns) fp32, and the zero points in the same shape."""
+        """(blocks of rows, blocks of columns) fp32, and the zero points in the same shape.
+
+        Raises ``ModelLoadError`` for scales that are not positive numbers.
+        """
         scales = as_numbers(self.read(reader, "scale")).reshape(self._num_blocks)
         if not (torch.isfinite(scales) & (scales > 0)).all():
             raise ModelLoadError(f"{self.label}: its scales hold values that are not positive numbers")
