@@ -8,8 +8,8 @@ import torch
 
 from engine.backends.npu.trial_inputs import PRODUCT_ROWS, TrialInputs
 from engine.backends.self_test import Trial
-from engine.kernels.groups import MADE, GroupedRows
 from engine.kernels.npu.grouped import GROUPED, NpuGrouped, fits
+from engine.kernels.weight_groups import MADE, GroupedRows
 
 FEW = 64
 """Rows that differ; the others repeat them."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 import torch_npu
 
-from engine.kernels.groups import INT4, MADE, GroupedRows, GroupLayout, quantize_rows
+from engine.kernels.weight_groups import INT4, MADE, GroupedRows, GroupLayout, quantize_rows
 
 FUSED, DEQUANTIZED = "npu_weight_quant_batchmatmul", "plain torch"
 CODES_IN_A_WORD = 8

@@ -19,7 +19,7 @@ from engine.backends.loading.formats.stored import Format, Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
 from engine.errors import ModelLoadError
-from engine.kernels.groups import INT8, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT8, GroupedRows, GroupLayout
 
 FLOAT, STATIC = "FLOAT", "W8A8"
 SCALE_A_ROW = ("W8A8_DYNAMIC", "W8A8_MIX", "W8A16")

@@ -13,7 +13,7 @@ from engine.backends.loading.formats.stored import Stored
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
 from engine.backends.loading.source import Dequantize, Group, QuantizedTensor
 from engine.errors import ModelLoadError
-from engine.kernels.groups import INT8, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import INT8, GroupedRows, GroupLayout
 
 FP8 = torch.float8_e4m3fn
 E8M0 = torch.float8_e8m0fnu
