@@ -1,4 +1,4 @@
-"""The table of families in ``docs/models.md``: ``python -m tests.families.table`` measures them and writes it.
+"""The tables in ``docs/models.md``: ``python -m tests.families.table`` measures the families and writes both.
 
 The test next to it compares everything but the measured column, whose last digits differ between machines.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tests.families import kinds
 from tests.families.cases import FAMILIES, Family
 from tests.families.measure import measure
 
@@ -48,7 +49,10 @@ def main() -> None:
     torch.set_num_threads(1)
     text = DOCUMENT.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    DOCUMENT.write_text(head + BEGIN + render(_largest) + END + rest.split(END)[1], encoding="utf-8")
+    text = head + BEGIN + render(_largest) + END + rest.split(END)[1]
+    head, rest = text.split(kinds.BEGIN)
+    text = head + kinds.BEGIN + kinds.render_kinds() + kinds.END + rest.split(kinds.END)[1]
+    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

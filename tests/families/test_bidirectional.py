@@ -18,6 +18,7 @@ from tests.families.cases import FAMILIES
 from tests.support.random_models import save_random
 from tests.support.texts import TEXTS
 
+BODIES = ("Qwen3", "Qwen2", "Llama")
 QUERY, DOCUMENTS = "capital", [*TEXTS[:8], "", " ".join(TEXTS[:5])]
 SIZES = {
     "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -54,7 +55,7 @@ def expected(folder: Path, prompts: Sequence[list[int]]) -> list[torch.Tensor]:
     return [row[-1] if row.ndim == 2 else row for row in rows]
 
 
-@pytest.mark.parametrize("body", ["Qwen3", "Qwen2", "Llama"])
+@pytest.mark.parametrize("body", BODIES)
 def test_a_classifier(body: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "classifier", f"{body}ForSequenceClassification")
     with LLM(model=str(folder), device="cpu", cpu_threads=1) as llm:

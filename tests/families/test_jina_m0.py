@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 from tests.families.test_pictures import DOCUMENTS, IN_A_BATCH, QUERIES, WITH_TRANSFORMERS, form
 from tests.support.jina_m0 import Reference, save_jina_m0
 
+LAYOUTS = {"as published": False, "names of transformers 5": True}
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -26,7 +27,7 @@ SIZES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("newer", [False, True], ids=["as published", "names of today's transformers"])
+@pytest.mark.parametrize("newer", LAYOUTS.values(), ids=list(LAYOUTS))
 @pytest.mark.parametrize("steps", [{}, {"max_num_batched_tokens": 64, "max_segment_tokens": 17}], ids=["whole", "cut"])
 def test_scores_are_those_of_transformers(tmp_path: Path, newer: bool, steps: dict[str, int]) -> None:
     folder = save_jina_m0(tmp_path / "any name", "JinaVLForRanking", "qwen", newer=newer, **SIZES)

@@ -11,9 +11,10 @@ import torch
 
 from engine.backends.models import supported_families
 from engine.checkpoint.families import FAMILIES as RESOLVED
+from tests.families import kinds
 from tests.families.cases import FAMILIES, Family
 from tests.families.measure import measure
-from tests.families.table import MEASURED, render, stored
+from tests.families.table import DOCUMENT, MEASURED, render, stored
 
 PROBABILITY, LOGIT = 1e-5, 1e-4
 """Bounds: absolute on the probability, relative on the logit."""
@@ -59,3 +60,8 @@ def test_the_table_of_families_is_up_to_date() -> None:
         assert row[:MEASURED] == expected[:MEASURED]
     for row in written[2:]:
         assert float(row[MEASURED]) <= PROBABILITY
+
+
+def test_the_table_of_kinds_is_up_to_date() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text.split(kinds.BEGIN)[1].split(kinds.END)[0] == kinds.render_kinds()
