@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from engine.entrypoints.serve.dialects.field_schemas import (
@@ -22,6 +21,7 @@ from engine.entrypoints.serve.dialects.field_schemas import (
     TOKEN_IDS,
     exact,
 )
+from engine.entrypoints.serve.dialects.object_text import object_text
 from engine.errors import PARAM, FieldPath, InvalidRequestError, TooLargeError
 from engine.inputs.contents import IMAGE_KEYS, NEVER_MEDIA, OTHER_MEDIA, parts_content, shown_content, shows
 from engine.inputs.spans import MIN_CHUNK_TOKENS
@@ -245,7 +245,7 @@ def _object_content(item: dict[str, Any], where: Where, rank_fields: list[str] |
             return ""  # none of the fields that count: a document without text, like any empty one
     if isinstance(item.get("text"), str) and (not rank_fields or len(item) == 1):
         return str(item["text"])
-    return yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=_MAX_COUNT).strip()
+    return object_text(item)
 
 
 def _refuse_media(item: dict[str, Any], what: str, where: Where) -> None:
