@@ -5,14 +5,16 @@ A checkpoint is one if its architecture has no head, or if the chain of sentence
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.families import Task
-from engine.checkpoint.metadata import without_modules
+from engine.checkpoint.metadata import METADATA, without_modules
 from engine.errors import ConfigError
 from engine.model_spec import ActivationFn, HeadSpec, Pooling
 
+logger = logging.getLogger(__name__)
 POOLING_KEY = "classifier_pooling"
 _POOLINGS: dict[str, Pooling] = {
     "cls": "cls",
@@ -114,5 +116,15 @@ def text_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     if checkpoint.chain is None and (query or document):
         raise without_modules(
             checkpoint.label, f"the prompts {query!r} and {document!r}", "leave them out with --score-template none"
+        )
+    if any((query, document)) and not {"query", "document"} <= set(prompts):
+        logger.warning(
+            "%s saves prompts, but not both of 'query' and 'document': %r is put before queries and %r before "
+            "documents. sentence-transformers 6 takes neither passage and corpus nor the default prompt for them. If "
+            "they are wrong, name those two in %s, or leave all out with --score-template none.",
+            checkpoint.label,
+            query,
+            document,
+            METADATA,
         )
     return query, document

@@ -116,7 +116,7 @@ def test_a_published_range_gives_way_to_the_files(small: Make) -> None:
     assert resolve(folder).head.activation == "identity"
 
 
-def test_metadata_without_their_modules(small: Make, body: Path) -> None:
+def test_metadata_without_their_modules(small: Make, body: Path, caplog: pytest.LogCaptureFixture) -> None:
     """sentence-transformers leaves config_sentence_transformers.json out where modules.json is missing."""
     folder = small()
     metadata = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
@@ -139,6 +139,9 @@ def test_metadata_without_their_modules(small: Make, body: Path) -> None:
     with pytest.raises(ConfigError, match=r"similarity_fn_name 'dot', and modules\.json"):
         resolve(body, hf_overrides=mean)
     add_modules(body, POOLING)
+    write_json(body / "config_sentence_transformers.json", {"prompts": {"passage": "p: "}})
+    assert resolve(body).text_prompts == ("", "p: ")
+    assert "'' is put before queries and 'p: ' before documents" in caplog.text
     assert (resolve(body).head.pooling, resolve(body, hf_overrides=mean).head.pooling) == ("cls", "mean")
 
 
