@@ -133,6 +133,11 @@ def find_reference(spec: ModelSpec) -> tuple[Reference | None, str]:
     """The reference and what it is, or None and why there is none."""
     if find_spec("transformers") is None:
         return None, f"transformers is not installed ({pip_install('reference')})"
+    if not any(Path(spec.path).glob("*.safetensors")):
+        return (
+            None,
+            "the weights are a GGUF file; engine convert MODEL -o FOLDER makes a checkpoint for transformers of it",
+        )
     if obstacle := _too_large(spec):
         return None, obstacle
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from engine import LLM
 from engine.entrypoints.cli import main
+from tests.quantized.gguf_writer import write_gguf
 from tests.quantized.packers import quantize_folder
 from tests.quantized.reference_packages import COMPRESSED
 from tests.quantized.test_formats import LAYOUTS, PACKAGES
@@ -80,3 +82,22 @@ def test_check_says_what_the_weights_are_stored_in(tmp_path: Path, capsys: pytes
     shown = " ".join(capsys.readouterr().out.split())
     assert "weights are quantised: AWQ, 4 bits in groups of 32 (4.62 bits a weight)" in shown
     assert "not quantised are embed_tokens" in shown
+
+
+def test_check_of_a_gguf_file_says_its_types_and_that_there_is_no_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_qwen3(tmp_path / "m", layers=1, hidden=256, head_dim=64, intermediate=256)
+    kinds = {"attn_v": "F16", "ffn_down": "Q6_K", "token_embd": "F16"}
+    path, _ = write_gguf(
+        tmp_path / "m", lambda name: next((kind for part, kind in kinds.items() if part in name), "Q4_K"),
+        with_twin=False, general__name="Qwen3-Reranker-0.6B",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(path), "--device", "cpu", "--query", QUERY, "--document", DOCUMENTS[0]])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"weights are quantised: GGUF \(F16, Q4_K, Q6_K, F32\) \([45]\.\d\d bits a weight\)", shown)
+    assert "stay in 4 bits and" in shown
+    assert "not quantised are embed_tokens, layers.0.self_attn.v_proj" in shown
+    assert "Reference: the weights are a GGUF file; engine convert" in shown
