@@ -187,16 +187,24 @@ def test_older_tokenizer_files_are_converted_once(tmp_path: Path, make: Any, kin
     make(tmp_path / "m")
     expected = ours(tmp_path / "m")
     old_tokenizer(tmp_path / "m", kind)
-    if kind == "vocab.txt":
-        size = len((tmp_path / "m" / "vocab.txt").read_text().splitlines())
-        (tmp_path / "m" / "added_tokens.json").write_text(json.dumps({"[PANDA]": size}))
     assert ours(tmp_path / "m") == expected
     (made,) = (tmp_path / "cache" / "tokenizers").glob("*/tokenizer.json")
-    stored = json.loads(made.read_text())
-    assert any(token["content"] == "[PANDA]" for token in stored["added_tokens"]) == (kind == "vocab.txt")
     stamp = made.stat().st_mtime_ns
     assert ours(tmp_path / "m") == expected
     assert made.stat().st_mtime_ns == stamp
+
+
+def test_tokens_that_were_added_to_older_files_have_their_ids(tmp_path: Path) -> None:
+    from engine.checkpoint.files import load_tokenizer
+
+    make_bert(tmp_path / "m")
+    old_tokenizer(tmp_path / "m", "vocab.txt")
+    size = len((tmp_path / "m" / "vocab.txt").read_text().splitlines())
+    (tmp_path / "m" / "added_tokens.json").write_text(json.dumps({"[PANDA]": size}))
+    assert size in load_tokenizer(tmp_path / "m").encode("a [PANDA] eats").ids
+    (tmp_path / "m" / "added_tokens.json").write_text(json.dumps({"[PANDA]": size + 9}))
+    with pytest.raises(ModelLoadError, match=r"'\[PANDA\]' should have the id"):
+        load_tokenizer(tmp_path / "m")
 
 
 def test_a_sentence_piece_model_is_converted(tmp_path: Path) -> None:
