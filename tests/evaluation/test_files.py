@@ -47,6 +47,19 @@ def test_a_place_that_takes_no_file(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_that_leads_nowhere_stays(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(ConfigError, match="leads nowhere"):
+        check_writable(tmp_path / "link", overwrite=True)
+
+
+@pytest.mark.parametrize("length", [252, 300, 10_000])
+def test_a_name_that_is_too_long_beside_its_part(tmp_path: Path, length: int) -> None:
+    with pytest.raises(ConfigError, match="File name too long"):
+        check_writable(tmp_path / ("x" * length))
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """/dev/full refuses what is written when the file is closed."""
     if not Path("/dev/full").exists():
