@@ -23,66 +23,7 @@ _BODY = (
     *("max_position_embeddings", "tie_word_embeddings", "dtype", "torch_dtype", "quantization_config"),
     *("compression_config", "pad_token_id"),
 )
-_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
-_DECODER = (*_ROPE, "num_key_value_heads", "head_dim", "rms_norm_eps")
-_WINDOWS = ("use_sliding_window", "sliding_window", "layer_types", "max_window_layers")
-_GEMMA3 = (
-    *("attention_bias", "hidden_activation", "query_pre_attn_scalar", "sliding_window", "final_logit_softcapping"),
-    "layer_types",
-)
 """Without ``attn_logit_softcapping``: transformers' Gemma 3 takes the key, and computes without it."""
-_GEMMA = (*_GEMMA3, "attn_logit_softcapping")
-_EXPERTS = (
-    *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step"),
-    "mlp_only_layers",
-)
-_FACTORS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
-_BERT = ("layer_norm_eps", "type_vocab_size", "position_embedding_type")
-_GTE = (*_ROPE, *_BERT, "pack_qkv", "layer_norm_type", "logn_attention_scale")
-_NOMIC = (
-    *("prenorm", "rotary_emb_fraction", "rotary_emb_interleaved", "rotary_scaling_factor", "use_rms_norm"),
-    *("parallel_block", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "num_experts", "moe_every_n_layers"),
-)
-COMPUTED: dict[str, tuple[str, ...]] = {
-    "qwen3": (*_DECODER, *_WINDOWS, "attention_bias"),
-    "qwen2": (*_DECODER, *_WINDOWS),
-    "llama": (*_DECODER, "attention_bias", "mlp_bias"),
-    "llama_bidirec": (*_DECODER, "attention_bias", "mlp_bias"),
-    "mistral": (*_DECODER, "sliding_window"),
-    "ministral": (*_DECODER, "sliding_window", "layer_types"),
-    "ministral3": (*_DECODER, "sliding_window"),
-    "gemma": (*_DECODER, "attention_bias"),
-    "gemma2": (*_DECODER, *_GEMMA),
-    "gemma3_text": (*_DECODER, *_GEMMA3, "rope_local_base_freq", "sliding_window_pattern"),
-    "phi3": (*_DECODER, "sliding_window", "original_max_position_embeddings"),
-    "granite": (*_DECODER, *_FACTORS, "attention_bias", "mlp_bias"),
-    "qwen3_vl": (*_DECODER, "attention_bias"),
-    "qwen2_vl": (*_DECODER, *_WINDOWS),
-    "qwen3_moe": (*_DECODER, *_EXPERTS, "use_sliding_window", "sliding_window", "attention_bias"),
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "camembert": _BERT,
-    "electra": (*_BERT, "embedding_size"),
-    "distilbert": ("layer_norm_eps",),
-    "mpnet": ("layer_norm_eps", "relative_attention_num_buckets"),
-    "nomic_bert": (*_ROPE, *_NOMIC, "layer_norm_eps", "type_vocab_size"),
-    "jina_bert": (*_BERT, "feed_forward_type"),
-    "modernbert": (
-        *("hidden_activation", "norm_eps", "norm_bias", "attention_bias", "mlp_bias", "layer_types"),
-        *("rope_parameters", "local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
-        *("classifier_bias", "classifier_activation"),
-    ),
-    "eurobert": (*_DECODER, "attention_bias", "mlp_bias"),
-    "deberta-v2": (
-        *("layer_norm_eps", "type_vocab_size", "relative_attention", "max_relative_positions", "position_buckets"),
-        *("position_biased_input", "pos_att_type", "share_att_key", "norm_rel_ebd", "conv_kernel_size"),
-        *("embedding_size", "pooler_hidden_act"),
-    ),
-    "new": _GTE,
-    "gte": _GTE,
-}
-"""By ``model_type``: what its network reads beside ``_BODY`` and ``_HEAD``."""
 HARMLESS = frozenset(
     (
         *("transformers_version", "use_cache", "torchscript", "return_dict", "output_attentions", "output_past"),
@@ -103,30 +44,6 @@ HARMLESS = frozenset(
 )
 """What means nothing to a forward pass of any of these networks: kernels, training, how texts are generated."""
 _ENDINGS = ("dropout", "dropout_prob", "_pdrop", "_token_id")
-_UNREAD: dict[str, tuple[str, ...]] = {
-    "modernbert": ("position_embedding_type", "layer_norm_eps", "hidden_act"),
-    "gemma": ("hidden_activation",),
-    "gemma2": ("hidden_act", "cache_implementation"),
-    "gemma3_text": ("hidden_act", "cache_implementation"),
-    "qwen3_vl": ("vision_config", "video_preprocessor_config"),
-    "qwen2_vl": ("vision_config", "attention_bias"),
-    "qwen3_moe": ("output_router_logits", "router_aux_loss_coef", "max_window_layers"),
-    "qwen2": ("attention_bias",),
-    "jina_bert": ("emb_pooler", "attn_implementation"),
-    "xlm-roberta": ("emb_pooler",),
-    "distilbert": ("sinusoidal_pos_embds", "tie_weights_"),
-    "eurobert": ("bos_token", "eos_token", "pad_token", "mask_token"),
-    "electra": ("summary_type", "summary_use_proj", "summary_activation", "embedding_dropout"),
-    "nomic_bert": (
-        *("use_xentropy", "fused_bias_fc", "fused_dropout_add_ln", "max_trained_positions", "moe_top_k"),
-        *("scale_attn_by_inverse_layer_idx", "scale_attn_weights", "reorder_and_upcast_attn", "dense_seq_output"),
-        *("pad_vocab_size_multiple", "last_layer_subset", "summary_type", "summary_use_proj"),
-        *("summary_activation", "summary_proj_to_labels", "mlp_residual_dropout", "expert_choice_router"),
-        *("ffn_div", "moe_normalize_expert_weights", "moe_resid_pdrop", "moe_impl", "router_aux_loss_coef"),
-        "use_flash_attn",
-    ),
-}
-"""Keys that published files of the family hold and its network never reads."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (None, False),
     "causal": (None, False),
@@ -158,7 +75,7 @@ ROPE_KEYS = frozenset(
 
 def computed_keys(model_type: str) -> tuple[str, ...]:
     """The keys that a network of this type reads."""
-    return (*_BODY, *COMPUTED[model_type])
+    return (*_BODY, *family_of(model_type).computed_keys)
 
 
 def complete_config(label: str, config: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -173,7 +90,8 @@ def check_config_keys(label: str, config: Mapping[str, Any], ignored: tuple[str,
     ``config``: config.json after overrides, of a family that is supported. ``ignored``: ``--ignore-config-key``.
     """
     model_type = config["model_type"]
-    known = {*_HEAD, *_BODY, *COMPUTED[model_type], *HARMLESS, *_UNREAD.get(model_type, ())}
+    family = family_of(model_type)
+    known = {*_HEAD, *_BODY, *family.computed_keys, *HARMLESS, *family.unread_keys}
     for key, value in config.items():
         if key in ignored or key in known or key.startswith("_") or key.endswith(_ENDINGS):
             continue
@@ -241,14 +159,10 @@ def _check_layers(label: str, config: Mapping[str, Any], ignored: tuple[str, ...
         )
 
 
-_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
-"""Types whose first position is the row of the table behind the padding's."""
-
-
 def _check_padding(label: str, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
     """All published networks of these types pad with token 1, so their texts begin at row 2."""
     value = config.get("pad_token_id", 1)
-    if config["model_type"] in _COUNT_FROM_PADDING and value != 1 and "pad_token_id" not in ignored:
+    if family_of(config["model_type"]).counts_from_padding and value != 1 and "pad_token_id" not in ignored:
         raise ConfigError(
             f"config.json of {label} has pad_token_id = {value!r}. Positions of a {config['model_type']} network are "
             "counted from it, and only 1 is supported here. If the network was trained with 1, correct the key, or "

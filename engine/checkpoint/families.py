@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.checkpoint import family_keys as keys
 from engine.errors import ConfigError
 from engine.model_spec import Pooling
 
@@ -38,6 +39,12 @@ class Family:
     """How the architecture with a language model head ends."""
     template: str | None = None
     """The built-in prompt that all published models of this family have."""
+    computed_keys: tuple[str, ...]
+    """Keys of config.json that its network reads, beside those that every network does (``config_keys.py``)."""
+    unread_keys: tuple[str, ...] = ()
+    """Keys that published files of the family hold and its network never reads."""
+    counts_from_padding: bool = False
+    """Whether its first position is the row of the table behind ``pad_token_id``'s."""
     own_keys: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json that this family calls otherwise: its own name, the usual one."""
 
@@ -68,66 +75,137 @@ def _encoder(body: str, *head_tensors: str, **differences: Any) -> Family:
     return Family(body=body, decoder=False, head_tensors=head_tensors, **(usual | differences))
 
 
-_DISTILBERT_KEYS = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "hidden_dim": "intermediate_size",
-    "activation": "hidden_act",
-}
-_NOMIC_KEYS = {
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_inner": "intermediate_size",
-    "n_positions": "max_position_embeddings",
-    "activation_function": "hidden_act",
-    "layer_norm_epsilon": "layer_norm_eps",
-    "rotary_emb_base": "rope_theta",
-}
-"""As GPT-2 calls them, in the files that Nomic's own code wrote."""
-
 FAMILIES: dict[str, Family] = {
-    "qwen3": _decoder("Qwen3"),
-    "qwen2": _decoder("Qwen2"),
-    "llama": _decoder("Llama"),
+    "qwen3": _decoder("Qwen3", computed_keys=(*keys.DECODER, *keys.WINDOWS, "attention_bias")),
+    "qwen2": _decoder("Qwen2", computed_keys=(*keys.DECODER, *keys.WINDOWS), unread_keys=("attention_bias",)),
+    "llama": _decoder("Llama", computed_keys=(*keys.DECODER, "attention_bias", "mlp_bias")),
     "llama_bidirec": _decoder(
         "LlamaBidirectional",
         causal=False,
         pooling="mean",
         template="nemotron-rerank",
         own_keys={"pooling": "classifier_pooling", "temperature": "logit_sigma"},
+        computed_keys=(*keys.DECODER, "attention_bias", "mlp_bias"),
     ),
-    "mistral": _decoder("Mistral"),
-    "ministral": _decoder("Ministral"),
-    "ministral3": _decoder("Ministral3"),
-    "gemma": _decoder("Gemma", head_dim=256),
-    "gemma2": _decoder("Gemma2", head_dim=256),
-    "gemma3_text": _decoder("Gemma3", head_dim=256, aliases=("Gemma3Text",)),
-    "phi3": _decoder("Phi3"),
-    "granite": _decoder("Granite"),
-    "qwen3_vl": _decoder("Qwen3VL", language_model="ForConditionalGeneration", template="qwen3-vl-reranker"),
+    "mistral": _decoder("Mistral", computed_keys=(*keys.DECODER, "sliding_window")),
+    "ministral": _decoder("Ministral", computed_keys=(*keys.DECODER, "sliding_window", "layer_types")),
+    "ministral3": _decoder("Ministral3", computed_keys=(*keys.DECODER, "sliding_window")),
+    "gemma": _decoder(
+        "Gemma", head_dim=256, computed_keys=(*keys.DECODER, "attention_bias"), unread_keys=("hidden_activation",)
+    ),
+    "gemma2": _decoder(
+        "Gemma2",
+        head_dim=256,
+        computed_keys=(*keys.DECODER, *keys.GEMMA),
+        unread_keys=("hidden_act", "cache_implementation"),
+    ),
+    "gemma3_text": _decoder(
+        "Gemma3",
+        head_dim=256,
+        aliases=("Gemma3Text",),
+        computed_keys=(*keys.DECODER, *keys.GEMMA3, "rope_local_base_freq", "sliding_window_pattern"),
+        unread_keys=("hidden_act", "cache_implementation"),
+    ),
+    "phi3": _decoder("Phi3", computed_keys=(*keys.DECODER, "sliding_window", "original_max_position_embeddings")),
+    "granite": _decoder("Granite", computed_keys=(*keys.DECODER, *keys.FACTORS, "attention_bias", "mlp_bias")),
+    "qwen3_vl": _decoder(
+        "Qwen3VL",
+        language_model="ForConditionalGeneration",
+        template="qwen3-vl-reranker",
+        computed_keys=(*keys.DECODER, "attention_bias"),
+        unread_keys=("vision_config", "video_preprocessor_config"),
+    ),
     "qwen2_vl": _decoder(
         "Qwen2VL",
         language_model="ForConditionalGeneration",
         template="jina-reranker-m0",
         head_tensors=("score.2.weight",),
+        computed_keys=(*keys.DECODER, *keys.WINDOWS),
+        unread_keys=("vision_config", "attention_bias"),
     ),
-    "qwen3_moe": _decoder("Qwen3Moe", own_keys={"num_local_experts": "num_experts"}),
-    "bert": _encoder("Bert", "classifier.weight", num_token_types=2),
-    "roberta": _encoder("Roberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
-    "xlm-roberta": _encoder("XLMRoberta", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
-    "camembert": _encoder("Camembert", "classifier.out_proj.weight", position_offset=2, num_token_types=2),
-    "electra": _encoder("Electra", "classifier.out_proj.weight", num_token_types=2),
-    "distilbert": _encoder("DistilBert", "classifier.weight", own_keys=_DISTILBERT_KEYS),
-    "mpnet": _encoder("MPNet", "classifier.out_proj.weight", position_offset=2),
-    "nomic_bert": _encoder("NomicBert", "classifier.weight", num_token_types=2, own_keys=_NOMIC_KEYS),
-    "jina_bert": _encoder("JinaBert", "classifier.weight", num_token_types=2),
-    "modernbert": _encoder("ModernBert", "classifier.weight"),
-    "eurobert": _encoder("EuroBert", "classifier.weight", pooling="late"),
-    "deberta-v2": _encoder("DebertaV2", "classifier.weight"),
-    "new": _encoder("New", "classifier.weight", num_token_types=1),
-    "gte": _encoder("Gte", "classifier.weight", num_token_types=1),
+    "qwen3_moe": _decoder(
+        "Qwen3Moe",
+        own_keys={"num_local_experts": "num_experts"},
+        computed_keys=(*keys.DECODER, *keys.EXPERTS, "use_sliding_window", "sliding_window", "attention_bias"),
+        unread_keys=("output_router_logits", "router_aux_loss_coef", "max_window_layers"),
+    ),
+    "bert": _encoder("Bert", "classifier.weight", num_token_types=2, computed_keys=keys.BERT),
+    "roberta": _encoder(
+        "Roberta",
+        "classifier.out_proj.weight",
+        position_offset=2,
+        num_token_types=2,
+        computed_keys=keys.BERT,
+        counts_from_padding=True,
+    ),
+    "xlm-roberta": _encoder(
+        "XLMRoberta",
+        "classifier.out_proj.weight",
+        position_offset=2,
+        num_token_types=2,
+        computed_keys=keys.BERT,
+        unread_keys=("emb_pooler",),
+        counts_from_padding=True,
+    ),
+    "camembert": _encoder(
+        "Camembert",
+        "classifier.out_proj.weight",
+        position_offset=2,
+        num_token_types=2,
+        computed_keys=keys.BERT,
+        counts_from_padding=True,
+    ),
+    "electra": _encoder(
+        "Electra",
+        "classifier.out_proj.weight",
+        num_token_types=2,
+        computed_keys=(*keys.BERT, "embedding_size"),
+        unread_keys=("summary_type", "summary_use_proj", "summary_activation", "embedding_dropout"),
+    ),
+    "distilbert": _encoder(
+        "DistilBert",
+        "classifier.weight",
+        own_keys=keys.DISTILBERT_NAMES,
+        computed_keys=("layer_norm_eps",),
+        unread_keys=("sinusoidal_pos_embds", "tie_weights_"),
+    ),
+    "mpnet": _encoder(
+        "MPNet",
+        "classifier.out_proj.weight",
+        position_offset=2,
+        computed_keys=("layer_norm_eps", "relative_attention_num_buckets"),
+    ),
+    "nomic_bert": _encoder(
+        "NomicBert",
+        "classifier.weight",
+        num_token_types=2,
+        own_keys=keys.NOMIC_NAMES,
+        computed_keys=(*keys.ROPE, *keys.NOMIC, "layer_norm_eps", "type_vocab_size"),
+        unread_keys=keys.NOMIC_UNREAD,
+    ),
+    "jina_bert": _encoder(
+        "JinaBert",
+        "classifier.weight",
+        num_token_types=2,
+        computed_keys=(*keys.BERT, "feed_forward_type"),
+        unread_keys=("emb_pooler", "attn_implementation"),
+    ),
+    "modernbert": _encoder(
+        "ModernBert",
+        "classifier.weight",
+        computed_keys=keys.MODERNBERT,
+        unread_keys=("position_embedding_type", "layer_norm_eps", "hidden_act"),
+    ),
+    "eurobert": _encoder(
+        "EuroBert",
+        "classifier.weight",
+        pooling="late",
+        computed_keys=(*keys.DECODER, "attention_bias", "mlp_bias"),
+        unread_keys=("bos_token", "eos_token", "pad_token", "mask_token"),
+    ),
+    "deberta-v2": _encoder("DebertaV2", "classifier.weight", computed_keys=keys.DEBERTA),
+    "new": _encoder("New", "classifier.weight", num_token_types=1, computed_keys=keys.GTE),
+    "gte": _encoder("Gte", "classifier.weight", num_token_types=1, computed_keys=keys.GTE),
 }
 
 

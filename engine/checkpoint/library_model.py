@@ -45,7 +45,9 @@ def library_family(
             param="ignore_config_key",
         )
     body = name.removesuffix(ENDING)
-    return Family(body=body, decoder=takes_template, causal=False, pooling="cls", head_tensors=()), ENDING
+    return Family(
+        body=body, decoder=takes_template, causal=False, pooling="cls", head_tensors=(), computed_keys=()
+    ), ENDING
 
 
 def library_position_limit(files: CheckpointFiles, config: Mapping[str, Any], asked: int | None) -> int:

@@ -14,9 +14,10 @@ PACKAGE = "engine/__init__.py"
 """``from engine import LLM`` and its version: the offline API, for the ways in that score as a caller would."""
 
 CONTRACT = "backends"
-"""The contract of a backend with the types of a step on a device: base, packed_batch, kv_cache, group."""
+"""The contract of a backend with the types of a step on a device: base, packed_batch, kv_cache, tensor_parallel."""
 FAMILIES = "engine/checkpoint/families.py"
 """What each family's config.json means."""
+FAMILY_KEYS = "engine/checkpoint/family_keys.py"
 NETWORKS = {CONTRACT, FAMILIES, "backends/loading", "backends/nn", "kernels"}
 SHEETS = "backends/data_sheet.py"
 """What each device's products can do, for `engine plan`."""
@@ -46,7 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "engine/checkpoint/gguf": {"engine/checkpoint/safetensors_header.py"},
     "engine/checkpoint/safetensors_header.py": set(),
-    FAMILIES: set(),
+    FAMILIES: {FAMILY_KEYS},
+    FAMILY_KEYS: set(),
     "engine/inputs": {"engine/prompts", "engine/checkpoint", FAMILIES},
     # From token ids to steps, from steps to scores.
     "engine/scheduling": set(),

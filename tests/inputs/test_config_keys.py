@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from engine.checkpoint.config_defaults import class_defaults
-from engine.checkpoint.config_keys import COMPUTED, check_config_keys
+from engine.checkpoint.config_keys import check_config_keys
 from engine.checkpoint.config_names import usual_config
 from engine.checkpoint.families import FAMILIES
 from engine.checkpoint.resolve import resolve_model
@@ -31,7 +31,6 @@ _MADE_UP = (
 
 
 def test_the_defaults_are_those_of_the_installed_transformers() -> None:
-    assert set(COMPUTED) == set(FAMILIES)
     for model_type in set(FAMILIES) - {"new", "jina_bert", "llama_bidirec"}:
         theirs = usual_config("x", transformers.AutoConfig.for_model(model_type).to_dict())
         for key, value in class_defaults(model_type).items():
