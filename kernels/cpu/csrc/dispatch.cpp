@@ -1,6 +1,9 @@
 #include "dispatch.h"
 
 #include <stdexcept>
+#if defined(ENGINE_X86)
+#include "x86_features.h"
+#endif
 #if defined(ENGINE_X86) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -66,32 +69,15 @@ KernelTable with_products(KernelTable base, const char* name, const Products& pr
     return base;
 }
 
-struct Cpuid {
-    unsigned eax, ebx, ecx, edx;
-    Cpuid(unsigned leaf, unsigned subleaf) : eax(leaf), ebx(0), ecx(subleaf), edx(0) {
-        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    }
-};
-// VNNI with VEX encoding. gcc 12 has names for neither in __builtin_cpu_supports; a leaf that is not there reads as
-// that of another, so it is asked for first.
-bool has_avx_vnni() { return Cpuid(0, 0).eax >= 7 && Cpuid(7, 0).eax >= 1 && (Cpuid(7, 1).eax >> 4 & 1); }
-bool has_avx512_bf16() { return Cpuid(0, 0).eax >= 7 && Cpuid(7, 0).eax >= 1 && (Cpuid(7, 1).eax >> 5 & 1); }
-// Tiles need bf16 and int8 products, an operating system that saves them (bits 17 and 18 of XCR0), and its permission,
-// which it gives a process once; threads that are started later have it too.
-bool has_amx() {
+// Linux gives a process the tiles once, when it asks; threads that are started later have them too.
+bool may_use_tiles() {
 #if defined(__linux__)
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    constexpr unsigned kBits = 1u << 22 | 1u << 24 | 1u << 25;   // AMX-BF16, AMX-TILE, AMX-INT8
-    const bool xsave = Cpuid(1, 0).ecx >> 27 & 1;
-    if (!xsave || Cpuid(0, 0).eax < 7 || (Cpuid(7, 0).edx & kBits) != kBits) return false;
-    unsigned low, high;
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
     return false;
 #endif
 }
-bool has_f16c() { return Cpuid(1, 0).ecx >> 29 & 1; }
 #endif
 
 #if defined(ENGINE_ARM)
@@ -118,24 +104,19 @@ ArmFeatures arm_features() {
 }
 #endif
 
-// __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
 std::vector<Candidate> candidates() {
     std::vector<Candidate> list;
 #if defined(ENGINE_X86)
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni"), bf16 = vnni && has_avx512_bf16();
+    const X86Features cpu = x86_features();
     static const KernelTable bf16_table = with_products(avx512_vnni::table, "avx512_bf16", avx512_bf16::products);
     static const KernelTable amx_table = with_products(bf16_table, "amx", amx::products);
-    static const bool amx = bf16 && has_amx();
+    static const bool amx = cpu.amx && may_use_tiles();
     list.push_back({&amx_table, amx});
-    list.push_back({&bf16_table, bf16});
-    list.push_back({&avx512_vnni::table, vnni});
-    list.push_back({&avx512::table, avx512});
-    list.push_back({&avx2_vnni::table, avx2 && has_avx_vnni()});
-    list.push_back({&avx2::table, avx2});
+    list.push_back({&bf16_table, cpu.avx512_bf16});
+    list.push_back({&avx512_vnni::table, cpu.avx512_vnni});
+    list.push_back({&avx512::table, cpu.avx512});
+    list.push_back({&avx2_vnni::table, cpu.avx_vnni});
+    list.push_back({&avx2::table, cpu.avx2});
 #endif
 #if defined(ENGINE_ARM)
     const ArmFeatures arm = arm_features();

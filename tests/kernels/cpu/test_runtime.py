@@ -25,6 +25,20 @@ def test_the_kernels_are_there() -> None:
     assert _C.available_isas()[-1] == "portable"
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor has")
+def test_the_instruction_sets_of_this_processor_are_found() -> None:
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    needs = {
+        "avx2": {"avx2", "fma", "f16c"},
+        "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+        "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
+        "neon": {"asimd"},
+    }
+    found = set(_C.available_isas())
+    assert {name for name, flags in needs.items() if flags <= words} == found & needs.keys()
+
+
 def test_the_environment_chooses_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ISA_VARIABLE, "portable")
     assert CpuOps(1).isa == "portable"
