@@ -38,6 +38,37 @@ def reads_otherwise(tokenizer: Tokenizer, stated: Mapping[str, Any], model_type:
         return None
 
 
+def marks_otherwise(tokenizer: Tokenizer, stated: Mapping[str, Any], model_type: object) -> str | None:
+    """How the class of ``stated`` marks a pair, where ``tokenizer.json`` does otherwise; None where both agree."""
+    name = stated.get("tokenizer_class") or _OF_TYPE.get(str(model_type))
+    form = _FORMS.get(str(name).removesuffix("Fast"))
+    if form is None:
+        return None
+    marks = [_text_of(stated.get(key), usual) if usual else key for key, usual in form]
+    found = tokenizer.encode("a", "a")
+    ours = ["A" if sequence == 0 else "B" for sequence in found.sequence_ids]
+    ours = [
+        str(tokenizer.id_to_token(one)) if sequence is None else mark
+        for one, sequence, mark in zip(found.ids, found.sequence_ids, ours, strict=True)
+    ]
+    shown = [mark for mark, before in zip(ours, ["", *ours], strict=False) if mark not in "AB" or mark != before]
+    return None if shown == marks else " ".join(marks)
+
+
+def _text_of(token: Any, usual: str) -> str:
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else usual
+
+
+_CLS, _SEP, _BOS, _EOS = ("cls_token", "[CLS]"), ("sep_token", "[SEP]"), ("bos_token", "<s>"), ("eos_token", "</s>")
+_A, _B = ("A", ""), ("B", "")
+_FORMS: dict[str, tuple[tuple[str, str], ...]] = {
+    **dict.fromkeys(("BertTokenizer", "ElectraTokenizer"), (_CLS, _A, _SEP, _B, _SEP)),
+    "XLMRobertaTokenizer": (_BOS, _A, _EOS, _EOS, _B, _EOS),
+}
+"""By class: the marks of a pair, each a key of tokenizer_config.json with its usual text; A and B are the two texts."""
+
+
 def rebuilt(tokenizer: Tokenizer, stated: Mapping[str, Any], model_type: object) -> Tokenizer | None:
     """The tokenizer as the class of ``stated`` makes it in transformers 5; None for a class that reads the file."""
     name = stated.get("tokenizer_class") or _OF_TYPE.get(str(model_type))

@@ -116,6 +116,12 @@ def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:
     identity = identify(files, stored, config.ignore_config_key)
     if config.model_impl == "auto":
         check_remote_code(files, family, identity, config.ignore_config_key)
+    if (files.folder / "adapter_config.json").is_file():
+        logger.warning(
+            "%s: adapter_config.json lies beside a whole model, and the adapter is left out (transformers with peft "
+            "puts it on). Keep the adapter in a folder of its own, and serve it with --lora-modules NAME=FOLDER.",
+            files.label,
+        )
     tokenizer = load_tokenizer(_tokenizer_folder(config, files.folder), says_so=True)
     checkpoint = Checkpoint(
         files=files,
@@ -140,7 +146,14 @@ def _check_tokenizer(config: ModelConfig, checkpoint: Checkpoint, folder: Path, 
     if template is None or template.startswith(SAVED):
         stated = CheckpointFiles(folder, folder.name).tokenizer_config
         has_types = template is None and num_token_types(checkpoint.config["model_type"], checkpoint.config) > 1
-        check_settings(checkpoint.tokenizer, folder, stated, has_types=has_types, ignored=config.ignore_config_key)
+        check_settings(
+            checkpoint.tokenizer,
+            folder,
+            stated,
+            has_types=has_types,
+            encoder=None if checkpoint.family.decoder else checkpoint.config["model_type"],
+            ignored=config.ignore_config_key,
+        )
 
 
 def check_own_prompt(checkpoint: Checkpoint, score_template: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
+from engine.checkpoint.rebuilt_tokenizer import marks_otherwise
 from engine.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -80,11 +81,13 @@ def check_settings(
     stated: Mapping[str, Any],
     *,
     has_types: bool,
+    encoder: object = None,
     ignored: tuple[str, ...] = (),
 ) -> None:
     """Raises ``ConfigError`` for a setting that gives texts other ids, or another end, than they get here.
 
-    ``folder``: of the tokenizer. ``has_types``: the network reads pairs with token types. ``ignored``:
+    ``folder``: of the tokenizer. ``has_types``: the network reads pairs with token types. ``encoder``: its
+    ``model_type``, where it is one: its head reads the marks. ``ignored``:
     ``--ignore-config-key``.
     """
     side = stated.get("truncation_side") or _stored_side(folder)
@@ -94,6 +97,14 @@ def check_settings(
         content = entry.get("content") if isinstance(entry, Mapping) and not entry.get("special") else None
         if isinstance(content, str) and tokenizer.token_to_id(content) is None:
             _refuse(folder, ignored, "added_tokens_decoder", content, "tokenizer.json does not have this token")
+    if encoder is not None and (marks := marks_otherwise(tokenizer, stated, encoder)) is not None:
+        _refuse(
+            folder,
+            ignored,
+            "tokenizer_class",
+            str(stated.get("tokenizer_class")),
+            f"by it a pair is {marks}, which tokenizer.json makes otherwise (post_processor)",
+        )
     if makes_types(stated) is None and has_types and _has_two_types(tokenizer):
         _refuse(
             folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import transformers
 from tokenizers import Tokenizer
 
 from engine.checkpoint.files import load_tokenizer
-from engine.checkpoint.rebuilt_tokenizer import reads_otherwise, rebuilt
+from engine.checkpoint.rebuilt_tokenizer import marks_otherwise, reads_otherwise, rebuilt
+from engine.checkpoint.resolve import resolve_model
+from engine.config import ModelConfig
+from engine.errors import ConfigError
+from tests.support.checkpoints import make_bert
 from tests.support.texts import TEXTS
 from tests.support.tokenizer_files import TOKENIZERS
 
@@ -62,3 +67,23 @@ def test_where_the_ids_are_others_it_is_said(name: str, tmp_path: Path, caplog: 
 
 def ids(tokenizer: Tokenizer) -> list[list[int]]:
     return [list(tokenizer.encode(text, add_special_tokens=False).ids) for text in ODD]
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [({"post_processor": None}, {}), ({}, {"sep_token": "[MASK]"}), ({}, {"cls_token": {"content": "[PAD]"}})],
+)
+def test_marks_that_two_files_state_otherwise_are_refused(
+    changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """transformers takes those of tokenizer_config.json; a head of [CLS] must not read a word of the query."""
+    folder = make_bert(tmp_path / "m", layers=1)
+    text, stated = TOKENIZERS["bert"]()
+    assert marks_otherwise(Tokenizer.from_str(text), stated, "bert") is None
+    (folder / "tokenizer.json").write_text(json.dumps({**json.loads(text), **changes}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**stated, **settings}))
+    (folder / "adapter_config.json").write_text("{}")
+    config = ModelConfig(model=str(folder))
+    with pytest.raises(ConfigError, match=r"tokenizer_class = BertTokenizer, and by it a pair is \[.*\] A \[.*\] B"):
+        resolve_model(config)
+    resolve_model(replace(config, ignore_config_key=("tokenizer_class",)))
