@@ -163,9 +163,14 @@ class Ops(Protocol):
         """The plain (T, D) tensor that an activation stands for."""
         ...
 
-    def of_layer(self, index: int, num_layers: int) -> Ops:
+    def of_layer(self, index: int) -> Ops:
         """The ops that a layer of the model makes its weights and computes with: these, unless a quantization leaves
         some layers in a higher precision."""
+        ...
+
+    def of_qkv(self) -> Ops:
+        """The ops of a layer's projection to queries, keys and values, and of the norm before it: these, unless a
+        quantization leaves them in a higher precision."""
         ...
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:

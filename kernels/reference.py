@@ -104,7 +104,10 @@ class ReferenceOps:
     def unpack(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
-    def of_layer(self, index: int, num_layers: int) -> Self:
+    def of_layer(self, index: int) -> Self:
+        return self
+
+    def of_qkv(self) -> Self:
         return self
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> ReferenceLinear:

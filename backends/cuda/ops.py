@@ -44,7 +44,10 @@ class CudaOps:
     def unpack(self, x: Activation) -> torch.Tensor:
         return (x.values.float() * x.scales).to(self.dtype) if isinstance(x, Fp8Activation) else x
 
-    def of_layer(self, index: int, num_layers: int) -> CudaOps:
+    def of_layer(self, index: int) -> CudaOps:
+        return self
+
+    def of_qkv(self) -> CudaOps:
         return self
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:

@@ -126,14 +126,13 @@ class Parameters:
         return sum(tensor.nbytes for tensor in self._made) + sum(weight.num_bytes for weight in self._linears)
 
     @contextmanager
-    def layer(self, index: int, num_layers: int) -> Iterator[None]:
-        """A context in which what is made belongs to this layer, whose ops may be of its own (``Ops.of_layer``)."""
-        ops = self.ops
-        self.ops = ops.of_layer(index, num_layers)
+    def using(self, ops: Ops) -> Iterator[None]:
+        """A context in which linear weights are made by these ops, those of a layer or of a part of it."""
+        before, self.ops = self.ops, ops
         try:
             yield
         finally:
-            self.ops = ops
+            self.ops = before
 
     def in_checkpoint(self, name: str) -> bool:
         return self._tensors is not None and name in self._tensors

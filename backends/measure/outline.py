@@ -57,7 +57,10 @@ class OutlineOps:
     def __init__(self) -> None:
         self.weights: list[OutlinedWeight] = []
 
-    def of_layer(self, index: int, num_layers: int) -> OutlineOps:
+    def of_layer(self, index: int) -> OutlineOps:
+        return self
+
+    def of_qkv(self) -> OutlineOps:
         return self
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> OutlinedWeight:

@@ -189,8 +189,11 @@ class ProfiledOps:
         for name in TIMED:
             setattr(self, name, _timed(name, getattr(ops, name), profiler))
 
-    def of_layer(self, index: int, num_layers: int) -> Ops:
-        return cast(Ops, ProfiledOps(self._ops.of_layer(index, num_layers), self._profiler))
+    def of_layer(self, index: int) -> Ops:
+        return cast(Ops, ProfiledOps(self._ops.of_layer(index), self._profiler))
+
+    def of_qkv(self) -> Ops:
+        return cast(Ops, ProfiledOps(self._ops.of_qkv(), self._profiler))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)

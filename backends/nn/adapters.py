@@ -52,8 +52,11 @@ class AdapterOps:
     def active(self, sides: Sides) -> None:
         self._whole._active = sides
 
-    def of_layer(self, index: int, num_layers: int) -> AdapterOps:
-        return AdapterOps(self.base.of_layer(index, num_layers), self._whole)
+    def of_layer(self, index: int) -> AdapterOps:
+        return AdapterOps(self.base.of_layer(index), self._whole)
+
+    def of_qkv(self) -> AdapterOps:
+        return AdapterOps(self.base.of_qkv(), self._whole)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)

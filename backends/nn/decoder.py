@@ -85,7 +85,7 @@ class Decoder:
         self.layers: list[DecoderLayer] = []
         self.last_layer: LastDecoderLayer | None = None
         for index in range(shape.num_layers):
-            with params.layer(index, shape.num_layers):
+            with params.using(params.ops.of_layer(index)):
                 if index < last:
                     self.layers.append(DecoderLayer(params, shape, index, windows[index]))
                 else:

@@ -46,7 +46,9 @@ class _Layer(ABC):
         self.input_norm = self._norm(params, "input_layernorm")
         self.q_norm = self._head_norm(params, f"{attention}.q_norm.weight")
         self.k_norm = self._head_norm(params, f"{attention}.k_norm.weight")
-        self.make_qkv(params, attention)
+        self.qkv_ops = self.ops.of_qkv()
+        with params.using(self.qkv_ops):
+            self.make_qkv(params, attention)
         width = shape.num_heads * shape.head_dim
         self.o_proj = SummedLinear(params, f"{attention}.o_proj", shape.hidden, width, bias=shape.o_bias)
         after, before = ("post_attention_layernorm", "pre_feedforward_layernorm")
@@ -140,8 +142,8 @@ class DecoderLayer(_Layer):
         self.qkv = params.linear(parts, self.shape.hidden, bias=self.shape.qkv_bias)
 
     def __call__(self, stream: Stream, batch: PackedBatch, kv_cache: KVCache, rotary: Rotary) -> Stream:
-        x, residual = self.ops.add_rms_norm(*stream, self.input_norm, self.shape.eps)
-        qkv = self.ops.linear(x, self.qkv)
+        x, residual = self.qkv_ops.add_rms_norm(*stream, self.input_norm, self.shape.eps)
+        qkv = self.qkv_ops.linear(x, self.qkv)
         q, k, v = self.rotate(qkv, self.num_heads, self.num_kv_heads, rotary, batch.positions)
         attended = self.attend(q, k, v, kv_cache, batch.attention)
         kv_cache.keep(self.index, k, v, batch)
@@ -168,14 +170,14 @@ class LastDecoderLayer(_Layer):
             None if delta is None else delta.index_select(0, batch.read_rows),
             residual.index_select(0, batch.read_rows),
         )
-        x, _ = self.ops.add_rms_norm(delta, residual, self.input_norm, self.shape.eps)
-        kv = self.ops.linear(x, self.kv_proj)
+        x, _ = self.qkv_ops.add_rms_norm(delta, residual, self.input_norm, self.shape.eps)
+        kv = self.qkv_ops.linear(x, self.kv_proj)
         _, k, v = self.rotate(kv, 0, self.num_kv_heads, rotary, batch.positions)
         if not batch.num_reads:
             kv_cache.keep(self.index, k, v, batch)
             return None
-        x_read, residual_read = self.ops.add_rms_norm(*read, self.input_norm, self.shape.eps)
-        q = self.ops.linear(x_read, self.q_proj)
+        x_read, residual_read = self.qkv_ops.add_rms_norm(*read, self.input_norm, self.shape.eps)
+        q = self.qkv_ops.linear(x_read, self.q_proj)
         q, _, _ = self.rotate(q, self.num_heads, 0, rotary, batch.read_positions)
         attended = self.attend(q, k, v, kv_cache, batch.read_attention)
         kv_cache.keep(self.index, k, v, batch)

@@ -86,7 +86,7 @@ class Encoder:
         self._make_tables(params)
         self.layers: list[EncoderLayer] = []
         for index in range(shape.num_layers):
-            with params.layer(index, shape.num_layers):
+            with params.using(params.ops.of_layer(index)):
                 attention_of = make(index, index == shape.num_layers - 1 and not self.reads_all)
                 self.layers.append(EncoderLayer(params, shape, index, attention_of))
         self.final_norm = (

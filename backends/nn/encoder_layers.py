@@ -123,7 +123,8 @@ class SelfAttention:
         whole = self._rows(f"{shape.layer.format(index)}.", shape.names.qkv)
         rows = [part.part(params.tp_group, shape.num_heads) for part in whole]
         groups = [rows[:1], rows[1:]] if reads_only else [rows]
-        self.projections = [params.linear(group, shape.hidden, bias=shape.attention_bias) for group in groups]
+        with params.using(self.ops.of_qkv()):
+            self.projections = [params.linear(group, shape.hidden, bias=shape.attention_bias) for group in groups]
 
     def _rows(self, prefix: str, names: Sequence[str]) -> list[Rows]:
         size = self.shape.hidden

@@ -14,6 +14,8 @@ class Kind(enum.Enum):
     BF16 = 3
     I8R = 4
     """int8 in rotated groups of 128."""
+    I16R = 5
+    """16-bit activations and 8-bit weights in such groups."""
 
 class Dtype(enum.Enum):
     F32 = 0

@@ -4,8 +4,10 @@ Everything is fp32 outside the linear layers; ``quantization`` says what happens
 
 * None: fp32 arithmetic. Weights that come in 16 bits stay so, and converted to fp32 by blocks, which is exact.
 * ``int16``: 14-bit activations and up to 16-bit weights, a scale for every 512 values of a row of either.
-* ``int8``: 8 bits on either side, a scale for every 128 values, which are rotated first (``csrc/rotation.h``). The
-  first two layers stay in ``int16``: an error there is one of all later layers.
+* ``int8``: 8 bits on either side, a scale for every 128 values, which are rotated first (``csrc/rotation.h``);
+  without VNNI, where 16 bits cost no more, 16-bit activations. What is sensitive stays in ``int16``: the projections
+  to queries, keys and values, whose errors go through an exponential, and the first two layers, whose errors are those
+  of all later layers.
 * ``int4``: weights of 4 bits in groups, made at load, in the arithmetic of ``int16``.
 
 With None and ``dtype=torch.bfloat16`` both operands of a linear layer are rounded to bf16 (to the nearest, ties to
@@ -151,11 +153,13 @@ class CpuOps(ReferenceOps):
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"the compiled kernels compute in float32 and bfloat16, not {dtype}")
         in_bf16 = quantization is None and dtype is torch.bfloat16
+        self.runtime = _C.Runtime(count, isa or os.environ.get(ISA_VARIABLE, ""), pin)
         self.weight_kind = _C.Kind.BF16 if in_bf16 else _KINDS[quantization]
+        if quantization == "int8" and self.runtime.i8_bits < 8:
+            self.weight_kind = _C.Kind.I16R
         self.kind = self.weight_kind
         """Of activations that ops write for a weight they do not see: with weights of 4 bits, as these read them."""
         self.quantization = quantization
-        self.runtime = _C.Runtime(count, isa or os.environ.get(ISA_VARIABLE, ""), pin)
         self._shapes: set[tuple[int, int]] = set()
         torch.set_num_threads(1)
 
@@ -172,7 +176,12 @@ class CpuOps(ReferenceOps):
     def description(self) -> str:
         """One line for the log."""
         plain = "bf16 in linear layers, fp32 between them" if self.kind == _C.Kind.BF16 else "fp32"
-        arithmetic = {None: plain, "int4": "int16 with weights of 4 bits"}.get(self.quantization, self.quantization)
+        arithmetic = {
+            None: plain,
+            "int16": "int16",
+            "int8": "int8" if self.runtime.i8_bits == 8 else "int8 weights, 16-bit activations (no VNNI)",
+            "int4": "int16 with weights of 4 bits",
+        }[self.quantization]
         return f"compiled kernels, {self.isa}, {arithmetic}, {self.runtime.num_threads} threads"
 
     def ceiling(self, arithmetic: str | None = None) -> float:
@@ -189,8 +198,15 @@ class CpuOps(ReferenceOps):
             x = self.runtime.unpack(x)
         return self.runtime.pack(weight.kind, _rows(x))
 
-    def of_layer(self, index: int, num_layers: int) -> CpuOps:
-        if self.quantization != "int8" or index >= INT16_LAYERS:
+    def of_layer(self, index: int) -> CpuOps:
+        return self._in_int16() if index < INT16_LAYERS else self
+
+    def of_qkv(self) -> CpuOps:
+        return self._in_int16()
+
+    def _in_int16(self) -> CpuOps:
+        """These ops in int16 where they are in int8: for what is sensitive."""
+        if self.quantization != "int8":
             return self
         ops = copy(self)
         ops.kind = ops.weight_kind = _C.Kind.I16
@@ -206,7 +222,7 @@ class CpuOps(ReferenceOps):
         self, out_features: int, in_features: int, layout: GroupLayout, *, bias: bool = False
     ) -> CpuGrouped | None:
         """Returns None for rows that are no whole words of eight codes, or groups that cross the blocks."""
-        kind = _C.Kind.I8 if self.weight_kind == _C.Kind.I8R else self.weight_kind
+        kind = _C.Kind.I8 if self.weight_kind in (_C.Kind.I8R, _C.Kind.I16R) else self.weight_kind
         try:
             grouped = CpuGrouped(self._new_packed(out_features, in_features, kind), kind, layout)
         except ValueError:

@@ -65,7 +65,10 @@ class NpuOps:
             return (x.values.float() * x.scales.unsqueeze(-1)).to(self.dtype)
         return x
 
-    def of_layer(self, index: int, num_layers: int) -> NpuOps:
+    def of_layer(self, index: int) -> NpuOps:
+        return self
+
+    def of_qkv(self) -> NpuOps:
         return self
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> LinearWeight:

@@ -127,7 +127,8 @@ NB_MODULE(_C, m) {
         .value("I16", Kind::i16)
         .value("I8", Kind::i8)
         .value("BF16", Kind::bf16)
-        .value("I8R", Kind::i8r);
+        .value("I8R", Kind::i8r)
+        .value("I16R", Kind::i16r);
     nb::enum_<Dtype>(m, "Dtype").value("F32", Dtype::f32).value("BF16", Dtype::bf16).value("F16", Dtype::f16);
     nb::enum_<Gate>(m, "Gate").value("SILU", Gate::silu).value("GELU", Gate::gelu).value("GELU_TANH", Gate::gelu_tanh);
     m.def("available_isas", &available_isas);

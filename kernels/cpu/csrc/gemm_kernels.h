@@ -54,18 +54,22 @@ struct I8 : I16 {
     INLINE Acc start(const TileOut& o, int v) { return kI8Signed ? splati(0) : load<Vi>(o.offsets + v * W); }
     INLINE Acc dot(Acc c, Acc a, Acc b) { return dot_i8(c, a, b); }
 };
+// Before it is added to the groups before it, with fused multiply-adds or without: equal bits everywhere.
+INLINE Vf rounded(Vf y) {
+    hide(y);
+    return y;
+}
 struct I8R : I8 {
     static constexpr Kind kind = Kind::i8r;
     INLINE Acc start(const TileOut& o, int v) {
         return kI8Signed || !kRotatedOffset ? splati(0) : load<Vi>(o.offsets + v * W);
     }
     INLINE Acc dot(Acc c, Acc a, Acc b) { return kRotatedOffset ? dot_i8(c, a, b) : dot_signed_i8(c, a, b); }
-    // Rounded before it is added to the groups before it, with fused multiply-adds or without: equal bits everywhere.
-    INLINE Vf finish(Acc acc, const TileOut& o, int m, int v) {
-        Vf y = I8::finish(acc, o, m, v);
-        hide(y);
-        return y;
-    }
+    INLINE Vf finish(Acc acc, const TileOut& o, int m, int v) { return rounded(I8::finish(acc, o, m, v)); }
+};
+struct I16R : I16 {  // |sum| <= 128 * 127 * 32767 < 2^30
+    static constexpr Kind kind = Kind::i16r;
+    INLINE Vf finish(Acc acc, const TileOut& o, int m, int v) { return rounded(I16::finish(acc, o, m, v)); }
 };
 struct BF16 : F32 {
     static constexpr Kind kind = Kind::bf16;
@@ -155,6 +159,10 @@ template <class K>
 static const uint32_t* widened(const Weight& w, const unsigned char* data, int panel, int block, int words, float* to) {
     if (K::kind != Kind::bf16 && w.storage == Storage::q4) {
         expand_groups<K::kind>(w, (const uint32_t*)data, panel, block, words, (uint32_t*)to);
+        return (const uint32_t*)to;
+    }
+    if (K::kind == Kind::i16r) {
+        widen_i8((const int8_t*)data, words * NR * kWordElems[(int)K::kind], (int16_t*)to);
         return (const uint32_t*)to;
     }
     if (K::kind != Kind::f32 || w.storage == Storage::f32) return (const uint32_t*)data;

@@ -14,24 +14,28 @@
 
 namespace engine_cpu {
 
-enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3, i8r = 4 };             // arithmetic of a linear layer
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3, i8r = 4, i16r = 5 };   // arithmetic of a linear layer
 enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5, q8 = 6 };  // its weights in memory
 enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                             // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
-// Words of one K block: what stays in the first-level cache. Integers share a scale in each block; those of i8r, int8 in
-// rotated groups (rotation.h), in each quarter of one. Floats have none.
-constexpr int kKinds = 5;
-constexpr int kBlockWords[kKinds] = {128, 128, 128, 128, 128};
-constexpr int kScaleWords[kKinds] = {128, 128, 128, 128, 32};
-constexpr int kWordElems[kKinds] = {1, 2, 4, 2, 4};
+// Words of one K block: what stays in the first-level cache. Integers share a scale in each block; those in rotated
+// groups (rotation.h) in each group. There i8r has 8 bits on either side; i16r has 16 in the activations and 8 in the
+// weights, which are widened in the cache. Floats have no scales.
+constexpr int kKinds = 6;
+constexpr int kBlockWords[kKinds] = {128, 128, 128, 128, 128, 128};
+constexpr int kScaleWords[kKinds] = {128, 128, 128, 128, 32, 64};
+constexpr int kWordElems[kKinds] = {1, 2, 4, 2, 4, 2};
 static constexpr bool is_i8(Kind kind) { return kind == Kind::i8 || kind == Kind::i8r; }
-static constexpr bool is_scaled(Kind kind) { return kind == Kind::i16 || is_i8(kind); }
+static constexpr bool is_rotated(Kind kind) { return kind == Kind::i8r || kind == Kind::i16r; }
+static constexpr bool is_scaled(Kind kind) { return kind == Kind::i16 || kind == Kind::i8 || is_rotated(kind); }
 static constexpr int scales_in_block(Kind kind) { return kBlockWords[(int)kind] / kScaleWords[(int)kind]; }
-constexpr int kRotated = kScaleWords[(int)Kind::i8r] * kWordElems[(int)Kind::i8r];
+constexpr int kRotated = 128;
+static_assert(kScaleWords[(int)Kind::i8r] * kWordElems[(int)Kind::i8r] == kRotated);
+static_assert(kScaleWords[(int)Kind::i16r] * kWordElems[(int)Kind::i16r] == kRotated);
 // Words that `elems` values of a row take, from the start of a block on.
 static constexpr int words_of(Kind kind, int elems) {
-    const int unit = kind == Kind::i8r ? kRotated : kWordElems[(int)kind];
+    const int unit = is_rotated(kind) ? kRotated : kWordElems[(int)kind];
     return (elems + unit - 1) / unit * unit / kWordElems[(int)kind];
 }
 constexpr int kStorageBits[7] = {32, 16, 16, 16, 8, 4, 8};

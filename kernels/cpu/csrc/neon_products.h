@@ -129,6 +129,8 @@ struct NeonSteps<I8> {
 
 template <>
 struct NeonSteps<I8R> : NeonSteps<I8> {};
+template <>
+struct NeonSteps<I16R> : NeonSteps<I16> {};
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 // Two rows x two columns x eight values an instruction. Returns the words that it took: all whole pairs of words.

@@ -21,7 +21,7 @@ static float i16_limit(const float* y, int n, float largest) {
 // One row's values of one K block, rounded to integers. `y` has room for whole vectors beyond n, which are zeroed.
 // The largest magnitude is found on the bit patterns, where NaN and infinity are the largest: such a row gets the
 // scale NaN, so that the damage stays visible in everything computed from it.
-template <class Narrow>
+template <class Narrow, bool kLimitNorm = false>
 static float quantize_row_block(float* y, int n, Narrow* out, float limit, int offset) {
     for (int i = n; i < (n + W - 1) / W * W; i++) y[i] = 0;
     Vi best = splati(0);
@@ -30,7 +30,7 @@ static float quantize_row_block(float* y, int n, Narrow* out, float limit, int o
     float largest;
     __builtin_memcpy(&largest, &bits, 4);
     const bool finite = bits < 0x7f800000, any = finite && largest > 7.9e-31f;
-    if (sizeof(Narrow) == 2 && any) limit = i16_limit(y, n, largest);
+    if (kLimitNorm && any) limit = i16_limit(y, n, largest);
     // Below 2^-100 the inverse would overflow; such a block counts as zero.
     const float inverse = any ? limit / largest : 0.0f;
     for (int i = 0; i < n; i += W) {
@@ -42,13 +42,15 @@ static float quantize_row_block(float* y, int n, Narrow* out, float limit, int o
 }
 
 // Values from `inside` of a block on, where a group begins.
-static void quantize_rotated(const float* y, int inside, int n, uint8_t* out, float* scales, int64_t scales_stride) {
+static void quantize_rotated(Kind kind, const float* y, int inside, int n, void* out, float* scales, int64_t stride) {
     alignas(64) float rotated[kRotated];
     for (int i = 0; i < n; i += kRotated) {
         const int at = inside + i;
         rotate_group(y + i, min_int(kRotated, n - i), rotated);
-        scales[at / kRotated * scales_stride] =
-            quantize_row_block<uint8_t>(rotated, kRotated, out + at, 127, kRotatedOffset);
+        scales[at / kRotated * stride] =
+            kind == Kind::i16r
+                ? quantize_row_block<int16_t>(rotated, kRotated, (int16_t*)out + at, kI16Largest, 0)
+                : quantize_row_block<uint8_t>(rotated, kRotated, (uint8_t*)out + at, 127, kRotatedOffset);
     }
 }
 
@@ -60,15 +62,15 @@ static void write_activation(const Activation& a, int64_t row, int col0, float* 
         const int block = col0 / elems, inside = col0 % elems, part = min_int(n, elems - inside);
         uint32_t* out = a.data + ((int64_t)block * a.rows + row) * words;
         float* scale = a.scales + (int64_t)block * scales_in_block(a.kind) * a.rows + row;
-        if (a.kind == Kind::i8r)
-            quantize_rotated(y, inside, part, (uint8_t*)out, scale, a.rows);
+        if (is_rotated(a.kind))
+            quantize_rotated(a.kind, y, inside, part, out, scale, a.rows);
         else if (a.kind == Kind::f32)
             __builtin_memcpy(out + inside, y, part * sizeof(float));
         else if (a.kind == Kind::bf16) {
             narrow_bf16(y, part, (uint16_t*)out + inside);
             if (col0 + part == a.cols && a.cols % 2) ((uint16_t*)out)[inside + part] = 0;  // the rest of the last word
         } else if (a.kind == Kind::i16)
-            *scale = quantize_row_block<int16_t>(y, part, (int16_t*)out, kI16Largest, 0);
+            *scale = quantize_row_block<int16_t, true>(y, part, (int16_t*)out, kI16Largest, 0);
         else
             *scale = quantize_row_block<uint8_t>(y, part, (uint8_t*)out, kI8Offset - 1, kI8Offset);
         col0 += part, y += part, n -= part;
@@ -83,15 +85,18 @@ static void pack_activation(const float* x, int64_t x_stride, const Activation& 
 }
 
 static void unpack_rotated(const Activation& a, int64_t row0, int rows, float* out) {
-    constexpr int words = kBlockWords[(int)Kind::i8r], groups = scales_in_block(Kind::i8r);
+    const int words = kBlockWords[(int)a.kind], groups = scales_in_block(a.kind), bytes = 4 / kWordElems[(int)a.kind];
     alignas(64) float group[kRotated];
     for (int64_t r = row0; r < row0 + rows; r++)
         for (int i = 0; i < a.cols; i += kRotated) {
             const int g = i / kRotated;
-            const uint8_t* q = (const uint8_t*)(a.data + (g / groups * a.rows + r) * words) + g % groups * kRotated;
+            const char* q = (const char*)(a.data + (g / groups * a.rows + r) * words) + g % groups * kRotated * bytes;
             const float scale = a.scales[(int64_t)g * a.rows + r] / kRotated;
             for (int k = 0; k < kRotated; k++)
-                group[k] = (float)(kRotatedOffset ? q[k] - kRotatedOffset : (int8_t)q[k]) * scale;
+                group[k] = (float)(bytes == 2       ? ((const int16_t*)q)[k]
+                                   : kRotatedOffset ? ((const uint8_t*)q)[k] - kRotatedOffset
+                                                    : ((const int8_t*)q)[k]) *
+                           scale;
             rotate_group(group, kRotated, group);
             const int n = min_int(kRotated, a.cols - i);
             __builtin_memcpy(out, group, n * sizeof(float));
@@ -101,7 +106,7 @@ static void unpack_rotated(const Activation& a, int64_t row0, int rows, float* o
 
 static void unpack(const Activation& a, int64_t row0, int rows, float* out) {
     const int kind = (int)a.kind, words = kBlockWords[kind], elems = words * kWordElems[kind];
-    if (a.kind == Kind::i8r) return unpack_rotated(a, row0, rows, out);
+    if (is_rotated(a.kind)) return unpack_rotated(a, row0, rows, out);
     for (int64_t r = row0; r < row0 + rows; r++)
         for (int i = 0; i < a.cols; i++, out++) {
             const uint32_t* row = a.data + (i / elems * a.rows + r) * words;
@@ -124,6 +129,13 @@ static void widen(const uint16_t* from, Dtype dtype, int64_t count, float* to) {
         for (int64_t i = 0; i < count; i += W) store(to + i, widen_bf16(from + i));
     else
         for (int64_t i = 0; i < count; i += W) store(to + i, widen_f16(from + i));
+}
+
+static void widen_i8(const int8_t* from, int count, int16_t* to) {  // count: whole vectors
+    constexpr int n = 2 * W;
+    typedef int8_t Bytes __attribute__((vector_size(n)));
+    typedef int16_t Words __attribute__((vector_size(2 * n)));
+    for (int i = 0; i < count; i += n) store(to + i, __builtin_convertvector(load<Bytes>(from + i), Words));
 }
 
 static void widen_row(const void* src, Dtype dtype, int n, float* out) {
@@ -203,10 +215,15 @@ static void pack_block(const Weight& w, unsigned char* to, int64_t scale_at, int
         alignas(64) float rotated[kRotated];
         for (int i = 0; i < n; i += kRotated, scale_at += (int64_t)w.panels * NR) {
             rotate_group(row + i, min_int(kRotated, n - i), rotated);
-            const float scale = quantize_i8(rotated, kRotated, (int8_t*)q + i, w.offsets + scale_at, kRotatedOffset);
+            int32_t offset;
+            const float scale = quantize_i8(rotated, kRotated, (int8_t*)q + i, &offset, kRotatedOffset);
             w.scales[scale_at] = scale / kRotated;
+            if (w.offsets) w.offsets[scale_at] = offset;
         }
-        scatter(q, words, (uint32_t*)to, column);
+        if (w.kind == Kind::i16r)
+            scatter(q, words, (uint16_t*)to, column);
+        else
+            scatter(q, words, (uint32_t*)to, column);
     }
 }
 

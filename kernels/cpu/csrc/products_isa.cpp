@@ -26,11 +26,11 @@ namespace {
 extern const Products products;
 const Products products = {
 #if defined(ENGINE_AMX)
-    .gemm = {nullptr, nullptr, gemm_kind<I8>, gemm_kind<BF16>, gemm_kind<I8R>},
-    .ceiling = {nullptr, nullptr, ceiling_kind<I8>, ceiling_kind<BF16>, ceiling_kind<I8R>},
+    .gemm = {nullptr, nullptr, gemm_kind<I8>, gemm_kind<BF16>, gemm_kind<I8R>, nullptr},
+    .ceiling = {nullptr, nullptr, ceiling_kind<I8>, ceiling_kind<BF16>, ceiling_kind<I8R>, nullptr},
 #else
-    .gemm = {nullptr, nullptr, nullptr, gemm_kind<BF16>, nullptr},
-    .ceiling = {nullptr, nullptr, nullptr, ceiling_kind<BF16>, nullptr},
+    .gemm = {nullptr, nullptr, nullptr, gemm_kind<BF16>, nullptr, nullptr},
+    .ceiling = {nullptr, nullptr, nullptr, ceiling_kind<BF16>, nullptr, nullptr},
 #endif
 };
 }  // namespace ENGINE_ISA

@@ -12,7 +12,7 @@ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 Storage storage_of(Kind kind, Dtype dtype) {
     if (kind == Kind::i16) return Storage::i16;
-    if (is_i8(kind)) return Storage::i8;
+    if (kind == Kind::i8 || is_rotated(kind)) return Storage::i8;
     if (kind == Kind::bf16) return Storage::bf16;
     if (dtype == Dtype::bf16) return Storage::bf16;  // fp32 arithmetic on 16-bit weights: exact, at half the memory
     return dtype == Dtype::f16 ? Storage::f16 : Storage::f32;
@@ -105,7 +105,7 @@ void LinearWeight::keep_groups(int group, const std::vector<float>& levels, bool
     view_.group = group >= view_.in ? elems : std::min(group, elems);
     const bool bytes = levels.size() == 256;
     const int values = bytes ? kQ8Values : kQ4Values;
-    const bool has_room = bytes ? view_.kind == Kind::f32 : view_.kind != Kind::bf16 && view_.kind != Kind::i8r;
+    const bool has_room = bytes ? view_.kind == Kind::f32 : view_.kind != Kind::bf16 && !is_rotated(view_.kind);
     const bool fits = has_room && (bytes || levels.size() == 16) && group > 0 &&
                       (group % elems == 0 || elems % group == 0 || group >= view_.in);
     if (!fits || view_.group % values || view_.in % values || elems % view_.group)
@@ -172,7 +172,7 @@ void LinearWeight::load_bias(int64_t start, int64_t count, const float* src) {
 
 size_t LinearWeight::num_bytes() const {
     const size_t padded = static_cast<size_t>(view_.panels) * runtime_->table().panel_width;
-    const size_t scale_bytes = !is_scaled(view_.kind) ? 0 : view_.kind == Kind::i16 ? 4 : 8;
+    const size_t scale_bytes = !is_scaled(view_.kind) ? 0 : is_i8(view_.kind) ? 8 : 4;
     const size_t scales = padded * view_.blocks * scales_in_block(view_.kind);
     return (data_ ? view_.panel_bytes * view_.panels + scales * scale_bytes : 0) +
            padded * sizeof(float) + group_bytes_;

@@ -40,7 +40,7 @@ struct Results {  // of one instruction set, in the order in which they are comp
 };
 
 const char* kind_name(Kind kind) {
-    static const char* const names[] = {"fp32", "int16", "int8 of 512", "bf16", "int8"};
+    static const char* const names[] = {"fp32", "int16", "int8 of 512", "bf16", "int8", "int16 by int8"};
     return names[static_cast<int>(kind)];
 }
 
@@ -150,10 +150,10 @@ void attention(const std::shared_ptr<Runtime>& runtime, Kind kind, int head_dim,
 Results everything(const std::string& isa) {
     const auto runtime = std::make_shared<Runtime>(2, isa, false);
     Results results;
-    for (Kind kind : {Kind::f32, Kind::i16, Kind::i8, Kind::bf16, Kind::i8r}) {
+    for (Kind kind : {Kind::f32, Kind::i16, Kind::i8, Kind::bf16, Kind::i8r, Kind::i16r}) {
         for (Dtype dtype : kDtypes)
             for (const Shape& s : kShapes) products(runtime, kind, dtype, s, results);
-        if (kind != Kind::bf16 && kind != Kind::i8r) grouped(runtime, kind, results);
+        if (kind != Kind::bf16 && !is_rotated(kind)) grouped(runtime, kind, results);
         for (int cols : {5, 123, 1030}) norms(runtime, kind, cols, results);
         attention(runtime, kind, 64, 0, 0.0f, results);
         attention(runtime, kind, 18, 40, 5.0f, results);
