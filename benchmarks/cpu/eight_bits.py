@@ -57,12 +57,12 @@ def logits(model: str, workloads: list[Workload], quantization: str | None) -> l
         return [output.outputs.logit for run in runs for output in run]
 
 
-def errors(model: str, workloads: list[Workload]) -> list[dict[str, Any]]:
+def errors(model: str, workloads: list[Workload], int16_layers: list[int]) -> list[dict[str, Any]]:
     exact = torch.tensor(logits(model, workloads, None))
     kept = cpu_ops.INT16_LAYERS
     settings: list[tuple[str, int]] = [
         ("int16", kept),
-        *(("int8", layers) for layers in dict.fromkeys((0, 1, kept, 3))),
+        *(("int8", layers) for layers in int16_layers),
     ]
     found = []
     for quantization, layers in settings:
@@ -88,13 +88,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--isa")
     parser.add_argument("--model", type=Path, help="errors of this model's logits instead of products")
+    parser.add_argument("--int16-layers", type=int, nargs="+", default=[0, 1, 2, 3], help="of int8, beside --model")
     parser.add_argument("--workloads", default="W1,W2,W3,W4")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     report: dict[str, Any] = {"started": datetime.now(UTC).isoformat(), "machine": machine()}
     if options.model:
         chosen = [work for work in build_workloads(options.model) if work.name in options.workloads.split(",")]
-        report["errors"] = errors(str(options.model), chosen)
+        report["errors"] = errors(str(options.model), chosen, options.int16_layers)
     else:
         report["products"] = products(options.isa, options.rounds)
     if options.out:
