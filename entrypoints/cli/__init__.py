@@ -6,6 +6,7 @@ setting, 1 for everything else. ``ENGINE_DEBUG=1`` shows the traceback too.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,10 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output left; say no more
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        return _fail(f"{str(error.filename)[:100]}: {error.strerror}.", 2)
 
 
 def execute(argv: list[str]) -> int:

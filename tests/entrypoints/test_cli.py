@@ -276,3 +276,11 @@ def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, capsy
     assert "ENGINE_PORT: port='abc' is not a whole number" in capsys.readouterr().err
     assert run(["serve", "some/model", "--port", "many"]) == 2
     assert "engine: port='many' is not a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["serve", "y" * 300], ["rerank", "q", "y" * 300], ["run-batch", "-i", "y" * 300, "-o", "o"]]
+)
+def test_a_name_that_is_too_long_for_the_disk_is_said(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].endswith("y: File name too long.")
