@@ -95,33 +95,12 @@ class PackingRules:
 
 
 def pack(scheduler_output: SchedulerOutput, rules: PackingRules) -> PackedBatch:
-    own_lens = scheduler_output.segment_lens.astype(np.int64)
-    own_starts = own_lens.cumsum() - own_lens
-    key_lens, read_offsets = scheduler_output.key_lens, scheduler_output.read_offsets
-    attention = AttentionMeta(
-        q_starts=own_starts,
-        q_lens=own_lens,
-        own_starts=own_starts,
-        own_lens=own_lens if key_lens is None else key_lens.astype(np.int64),
-        context_ids=scheduler_output.context_ids,
-        context_indptr=scheduler_output.context_indptr,
-        context_ranges=scheduler_output.context_ranges.reshape(-1, 2),
-        kv_capacity=rules.kv_capacity,
-        scale=rules.scale,
-        causal=rules.causal,
-        device=rules.device,
-    )
+    attention = _attention(scheduler_output, rules)
     read = scheduler_output.read_segments
-    read_attention = attention.for_reads(read if read_offsets is None else read[:0])
-    positions = expand_ranges(attention.seen_before, own_lens)
-    if read_offsets is not None:
-        read_rows = own_starts[read] + read_offsets
-    elif rules.read_first:
-        read_rows = own_starts[read]
-    else:
-        read_rows = own_starts[read] + own_lens[read] - 1
+    read_attention = attention.for_reads(read if scheduler_output.read_offsets is None else read[:0])
+    positions = expand_ranges(attention.seen_before, attention.q_lens)
+    read_rows = _read_rows(scheduler_output, attention, read_first=rules.read_first)
     keep = scheduler_output.keep_ranges.reshape(-1, 3)
-
     arrays = [
         scheduler_output.token_ids,
         positions,
@@ -145,6 +124,33 @@ def pack(scheduler_output: SchedulerOutput, rules: PackingRules) -> PackedBatch:
         token_type_ids=token_types[0] if token_types else None,
         **_seen(scheduler_output, positions, rules.device),
     )
+
+
+def _attention(scheduler_output: SchedulerOutput, rules: PackingRules) -> AttentionMeta:
+    own_lens, key_lens = scheduler_output.segment_lens.astype(np.int64), scheduler_output.key_lens
+    own_starts = own_lens.cumsum() - own_lens
+    return AttentionMeta(
+        q_starts=own_starts,
+        q_lens=own_lens,
+        own_starts=own_starts,
+        own_lens=own_lens if key_lens is None else key_lens.astype(np.int64),
+        context_ids=scheduler_output.context_ids,
+        context_indptr=scheduler_output.context_indptr,
+        context_ranges=scheduler_output.context_ranges.reshape(-1, 2),
+        kv_capacity=rules.kv_capacity,
+        scale=rules.scale,
+        causal=rules.causal,
+        device=rules.device,
+    )
+
+
+def _read_rows(scheduler_output: SchedulerOutput, attention: AttentionMeta, *, read_first: bool) -> np.ndarray:
+    """(R,) rows of the step whose hidden states become scores."""
+    read, offsets = scheduler_output.read_segments, scheduler_output.read_offsets
+    starts = attention.q_starts[read]
+    if offsets is not None:
+        return starts + offsets
+    return starts if read_first else starts + attention.q_lens[read] - 1
 
 
 def _seen(scheduler_output: SchedulerOutput, positions: np.ndarray, device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Collection, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -30,6 +30,20 @@ def console(file: TextIO | None = None) -> Console:
 def pipe_text(file: TextIO) -> None:
     """Makes pipes UTF-8, for the programs that read them, whatever the terminal's own encoding."""
     _reconfigure(file, encoding="utf-8")
+
+
+def print_json(value: Any, out: TextIO | None = None) -> None:
+    """Prints what msgspec can encode as indented JSON, for pipes too."""
+    stream = out or sys.stdout
+    pipe_text(stream)
+    print(json_text(value), file=stream, flush=True)
+
+
+def json_text(value: Any) -> str:
+    """The indented JSON of what msgspec can encode."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def _reconfigure(file: TextIO, **settings: str) -> None:

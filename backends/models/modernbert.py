@@ -22,8 +22,7 @@ NAMES = LayerNames(
 
 def build(spec: ModelSpec, params: Parameters) -> Encoder:
     config = spec.config
-    attention_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
-    norm_bias = config.get("norm_bias", False)
+    mlp_bias = config.get("mlp_bias", False)
     shape = EncoderShape.of(
         spec,
         eps=config.get("norm_eps", 1e-5),
@@ -31,8 +30,8 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
         names=NAMES,
         layer="layers.{}",
         pre_norm=True,
-        norm_bias=norm_bias,
-        attention_bias=attention_bias,
+        norm_bias=config.get("norm_bias", False),
+        attention_bias=config.get("attention_bias", False),
         up_bias=mlp_bias,
         down_bias=mlp_bias,
         gate=0,
@@ -50,24 +49,27 @@ def build(spec: ModelSpec, params: Parameters) -> Encoder:
         window = config.get("local_attention", 128) // 2
         return WindowedAttention(params, shape, index, reads_only=reads_only, rotary=rotary[kind], window=window)
 
-    head = HeadNames(
-        dense="head.dense",
-        dense_bias=config.get("classifier_bias", False),
-        activation=config.get("classifier_activation", "gelu"),
-        norm="head.norm",
-        norm_bias=norm_bias,
-        out="classifier",
-    )
     embedding = EmbeddingShape(words="embeddings.tok_embeddings", norm="embeddings.norm")
     return Encoder(
         spec,
         shape,
         embedding,
-        head,
+        _head_names(config),
         params,
         attention=attention,
         final_norm="final_norm",
         unused=("head.", "decoder."),
+    )
+
+
+def _head_names(config: Mapping[str, Any]) -> HeadNames:
+    return HeadNames(
+        dense="head.dense",
+        dense_bias=config.get("classifier_bias", False),
+        activation=config.get("classifier_activation", "gelu"),
+        norm="head.norm",
+        norm_bias=config.get("norm_bias", False),
+        out="classifier",
     )
 
 

@@ -6,7 +6,7 @@ shared between pairs or kept, and a head may read the first token, or all of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from engine.backends.nn.pictures import Pictures
 from engine.backends.nn.rotary import rope_tables
 from engine.backends.nn.score_head import ScoreHead
 from engine.backends.packed_batch import PackedBatch
+from engine.backends.tensor_parallel import TPGroup
 from engine.errors import ModelLoadError
 from engine.kernels.ops import LayerShape
 from engine.kernels.reference import rms_norm_fp32
@@ -55,41 +56,20 @@ class Decoder:
         _check(spec, shape)
         self.spec, self.shape = spec, shape
         self.ops, self.dtype = params.ops, params.dtype
-        num_kv_heads = len(params.tp_group.part(shape.num_kv_heads))
+        self.layer_shape = layer = _layer_shape(shape, params.tp_group, causal=spec.causal)
         self.kv_shape: KVShape | None = None
         if spec.causal:
-            self.kv_shape = KVShape(shape.num_layers, num_kv_heads, shape.head_dim)
+            self.kv_shape = KVShape(shape.num_layers, layer.num_kv_heads, shape.head_dim)
         self.scale = shape.scale
         self.reads_all = spec.head.pooling in ("mean", "late", "tokens")
         windows = [shape.window_of(layer, spec.max_model_len) for layer in range(shape.num_layers)]
         # Windows, caps and experts have no kernel that every device can record; means need tables of the host.
         special = any(windows) or shape.score_cap is not None or shape.experts is not None
         self.graphable = not (special or self.reads_all)
-        self.layer_shape = LayerShape(
-            hidden=shape.hidden,
-            intermediate=len(params.tp_group.part(shape.intermediate)),
-            num_heads=len(params.tp_group.part(shape.num_heads)),
-            num_kv_heads=num_kv_heads,
-            head_dim=shape.head_dim,
-            scale=shape.scale,
-            causal=spec.causal,
-            gated=True,
-            hidden_act=shape.hidden_act,
-            rms_norm=True,
-            eps=shape.eps,
-        )
         self.rotary = self._rotary(params, rope)
         self.pictures = pictures
         self.embedding = WordTable(params, EMBEDDING, shape.vocab_size, shape.hidden)
-        last = shape.num_layers - (0 if self.reads_all else 1)
-        self.layers: list[DecoderLayer] = []
-        self.last_layer: LastDecoderLayer | None = None
-        for index in range(shape.num_layers):
-            with params.using(params.ops.of_layer(index)):
-                if index < last:
-                    self.layers.append(DecoderLayer(params, shape, index, windows[index]))
-                else:
-                    self.last_layer = LastDecoderLayer(params, shape, last, windows[last])
+        self.layers, self.last_layer = self._layers(params, windows)
         self.norm = params.scale("norm.weight", shape.hidden, offset=shape.norm_offset)
         self.head: ScoreHead | EncoderHead
         if head is not None:
@@ -97,6 +77,18 @@ class Decoder:
         else:
             self.head = ScoreHead(params, spec, shape, embedding=EMBEDDING)
         self.num_outputs = self.head.num_outputs
+
+    def _layers(
+        self, params: Parameters, windows: Sequence[int | None]
+    ) -> tuple[list[DecoderLayer], LastDecoderLayer | None]:
+        """The layers that compute all rows, and the one that computes read tokens only, if there is such a one."""
+        shape, layers = self.shape, list[DecoderLayer]()
+        for index in range(shape.num_layers):
+            with params.using(params.ops.of_layer(index)):
+                if index == shape.num_layers - 1 and not self.reads_all:
+                    return layers, LastDecoderLayer(params, shape, index, windows[index])
+                layers.append(DecoderLayer(params, shape, index, windows[index]))
+        return layers, None
 
     def _rotary(self, params: Parameters, rope: Mapping[str, Mapping[str, Any]] | None) -> list[Rotary]:
         """Of each layer; layers of one kind share their tables."""
@@ -199,3 +191,20 @@ def _check(spec: ModelSpec, shape: DecoderShape) -> None:
             f"{spec.path} sees both ways and limits attention to {shape.window} tokens (sliding_window), which is not "
             f"supported together; --max-model-len {shape.window} makes the limit irrelevant"
         )
+
+
+def _layer_shape(shape: DecoderShape, group: TPGroup, *, causal: bool) -> LayerShape:
+    """A layer as one worker of the group computes it."""
+    return LayerShape(
+        hidden=shape.hidden,
+        intermediate=len(group.part(shape.intermediate)),
+        num_heads=len(group.part(shape.num_heads)),
+        num_kv_heads=len(group.part(shape.num_kv_heads)),
+        head_dim=shape.head_dim,
+        scale=shape.scale,
+        causal=causal,
+        gated=True,
+        hidden_act=shape.hidden_act,
+        rms_norm=True,
+        eps=shape.eps,
+    )

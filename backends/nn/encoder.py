@@ -18,6 +18,7 @@ from engine.backends.nn.encoder_head import EncoderHead, HeadNames, mean_of_segm
 from engine.backends.nn.encoder_layers import EncoderLayer, EncoderShape, Norm, SelfAttention
 from engine.backends.nn.parallel import WordTable
 from engine.backends.packed_batch import PackedBatch
+from engine.backends.tensor_parallel import TPGroup
 from engine.errors import ModelLoadError
 from engine.kernels.ops import LayerShape
 from engine.model_spec import ModelSpec
@@ -65,20 +66,7 @@ class Encoder:
         self.adaptable = adaptable
         self.ops, self.shape, self.embedding, self.dtype = params.ops, shape, embedding, params.dtype
         self.scale = (shape.head_dim * shape.score_terms) ** -0.5
-        num_heads = len(params.tp_group.part(shape.num_heads))
-        self.layer_shape = LayerShape(
-            hidden=shape.hidden,
-            intermediate=len(params.tp_group.part(shape.intermediate)),
-            num_heads=num_heads,
-            num_kv_heads=num_heads,
-            head_dim=shape.head_dim,
-            scale=self.scale,
-            causal=False,
-            gated=shape.is_gated,
-            hidden_act=shape.hidden_act,
-            rms_norm=False,
-            eps=shape.eps,
-        )
+        self.layer_shape = _layer_shape(shape, params.tp_group, self.scale)
         self.reads_all, self.reads_tokens = spec.head.pooling in ("mean", "tokens"), spec.head.pooling == "tokens"
         # Means are taken with tables that the host builds for each step.
         self.graphable = (attention is None or graphable) and not self.reads_all
@@ -151,3 +139,21 @@ def _check(spec: ModelSpec, shape: EncoderShape) -> None:
         raise ModelLoadError(
             f"{spec.path}: a hidden size of {shape.hidden} does not divide into {shape.num_heads} heads"
         )
+
+
+def _layer_shape(shape: EncoderShape, group: TPGroup, scale: float) -> LayerShape:
+    """A layer as one worker of the group computes it."""
+    num_heads = len(group.part(shape.num_heads))
+    return LayerShape(
+        hidden=shape.hidden,
+        intermediate=len(group.part(shape.intermediate)),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=shape.head_dim,
+        scale=scale,
+        causal=False,
+        gated=shape.is_gated,
+        hidden_act=shape.hidden_act,
+        rms_norm=False,
+        eps=shape.eps,
+    )

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from engine.kernels.cpu import _C
-from engine.kernels.cpu.ops import CpuLinear, CpuOps
+from engine.kernels.cpu.linear import CpuLinear
+from engine.kernels.cpu.ops import CpuOps
 from engine.kernels.weight_groups import INT4, UINT4, GroupedRows, GroupLayout
 
 SHAPES = {

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from engine.backends.cpu.task_limits import Limits, candidates
-from engine.kernels.cpu.ops import CpuLinear, CpuOps
+from engine.kernels.cpu.linear import CpuLinear
+from engine.kernels.cpu.ops import CpuOps
 
 SHAPES = {"up": (6144, 1024), "down": (1024, 3072)}
 """Rows and columns of two weights of the 0.6B model."""

@@ -85,12 +85,7 @@ def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = Fa
     path = root / MODULES
     if not path.is_file():
         return None
-    try:
-        stored = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(stored, list) or not stored or not all(isinstance(entry, dict) for entry in stored):
-        raise ModelLoadError(f"{path} must hold a list of modules, each an object with a type and a path.")
+    stored = _stored_modules(path)
     chain: Chain | None = None
     is_late = metadata.get("model_type") in _LATE_TYPES or any(
         str(entry.get("type")).endswith(f".{_MASK}") for entry in stored
@@ -120,6 +115,16 @@ def read_chain(root: Path, metadata: Mapping[str, Any], *, is_decided: bool = Fa
     if not is_decided:
         _check(path, chain, metadata)
     return chain
+
+
+def _stored_modules(path: Path) -> list[dict[str, Any]]:
+    try:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(stored, list) or not stored or not all(isinstance(entry, dict) for entry in stored):
+        raise ModelLoadError(f"{path} must hold a list of modules, each an object with a type and a path.")
+    return stored
 
 
 def _kind(path: Path, entry: Mapping[str, Any]) -> str:

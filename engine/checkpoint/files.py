@@ -143,18 +143,7 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False, says_so: bool = Fa
     warning if ``says_so``. ``lower_case``: texts are put into lower case before anything else. Raises
     ``ModelLoadError`` for a file that is missing or damaged.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        problem = folder / TOKENIZER_PROBLEM
-        if problem.is_file():
-            raise ModelLoadError(problem.read_text(encoding="utf-8"))
-        made = converted_tokenizer(folder)
-        if made is None:
-            raise ModelLoadError(
-                f"{folder} has no tokenizer.json, and no older files that one can be made of (vocab.txt; vocab.json "
-                "and merges.txt; a SentencePiece model). --tokenizer takes that of another model."
-            )
-        path = made
+    path = _tokenizer_file(folder)
     check_tokenizer_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -194,6 +183,22 @@ def _tell_of_other_ids(folder: Path, tokenizer: Tokenizer, stated: Mapping[str, 
             folder / "tokenizer.json",
             text,
         )
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        problem = folder / TOKENIZER_PROBLEM
+        if problem.is_file():
+            raise ModelLoadError(problem.read_text(encoding="utf-8"))
+        made = converted_tokenizer(folder)
+        if made is None:
+            raise ModelLoadError(
+                f"{folder} has no tokenizer.json, and no older files that one can be made of (vocab.txt; vocab.json "
+                "and merges.txt; a SentencePiece model). --tokenizer takes that of another model."
+            )
+        return made
+    return path
 
 
 def _unreadable(path: Path, what: str, error: BaseException) -> ModelLoadError:

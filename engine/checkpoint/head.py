@@ -120,11 +120,10 @@ def _token_head(checkpoint: Checkpoint, choice: Tokens, origin: str) -> Head:
                 f"{texts[1]!r}. Leave the former out; the method from_2_way_softmax and --score-template say the rest.",
                 param=WHERE,
             )
-    num_labels = 1 if method in ("from_2_way_softmax", "expectation") else len(tokens)
-    if num_labels > 1:
+    if len(tokens) > 1 and method not in ("from_2_way_softmax", "expectation"):
         raise ConfigError(
-            f"{checkpoint.label} gives {num_labels} values a pair ({', '.join(texts)}), and a score is one value. Name "
-            "one token, or two with the method from_2_way_softmax.",
+            f"{checkpoint.label} gives {len(tokens)} values a pair ({', '.join(texts)}), and a score is one value. "
+            "Name one token, or two with the method from_2_way_softmax.",
             param=WHERE,
         )
     stated = resolve_range(checkpoint)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,7 @@ def _packaged() -> Path:
 def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    def cached() -> Path | None:
-        try:
-            return Path(snapshot_download(model, revision=revision, allow_patterns=[*files], local_files_only=True))
-        except (OSError, errors.LocalEntryNotFoundError):
-            return None
-
+    cached = partial(_cached, model, revision, files)
     if constants.HF_HUB_OFFLINE:
         folder = cached()
         if folder is None:
@@ -137,6 +133,15 @@ def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Path:
         model,
         lambda: snapshot_download(model, revision=revision, allow_patterns=[*files], ignore_patterns=OTHER_FORMATS),
     )
+
+
+def _cached(model: str, revision: str | None, files: Sequence[str]) -> Path | None:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=[*files], local_files_only=True))
+    except (OSError, errors.LocalEntryNotFoundError):
+        return None
 
 
 _HINT = (

@@ -77,6 +77,12 @@ def late_head(checkpoint: Checkpoint) -> HeadSpec:
         return HeadSpec(
             kind="late_interaction", pooling="tokens", modules=modules, activation=_SIMILARITIES.get(stated, "max_sim")
         )
+    return _stanford_head(checkpoint)
+
+
+def _stanford_head(checkpoint: Checkpoint) -> HeadSpec:
+    """The head of a checkpoint in the layout of Stanford's ColBERT, which states none."""
+    label = checkpoint.label
     hidden, out = int(checkpoint.config["hidden_size"]), _USUAL_OUT
     if checkpoint.has_weights:
         stored = checkpoint.files.tensors.get(PROJECTION)

@@ -8,6 +8,7 @@ Everything is checked before any weight is read.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from engine.checkpoint.chain import read_chain
@@ -17,7 +18,7 @@ from engine.checkpoint.embedding import text_prompts
 from engine.checkpoint.families import num_token_types
 from engine.checkpoint.files import CheckpointFiles, load_tokenizer
 from engine.checkpoint.fingerprint import files_of, fingerprint, written
-from engine.checkpoint.head import resolve_head
+from engine.checkpoint.head import Head, resolve_head
 from engine.checkpoint.hub import resolve_folder
 from engine.checkpoint.identity import identify, unless_flags_differ
 from engine.checkpoint.late_interaction import late_texts
@@ -31,9 +32,11 @@ from engine.checkpoint.tokenizer_settings import check_settings
 from engine.checkpoint.vision import vision_of
 from engine.config import ModelConfig
 from engine.errors import ConfigError, ModelLoadError
-from engine.model_spec import ModelSpec
+from engine.model_spec import HeadSpec, ModelSpec
 
 logger = logging.getLogger(__name__)
+OWN_PROMPTS = ("embedding", "listwise", "late_interaction")
+"""Kinds of heads whose models put their own words around texts, and no template."""
 
 
 def resolve_model(config: ModelConfig) -> ModelSpec:
@@ -56,30 +59,43 @@ def _resolved(config: ModelConfig) -> ModelSpec:
     head = resolve_head(checkpoint)
     if config.disable_sliding_window:
         _refuse_windows(checkpoint)
-    is_embedding = head.spec.kind == "embedding"
-    if head.spec.kind in ("listwise", "late_interaction"):
-        check_own_prompt(checkpoint, config.score_template)
-    has_own_prompt = head.spec.kind in ("embedding", "listwise", "late_interaction")
-    prompt = (
-        Prompt(None, False, None, "")
-        if has_own_prompt
-        else resolve_prompt(checkpoint, config.score_template, head.spec)
-    )
-    is_bare = prompt.use_sep_token and (prompt.template is None or checkpoint.chain is not None)
-    reads_prompts = not (has_own_prompt or is_bare)
+    prompt = _prompt_of(checkpoint, config, head.spec)
     if head.spec.kind != "listwise":  # which cuts and joins ids itself
         _check_tokenizer(config, checkpoint, tokenizer_folder, prompt.template)
     max_model_len = resolve_max_model_len(checkpoint, config.max_model_len)
     late = late_texts(checkpoint, max_model_len) if head.spec.kind == "late_interaction" else None
     if late is not None:  # no text is longer than its side may be
         max_model_len = max(late.query.length, late.document.length)
-    identity, chain = checkpoint.identity, checkpoint.chain
-    folders = files_of(checkpoint.files.folder, head.spec, config.lora_modules.values())
-    stamp = fingerprint(folders) if checkpoint.has_weights else ""
-    spec = ModelSpec(
+    spec = replace(
+        _spec(config, checkpoint, head, prompt, max_model_len),
         name=config.model or root.name,
-        path=str(checkpoint.files.folder),
         tokenizer_path=str(tokenizer_folder),
+        late=late,
+    )
+    logger.info("%s", spec.decision)
+    return spec
+
+
+def _prompt_of(checkpoint: Checkpoint, config: ModelConfig, head: HeadSpec) -> Prompt:
+    if head.kind in ("listwise", "late_interaction"):
+        check_own_prompt(checkpoint, config.score_template)
+    if head.kind in OWN_PROMPTS:
+        return Prompt(None, False, None, "")
+    return resolve_prompt(checkpoint, config.score_template, head)
+
+
+def _spec(config: ModelConfig, checkpoint: Checkpoint, head: Head, prompt: Prompt, max_model_len: int) -> ModelSpec:
+    """What the decisions make of the model, under the name of its folder and with the tokenizer that lies there."""
+    identity, chain, folder = checkpoint.identity, checkpoint.chain, checkpoint.files.folder
+    is_embedding = head.spec.kind == "embedding"
+    is_bare = prompt.use_sep_token and (prompt.template is None or chain is not None)
+    reads_prompts = not (head.spec.kind in OWN_PROMPTS or is_bare)
+    folders = files_of(folder, head.spec, config.lora_modules.values())
+    stamp = fingerprint(folders) if checkpoint.has_weights else ""
+    return ModelSpec(
+        name=folder.name,
+        path=str(folder),
+        tokenizer_path=str(folder),
         model_type=checkpoint.config["model_type"],
         config=checkpoint.config,
         head=head.spec,
@@ -88,7 +104,6 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         template=prompt.template,
         known_template=identity.model.template if identity else None,
         text_prompts=text_prompts(checkpoint) if is_embedding and config.score_template != "none" else ("", ""),
-        late=late,
         vision=vision_of(checkpoint, config.max_images_per_pair) if reads_prompts else None,
         pair_prompt=prompt.pair_prompt,
         lower_case=chain is not None and chain.transformer.lower_case,
@@ -100,8 +115,6 @@ def _resolved(config: ModelConfig) -> ModelSpec:
         written=written(folders) if stamp else "",
         decision=decision(checkpoint, head, prompt, max_model_len, stamp),
     )
-    logger.info("%s", spec.decision)
-    return spec
 
 
 def open_checkpoint(config: ModelConfig, root: Path) -> Checkpoint:

@@ -75,17 +75,14 @@ class InputProcessor(TokenAccess):
         if self._listwise is not None:
             self._listwise.prepare(encoder, guard)
         has_types = takes_types(spec)
-        cuts_document_only = spec.cuts_document_only
-        texts = TokenizerPairs(
-            tokenizer, guard, type_ids=has_types, causal=spec.causal, cuts_document_only=cuts_document_only
-        )
+        cuts = spec.cuts_document_only
+        texts = TokenizerPairs(tokenizer, guard, type_ids=has_types, causal=spec.causal, cuts_document_only=cuts)
         self._bi_encoder = EmbeddingEncoder(texts, spec.text_prompts) if spec.head.kind == "embedding" else None
         late = LateEncoder(texts, tokenizer, spec.late) if spec.late is not None else None
         self._comparing = self._listwise or late or self._bi_encoder
         """Of a model that does not score a prompt with one pair in it."""
-        self._cross_encoder = CrossEncoderPairs(
-            TemplatePairs(tokenizer, guard, encoder, cuts_document_only=cuts_document_only), texts
-        )
+        templates = TemplatePairs(tokenizer, guard, encoder, cuts_document_only=cuts)
+        self._cross_encoder = CrossEncoderPairs(templates, texts)
         self._whole = WholePrompts(tokenizer, spec.vocab_size, self._prompts, self._cross_encoder, texts)
         self._id_pairs = IdPairs(
             spec.vocab_size, spec.max_model_len, bi_encoder=self._bi_encoder is not None, type_ids=has_types

@@ -15,7 +15,8 @@ from engine.inputs.windows import EncodingAbortedError
 from engine.messages import EngineCoreRequest
 from engine.request import CorePrompt, EncodedPair, RerankCall
 from engine.scoring.bi_encoder import distinct_texts
-from engine.scoring.expansion import PairProcessor, PairTexts
+from engine.scoring.expansion import PairTexts
+from engine.scoring.pair_processor import PairProcessor
 from engine.scoring.pictures import LoadedPictures, picture_fields
 
 STEP_CHARS = 2**18

@@ -12,8 +12,9 @@ from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.load import run_load
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.samples import Run, Sample
+from engine.entrypoints.bench.sender import Sender
 from engine.entrypoints.bench.summary import Ratio, ratio
-from engine.entrypoints.bench.target import Sender, Target, target_of
+from engine.entrypoints.bench.target import Target, target_of
 from engine.errors import ConfigError
 
 

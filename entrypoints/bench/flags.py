@@ -14,12 +14,11 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
+from engine.entrypoints.flag_kinds import FLAT
 from engine.errors import ConfigError
 
 T = TypeVar("T")
 
-FLAT = Parameter(name="*")
-"""The fields of a dataclass are flags of the command itself."""
 DEFAULTS = Parameter(
     negative=(),
     allow_repeating=True,

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.entrypoints.bench.call import BenchCall
 from engine.entrypoints.bench.samples import Run, Sample
-from engine.entrypoints.bench.target import Sender
+from engine.entrypoints.bench.sender import Sender
 
 
 async def run_load(
@@ -37,9 +37,7 @@ async def run_load(
     def clock() -> float:
         return loop.time() - start
 
-    gate: AbstractAsyncContextManager[object] = (
-        nullcontext() if max_concurrency is None else asyncio.Semaphore(max_concurrency)
-    )
+    gate = _gate(max_concurrency)
 
     async def one(index: int) -> None:
         async with gate:
@@ -47,8 +45,8 @@ async def run_load(
         run.samples.append(sample)
         on_sample(sample)
 
-    tasks: list[asyncio.Task[None]] = []
     background = [asyncio.create_task(_probe(sender, probe, probe_rate, clock, run.probes))] if probe else []
+    tasks: list[asyncio.Task[None]] = []
     try:
         for index in range(len(calls)):
             if not await _sleep_until(float(planned_s[index]), clock, stop):
@@ -56,13 +54,20 @@ async def run_load(
             tasks.append(asyncio.create_task(one(index)))
         await _finish(tasks, stop)
     finally:
-        for task in (*tasks, *background):
-            task.cancel()
-        await asyncio.gather(*tasks, *background, return_exceptions=True)
-    run.duration_s = max((sample.done_s for sample in run.samples), default=clock())
-    run.interrupted = stop.is_set()
-    run.num_unfinished = len(calls) - len(run.samples)
+        await _cancelled(*tasks, *background)
+    run.end(len(calls), duration_s=clock(), interrupted=stop.is_set())
     return run
+
+
+def _gate(max_concurrency: int | None) -> AbstractAsyncContextManager[object]:
+    return nullcontext() if max_concurrency is None else asyncio.Semaphore(max_concurrency)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    """Returns when they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _sleep_until(when_s: float, clock: Callable[[], float], stop: asyncio.Event) -> bool:

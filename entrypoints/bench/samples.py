@@ -65,6 +65,12 @@ class Run:
     step_tokens: list[tuple[float, float]] = field(default_factory=list)
     """(upper bound, steps) of the server's histogram of tokens a step, for this run alone."""
 
+    def end(self, num_calls: int, *, duration_s: float, interrupted: bool) -> None:
+        """Enters how the run of ``num_calls`` ended, after ``duration_s`` if nothing was answered."""
+        self.duration_s = max((sample.done_s for sample in self.samples), default=duration_s)
+        self.interrupted = interrupted
+        self.num_unfinished = num_calls - len(self.samples)
+
     @property
     def completed(self) -> list[Sample]:
         return [sample for sample in self.samples if sample.ok]

@@ -23,9 +23,10 @@ from engine.entrypoints.bench.pytorch_format import write_records
 from engine.entrypoints.bench.report import comparison_lines, summary_lines, target_line, traffic_lines
 from engine.entrypoints.bench.results import append_result, result_of, result_path, write_result
 from engine.entrypoints.bench.samples import Run
+from engine.entrypoints.bench.sender import Sender, first_call
 from engine.entrypoints.bench.server_metrics import growth, scrape
 from engine.entrypoints.bench.summary import METRICS, Ratio, Summary, goodput_limits, summarise
-from engine.entrypoints.bench.target import Sender, Target, await_model, first_call, new_session, target_of
+from engine.entrypoints.bench.target import Target, await_model, new_session, target_of
 from engine.entrypoints.progress import Progress
 from engine.errors import ConfigError
 

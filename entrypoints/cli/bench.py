@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from engine.entrypoints.bench.flags import DEFAULTS, FLAT, expand
+from engine.entrypoints.bench.flags import DEFAULTS, expand
 from engine.entrypoints.bench.options import (
     LatencyOptions,
     PlotOptions,
@@ -15,6 +15,7 @@ from engine.entrypoints.bench.options import (
     ThroughputOptions,
 )
 from engine.entrypoints.cli.flags import flags
+from engine.entrypoints.flag_kinds import FLAT
 
 NO_CONFIG: tuple[()] = ()
 """Settings of a server in the environment are not those of who measures it."""

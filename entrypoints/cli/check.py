@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -26,12 +25,10 @@ def check(
 
     Without a model, the small English reranker that comes with the package is checked.
     """
-    import msgspec
-
     from engine.entrypoints.cli.loading import announce_model, check_query, check_text, load_model
     from engine.entrypoints.inspection.check import check_pairs
     from engine.entrypoints.inspection.check_view import print_check
-    from engine.entrypoints.terminal import console, pipe_text, tell
+    from engine.entrypoints.terminal import console, print_json, tell
     from engine.errors import ConfigError
 
     if not document:
@@ -43,8 +40,7 @@ def check(
     with load_model(values) as llm:
         report = check_pairs(llm, query, document, with_reference=reference, say=tell)
     if json:
-        pipe_text(sys.stdout)
-        print(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=2).decode(), flush=True)
+        print_json(report.as_json())
     else:
         print_check(report, console(), tokens=tokens)
     return 0

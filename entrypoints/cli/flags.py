@@ -49,8 +49,7 @@ def flags(
     after the first. ``own_flags``: a dataclass whose fields are flags of the command itself, which go before ours of
     the same name.
     """
-    own_names = {field.name for field in dataclasses.fields(own_flags)} if own_flags else set()
-    options = [option for option in OPTIONS.values() if option.section in sections and option.name not in own_names]
+    options = _options_of(sections, own_flags)
 
     def decorate(command: Command) -> Command:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -63,11 +62,10 @@ def flags(
                 values["also_model"] = bound.get("also_model") or ()
             return command(values, **ours)
 
-        parameters = [_model_parameter(model_as_flag)] if "model" in sections else []
-        parameters += [_also_model_parameter()] if several_models else []
-        parameters += [_parameter(option) for option in options if option.name != "model"]
-        parameters += own
-        parameters.append(_config_parameter())
+        models = [_model_parameter(model_as_flag)] if "model" in sections else []
+        models += [_also_model_parameter()] if several_models else []
+        settings = [_parameter(option) for option in options if option.name != "model"]
+        parameters = [*models, *settings, *own, _config_parameter()]
         signature = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
         run.__signature__ = signature  # type: ignore[attr-defined]
         run.takes_peer_flags = compatibility  # type: ignore[attr-defined]
@@ -76,6 +74,11 @@ def flags(
         return run
 
     return decorate
+
+
+def _options_of(sections: Sequence[str], own_flags: type[Any] | None) -> list[Option]:
+    own_names = {field.name for field in dataclasses.fields(own_flags)} if own_flags else set()
+    return [option for option in OPTIONS.values() if option.section in sections and option.name not in own_names]
 
 
 def switches() -> frozenset[str]:

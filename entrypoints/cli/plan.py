@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -28,13 +27,11 @@ def plan(
 
     The exit code is 1 when it does not fit in any way.
     """
-    import msgspec
-
     from engine.entrypoints.planning.estimate import Workload
     from engine.entrypoints.planning.plan import HERE, make_plan
     from engine.entrypoints.planning.view import print_plan
     from engine.entrypoints.settings.options import build_configs
-    from engine.entrypoints.terminal import console, pipe_text, tell
+    from engine.entrypoints.terminal import console, print_json, tell
     from engine.errors import ConfigError
 
     sizes = {"devices": devices, "query-tokens": query_tokens, "document-tokens": document_tokens}
@@ -47,8 +44,7 @@ def plan(
         tell("measuring how fast this machine multiplies the matrices of the model, which takes some seconds")
     found = make_plan(engine_config.model, device, devices, workload, cpu_threads=cpu_threads)
     if json:
-        pipe_text(sys.stdout)
-        print(msgspec.json.format(msgspec.json.encode(found.as_json()), indent=2).decode(), flush=True)
+        print_json(found.as_json())
     else:
         print_plan(found, console())
     return 0 if found.chosen.fits else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,14 +30,12 @@ def verify(
     Exit code 0: all within their bounds. 1: not. With --dtype or --quantization only that one is tried. Without a
     model, the small English reranker that comes with the package is verified.
     """
-    import msgspec
-
     from engine.entrypoints.cli.loading import announce_model, load_model
     from engine.entrypoints.evaluation.examples import read_examples
     from engine.entrypoints.inspection.pairs import built_in_pairs
     from engine.entrypoints.inspection.verify import verify as verify_model
     from engine.entrypoints.inspection.verify_view import as_json, print_verify
-    from engine.entrypoints.terminal import console, pipe_text, tell
+    from engine.entrypoints.terminal import console, print_json, tell
 
     judged = None if data is None else read_examples(data)
     pairs, grades = (built_in_pairs(), None) if judged is None else (judged.lists(), judged.grades())
@@ -46,8 +43,7 @@ def verify(
     load = partial(load_model, own_texts=judged is None)
     report = verify_model(values, pairs, load, with_reference=reference, grades=grades, say=tell)
     if json:
-        pipe_text(sys.stdout)
-        print(msgspec.json.format(msgspec.json.encode(as_json(report)), indent=2).decode(), flush=True)
+        print_json(as_json(report))
     else:
         print_verify(report, console())
     if require_reference and not report.has_reference:

@@ -6,58 +6,28 @@ Everything that can be wrong with files is found before a model is loaded, and r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from engine.entrypoints.evaluation.beir import read_beir
 from engine.entrypoints.evaluation.dataset import EvaluationSet
 from engine.entrypoints.evaluation.examples import read_examples
-from engine.entrypoints.evaluation.first_stage import BM25, FirstStage, first_stage
+from engine.entrypoints.evaluation.first_stage import FirstStage, first_stage
 from engine.entrypoints.evaluation.metrics import check_installed, recall_of_all
+from engine.entrypoints.evaluation.options import EvalOptions
 from engine.entrypoints.evaluation.report import as_json, print_report
 from engine.entrypoints.evaluation.results import System, compare
 from engine.entrypoints.evaluation.scoring import Reranked, rerank_all
 from engine.entrypoints.evaluation.trec import check_run_ids, write_run
 from engine.entrypoints.files.writing import check_writable, written_whole
-from engine.entrypoints.terminal import console, pipe_text
+from engine.entrypoints.terminal import console, json_text, print_json
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from engine import LLM
 
 Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    data: Path
-    qrels: str | None = None
-    first_stage: str = BM25
-    top_k: int = 100
-    cutoff: int = 10
-    join_title: bool = True
-    skip_unknown: bool = False
-    max_queries: int | None = None
-    bootstrap_rounds: int = 2000
-    output: Path | None = None
-    save_run: Path | None = None
-    overwrite: bool = False
-    json: bool = False
-
-    def check(self) -> None:
-        """Raises ``ConfigError`` for a number below one."""
-        for name in ("top_k", "cutoff", "max_queries", "bootstrap_rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: one or more expected.")
-        for path in (self.output, self.save_run):
-            if path is not None:
-                check_writable(path, overwrite=self.overwrite)
-        check_installed()
 
 
 def evaluate(
@@ -67,7 +37,7 @@ def evaluate(
 
     Raises ``ConfigError`` where the first stage finds nothing.
     """
-    options.check()
+    check_options(options)
     dataset = read_dataset(options)
     first = first_stage(options.first_stage, dataset, options.top_k, skip_unknown=options.skip_unknown)
     if not any(first.ranking.values()):
@@ -82,18 +52,28 @@ def evaluate(
             systems.append(System(name, runs[-1].ranking, _facts(llm, values, runs[-1])))
     comparison = compare(dataset, systems, options.cutoff, rounds=options.bootstrap_rounds)
     setup = _setup(options, dataset, first)
-    result = msgspec.json.format(msgspec.json.encode(as_json(comparison, setup)), indent=2).decode()
+    result = as_json(comparison, setup)
     if options.save_run is not None:
         write_run(options.save_run, runs[0].ranking, runs[0].logits, "engine")
     if options.output is not None:
         with written_whole(options.output) as file:
-            file.write(result + "\n")
+            file.write(json_text(result) + "\n")
     if options.json:
-        pipe_text(out)
-        out.write(result + "\n")
-        out.flush()
+        print_json(result, out)
     else:
         print_report(comparison, setup, console(out))
+
+
+def check_options(options: EvalOptions) -> None:
+    """Raises ``ConfigError`` for a number below one, and for a file that cannot be written."""
+    for name in ("top_k", "cutoff", "max_queries", "bootstrap_rounds"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: one or more expected.")
+    for path in (options.output, options.save_run):
+        if path is not None:
+            check_writable(path, overwrite=options.overwrite)
+    check_installed()
 
 
 def read_dataset(options: EvalOptions) -> EvaluationSet:
@@ -104,7 +84,7 @@ def read_dataset(options: EvalOptions) -> EvaluationSet:
         dataset = read_examples(options.data)
     else:
         dataset = read_beir(
-            options.data, qrels=options.qrels, join_title=options.join_title, skip_unknown=options.skip_unknown
+            options.data, qrels=options.qrels, join_title=options.title, skip_unknown=options.skip_unknown
         )
     return dataset.sample(options.max_queries)
 
@@ -114,7 +94,7 @@ def _setup(options: EvalOptions, dataset: EvaluationSet, first: FirstStage) -> d
     return {
         "first_stage": first.name,
         "top_k": options.top_k,
-        "join_title": options.join_title,
+        "join_title": options.title,
         "bootstrap_rounds": options.bootstrap_rounds,
         "num_candidates_per_query": float(np.mean(counts)),
         "ceiling": recall_of_all(dataset, first.ranking),

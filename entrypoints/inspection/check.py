@@ -72,8 +72,7 @@ def check_pairs(
     if with_reference:
         say("running transformers on the same text")
     reference, description = _reference(llm, with_reference)
-    values = None if reference is None else reference.values(encoded)
-    logits = None if values is None else logits_of(values, spec.head)
+    logits = None if reference is None else logits_of(reference.values(encoded), spec.head)
     scores = None if logits is None else activate(logits, spec.head)
     view = PromptView(spec)
     pairs = []

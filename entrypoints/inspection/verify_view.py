@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from engine.entrypoints.inspection.verify import Agreement, VerifyReport
+from engine.entrypoints.inspection.agreement import Agreement
+from engine.entrypoints.inspection.verify import VerifyReport
 from engine.entrypoints.terminal import Cell, counted, print_columns, wrapped
 
 COLUMNS = ("", "setting", "against", "logit diff", "score diff", "swaps", "tau", "same first", "bound")

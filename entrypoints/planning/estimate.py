@@ -87,87 +87,76 @@ def options(shape: ModelShape, device: DataSheet, num_devices: int, workload: Wo
     """Each precision of the device on the fewest devices that hold the model: its own dtype, then quantisations."""
     own = device.default_dtype
     choices = [(own, None), *((own, kind) for kind in device.rates if kind not in FLOATS)]
-    return [_smallest(shape, device, num_devices, workload, max_len, dtype, kind) for dtype, kind in choices]
+    return [_Setting(shape, device, workload, max_len, dtype, kind).smallest(num_devices) for dtype, kind in choices]
 
 
-def _smallest(
-    shape: ModelShape,
-    device: DataSheet,
-    num_devices: int,
-    workload: Workload,
-    max_len: int,
-    dtype: str,
-    quantization: str | None,
-) -> Option:
-    sizes = [size for size in range(1, num_devices + 1) if divides(shape.sizes, size)]
-    tried = [_option(shape, device, num_devices, size, workload, max_len, dtype, quantization) for size in sizes]
-    return next((option for option in tried if option.fits), tried[-1])
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A model in one precision on devices of one kind."""
 
+    shape: ModelShape
+    device: DataSheet
+    workload: Workload
+    max_len: int
+    dtype: str
+    quantization: str | None
 
-def _option(
-    shape: ModelShape,
-    device: DataSheet,
-    num_devices: int,
-    group: int,
-    workload: Workload,
-    max_len: int,
-    dtype: str,
-    quantization: str | None,
-) -> Option:
-    limits = resolve_limits(
-        SchedulerConfig(), causal=shape.causal, max_model_len=max_len, default_token_budget=device.token_budget
-    )
-    budget = limits.token_budget
-    narrow, groups = device.keeps_narrow_weights, device.keeps_groups
-    weights = shape.weight_bytes(dtype, quantization, keeps_narrow=narrow, keeps_groups=groups) // group
-    kv_token = shape.kv_bytes(dtype) // min(group, shape.sizes.num_kv_heads)
-    step = LIBRARIES + budget * shape.activation_bytes(dtype)
-    limit = int(device.memory_bytes * device.usable_memory)
-    room = limit - weights - step
-    # The KV cache may be smaller than wanted, but one whole pair has to fit.
-    fits = room >= kv_token * max_len
-    replicas = num_devices // group if fits else 0
-    seconds, bound = _step_seconds(shape, device, group, workload, max_len, budget, dtype, quantization, weights)
-    computed = workload.computed_tokens(shape, max_len)
-    call_tokens = min(computed, budget)
-    call_step, _ = _step_seconds(shape, device, group, workload, max_len, call_tokens, dtype, quantization, weights)
-    rate = replicas * budget / seconds
-    return Option(
-        dtype=dtype,
-        quantization=quantization,
-        tensor_parallel_size=group,
-        data_parallel_size=replicas,
-        weight_bytes=weights,
-        kv_bytes=min(kv_token * limits.kv_tokens, max(0, room)),
-        step_bytes=step,
-        limit_bytes=limit,
-        fits=fits,
-        largest_model_len=max(0, room) // kv_token if kv_token else max_len,
-        tokens_per_s=rate,
-        pairs_per_s=rate * workload.documents / computed,
-        call_s=call_step * computed / call_tokens,
-        bound=bound,
-    )
+    def smallest(self, num_devices: int) -> Option:
+        """Plans for the fewest devices a replica that hold the model; else for as many as it can be divided among."""
+        sizes = [size for size in range(1, num_devices + 1) if divides(self.shape.sizes, size)]
+        tried = [self.option(num_devices, size) for size in sizes]
+        return next((option for option in tried if option.fits), tried[-1])
 
+    def option(self, num_devices: int, group: int) -> Option:
+        """Plans for ``group`` devices a replica."""
+        shape, device, max_len = self.shape, self.device, self.max_len
+        limits = resolve_limits(
+            SchedulerConfig(), causal=shape.causal, max_model_len=max_len, default_token_budget=device.token_budget
+        )
+        budget = limits.token_budget
+        weights = self._weight_bytes(group)
+        kv_token = shape.kv_bytes(self.dtype) // min(group, shape.sizes.num_kv_heads)
+        step = LIBRARIES + budget * shape.activation_bytes(self.dtype)
+        limit = int(device.memory_bytes * device.usable_memory)
+        room = limit - weights - step
+        # The KV cache may be smaller than wanted, but one whole pair has to fit.
+        fits = room >= kv_token * max_len
+        replicas = num_devices // group if fits else 0
+        seconds, bound = self._step_seconds(group, budget, weights)
+        computed = self.workload.computed_tokens(shape, max_len)
+        call_tokens = min(computed, budget)
+        rate = replicas * budget / seconds
+        return Option(
+            dtype=self.dtype,
+            quantization=self.quantization,
+            tensor_parallel_size=group,
+            data_parallel_size=replicas,
+            weight_bytes=weights,
+            kv_bytes=min(kv_token * limits.kv_tokens, max(0, room)),
+            step_bytes=step,
+            limit_bytes=limit,
+            fits=fits,
+            largest_model_len=max(0, room) // kv_token if kv_token else max_len,
+            tokens_per_s=rate,
+            pairs_per_s=rate * self.workload.documents / computed,
+            call_s=self._step_seconds(group, call_tokens, weights)[0] * computed / call_tokens,
+            bound=bound,
+        )
 
-def _step_seconds(
-    shape: ModelShape,
-    device: DataSheet,
-    group: int,
-    workload: Workload,
-    max_len: int,
-    tokens: int,
-    dtype: str,
-    quantization: str | None,
-    weights: int,
-) -> tuple[float, str]:
-    """How long a step of ``tokens`` takes on a group of devices, and which resource it waits for."""
-    linear_rate = device.rates[quantization or dtype] * device.step_share * group
-    attention_rate = device.rates[dtype] * device.step_share * ATTENTION_SHARE * group
-    keys = workload.mean_keys(shape, max_len)
-    compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)
-    sent = 2 * (group - 1) / group * shape.sizes.hidden * BYTES_PER_NUMBER[dtype]
-    links = 2 * shape.sizes.num_layers * tokens * sent / device.link if group > 1 else 0.0
-    memory = weights / device.bandwidth
-    total = max(compute, memory) + links
-    return total, "links" if links > max(compute, memory) else "memory" if memory > compute else "compute"
+    def _weight_bytes(self, group: int) -> int:
+        narrow, groups = self.device.keeps_narrow_weights, self.device.keeps_groups
+        size = self.shape.weight_bytes(self.dtype, self.quantization, keeps_narrow=narrow, keeps_groups=groups)
+        return size // group
+
+    def _step_seconds(self, group: int, tokens: int, weights: int) -> tuple[float, str]:
+        """How long a step of ``tokens`` takes on a group of devices, and which resource it waits for."""
+        shape, device = self.shape, self.device
+        linear_rate = device.rates[self.quantization or self.dtype] * device.step_share * group
+        attention_rate = device.rates[self.dtype] * device.step_share * ATTENTION_SHARE * group
+        keys = self.workload.mean_keys(shape, self.max_len)
+        compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)
+        sent = 2 * (group - 1) / group * shape.sizes.hidden * BYTES_PER_NUMBER[self.dtype]
+        links = 2 * shape.sizes.num_layers * tokens * sent / device.link if group > 1 else 0.0
+        memory = weights / device.bandwidth
+        total = max(compute, memory) + links
+        return total, "links" if links > max(compute, memory) else "memory" if memory > compute else "compute"

@@ -142,18 +142,7 @@ def _notes(plan: Plan) -> list[str]:
     if not chosen.fits:
         notes.append(_why_not(plan))
     idle = plan.num_devices - chosen.tensor_parallel_size * chosen.data_parallel_size
-    stored = plan.shape.stored
-    kept = {} if stored is None else stored.kept_bytes(chosen.quantization, plan.device.keeps_groups)
-    if stored is not None and kept:
-        sizes = {bits: f"{plan.shape.linear_params * each / 1e9:.2f} GB" for bits, each in kept.items()}
-        words = " and ".join(f"in {bits} bits, {size} with their scales" for bits, size in sizes.items())
-        some_are_plain = stored.left_plain >= MIN_SHARE
-        whole = "Linear layers" if some_are_plain else "The linear layers"
-        plain = f", {stored.left_plain:.0%} of the linear layers that the settings name as unquantised,"
-        notes.append(
-            f"{whole} stay {words}; the rest of the weights is{plain if some_are_plain else ''} the embedding and "
-            "norms. A file that leaves more layers unquantised needs more."
-        )
+    notes += _kept_bits(plan)
     if chosen.fits and idle:
         notes.append(f"{idle} of the {plan.num_devices} devices stay idle: they do not make up another replica.")
     if chosen.fits and chosen.tensor_parallel_size > 1:
@@ -178,6 +167,23 @@ def _notes(plan: Plan) -> list[str]:
     elif plan.shape.causal is False:
         notes.append("The model has no left context: nothing of a query is shared between its documents.")
     return notes
+
+
+def _kept_bits(plan: Plan) -> list[str]:
+    """What is said of weights that stay in the few bits of the file."""
+    stored = plan.shape.stored
+    kept = {} if stored is None else stored.kept_bytes(plan.chosen.quantization, plan.device.keeps_groups)
+    if stored is None or not kept:
+        return []
+    sizes = {bits: f"{plan.shape.linear_params * each / 1e9:.2f} GB" for bits, each in kept.items()}
+    words = " and ".join(f"in {bits} bits, {size} with their scales" for bits, size in sizes.items())
+    some_are_plain = stored.left_plain >= MIN_SHARE
+    whole = "Linear layers" if some_are_plain else "The linear layers"
+    plain = f", {stored.left_plain:.0%} of the linear layers that the settings name as unquantised,"
+    return [
+        f"{whole} stay {words}; the rest of the weights is{plain if some_are_plain else ''} the embedding and "
+        "norms. A file that leaves more layers unquantised needs more."
+    ]
 
 
 def _why_not(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from engine.pictures.loader import PictureLoader
 from engine.prompts.published import QWEN3_RERANKER
 from engine.request import Encoded, PairOptions
 from engine.scoring.document_store import DocumentStore, ScopedStore, document_store
-from engine.scoring.expansion import PairProcessor
+from engine.scoring.pair_processor import PairProcessor
 from engine.step import WorkerInfo
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from prometheus_client import (
@@ -34,6 +35,15 @@ _SCORE_BUCKETS = (
     *(-10, -5, -2, -1, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
     *(1, 2, 5, 10),  # beyond 0 and 1: models whose score is the logit
 )
+
+# Names and help texts that are longer than a line.
+_UNSCORED_PAIRS = "engine_unscored_pairs", "Pairs that the deadline of their call left without a score."
+_COMPUTED_TOKENS = "engine_computed_tokens", "Tokens that had to be computed for them; the rest was shared."
+_DOCUMENT_STORE_BYTES = "engine_document_store_bytes", "Memory of the vectors kept, of one API server."
+_API_SERVER_CALLS = "engine_api_server_calls", "Calls admitted, by API server, where there are several."
+_QUEUE_WAIT = "engine_queue_wait_seconds", "How long what is queued will take, by the measured speed."
+_PAIR_TOKENS = "engine_pair_tokens", "Length of a pair, template included, after cutting."
+_SCORES = "engine_scores", "Scores as they were answered; logits that a call asked for do not count."
 
 
 class ArrayHistogram(Collector):
@@ -70,73 +80,38 @@ class ServerMetrics:
     def __init__(self) -> None:
         # A second sample beside every counter, which nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
         self._cores: dict[str, WatchedCore] = {}
-        self.calls = Counter("engine_calls", "Calls answered.", ["route", "dialect", "status"], registry=registry)
-        self.errors = Counter("engine_errors", "Errors answered, by type.", ["type"], registry=registry)
-        self.pairs = Counter("engine_pairs", "Pairs answered with a score.", registry=registry)
-        self.failed_pairs = Counter("engine_failed_pairs", "Pairs answered with an error.", ["type"], registry=registry)
-        self.unscored_pairs = Counter(
-            "engine_unscored_pairs", "Pairs that the deadline of their call left without a score.", registry=registry
-        )
-        self.truncated_pairs = Counter("engine_truncated_pairs", "Pairs that had to be cut.", registry=registry)
-        self.unfamiliar_pairs = Counter(
-            "engine_unfamiliar_pairs", "Pairs whose text the tokenizer hardly knows.", registry=registry
-        )
-        self.cancelled = Counter("engine_cancelled", "Calls whose client went away.", registry=registry)
-        self.unknown_fields = Counter("engine_unknown_fields", "Body fields that were ignored.", registry=registry)
-        self.logical_tokens = Counter("engine_logical_tokens", "Tokens of answered calls.", registry=registry)
-        self.computed_tokens = Counter(
-            "engine_computed_tokens", "Tokens that had to be computed for them; the rest was shared.", registry=registry
-        )
-        self.document_lookups = Counter(
-            "engine_document_lookups", "Documents looked up in the store of vectors.", registry=registry
-        )
-        self.document_hits = Counter("engine_document_hits", "Documents found there.", registry=registry)
-        self.document_store_bytes = Gauge(
-            "engine_document_store_bytes", "Memory of the vectors kept, of one API server.", registry=registry
-        )
-        self.api_servers = Gauge("engine_api_servers", "API servers that take calls.", registry=registry)
+        self.registry = registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, registry=registry, buckets=_LATENCY_BUCKETS)
+        self.calls = counter("engine_calls", "Calls answered.", ["route", "dialect", "status"])
+        self.errors = counter("engine_errors", "Errors answered, by type.", ["type"])
+        self.pairs = counter("engine_pairs", "Pairs answered with a score.")
+        self.failed_pairs = counter("engine_failed_pairs", "Pairs answered with an error.", ["type"])
+        self.unscored_pairs = counter(*_UNSCORED_PAIRS)
+        self.truncated_pairs = counter("engine_truncated_pairs", "Pairs that had to be cut.")
+        self.unfamiliar_pairs = counter("engine_unfamiliar_pairs", "Pairs whose text the tokenizer hardly knows.")
+        self.cancelled = counter("engine_cancelled", "Calls whose client went away.")
+        self.unknown_fields = counter("engine_unknown_fields", "Body fields that were ignored.")
+        self.logical_tokens = counter("engine_logical_tokens", "Tokens of answered calls.")
+        self.computed_tokens = counter(*_COMPUTED_TOKENS)
+        self.document_lookups = counter("engine_document_lookups", "Documents looked up in the store of vectors.")
+        self.document_hits = counter("engine_document_hits", "Documents found there.")
+        self.document_store_bytes = gauge(*_DOCUMENT_STORE_BYTES)
+        self.api_servers = gauge("engine_api_servers", "API servers that take calls.")
         self.api_servers.set(1)
-        self.api_server_calls = Counter(
-            "engine_api_server_calls",
-            "Calls admitted, by API server, where there are several.",
-            ["api_server"],
-            registry=registry,
-        )
-        self.api_server_restarts = Counter(
-            "engine_api_server_restarts", "API servers started again.", registry=registry
-        )
-        self.running_calls = Gauge("engine_running_calls", "Calls in flight.", registry=registry)
-        self.queued_pairs = Gauge("engine_queued_pairs", "Pairs in flight, without a score yet.", registry=registry)
-        self.queue_wait_s = Gauge(
-            "engine_queue_wait_seconds", "How long what is queued will take, by the measured speed.", registry=registry
-        )
-        self.call_s = Histogram(
-            "engine_call_seconds", "From the body to the last score.", buckets=_LATENCY_BUCKETS, registry=registry
-        )
-        self.queue_s = Histogram(
-            "engine_queue_seconds", "From arrival to the first step.", buckets=_LATENCY_BUCKETS, registry=registry
-        )
-        self.encode_s = Histogram(
-            "engine_encode_seconds", "Tokenisation of a call.", buckets=_LATENCY_BUCKETS, registry=registry
-        )
-        self.compute_s = Histogram(
-            "engine_compute_seconds",
-            "From the first step to the last score.",
-            buckets=_LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self.call_pairs = Histogram("engine_call_pairs", "Pairs of a call.", buckets=_PAIR_BUCKETS, registry=registry)
-        self.pair_tokens = ArrayHistogram(
-            "engine_pair_tokens", "Length of a pair, template included, after cutting.", _TOKEN_BUCKETS, registry
-        )
-        self.scores = ArrayHistogram(
-            "engine_scores",
-            "Scores as they were answered; logits that a call asked for do not count.",
-            _SCORE_BUCKETS,
-            registry,
-        )
+        self.api_server_calls = counter(*_API_SERVER_CALLS, ["api_server"])
+        self.api_server_restarts = counter("engine_api_server_restarts", "API servers started again.")
+        self.running_calls = gauge("engine_running_calls", "Calls in flight.")
+        self.queued_pairs = gauge("engine_queued_pairs", "Pairs in flight, without a score yet.")
+        self.queue_wait_s = gauge(*_QUEUE_WAIT)
+        self.call_s = seconds("engine_call_seconds", "From the body to the last score.")
+        self.queue_s = seconds("engine_queue_seconds", "From arrival to the first step.")
+        self.encode_s = seconds("engine_encode_seconds", "Tokenisation of a call.")
+        self.compute_s = seconds("engine_compute_seconds", "From the first step to the last score.")
+        self.call_pairs = seconds("engine_call_pairs", "Pairs of a call.", buckets=_PAIR_BUCKETS)
+        self.pair_tokens = ArrayHistogram(*_PAIR_TOKENS, _TOKEN_BUCKETS, registry)
+        self.scores = ArrayHistogram(*_SCORES, _SCORE_BUCKETS, registry)
 
     @contextmanager
     def counted(self, store: DocumentStore) -> Iterator[None]:

@@ -31,33 +31,21 @@ import numpy as np
 import torch
 
 from engine.kernels.cpu import _C
+from engine.kernels.cpu.linear import CpuGrouped, CpuLinear, CpuMadeInt4, rows_of, vector_of
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
 from engine.kernels.ops import Activation, AttentionMeta
 from engine.kernels.reference import ReferenceOps
-from engine.kernels.weight_groups import MADE, GroupedRows, GroupLayout, quantize_rows
+from engine.kernels.weight_groups import MADE, GroupLayout
 
 CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
 """Milliseconds each: other processes on the machine leave some of them undisturbed."""
 ISA_VARIABLE = "ENGINE_CPU_ISA"
-MADE_AT_ONCE = 1 << 22
 INT16_LAYERS = 2
 """Of ``int8``, from the first on. On random weights of the 0.6B shape the first layer alone makes nine tenths of
 the variance of a logit's error, the first two 98 % (benchmarks/LOG.md)."""
 CODES_IN_A_WORD = 8
 _KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8R, "int4": _C.Kind.I16}
 _ARITHMETICS = {"float32": _C.Kind.F32, "bfloat16": _C.Kind.BF16, "int16": _C.Kind.I16, "int8": _C.Kind.I8R}
-_DTYPES = {torch.float32: _C.Dtype.F32, torch.bfloat16: _C.Dtype.BF16, torch.float16: _C.Dtype.F16}
-
-_Rows = tuple[int, int, int, int]
-
-
-def _rows(x: torch.Tensor) -> _Rows:
-    """Address, row stride, rows and columns of a matrix whose rows may lie apart but not their elements."""
-    if x.dtype is not torch.float32 or x.dim() != 2 or x.device.type != "cpu":
-        raise ValueError(f"the CPU kernels take fp32 matrices on the CPU, not {x.dtype} {tuple(x.shape)} on {x.device}")
-    if x.stride(1) != 1 and x.shape[1] > 1:
-        raise ValueError(f"the CPU kernels take matrices with contiguous rows, not strides {x.stride()}")
-    return x.data_ptr(), x.stride(0), x.shape[0], x.shape[1]
 
 
 def _heads(x: torch.Tensor) -> tuple[int, int, int]:
@@ -65,70 +53,6 @@ def _heads(x: torch.Tensor) -> tuple[int, int, int]:
     assert x.dtype is torch.float32, f"keys and values are fp32 on the CPU, not {x.dtype}"
     assert x.stride(2) == 1
     return x.data_ptr(), x.stride(0), x.stride(1)
-
-
-def _vector(x: torch.Tensor | None) -> int:
-    if x is None:
-        return 0
-    if x.dtype is not torch.float32 or not x.is_contiguous():
-        raise ValueError(f"the CPU kernels take contiguous fp32 vectors, not {x.dtype}")
-    return x.data_ptr()
-
-
-class CpuLinear:
-    """A packed weight; see ``kernels.ops.LinearWeight``."""
-
-    def __init__(self, packed: _C.LinearWeight, kind: _C.Kind) -> None:
-        self.packed, self.kind = packed, kind
-        self.out_features = packed.out_features
-        self.in_features = packed.in_features
-
-    def load_rows(self, start: int, rows: torch.Tensor) -> None:
-        if rows.dtype not in _DTYPES:
-            rows = rows.float()
-        if rows.shape[1] != self.in_features:
-            raise ValueError(f"rows of {rows.shape[1]} values do not fit a weight of {self.in_features} columns")
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
-        self.packed.load_rows(start, len(rows), rows.data_ptr(), rows.stride(0), _DTYPES[rows.dtype])
-
-    def load_bias(self, start: int, bias: torch.Tensor) -> None:
-        values = bias.float().contiguous()
-        self.packed.load_bias(start, len(values), values.data_ptr())
-
-    @property
-    def num_bytes(self) -> int:
-        return self.packed.num_bytes
-
-
-class CpuGrouped(CpuLinear):
-    """A packed weight that stays in 4 bits; see ``kernels.ops.GroupedWeight``."""
-
-    def __init__(self, packed: _C.LinearWeight, kind: _C.Kind, layout: GroupLayout) -> None:
-        super().__init__(packed, kind)
-        self.layout = layout
-        packed.keep_groups(layout.group, list(layout.levels), layout.has_offsets)
-
-    def load_groups(self, start: int, rows: GroupedRows) -> None:
-        codes, scales = rows.codes.contiguous(), rows.scales.float().contiguous()
-        offsets = None if rows.offsets is None else rows.offsets.float().contiguous()
-        expected = (len(codes), self.layout.num_groups(self.in_features))
-        if codes.dtype != torch.uint8 or codes.shape[1] != self.in_features or scales.shape != expected:
-            raise ValueError(f"groups of {tuple(scales.shape)} scales do not fit {expected}")
-        self.packed.load_groups(
-            start, len(codes), codes.data_ptr(), codes.stride(0), scales.data_ptr(), _vector(offsets),
-            scales.stride(0), self.layout.group,
-        )  # fmt: skip
-
-
-class CpuMadeInt4(CpuGrouped):
-    """A weight that is brought to 4 bits row by row while it is loaded."""
-
-    def load_rows(self, start: int, rows: torch.Tensor) -> None:
-        at_once = max(1, MADE_AT_ONCE // self.in_features)
-        for first in range(0, len(rows), at_once):
-            part = rows[first : first + at_once]
-            self.load_groups(start + first, quantize_rows(part, self.layout.group))
 
 
 class CpuOps(ReferenceOps):
@@ -196,7 +120,7 @@ class CpuOps(ReferenceOps):
             if x.kind == weight.kind:
                 return x
             x = self.runtime.unpack(x)
-        return self.runtime.pack(weight.kind, _rows(x))
+        return self.runtime.pack(weight.kind, rows_of(x))
 
     def of_layer(self, index: int) -> CpuOps:
         return self._in_int16() if index < INT16_LAYERS else self
@@ -241,7 +165,7 @@ class CpuOps(ReferenceOps):
         self, x: Activation, weight: CpuLinear, residual: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         a = self._activation(x, weight)
-        address, stride, rows, cols = _rows(residual)
+        address, stride, rows, cols = rows_of(residual)
         if (rows, cols) != (a.rows, weight.out_features):
             raise ValueError(f"the residual {tuple(residual.shape)} does not fit ({a.rows}, {weight.out_features})")
         self.runtime.linear_add(a, weight.packed, address, stride)
@@ -260,9 +184,9 @@ class CpuOps(ReferenceOps):
         return self.runtime.linear_gate(self._activation(x, weight), weight.packed, gate, has_up, self.kind)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
-        rows = _rows(x)
+        rows = rows_of(x)
         assert len(weight) == rows[3]
-        return self.runtime.rms_norm(self.kind, rows, _vector(weight), eps)
+        return self.runtime.rms_norm(self.kind, rows, vector_of(weight), eps)
 
     def add_rms_norm(
         self, delta: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
@@ -271,7 +195,7 @@ class CpuOps(ReferenceOps):
         return self.rms_norm(summed, weight, eps), summed
 
     def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
-        return self.runtime.layer_norm(_rows(x), _vector(weight), _vector(bias), eps)
+        return self.runtime.layer_norm(rows_of(x), vector_of(weight), vector_of(bias), eps)
 
     def qk_norm_rope(
         self,
@@ -286,12 +210,12 @@ class CpuOps(ReferenceOps):
         num_kv_heads: int,
         head_dim: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows = _rows(qkv)
+        rows = rows_of(qkv)
         assert rows[3] == (num_heads + 2 * num_kv_heads) * head_dim
         assert positions.dtype is torch.int64
         assert positions.is_contiguous()
         return self.runtime.qk_norm_rope(
-            rows, _vector(q_weight), _vector(k_weight), eps, _vector(cos), _vector(sin), positions.data_ptr(),
+            rows, vector_of(q_weight), vector_of(k_weight), eps, vector_of(cos), vector_of(sin), positions.data_ptr(),
             num_heads, num_kv_heads, head_dim,
         )  # fmt: skip
 

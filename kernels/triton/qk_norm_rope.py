@@ -69,6 +69,12 @@ def _qk_norm_rope_kernel(
             tl.store(first + HALF, (b * c + a * s).to(qkv.dtype.element_ty), mask=mask)
 
 
+def _check(qkv: torch.Tensor, num_heads: int, head_dim: int) -> None:
+    require_rows(qkv, "qk_norm_rope", "qkv")
+    if head_dim % 2 or qkv.shape[1] != num_heads * head_dim:
+        raise ValueError(f"qk_norm_rope: rows of {qkv.shape[1]} are not {num_heads} heads of an even size {head_dim}")
+
+
 def qk_norm_rope(
     qkv: torch.Tensor,
     q_weight: torch.Tensor | None,
@@ -82,11 +88,8 @@ def qk_norm_rope(
     head_dim: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Views q (T, N, H), k (T, M, H), v (T, M, H) of ``qkv``, whose q and k parts are **overwritten**."""
-    require_rows(qkv, "qk_norm_rope", "qkv")
-    total = num_heads + 2 * num_kv_heads
-    if head_dim % 2 or qkv.shape[1] != total * head_dim:
-        raise ValueError(f"qk_norm_rope: rows of {qkv.shape[1]} are not {total} heads of an even size {head_dim}")
-    heads = num_heads + num_kv_heads
+    total, heads = num_heads + 2 * num_kv_heads, num_heads + num_kv_heads
+    _check(qkv, total, head_dim)
     num_tokens = qkv.shape[0]
     q_weight, k_weight = (q_weight if num_heads else k_weight), (k_weight if num_kv_heads else q_weight)
     if num_tokens and heads:

@@ -106,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
     # The ways in, from those that others build on to the command line, which knows them all.
     "entrypoints/terminal.py": set(),
     "entrypoints/progress.py": {"entrypoints/terminal.py"},
+    "entrypoints/flag_kinds.py": set(),
     "entrypoints/files": set(),
     "entrypoints/settings": set(),
     "entrypoints/assets": {"entrypoints/settings"},
@@ -139,9 +140,22 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/terminal.py",
     },
     "entrypoints/conversion": {"engine/checkpoint", FAMILIES, "backends/conversion"},
-    "entrypoints/rank": {PACKAGE, "engine/scoring", "entrypoints/files", "entrypoints/terminal.py"},
-    "entrypoints/datasets": {PACKAGE, "engine/executor", "entrypoints/files", "entrypoints/progress.py"},
+    "entrypoints/rank": {
+        "entrypoints/flag_kinds.py",
+        PACKAGE,
+        "engine/scoring",
+        "entrypoints/files",
+        "entrypoints/terminal.py",
+    },
+    "entrypoints/datasets": {
+        "entrypoints/flag_kinds.py",
+        PACKAGE,
+        "engine/executor",
+        "entrypoints/files",
+        "entrypoints/progress.py",
+    },
     "entrypoints/evaluation": {
+        "entrypoints/flag_kinds.py",
         PACKAGE,
         "engine/scoring",
         "entrypoints/files",
@@ -150,6 +164,7 @@ ALLOWED: dict[str, set[str]] = {
         "entrypoints/terminal.py",
     },
     "entrypoints/bench": {
+        "entrypoints/flag_kinds.py",
         PACKAGE,
         "engine/checkpoint",
         "entrypoints/files",
@@ -207,6 +222,7 @@ ALLOWED: dict[str, set[str]] = {
     "entrypoints/model_context": {"entrypoints/serve", "entrypoints/terminal.py"},
     "entrypoints/demo": set(),
     "entrypoints/cli": {
+        "entrypoints/flag_kinds.py",
         PACKAGE,
         "engine/ipc/stop_signals.py",
         "backends/registry.py",

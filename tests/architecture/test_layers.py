@@ -23,7 +23,15 @@ HOMES = {
     "ray": ("engine/executor", "entrypoints"),
     "fastapi": ("entrypoints/serve",),
     "uvicorn": ("entrypoints/serve",),
-    "cyclopts": ("entrypoints/cli", "entrypoints/bench/flags.py", "entrypoints/bench/options.py"),
+    "cyclopts": (
+        "entrypoints/cli",
+        "entrypoints/flag_kinds.py",
+        "entrypoints/bench/flags.py",
+        "entrypoints/bench/options.py",
+        "entrypoints/datasets/options.py",
+        "entrypoints/evaluation/options.py",
+        "entrypoints/rank/options.py",
+    ),
 }
 
 

@@ -10,8 +10,8 @@ from engine.entrypoints.bench.dialects import DIALECTS, BadAnswerError, first_mo
 from engine.entrypoints.bench.options import ServeOptions
 from engine.entrypoints.bench.report import summary_lines
 from engine.entrypoints.bench.samples import Run, Sample
+from engine.entrypoints.bench.sender import error_text
 from engine.entrypoints.bench.summary import goodput_limits, ratio, summarise
-from engine.entrypoints.bench.target import error_text
 
 
 def sample(index: int, planned_s: float, sent_s: float, done_s: float, **more: object) -> Sample:

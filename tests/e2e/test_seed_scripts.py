@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from tests.e2e.server import COMMAND, PYTHON, ServerProcess
-from tests.families.cases import pair_logits
+from tests.families.oracles import pair_logits
 from tests.support.checkpoints import (
     PREFIX,
     make_qwen3,

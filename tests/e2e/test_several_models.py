@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from tests.e2e.server import ServerProcess
-from tests.families.cases import pair_logits
+from tests.families.oracles import pair_logits
 from tests.support.adapters import make_adapter, merge
 from tests.support.checkpoints import make_qwen3, make_xlm_roberta, official_qwen3_scores
 from tests.support.texts import TEXTS

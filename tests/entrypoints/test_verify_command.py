@@ -15,13 +15,12 @@ from engine import LLM
 from engine.backends.base import Capabilities
 from engine.backends.registry import load_backend
 from engine.entrypoints.inspection import verify as verify_module
+from engine.entrypoints.inspection.agreement import Agreement, compare_orders
 from engine.entrypoints.inspection.pairs import built_in_pairs
 from engine.entrypoints.inspection.verify import (
-    Agreement,
     Setting,
     Unavailable,
     VerifyReport,
-    compare_orders,
     score_unit,
     settings_to_verify,
     verify,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import LLM
-from tests.families.cases import Family
+from tests.families.family import Family
 from tests.support.texts import TEXTS
 
 QUERY = "Which animal is native to the bamboo forests of central China?"

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from tests.families import kinds
-from tests.families.cases import FAMILIES, Family
+from tests.families.cases import FAMILIES
+from tests.families.family import Family
 from tests.families.measure import measure
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"

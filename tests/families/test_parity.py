@@ -12,7 +12,8 @@ import torch
 from engine.backends.models import supported_families
 from engine.checkpoint.families import FAMILIES as RESOLVED
 from tests.families import kinds
-from tests.families.cases import FAMILIES, Family
+from tests.families.cases import FAMILIES
+from tests.families.family import Family
 from tests.families.measure import measure
 from tests.families.table import DOCUMENT, MEASURED, render, stored
 

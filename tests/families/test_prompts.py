@@ -14,7 +14,8 @@ from engine.config import ModelConfig
 from engine.errors import InvalidRequestError
 from engine.inputs.processor import InputProcessor
 from engine.request import PairOptions
-from tests.families.cases import FAMILIES, gemma_ids, joined_ids, mxbai_ids
+from tests.families.cases import FAMILIES
+from tests.families.oracles import gemma_ids, joined_ids, mxbai_ids
 from tests.inputs.conftest import build
 from tests.support.checkpoints import make_qwen3
 from tests.support.texts import TEXTS

@@ -18,7 +18,9 @@ import torch
 from engine import LLM
 from engine.checkpoint.published_models import published_models
 from engine.errors import ConfigError
-from tests.families.cases import FAMILIES, Family, _loaded, gemma_ids, joined_ids, mxbai_ids, qwen3_ids
+from tests.families.cases import FAMILIES
+from tests.families.family import Family
+from tests.families.oracles import gemma_ids, joined_ids, loaded, mxbai_ids, qwen3_ids
 from tests.families.test_chains import CASES as CHAINS
 from tests.families.test_chains import save
 from tests.support.checkpoints import QWEN3_OVERRIDES
@@ -54,7 +56,7 @@ def whole(text: str, *, begin: bool = False) -> Ids:
     """One text with {q} and {d}, tokenised at once; ``begin``: with what the tokenizer puts before a text."""
 
     def ids(folder: Path, query: str, documents: Sequence[str]) -> list[list[int]]:
-        tokenizer, _ = _loaded(folder)
+        tokenizer, _ = loaded(folder)
         prompts = [text.replace("{q}", query).replace("{d}", document) for document in documents]
         return [list(tokenizer(prompt, add_special_tokens=begin)["input_ids"]) for prompt in prompts]
 
@@ -189,7 +191,7 @@ def family_of(architecture: str) -> Family:
 
 def rows(folder: Path, ids: Ids, documents: Sequence[str]) -> torch.Tensor:
     """(documents, outputs) logits at the last token, one unpadded prompt at a time, by transformers."""
-    _, model = _loaded(folder)
+    _, model = loaded(folder)
     with torch.inference_mode():
         found = [model(input_ids=torch.tensor([prompt])).logits for prompt in ids(folder, QUERY, documents)]
     return torch.stack([row[0] if row.ndim == 2 else row[0, -1] for row in found])
@@ -198,7 +200,7 @@ def rows(folder: Path, ids: Ids, documents: Sequence[str]) -> torch.Tensor:
 def expected(folder: Path, entry: Answer | Classified) -> list[float]:
     logits = rows(folder, entry.ids, DOCUMENTS)
     if isinstance(entry, Answer):
-        tokenizer, _ = _loaded(folder)
+        tokenizer, _ = loaded(folder)
         columns = [t if isinstance(t, int) else tokenizer.convert_tokens_to_ids(t) for t in entry.tokens]
         logits = logits[:, columns]
     if logits.shape[1] == 2:
@@ -273,7 +275,7 @@ def test_flags_say_what_a_folder_of_any_name_is(name: str, tmp_path: Path) -> No
     folder = build(tmp_path / folder_name, entry, None)
     with pytest.raises(ConfigError, match="nothing in its files says how it ranks"):
         scores(folder)
-    tokenizer, _ = _loaded(folder)
+    tokenizer, _ = loaded(folder)
     tokens = [t if isinstance(t, str) else tokenizer.convert_ids_to_tokens(t) for t in entry.tokens]
     method = "from_2_way_softmax" if len(tokens) == 2 else "no_post_processing"
     overrides = overrides | {"classifier_from_token": tokens, "method": method}

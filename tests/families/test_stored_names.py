@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from engine import LLM
 from engine.errors import ConfigError, ModelLoadError
-from tests.families.cases import FAMILIES, pair_logits
+from tests.families.cases import FAMILIES
+from tests.families.oracles import pair_logits
 from tests.support.checkpoints import make_bert, make_xlm_roberta
 from tests.support.texts import TEXTS
 

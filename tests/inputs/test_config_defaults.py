@@ -18,7 +18,7 @@ from engine.checkpoint.families import FAMILIES, body_sizes, rope_of
 from engine.checkpoint.overrides import apply_overrides
 from engine.errors import ConfigError
 from tests.families.cases import FAMILIES as CASES
-from tests.families.cases import Family
+from tests.families.family import Family
 from tests.support.random_models import save_random
 
 QUERY, DOCUMENTS = "where do pandas live", ["in the forests of China", "the price of bamboo", "yes", ""]

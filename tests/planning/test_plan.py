@@ -16,7 +16,8 @@ from engine.backends.models import find_family
 from engine.devices import DEVICES
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
-from tests.families.cases import FAMILIES, Family
+from tests.families.cases import FAMILIES
+from tests.families.family import Family
 from tests.support.checkpoints import make_bert, make_qwen3
 from tests.support.commands import run_here
 

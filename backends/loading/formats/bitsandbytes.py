@@ -112,12 +112,9 @@ def _take_four(stored: Stored, module: str) -> None:
     with TensorReader() as reader:
         table = stored.need(module, "weight.quant_map", (16,), torch.float32)
         levels = tuple(level for _, run in table.rows(reader) for level in run.tolist())
-    nested: Any = 1
-    offset: Any = 0.0
+    nested, offset = 1, 0.0
     if absmax.dtype == torch.uint8:
-        nested, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
-        if not _is_count(nested) or not isinstance(offset, int | float):
-            raise stored.broken(f"{module}.{name} gives no nested_blocksize and nested_offset")
+        nested, offset = _nested(stored, f"{module}.{name}", state)
         nested = min(nested, num_blocks)
         parts["nested_absmax"] = stored.need(module, "weight.nested_absmax", (-(-num_blocks // nested),), torch.float32)
         parts["nested_quant_map"] = stored.need(module, "weight.nested_quant_map", (256,), torch.float32)
@@ -130,9 +127,18 @@ def _take_four(stored: Stored, module: str) -> None:
             block=block,
             levels=levels,
             nested_block=nested,
-            nested_offset=float(offset),
+            nested_offset=offset,
         ),
     )
+
+
+def _nested(stored: Stored, name: str, state: dict[str, Any]) -> tuple[int, float]:
+    """Scales that share a scale of their own, and what is added to all of them."""
+    size: Any = state.get("nested_blocksize")
+    offset: Any = state.get("nested_offset", 0.0)
+    if not _is_count(size) or not isinstance(offset, int | float):
+        raise stored.broken(f"{name} gives no nested_blocksize and nested_offset")
+    return size, float(offset)
 
 
 def _state(stored: Stored, name: str, info: TensorInfo) -> dict[str, Any]:

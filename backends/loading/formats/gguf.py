@@ -6,201 +6,24 @@ of positions, and keeps a yes/no head as two rows of labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from engine.backends.loading.formats.gguf_blocks import DECODERS, E2M1_DOUBLED, IQ4, Groups
+from engine.backends.loading.formats.gguf_changes import Halved, HalvedBlocks, MinusOne, Score, WithRowsBefore
+from engine.backends.loading.formats.gguf_tensor import LAYOUTS, BlockTensor
 from engine.backends.loading.formats.stored import Format
 from engine.backends.loading.safetensors_file import TensorInfo, TensorReader
-from engine.backends.loading.source import Dequantize, Group, QuantizedTensor, Source
+from engine.backends.loading.source import Source
 from engine.checkpoint.gguf.config import positive_row
 from engine.checkpoint.gguf.header import GgufFile, GgufTensor, find_gguf, read_gguf
 from engine.checkpoint.gguf.names import SCORE, name_in_body
 from engine.errors import ModelLoadError
-from engine.kernels.weight_groups import INT4, INT8, UINT4, GroupedRows, GroupLayout
+from engine.kernels.weight_groups import GroupLayout
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-LAYOUTS = {
-    "Q2_K": GroupLayout(16, UINT4, has_offsets=True),
-    "Q3_K": GroupLayout(16, INT4, has_offsets=False),
-    "Q4_0": GroupLayout(32, INT4, has_offsets=False),
-    "Q4_1": GroupLayout(32, UINT4, has_offsets=True),
-    "Q4_K": GroupLayout(32, UINT4, has_offsets=True),
-    "IQ4_NL": GroupLayout(32, tuple(map(float, IQ4)), has_offsets=False),
-    "IQ4_XS": GroupLayout(32, tuple(map(float, IQ4)), has_offsets=False),
-    "MXFP4": GroupLayout(32, tuple(map(float, E2M1_DOUBLED)), has_offsets=False),
-    "Q5_0": GroupLayout(32, INT8, has_offsets=False),
-    "Q5_1": GroupLayout(32, INT8, has_offsets=True),
-    "Q5_K": GroupLayout(32, INT8, has_offsets=True),
-    "Q6_K": GroupLayout(16, INT8, has_offsets=False),
-    "Q8_0": GroupLayout(32, INT8, has_offsets=False),
-}
-"""In 4 bits types of at most 16 levels, in 8 the others."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class BlockTensor(QuantizedTensor):
-    """Reads blocks of GGUF. ``parts``: blocks uint8 (N, bytes of a row)."""
-
-    type: str
-    values: int
-    """Of a block."""
-
-    def groups(self, reader: TensorReader, first: int, last: int) -> Groups:
-        raw = self.read(reader, "blocks", first, last)
-        found = DECODERS[self.type](raw.view(len(raw), self.shape[1] // self.values, -1))
-        self.check_finite("scales", found.scales)
-        return found
-
-    @property
-    def layout(self) -> GroupLayout | None:
-        return LAYOUTS[self.type]
-
-    def grouper(self, reader: TensorReader) -> Group:
-        found = LAYOUTS[self.type]
-        code_of = torch.zeros(256, dtype=torch.uint8)
-        code_of[torch.tensor(found.levels).long()] = torch.arange(len(found.levels)).to(
-            torch.uint8
-        )  # negative ones from the end
-
-        def grouped(first: int, last: int) -> GroupedRows:
-            groups = self.groups(reader, first, last)
-            return GroupedRows(code_of[groups.levels.long()], groups.scales, groups.offsets)
-
-        return grouped
-
-    def dequantizer(self, reader: TensorReader) -> Dequantize:
-        return lambda first, last: self.groups(reader, first, last).numbers()
-
-
-@dataclass(frozen=True, eq=False)
-class Changed:
-    """A tensor whose rows are put back as they were before the conversion. Implements ``Source``."""
-
-    inner: Source
-    dtype: torch.dtype = field(default=torch.float32, init=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    @property
-    def file(self) -> Path:
-        return self.inner.file
-
-    @property
-    def offset(self) -> int:
-        return self.inner.offset
-
-    @property
-    def num_bytes(self) -> int:
-        return self.inner.num_bytes
-
-    def rows(
-        self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        last = self.shape[0] if last is None else last
-        if first < last:
-            yield first, self.changed(reader, first, last, columns)
-
-    def changed(self, reader: TensorReader, first: int, last: int, columns: range | None) -> torch.Tensor:
-        return self.read(reader, first, last, columns)
-
-    def read(self, reader: TensorReader, first: int, last: int, columns: range | None = None) -> torch.Tensor:
-        runs = [run.float().clone() for _, run in self.inner.rows(reader, first, last, columns)]
-        return torch.cat(runs) if runs else torch.empty(0, *self.inner.shape[1:])
-
-
-@dataclass(frozen=True, eq=False)
-class MinusOne(Changed):
-    """Gemma's norms, which the model adds one to."""
-
-    def changed(self, reader: TensorReader, first: int, last: int, columns: range | None) -> torch.Tensor:
-        return self.read(reader, first, last, columns) - 1
-
-
-@dataclass(frozen=True, eq=False)
-class Halved(Changed):
-    """Rows of q and k: dimension j of a head's first half lies at 2j in the file, of its second half at 2j + 1."""
-
-    head: int
-
-    def rows(
-        self, reader: TensorReader, first: int = 0, last: int | None = None, columns: range | None = None
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        last = self.shape[0] if last is None else last
-        for start in range(first // self.head * self.head, last, self.head):  # a head at a time
-            whole = self.read(reader, start, start + self.head, columns)
-            halves = whole.unflatten(0, (self.head // 2, 2)).transpose(0, 1).flatten(0, 1)
-            begin, end = max(first, start), min(last, start + self.head)
-            yield begin, halves[begin - start : end - start]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HalvedBlocks(QuantizedTensor):
-    """The same of quantised rows, which are moved as they are."""
-
-    inner: BlockTensor
-    head: int
-
-    @property
-    def layout(self) -> GroupLayout | None:
-        return self.inner.layout
-
-    def dequantizer(self, reader: TensorReader) -> Dequantize:
-        whole = self.inner.dequantizer(reader)
-        return lambda first, last: whole(*self._heads(first, last))[self._places(first, last)]
-
-    def grouper(self, reader: TensorReader) -> Group:
-        whole = self.inner.grouper(reader)
-        return lambda first, last: whole(*self._heads(first, last)).picked(self._places(first, last))
-
-    def _heads(self, first: int, last: int) -> tuple[int, int]:
-        """The rows of all heads that these are of."""
-        return first // self.head * self.head, -(-last // self.head) * self.head
-
-    def _places(self, first: int, last: int) -> torch.Tensor:
-        """Of these rows among those of ``_heads``."""
-        begin, end = self._heads(first, last)
-        moved = torch.arange(end - begin).view(-1, self.head // 2, 2).transpose(1, 2).flatten()
-        return moved[first - begin : last - begin]
-
-
-@dataclass(frozen=True, eq=False)
-class WithRowsBefore(Changed):
-    """RoBERTa's positions, with the first rows, which no token has, put back as zeros."""
-
-    count: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape[0] + self.count, *self.inner.shape[1:]
-
-    def changed(self, reader: TensorReader, first: int, last: int, columns: range | None) -> torch.Tensor:
-        width = self.shape[1] if columns is None else len(columns)
-        zeros = torch.zeros(max(0, min(last, self.count) - first), width)
-        return torch.cat([zeros, self.read(reader, max(0, first - self.count), max(0, last - self.count), columns)])
-
-
-@dataclass(frozen=True, eq=False)
-class Score(Changed):
-    """The one row of a yes/no head: relevant minus not; or the only label's."""
-
-    positive: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return 1, self.inner.shape[1]
-
-    def changed(self, reader: TensorReader, first: int, last: int, columns: range | None) -> torch.Tensor:
-        labels = self.read(reader, 0, self.inner.shape[0], columns)
-        if len(labels) == 1:
-            return labels
-        return (labels[self.positive] - labels[1 - self.positive]).unsqueeze(0)
 
 
 class BlockFacts(NamedTuple):

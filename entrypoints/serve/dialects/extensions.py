@@ -131,6 +131,22 @@ def chunk_options(body: Extensions, *, default: ChunkOptions | None = None) -> C
     return ChunkOptions.wanted(body.long_document, tokens=tokens, overlap=overlap, most=most, default=default)
 
 
+def _timeout_s(body: Extensions) -> float | None:
+    timeout_ms = as_int(body.timeout_ms, "timeout_ms", minimum=1)
+    return None if timeout_ms is None else timeout_ms / 1000
+
+
+def _hashed(salt: str | None) -> str:
+    return hashlib.sha256(salt.encode()).hexdigest()[:16] if salt else ""
+
+
+def _query_fields(queries: Sequence[str | Content]) -> dict[str, Any]:
+    """The fields of a call that its queries become."""
+    contents = [Content(query, ()) if isinstance(query, str) else query for query in queries]
+    images = [content.images for content in contents]
+    return {"queries": [content.text for content in contents], "query_images": images if any(images) else None}
+
+
 def call_of(
     body: Extensions,
     view: RequestView,
@@ -148,14 +164,10 @@ def call_of(
 
     Raises ``InvalidRequestError`` about the field that is wrong.
     """
-    if isinstance(documents, list):
-        documents = DocumentList(documents, None, None)
-    images = [() if isinstance(query, str) else query.images for query in queries]
-    timeout_ms = as_int(body.timeout_ms, "timeout_ms", minimum=1)
-    use_activation = as_bool(body.use_activation, "use_activation", default=True)
+    documents = DocumentList(documents, None, None) if isinstance(documents, list) else documents
+    raw_scores = raw_scores or not as_bool(body.use_activation, "use_activation", default=True)
     return RerankCall(
-        queries=[query if isinstance(query, str) else query.text for query in queries],
-        query_images=images if any(images) else None,
+        **_query_fields(queries),
         documents=documents.texts,
         document_images=documents.images,
         instructions=documents.instructions,
@@ -167,11 +179,11 @@ def call_of(
         chunks=chunk_options(body),
         top_n=top_n,
         min_score=body.min_score,
-        raw_scores=raw_scores or not use_activation,
+        raw_scores=raw_scores,
         return_documents=return_documents,
         priority=as_int(body.priority, "priority", minimum=-(2**31)) or 0,
-        timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+        timeout_s=_timeout_s(body),
         stream=as_bool(body.stream, "stream", default=False),
         caller=view.caller,
-        cache_salt=hashlib.sha256(body.cache_salt.encode()).hexdigest()[:16] if body.cache_salt else "",
+        cache_salt=_hashed(body.cache_salt),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from engine.kernels.cpu.ops import CpuLinear, CpuOps
+from engine.kernels.cpu.linear import CpuLinear
+from engine.kernels.cpu.ops import CpuOps
 from engine.kernels.reference import ReferenceLinear, ReferenceOps
 
 TOLERANCE = {None: 1e-6, "int16": 6e-4, "int8": 5e-2}
