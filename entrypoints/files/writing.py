@@ -21,8 +21,8 @@ def check_writable(
     One of ``inputs`` is never replaced, under whatever name, and neither is a device, a pipe, or a link to nothing.
     """
     try:
-        _part(path).exists()  # raises where the name is too long for the disk, or the folder's files cannot be seen
         _check_place(path, inputs)
+        _part(path).exists()  # raises where the name is too long for the disk, or the folder's files cannot be seen
         check_absent(path, overwrite=overwrite, flag=flag)
         _check_folder(path)
     except OSError as error:

@@ -108,8 +108,8 @@ struct Levels16 {  // the lower and the upper bytes of the levels, in each 128-b
 
 // In `a` and `b`: int16 values of the first and the last two of four columns in each 128-bit lane.
 template <Kind kind, bool has_offsets>
-INLINE void expand_integers(const Levels16& levels, const uint32_t* from, const int16_t* scales,
-                            const int16_t* offsets, int count, uint32_t* to) {
+INLINE void expand_integers(const Levels16& levels, const uint32_t* from, const int16_t* scales, const int16_t* offsets,
+                            int count, uint32_t* to) {
     constexpr int words = kQ4Values / kWordElems[(int)kind];
     const Q4 mask = q4_set32(0x0f0f0f0f);
     for (int v = 0; v < kTileVectors; v++) {
@@ -143,8 +143,8 @@ struct Levels16 {
 };
 
 template <Kind kind, bool has_offsets>
-INLINE void expand_integers(const Levels16& table, const uint32_t* from, const int16_t* scales,
-                            const int16_t* offsets, int count, uint32_t* to) {
+INLINE void expand_integers(const Levels16& table, const uint32_t* from, const int16_t* scales, const int16_t* offsets,
+                            int count, uint32_t* to) {
     constexpr int elems = kWordElems[(int)kind], bits = 32 / elems, words = kQ4Values / elems;
     for (int k = 0; k < count; k++)
         for (int column = 0; column < NR; column++) {

@@ -14,9 +14,9 @@
 
 namespace engine_cpu {
 
-enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3, i8r = 4, i16r = 5 };   // arithmetic of a linear layer
+enum class Kind : int { f32 = 0, i16 = 1, i8 = 2, bf16 = 3, i8r = 4, i16r = 5 };  // arithmetic of a linear layer
 enum class Storage : int { f32 = 0, bf16 = 1, f16 = 2, i16 = 3, i8 = 4, q4 = 5, q8 = 6 };  // its weights in memory
-enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                             // of rows that are loaded
+enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };                                     // of rows that are loaded
 enum class Gate : int { silu = 0, gelu = 1, gelu_tanh = 2 };
 
 // Words of one K block: what stays in the first-level cache. Integers share a scale in each block; those in rotated

@@ -26,8 +26,8 @@ struct Split {
 // reads its weights once however many rows it has. `unit`: columns that must stay together.
 Split split(int64_t rows, int cols, int unit, int copies, int tile_rows, int threads, const TaskLimits& limits) {
     Split s{};
-    s.cols = static_cast<int>(
-        std::min<int64_t>(round_up(std::max(limits.cols / copies, unit), unit), round_up(cols, unit)));
+    s.cols =
+        static_cast<int>(std::min<int64_t>(round_up(std::max(limits.cols / copies, unit), unit), round_up(cols, unit)));
     const int64_t floats = limits.bytes / static_cast<int64_t>(sizeof(float));
     const int64_t most_rows = std::max<int64_t>(floats / (s.cols * copies) / tile_rows, 1) * tile_rows;
     s.row_parts = ceil_div(rows, most_rows);

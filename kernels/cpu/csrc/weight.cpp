@@ -174,8 +174,8 @@ size_t LinearWeight::num_bytes() const {
     const size_t padded = static_cast<size_t>(view_.panels) * runtime_->table().panel_width;
     const size_t scale_bytes = !is_scaled(view_.kind) ? 0 : is_i8(view_.kind) ? 8 : 4;
     const size_t scales = padded * view_.blocks * scales_in_block(view_.kind);
-    return (data_ ? view_.panel_bytes * view_.panels + scales * scale_bytes : 0) +
-           padded * sizeof(float) + group_bytes_;
+    return (data_ ? view_.panel_bytes * view_.panels + scales * scale_bytes : 0) + padded * sizeof(float) +
+           group_bytes_;
 }
 
 const Weight& LinearWeight::view() const {

@@ -14,12 +14,12 @@ struct Cpuid {
 };
 
 struct X86Features {
-    bool avx2 = false;         // with FMA and F16C, and the system saves 256 bits
-    bool avx_vnni = false;     // VNNI with VEX encoding
-    bool avx512 = false;       // F, BW, DQ and VL, and the system saves 512 bits
+    bool avx2 = false;      // with FMA and F16C, and the system saves 256 bits
+    bool avx_vnni = false;  // VNNI with VEX encoding
+    bool avx512 = false;    // F, BW, DQ and VL, and the system saves 512 bits
     bool avx512_vnni = false;
     bool avx512_bf16 = false;
-    bool amx = false;          // tiles, bf16 and int8, and the system saves them
+    bool amx = false;  // tiles, bf16 and int8, and the system saves them
 };
 
 inline X86Features x86_features() {
@@ -35,8 +35,8 @@ inline X86Features x86_features() {
     const bool ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6, tiles = (saved >> 17 & 3) == 3;
     found.avx2 = ymm && bit(basic.ecx, 28) && bit(basic.ecx, 12) && bit(basic.ecx, 29) && bit(seven.ebx, 5);
     found.avx_vnni = found.avx2 && bit(one, 4);
-    found.avx512 = found.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 30) && bit(seven.ebx, 17) &&
-                   bit(seven.ebx, 31);
+    found.avx512 =
+        found.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 30) && bit(seven.ebx, 17) && bit(seven.ebx, 31);
     found.avx512_vnni = found.avx512 && bit(seven.ecx, 11);
     found.avx512_bf16 = found.avx512_vnni && bit(one, 5);
     found.amx = found.avx512_bf16 && tiles && bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25);

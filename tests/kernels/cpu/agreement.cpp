@@ -67,11 +67,12 @@ void products(const std::shared_ptr<Runtime>& runtime, Kind kind, Dtype dtype, c
     const auto wide = random.numbers(static_cast<size_t>(s.out) * s.in);
     const auto narrow = halves(random, wide.size(), dtype);
     LinearWeight weight(runtime, s.out, s.in, kind);
-    weight.load_rows(0, s.out, dtype == Dtype::f32 ? static_cast<const void*>(wide.data()) : narrow.data(), s.in, dtype);
+    weight.load_rows(0, s.out, dtype == Dtype::f32 ? static_cast<const void*>(wide.data()) : narrow.data(), s.in,
+                     dtype);
     weight.load_bias(0, s.out, bias.data());
     const ActivationBuffer a = runtime->pack(kind, {x.data(), s.in, s.rows, s.in});
-    const std::string name = std::string(kind_name(kind)) + " weights " + std::to_string(static_cast<int>(dtype)) + " " +
-                             std::to_string(s.rows) + "x" + std::to_string(s.in) + "x" + std::to_string(s.out);
+    const std::string name = std::string(kind_name(kind)) + " weights " + std::to_string(static_cast<int>(dtype)) +
+                             " " + std::to_string(s.rows) + "x" + std::to_string(s.in) + "x" + std::to_string(s.out);
     const Tensor packed = runtime->unpack(a.view);
     to.add("pack " + name, packed.data(), x.size());
     const Tensor product = runtime->linear(a.view, weight);
@@ -127,9 +128,9 @@ void attention(const std::shared_ptr<Runtime>& runtime, Kind kind, int head_dim,
     std::vector<int64_t> where(tokens);
     for (int i = 0; i < tokens; i++) where[static_cast<size_t>(i)] = i * 3;
     const RopeShape shape{heads, kv_heads, head_dim};
-    const RopeResult r = runtime->qk_norm_rope({{qkv.data(), width, tokens, width}, norm.data(), norm.data(), 1e-6f,
-                                                cos.data(), sin.data(), where.data()},
-                                               shape);
+    const RopeResult r = runtime->qk_norm_rope(
+        {{qkv.data(), width, tokens, width}, norm.data(), norm.data(), 1e-6f, cos.data(), sin.data(), where.data()},
+        shape);
     const std::string name = std::string(kind_name(kind)) + " heads of " + std::to_string(head_dim) + ", window " +
                              std::to_string(window) + ", cap " + std::to_string(static_cast<int>(cap));
     to.add("rotation " + name, r.q.data(), static_cast<size_t>(tokens) * heads * head_dim);
@@ -141,8 +142,8 @@ void attention(const std::shared_ptr<Runtime>& runtime, Kind kind, int head_dim,
     plan.contexts = {{{cached, 19}, {3, 270}}};
     const HeadStrides own{head_dim, static_cast<int64_t>(tokens) * head_dim};
     const HeadStrides old{static_cast<int64_t>(kv_heads) * head_dim, head_dim};
-    const AttentionInput in{r.q.data(), r.k.data(), r.v.data(), keys.data(), values.data(), own, own, own, old, old,
-                            shape,      0.3f,       window,     cap};
+    const AttentionInput in{r.q.data(), r.k.data(), r.v.data(), keys.data(), values.data(), own,    own,
+                            own,        old,        old,        shape,       0.3f,          window, cap};
     const ActivationBuffer a = runtime->attention(kind, in, plan);
     to.add("attention " + name, runtime->unpack(a.view).data(), static_cast<size_t>(tokens) * heads * head_dim);
 }
