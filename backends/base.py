@@ -41,6 +41,9 @@ class Capabilities:
     keeps_groups: Mapping[int, Collection[str | None]] = field(default_factory=dict)
     """By bits, 4 or 8: quantisations, None for the plain dtype, in which linear weights that come so, with a scale for
     each group, stay so, and are dequantised while they are multiplied."""
+    wider_parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """By quantisation: the wider one of what is sensitive in it, which is the products to queries, keys and values of
+    all layers, and everything in the first so many layers."""
     kv_by_head: bool = False
     """The KV cache's slots lie together head by head, which is how this device's attention reads them."""
     quantizes_plain_inputs: bool = False

@@ -48,6 +48,8 @@ class DataSheet:
     """Whether matrices stay as narrow as the file has them (``Capabilities.keeps_narrow_weights``)."""
     keeps_groups: Mapping[int, Collection[str | None]] = field(default_factory=dict)
     """As in ``Capabilities``."""
+    wider_parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """As in ``Capabilities``."""
 
     @property
     def default_dtype(self) -> str:

@@ -24,12 +24,13 @@ BYTES_PER_NUMBER: dict[str, float] = {
     "bfloat16": 2,
     "float16": 2,
     "int16": 2,
-    "int8": 1,
+    "int8": 1.0625,
     "int4": 0.5625,
     "fp8": 1,
     "w8a8": 1,
 }
-"""Of a weight in each dtype and quantisation; int4 is made in groups of 64. Scales of rows are not worth counting."""
+"""Of a weight in each dtype and quantisation; int8 is made in groups of 128, int4 of 64. Scales of rows are not worth
+counting."""
 
 
 def grouped_bytes(group: int, bits: int = 4, *, has_offsets: bool) -> float:

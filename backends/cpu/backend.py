@@ -14,6 +14,7 @@ import torch
 from engine.backends.base import Backend, Capabilities, MemoryFacts
 from engine.config import DeviceConfig
 from engine.errors import ConfigError, DeviceError
+from engine.kernels.cpu import INT16_LAYERS
 from engine.kernels.cpu import available as kernels_obstacle
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
 from engine.kernels.ops import Ops
@@ -59,6 +60,7 @@ class CpuBackend(Backend):
             kv_by_head=True,
             keeps_narrow_weights=has_kernels,
             keeps_groups={4: (None, *QUANTIZATIONS), 8: (None,)} if has_kernels else {},
+            wider_parts={"int8": ("int16", INT16_LAYERS)},
         )
 
     def why_unavailable(self) -> str | None:

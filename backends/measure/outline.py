@@ -7,7 +7,7 @@ take no memory. So whatever plans with these numbers plans with what will be loa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,6 +35,10 @@ class OutlinedWeight:
     out_features: int
     in_features: int
     num_biases: int
+    layer: int | None = None
+    """Its number; None: in no layer."""
+    makes_qkv: bool = False
+    """Whether queries, keys or values come out of it."""
 
     @property
     def num_numbers(self) -> int:
@@ -54,17 +58,21 @@ class OutlinedWeight:
 class OutlineOps:
     """The part of ``Ops`` that building a model needs: linear weights of which only the shape is known."""
 
-    def __init__(self) -> None:
-        self.weights: list[OutlinedWeight] = []
+    def __init__(
+        self, weights: list[OutlinedWeight] | None = None, layer: int | None = None, *, makes_qkv: bool = False
+    ) -> None:
+        self.weights = [] if weights is None else weights
+        self._layer, self._makes_qkv = layer, makes_qkv
 
     def of_layer(self, index: int) -> OutlineOps:
-        return self
+        return OutlineOps(self.weights, index)
 
     def of_qkv(self) -> OutlineOps:
-        return self
+        return OutlineOps(self.weights, self._layer, makes_qkv=True)
 
     def new_linear(self, out_features: int, in_features: int, *, bias: bool = False) -> OutlinedWeight:
-        weight = OutlinedWeight(out_features, in_features, out_features if bias else 0)
+        num_biases = out_features if bias else 0
+        weight = OutlinedWeight(out_features, in_features, num_biases, self._layer, self._makes_qkv)
         self.weights.append(weight)
         return weight
 
@@ -75,6 +83,9 @@ class Outline:
 
     linear_numbers: int
     """Of all linear layers: what a quantisation makes smaller."""
+    qkv_numbers: tuple[int, ...]
+    """Of the products to queries, keys and values, by layer; ``layer_numbers``: of all products."""
+    layer_numbers: tuple[int, ...]
     other_numbers: int
     """Of embeddings, tables and norms."""
     linear_sizes: Mapping[str, int]
@@ -111,6 +122,8 @@ def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
     }
     return Outline(
         linear_numbers=sum(weight.num_numbers for weight in ops.weights),
+        qkv_numbers=_by_layer([weight for weight in ops.weights if weight.makes_qkv], sizes.num_layers),
+        layer_numbers=_by_layer(ops.weights, sizes.num_layers),
         other_numbers=params.num_bytes // params.dtype.itemsize,
         linear_sizes={
             name: sum(part.rows.count for part in parts) * parts[0].in_features for name, parts in params.parts.items()
@@ -118,3 +131,8 @@ def outline(model_type: str, config: Mapping[str, Any]) -> Outline:
         layer_products=tuple(of_layer.values()),
         kv_shape=model.kv_shape,
     )
+
+
+def _by_layer(weights: Sequence[OutlinedWeight], num_layers: int) -> tuple[int, ...]:
+    """The numbers of the weights that are in each layer."""
+    return tuple(sum(each.num_numbers for each in weights if each.layer == layer) for layer in range(num_layers))

@@ -30,6 +30,7 @@ class Measured:
     token_budget: int
     keeps_narrow_weights: bool
     keeps_groups: Mapping[int, Collection[str | None]]
+    wider_parts: Mapping[str, tuple[str, int]]
     rates: dict[str, float]
     """Operations a second in the products, by dtype or quantisation."""
     bandwidth: float
@@ -58,6 +59,7 @@ def measure_products(
         token_budget=capabilities.default_token_budget,
         keeps_narrow_weights=capabilities.keeps_narrow_weights,
         keeps_groups=capabilities.keeps_groups,
+        wider_parts=capabilities.wider_parts,
         rates=rates,
         bandwidth=_copy_rate(backend, device),
     )

@@ -145,13 +145,26 @@ class _Setting:
 
     def _weight_bytes(self, group: int) -> int:
         narrow, groups = self.device.keeps_narrow_weights, self.device.keeps_groups
-        size = self.shape.weight_bytes(self.dtype, self.quantization, keeps_narrow=narrow, keeps_groups=groups)
-        return size // group
+        sizes = [
+            share * self.shape.weight_bytes(self.dtype, kind, keeps_narrow=narrow, keeps_groups=groups)
+            for kind, share in self._shares()
+        ]
+        return int(sum(sizes)) // group
+
+    def _shares(self) -> list[tuple[str | None, float]]:
+        """The quantisations of the linear layers, each with its share of them."""
+        found = self.device.wider_parts.get(self.quantization or "")
+        if found is None:
+            return [(self.quantization, 1.0)]
+        wider, num_layers = found
+        share = self.shape.wider_share(num_layers)
+        return [(self.quantization, 1.0 - share), (wider, share)]
 
     def _step_seconds(self, group: int, tokens: int, weights: int) -> tuple[float, str]:
         """How long a step of ``tokens`` takes on a group of devices, and which resource it waits for."""
         shape, device = self.shape, self.device
-        linear_rate = device.rates[self.quantization or self.dtype] * device.step_share * group
+        seconds_of_one = sum(share / device.rates[kind or self.dtype] for kind, share in self._shares())
+        linear_rate = device.step_share * group / seconds_of_one
         attention_rate = device.rates[self.dtype] * device.step_share * ATTENTION_SHARE * group
         keys = self.workload.mean_keys(shape, self.max_len)
         compute = tokens * (shape.token_flop / linear_rate + shape.attention_flop(keys) / attention_rate)

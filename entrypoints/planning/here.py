@@ -43,5 +43,6 @@ def measure(device: str, shape: ModelShape, cpu_threads: int | None, num_devices
         token_budget=found.token_budget,
         keeps_narrow_weights=found.keeps_narrow_weights,
         keeps_groups=found.keeps_groups,
+        wider_parts=found.wider_parts,
         source=f"products measured now; {base.source}",
     )

@@ -34,6 +34,9 @@ class ModelShape:
     reads: Reads
     linear_params: int
     """Numbers in the linear layers."""
+    qkv_params: tuple[int, ...]
+    """Of them, those to queries, keys and values, by layer; ``layer_params``: all of a layer."""
+    layer_params: tuple[int, ...]
     other_params: int
     """Numbers in embeddings, tables and norms."""
     products: tuple[tuple[int, int], ...]
@@ -65,6 +68,8 @@ class ModelShape:
             causal=is_causal(model_type, config),
             reads=_reads(config),
             linear_params=tensors.linear_numbers,
+            qkv_params=tensors.qkv_numbers,
+            layer_params=tensors.layer_numbers,
             other_params=tensors.other_numbers,
             products=tensors.layer_products,
             kv_numbers=2 * kv.num_layers * kv.num_kv_heads * kv.head_dim if kv else 0,
@@ -74,6 +79,10 @@ class ModelShape:
     def params(self) -> int:
         """All numbers of the body."""
         return self.linear_params + self.other_params
+
+    def wider_share(self, num_layers: int) -> float:
+        """The share of the linear layers that ``Capabilities.wider_parts`` names, with this number of first layers."""
+        return (sum(self.layer_params[:num_layers]) + sum(self.qkv_params[num_layers:])) / max(1, self.linear_params)
 
     @property
     def token_flop(self) -> float:

@@ -30,7 +30,7 @@ from copy import copy
 import numpy as np
 import torch
 
-from engine.kernels.cpu import _C
+from engine.kernels.cpu import _C, INT16_LAYERS
 from engine.kernels.cpu.linear import CpuGrouped, CpuLinear, CpuMadeInt4, rows_of, vector_of
 from engine.kernels.cpu.threads import check_num_threads, default_num_threads
 from engine.kernels.ops import Activation, AttentionMeta
@@ -40,9 +40,6 @@ from engine.kernels.weight_groups import MADE, GroupLayout
 CEILING_ITERATIONS, CEILING_TRIES = 300_000, 20
 """Milliseconds each: other processes on the machine leave some of them undisturbed."""
 ISA_VARIABLE = "ENGINE_CPU_ISA"
-INT16_LAYERS = 2
-"""Of ``int8``, from the first on. On random weights of the 0.6B shape the first layer alone makes nine tenths of
-the variance of a logit's error, the first two 98 % (benchmarks/LOG.md)."""
 CODES_IN_A_WORD = 8
 _KINDS = {None: _C.Kind.F32, "int16": _C.Kind.I16, "int8": _C.Kind.I8R, "int4": _C.Kind.I16}
 _ARITHMETICS = {"float32": _C.Kind.F32, "bfloat16": _C.Kind.BF16, "int16": _C.Kind.I16, "int8": _C.Kind.I8R}

@@ -173,7 +173,7 @@ def test_sixteen_bit_weights_may_stay_so(monkeypatch) -> None:
     tensors = {"layers.0.mlp.up_proj.weight": TensorInfo(Path("f"), torch.bfloat16, (1000, 1000), 0)}
     assert weight_bytes(tensors, torch.float32, None, keeps_narrow=True) == 2_000_000
     assert weight_bytes(tensors, torch.float32, None, keeps_narrow=False) == 4_000_000
-    assert weight_bytes(tensors, torch.float32, "int8", keeps_narrow=True) == 1_000_000
+    assert weight_bytes(tensors, torch.float32, "int8", keeps_narrow=True) == 1_062_500
     monkeypatch.setenv(KERNELS_VARIABLE, "torch")
     assert not CpuBackend().capabilities.keeps_narrow_weights
 

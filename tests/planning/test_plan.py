@@ -13,9 +13,12 @@ import pytest
 from engine.backends.data_sheet import data_sheets, recognise
 from engine.backends.loading.weights import open_checkpoint
 from engine.backends.models import find_family
+from engine.backends.worker import Worker
 from engine.devices import DEVICES
 from engine.entrypoints.planning.estimate import Option, Workload, options
 from engine.entrypoints.planning.model_shape import ModelShape
+from engine.kernels.cpu import available
+from tests.backends.plans import config_of, spec_of
 from tests.families.cases import FAMILIES
 from tests.families.family import Family
 from tests.support.checkpoints import make_bert, make_qwen3
@@ -236,3 +239,12 @@ def test_a_config_without_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in QWEN.items() if k != "hidden_size"}))
     assert run_here("plan", tmp_path, "--device", "h200") == 2
     assert "does not say hidden_size" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(available() is not None, reason="the compiled kernels are not there")
+def test_int8_on_a_cpu_is_planned_with_what_stays_in_int16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_qwen3(tmp_path, hidden=256, layers=4, head_dim=64, intermediate=768, dtype="bfloat16")
+    report = planned(capsys, model, "--device", "cpu")
+    found = next(option for option in report["options"] if option["quantization"] == "int8")
+    loaded = Worker(config_of(quantization="int8"), spec_of(model)).load()
+    assert found["weight_bytes"] == pytest.approx(loaded.weight_bytes, rel=0.03)
