@@ -45,6 +45,11 @@ class ErrorShape(Protocol):
         ...
 
 
+def redacted(text: str) -> str:
+    """What a text for the log may say to a caller: its first line, with ``(a path)`` in the place of each path."""
+    return _PATH.sub("(a path)", text.partition("\n")[0])
+
+
 def for_clients(error: EngineError) -> EngineError:
     """The error as a client may read it: without paths of this machine, and no more than its first line.
 
@@ -55,7 +60,7 @@ def for_clients(error: EngineError) -> EngineError:
         return error
     if isinstance(error, StartupError):
         return EngineDeadError("The model cannot be loaded; the log of the server says why.", retry_after_s=5)
-    shown = _PATH.sub("(a path)", error.template.partition("\n")[0])
+    shown = redacted(error.template)
     if shown == error.template:
         return error
     return type(error)(shown, param=error.path, retry_after_s=error.retry_after_s, code=error.code)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from engine.checkpoint.fingerprint import fingerprint
+from engine.entrypoints.serve.errors import redacted
 from engine.entrypoints.serve.loaded_engine import LoadedEngine
 from engine.entrypoints.serve.service import RerankService
 from engine.errors import EngineError, ForbiddenError, InvalidRequestError, NotFoundError, ServiceError
@@ -29,7 +29,6 @@ MAX_FILES = 64
 MAX_NAME = 200
 FILES = ("*.json", "*.safetensors")
 """What is read of an adapter's folder."""
-_PATH = re.compile(r"(?<![\w.<])~?/[^\s'\",;)]+")
 
 
 class LoadLora(msgspec.Struct, array_like=True, gc=False, tag="load_lora"):
@@ -124,8 +123,9 @@ class ServerOperations:
             raise
         except EngineError as error:
             logger.warning("the adapter %r was not loaded: %s", name, error)
-            reason = _PATH.sub("(a path)", str(error).partition("\n")[0])
-            raise InvalidRequestError(f"The adapter was not loaded: {reason}.", param="lora_path") from error
+            raise InvalidRequestError(
+                f"The adapter was not loaded: {redacted(str(error))}.", param="lora_path"
+            ) from error
         logger.info("the adapter %r is served from %s (fingerprint %s)", name, folder, mark)
         models.put_adapter(engine, name, mark)
         await self._announce(engine)
