@@ -52,7 +52,8 @@ def test_old_spelling_of_the_type() -> None:
 
 def test_unsupported_scaling_says_what_is_supported() -> None:
     with pytest.raises(
-        ModelLoadError, match=r"'spiral' is not supported; supported are default, divided, linear, llama3, longrope"
+        ModelLoadError,
+        match=r"'spiral' is not supported; supported are default, divided, dynamic, linear, llama3, longrope",
     ):
         rope_tables({"rope_scaling": {"rope_type": "spiral"}}, 64, 8, CPU)
     with pytest.raises(ModelLoadError, match="'longrope' needs 'max_position_embeddings'"):

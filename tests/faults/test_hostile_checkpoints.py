@@ -221,7 +221,12 @@ def processor(folder: Path) -> InputProcessor:
 
 
 def test_token_types_that_the_model_has_not(damaged: Any) -> None:
-    folder = damaged("bert", "tokenizer.json", lambda stored: stored | {"post_processor": types(7)})
+    def change(stored: dict[str, Any]) -> None:
+        for part in stored["post_processor"]["pair"]:
+            if part.get("Sequence", {}).get("id") == "B":
+                part["Sequence"]["type_id"] = 7
+
+    folder = damaged("bert", "tokenizer.json", change)
     with pytest.raises(ModelLoadError, match="token type 7, and the model has 2"):
         processor(folder)
 
