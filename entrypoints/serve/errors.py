@@ -46,7 +46,7 @@ class ErrorShape(Protocol):
 
 
 def redacted(text: str) -> str:
-    """What a text for the log may say to a caller: its first line, with ``(a path)`` in the place of each path."""
+    """Return what of a text for the log a caller may read: its first line, with ``(a path)`` instead of each path."""
     return _PATH.sub("(a path)", text.partition("\n")[0])
 
 
