@@ -7,6 +7,7 @@ counts, with which transformers 4 trained and text-embeddings-inference serves.
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from engine.prompts.compiled import settings_of
 
+logger = logging.getLogger(__name__)
 _Steps = tuple[Any, Any]
 """A normaliser, or none, and a splitter."""
 _PROBES = ("a word, and  another ", "a line\nand\ta tab", " ﬁrst ｆｕｌｌ ①", "Case ÀÉ", "中文 e\u0301", "don't")
@@ -34,7 +36,8 @@ def reads_otherwise(tokenizer: Tokenizer, stated: Mapping[str, Any], model_type:
         return None
     try:
         return next((text for text in _PROBES if _ids(other, text) != _ids(tokenizer, text)), None)
-    except Exception:  # the library has no narrower type; a vocabulary that the class cannot read is nobody's
+    except Exception as error:  # the library has no narrower type
+        logger.info("whether transformers 5 would tokenise otherwise is not known: its class fails here (%s)", error)
         return None
 
 
