@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 INT16_LAYERS = 2
-"""Of ``int8``, from the first on. On random weights of the 0.6B shape the first layer alone makes nine tenths of
-the variance of a logit's error, the first two 98 % (benchmarks/LOG.md)."""
+"""Of ``int8``, from the first on: their errors go through all later layers (figures: benchmarks/LOG.md)."""
 
 
 def available() -> str | None:
